@@ -1,0 +1,40 @@
+"""The errors that somebody catches, each named after whose fault it is.
+
+A fault has an owner. The operator's (`OperatorError`) is one line and exit status 2 before anything is served. The
+peer's (`PeerError`, and the connection errors below) costs that peer its connection and nobody else anything. The
+application's is none of these classes: it passes through untouched to the error log.
+
+Connection errors are all `OSError`s, so that code written for sockets (redis-py, http.client, simple-websocket)
+handles them without knowing muxwsgi.
+"""
+
+__all__ = ["Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "TLSError"]
+
+
+class OperatorError(Exception):
+    """A setting is wrong. The text is one line that says what and where; the command line prints it and exits with 2."""
+
+
+class PeerError(Exception):
+    """The peer sent something that it may not. `status` is the HTTP status that the fault deserves (RFC 9110 section 15.5)."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class Expired(TimeoutError):
+    """A deadline of the connection passed while somebody waited on it. The connection itself is still usable."""
+
+
+class Draining(ConnectionAbortedError):
+    """The server drains, and the handler had said (`resting`) that closing now would lose nothing."""
+
+
+class TLSError(OSError):
+    """TLS failed after the handshake: a bad record, an alert, a layer broken by an interrupted write."""
+
+
+class HandshakeError(TLSError):
+    """The TLS handshake did not complete; the text names the alert or the reason that OpenSSL gave."""
