@@ -1,0 +1,534 @@
+"""`Connection`: what every handler receives. A socket-like stream over one transport, with read-ahead, and what is known about it.
+
+Here is the face that protocol code sees and the passage from one layer to the next (`start_tls`, `detach`, `as_socket`).
+How bytes move is the transports' business, when a wait ends is `ready`'s, and what the bytes mean is nobody's on this floor.
+
+One rule holds it together: **bytes that were read and not consumed stay with the connection.** Nobody gets a socket from under it
+without getting them too.
+"""
+
+import errno
+import io
+import itertools
+import math
+import os
+import socket as socket_module
+import warnings
+from collections.abc import Iterable
+from types import TracebackType
+from typing import IO, Any, cast
+
+import gevent
+import gevent.socket
+
+from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
+from muxwsgi.wire.memory import MemoryTransport
+from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.relay import relay
+from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
+from muxwsgi.wire.transport import Buffer, Gone, PlainSocket, SocketTransport, Transport
+
+__all__ = ["Address", "Connection"]
+
+#: (host, port[, flow, scope]) of TCP, or the path of a unix socket ("" when unnamed).
+Address = tuple[Any, ...] | str
+
+#: Bytes that read-ahead asks for at once: it is used for first bytes, which are few.
+READ_AHEAD = 16384
+
+#: Bytes read from a file at once where the kernel cannot send it by itself.
+FILE_BLOCK = 1 << 16
+
+#: Seconds that the end of a connection waits for bytes still on their way through `as_socket`'s pump.
+PUMP_GRACE = 2.0
+
+_ids = itertools.count(1)
+
+
+class Connection:
+    """A byte stream to one peer, with the methods of a socket.
+
+    It differs from a socket where sockets are traps: `send` sends everything, timeouts are `TimeoutError`, a second greenlet
+    waiting in the same direction is an error, and `fileno()` is the bottom descriptor, whose readiness says nothing about
+    this stream once there is TLS or read-ahead: who needs a descriptor to poll uses `as_socket()`.
+
+    One greenlet may read while another writes. Concurrent writers are served one after the other, each `sendall` whole.
+
+    Attributes:
+        tls: what the TLS handshake agreed on, None on a plain connection.
+        client: address of the peer, as `getpeername()` unless a trusted header says otherwise.
+        server: address that the peer connected to.
+        destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
+        identity: who authenticated, if somebody did.
+        id: number of the accepted connection, the same for all layers on it.
+        trace: one line for each decision that brought the connection where it is.
+        parent: the connection that this one is layered on.
+        depth: how many muxes have asked their question of this stream.
+        bytes_received, bytes_sent: bytes of this layer, as its reader and writer see them.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_close_wanted",
+        "_files",
+        "_pump",
+        "_timeout",
+        "_transport",
+        "bytes_received",
+        "bytes_sent",
+        "client",
+        "depth",
+        "destination",
+        "id",
+        "identity",
+        "lifeline",
+        "parent",
+        "server",
+        "tls",
+        "trace",
+    )
+
+    def __init__(
+        self, transport: Transport, *, client: Address, server: Address, parent: "Connection | None" = None, tls: TLSInfo | None = None
+    ) -> None:
+        """Takes over `transport`. Handlers do not call this: see `from_socket` and `start_tls`."""
+        self._transport: Transport = transport
+        self.lifeline: Lifeline = transport.lifeline
+        self._ahead: bytearray | None = None
+        self._timeout: float | None = None
+        self._files = 0
+        self._close_wanted = False
+        self._pump: gevent.Greenlet[[], None] | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.client = client
+        self.server = server
+        self.tls = tls
+        self.parent = parent
+        if parent is None:
+            self.id = next(_ids)
+            self.trace: list[str] = []
+            self.destination: tuple[str, int] | None = None
+            self.identity: str | None = None
+            self.depth = 0
+        else:
+            self.id = parent.id
+            self.trace = parent.trace
+            self.destination = parent.destination
+            self.identity = parent.identity
+            self.depth = parent.depth
+        self.lifeline.top = self
+
+    @classmethod
+    def from_socket(
+        cls, sock: socket_module.socket, *, client: Address | None = None, server: Address | None = None
+    ) -> "Connection":
+        """A connection over a connected stream socket of any class, which it takes over: `sock` is of no use afterwards.
+
+        `client` and `server` save two system calls where the caller knows them.
+        """
+        if type(sock) is not PlainSocket:
+            sock = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        sock.setblocking(False)
+        if client is None:
+            client = cast(Address, sock.getpeername())
+        if server is None:
+            server = cast(Address, sock.getsockname())
+        return cls(SocketTransport(sock), client=client, server=server)
+
+    def __repr__(self) -> str:
+        layer = f" {self.tls.version}" if self.tls else ""
+        return f"<Connection {self.id}{layer} from {self.client!r}>"
+
+    # Reading
+
+    def recv(self, n: int = 65536, flags: int = 0) -> bytes:
+        """Between 1 and `n` bytes as soon as there are any; b"" at the end of the stream. `flags` may be MSG_PEEK.
+
+        Raises `TimeoutError` (`Expired` from a deadline), `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed.
+        """
+        if flags:
+            _only_peek(flags)
+            return self._look(1)[:n]
+        if self._ahead:
+            data = bytes(self._ahead[:n])
+            del self._ahead[:n]
+        elif n > 0:
+            data = self._transport.recv(n, self._timeout)
+        else:
+            return b""
+        self.bytes_received += len(data)
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
+        """As `recv`, into `buffer` (at most `nbytes` of it, 0 for all); the number of bytes, 0 at the end of the stream."""
+        view = memoryview(buffer).cast("B")
+        if nbytes:
+            view = view[:nbytes]
+        if flags or self._ahead:
+            data = self.recv(len(view), flags)
+            count = len(data)
+            view[:count] = data
+            return count
+        if not len(view):
+            return 0
+        count = self._transport.recv_into(view, self._timeout)
+        self.bytes_received += count
+        return count
+
+    def peek(self, n: int) -> bytes:
+        """The next `n` bytes, left in the stream. Waits until they are there; fewer where the stream ends before."""
+        return self._look(n)[:n]
+
+    def _look(self, n: int) -> bytes:
+        """Read ahead until `n` bytes are there, or the end; all that was read ahead."""
+        if self._ahead is None:
+            self._ahead = bytearray()
+        while len(self._ahead) < n:
+            data = self._transport.recv(max(n - len(self._ahead), READ_AHEAD), self._timeout)
+            if not data:
+                break
+            self._ahead += data
+        return bytes(self._ahead)
+
+    def peek_beyond(self, seen: int, limit: int) -> bytes:
+        """For who decides by first bytes: wait until more than `seen` bytes are there; all there are, at most `limit`.
+
+        No more than `seen` bytes means that the stream ended. The bytes of an accepted TCP socket stay in the kernel, so that
+        TLS may still take the descriptor over; on everything else they become read-ahead. Call `settle()` when decided.
+        """
+        transport = self._transport
+        if not self._ahead and isinstance(transport, SocketTransport) and transport.can_peek:
+            data = transport.peek_beyond(seen, limit, self._timeout)
+            if data is not None:
+                return data
+            transport.settle()
+            self._look(seen)
+        return self._look(min(seen + 1, limit))[:limit]
+
+    def settle(self) -> None:
+        """The first bytes have been looked at, let a single byte wake the reader again (see `peek_beyond`)."""
+        if isinstance(self._transport, SocketTransport):
+            self._transport.settle()
+
+    def unread(self, data: bytes) -> None:
+        """Put `data` in front of what will be read next: for a parser that was given more than its message."""
+        if data:
+            self._ahead = bytearray(data) + (self._ahead or b"")
+            self.bytes_received -= len(data)
+
+    # Writing
+
+    def sendall(self, data: Buffer, flags: int = 0) -> None:
+        """Send all of `data`. After an error it is unknown how much of it went out.
+
+        Raises `TimeoutError` (`Expired` where the peer takes less than the minimum rate), `BrokenPipeError`,
+        `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` are for compatibility and must be 0.
+        """
+        if flags:
+            raise ValueError("a Connection knows no send flags")
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")
+        self._transport.sendall(data, self._timeout)
+        self.bytes_sent += len(data)
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """As `sendall`, and returns the number of bytes as `socket.send` does: here it is always all of them."""
+        self.sendall(data, flags)
+        return memoryview(data).nbytes
+
+    def sendmsg(self, buffers: Iterable[Buffer]) -> int:
+        """Send all of `buffers` in one write; the number of bytes."""
+        data = b"".join(buffers)
+        self.sendall(data)
+        return len(data)
+
+    @property
+    def can_sendfile(self) -> bool:
+        """Whether the kernel can send a file by itself: on plain sockets."""
+        return isinstance(self._transport, SocketTransport)
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """Send `count` bytes (None: all) of `file` from `offset`; the number sent, fewer where the file ends before.
+
+        `file` needs `fileno()` and a size for the kernel's way; otherwise it is read and sent in blocks.
+        """
+        transport = self._transport
+        if isinstance(transport, SocketTransport):
+            fd = file.fileno()
+            if count is None:
+                count = max(os.fstat(fd).st_size - offset, 0)
+            sent = transport.sendfile(fd, offset, count, self._timeout)
+            self.bytes_sent += sent
+            return sent
+        file.seek(offset)
+        sent = 0
+        while count is None or sent < count:
+            block = file.read(FILE_BLOCK if count is None else min(FILE_BLOCK, count - sent))
+            if not block:
+                break
+            self.sendall(block)
+            sent += len(block)
+        return sent
+
+    # Ending
+
+    def shutdown(self, how: int) -> None:
+        """End one or both directions, as `socket.shutdown`. Under TLS, ending the sending direction says close_notify first."""
+        self._transport.shutdown(how, self._timeout)
+
+    def close(self) -> None:
+        """Close, once every file that `makefile` made is closed too, as sockets do.
+
+        On a connection that another is layered on, this does nothing: the outermost one is closed.
+        """
+        self._close_wanted = True
+        if self._files <= 0:
+            self._end("the connection is closed")
+
+    def finish(self) -> None:
+        """Close whatever layer is outermost, whoever still holds files or references. What the greenlet that owns the
+        connection calls at the end. Does nothing where it is closed or detached already."""
+        if self._pump is not None:
+            self._pump.join(PUMP_GRACE)
+            self._pump.kill()
+            self._pump = None
+        top = self.lifeline.top
+        if isinstance(top, Connection):
+            if top is not self and top._pump is not None:
+                top.finish()
+            else:
+                top._end("the connection is closed")
+
+    def _end(self, reason: str) -> None:
+        transport, self._transport = self._transport, Gone(self.lifeline, reason)
+        if not isinstance(transport, Gone):
+            self._ahead = None
+            self.lifeline.top = None  # breaks the circle, so that no collection is needed
+            transport.close()
+
+    def __del__(self) -> None:
+        transport = getattr(self, "_transport", None)
+        if transport is not None and not isinstance(transport, Gone):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self._end("the connection is closed")
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # The next layer
+
+    def start_tls(
+        self, context: ServerContext | ClientContext, *, server_side: bool = True, server_hostname: str | None = None
+    ) -> "Connection":
+        """Do a TLS handshake; the connection inside it. This one raises `OSError` (EBADF) on use from then on.
+
+        `server_hostname` is the name or address that a client verifies and sends as SNI. Raises `HandshakeError`, and closes
+        the connection then. The deadline is the caller's to set.
+        """
+        transport = self._transport
+        if isinstance(transport, Gone):
+            raise OSError(errno.EBADF, transport.reason)
+        ahead = bytes(self._ahead or b"")
+        below: TLSTransport
+        if isinstance(transport, SocketTransport) and not ahead:
+            transport.settle()
+            below = DescriptorTLS(transport, _make(context, transport.socket(), server_side, server_hostname))
+        else:
+            below = LayeredTLS(transport, _make(context, None, server_side, server_hostname), ahead)
+        self._ahead = None
+        self._transport = Gone(self.lifeline, "this connection carries TLS now: use the one that start_tls() returned")
+        inner = Connection(below, client=self.client, server=self.server, parent=self)
+        try:
+            below.handshake()
+            inner.tls = TLSInfo.of(below.ssl)
+        except BaseException:
+            inner._end("the TLS handshake failed")
+            raise
+        inner._timeout = self._timeout
+        return inner
+
+    def detach(self) -> "tuple[gevent.socket.socket, bytes]":
+        """The socket and the bytes of it that were read ahead; they are the caller's to close and to use first.
+
+        Only on a plain connection: `OSError` (EOPNOTSUPP) on TLS and in memory, where a socket does not carry this stream.
+        """
+        transport = self._transport
+        if not isinstance(transport, SocketTransport):
+            if isinstance(transport, Gone):
+                raise OSError(errno.EBADF, transport.reason)
+            raise OSError(errno.EOPNOTSUPP, "no socket carries this stream: use as_socket()")
+        ahead = bytes(self._ahead or b"")
+        self._ahead = None
+        self._transport = Gone(self.lifeline, "the socket was detached")
+        self.lifeline.top = None
+        sock = transport.release()
+        return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()), ahead
+
+    def as_socket(self) -> "gevent.socket.socket":
+        """A real socket with this stream, for code that insists on a descriptor that tells the truth (select, ping timers).
+
+        Plain and without read-ahead it is the connection's own, detached. Otherwise it is one end of a socketpair, and a pump
+        carries the bytes: the pump owns this connection from then on, and ends with either side.
+        """
+        if isinstance(self._transport, SocketTransport) and not self._ahead:
+            return self.detach()[0]
+        if self._pump is not None:
+            raise OSError(errno.EALREADY, "as_socket() was called before")
+        near, far = gevent.socket.socketpair()
+        pump_end = Connection.from_socket(far, client=self.client, server=self.server)
+        self._pump = gevent.spawn(_pump, self, pump_end)
+        return near
+
+    # What sockets also have
+
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """A file over the stream, as `socket.makefile`. It holds a reference: `close()` waits for it."""
+        if not set(mode) <= set("rwb"):
+            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+        writing = "w" in mode
+        reading = "r" in mode or not writing
+        raw_mode = ("r" if reading else "") + ("w" if writing else "")
+        raw = socket_module.SocketIO(cast(socket_module.socket, self), cast(Any, raw_mode))
+        self._files += 1
+        if buffering is None or buffering < 0:
+            buffering = io.DEFAULT_BUFFER_SIZE
+        if buffering == 0:
+            if "b" not in mode:
+                raise ValueError("unbuffered streams must be binary")
+            return cast(IO[Any], raw)
+        stream: io.BufferedIOBase
+        if reading and writing:
+            stream = io.BufferedRWPair(raw, raw, buffering)
+        elif reading:
+            stream = io.BufferedReader(raw, buffering)
+        else:
+            stream = io.BufferedWriter(raw, buffering)
+        if "b" in mode:
+            return cast(IO[Any], stream)
+        return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
+
+    def _decref_socketios(self) -> None:
+        # `socket.SocketIO` calls this when it is closed.
+        self._files -= 1
+        if self._close_wanted and self._files <= 0:
+            self._end("the connection is closed")
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Limit each operation to `seconds` by a timer of its own: None for no limit, 0 to never wait (`BlockingIOError`)."""
+        if seconds is not None and seconds < 0:
+            raise ValueError("a timeout cannot be negative")
+        self._timeout = seconds
+
+    def gettimeout(self) -> float | None:
+        """What `settimeout` set."""
+        return self._timeout
+
+    @property
+    def timeout(self) -> float | None:
+        """What `settimeout` set, as sockets spell it."""
+        return self._timeout
+
+    def setblocking(self, flag: bool) -> None:
+        """`settimeout(None)` or `settimeout(0)`."""
+        self._timeout = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        """Whether operations wait at all."""
+        return self._timeout != 0
+
+    def fileno(self) -> int:
+        """The descriptor at the bottom, -1 where there is none. Its readiness is not this stream's: see `as_socket`."""
+        if isinstance(self._transport, Gone):
+            return -1
+        sock = self._transport.socket()
+        return -1 if sock is None else sock.fileno()
+
+    def getpeername(self) -> Address:
+        """The peer's address as the kernel knows it; `client` in memory."""
+        sock = self._transport.socket()
+        return self.client if sock is None else cast(Address, sock.getpeername())
+
+    def getsockname(self) -> Address:
+        """Our address as the kernel knows it; `server` in memory."""
+        sock = self._transport.socket()
+        return self.server if sock is None else cast(Address, sock.getsockname())
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """Set an option of the socket at the bottom; nothing in memory."""
+        sock = self._transport.socket()
+        if sock is not None:
+            sock.setsockopt(level, option, value)
+
+    def getsockopt(self, level: int, option: int, length: int = 0) -> int | bytes:
+        """An option of the socket at the bottom. `OSError` (ENOPROTOOPT) in memory."""
+        sock = self._transport.socket()
+        if sock is None:
+            raise OSError(errno.ENOPROTOOPT, "a stream in memory has no socket options")
+        return sock.getsockopt(level, option, length) if length else sock.getsockopt(level, option)
+
+    @property
+    def family(self) -> int:
+        """Address family of the socket at the bottom; AF_UNIX in memory."""
+        sock = self._transport.socket()
+        return socket_module.AF_UNIX if sock is None else sock.family
+
+    @property
+    def type(self) -> int:
+        """Always SOCK_STREAM."""
+        return socket_module.SOCK_STREAM
+
+    @property
+    def proto(self) -> int:
+        """Protocol number of the socket at the bottom; 0 in memory."""
+        sock = self._transport.socket()
+        return 0 if sock is None else sock.proto
+
+    # Limits in time, kept by the sweeper (see `Lifeline`)
+
+    @property
+    def deadline(self) -> float:
+        """Absolute `time.monotonic()` seconds. A wait that lasts longer raises `Expired`, noticed within about a second.
+
+        It stays in the past until it is moved: who catches `Expired` to say goodbye sets a new one first.
+        """
+        return self.lifeline.deadline
+
+    @deadline.setter
+    def deadline(self, value: float) -> None:
+        self.lifeline.deadline = value
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds without a byte in either direction until waits raise `Expired`; None for no limit."""
+        return self.lifeline.idle_timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float | None) -> None:
+        self.lifeline.idle_timeout = seconds
+
+    @property
+    def resting(self) -> bool:
+        """Set while waiting for a new message, when closing would lose nothing: the wait raises `Draining` at shutdown."""
+        return self.lifeline.resting
+
+    @resting.setter
+    def resting(self, value: bool) -> None:
+        self.lifeline.resting = value
+
+
+def _only_peek(flags: int) -> None:
+    if flags != socket_module.MSG_PEEK:
+        raise ValueError("the only receive flag that a Connection knows is MSG_PEEK")

@@ -1,0 +1,273 @@
+"""Readiness: the only place that touches gevent's watchers and the hub.
+
+The shape that is fast, and why. A watcher is started once and *stays armed*: its callback switches to the greenlet that
+waits or, when nobody waits, stops the watcher. So a keep-alive connection starts and stops nothing per request (a
+gevent socket does both, with a fresh `Waiter`, at every wait), and nothing spins while the application is busy.
+
+What the short form of that gets wrong, each seen in practice:
+
+- The waiter is recorded per wait and cleared in `finally`. A stale one, left behind by a Timeout or a kill, would
+  let the callback switch to a greenlet that sleeps somewhere else by now.
+- Starting a watcher on a dead descriptor aborts the process inside libev, hence the `fstat` before each start.
+- Only the hub switches to a waiter. `fail` may be called by any greenlet, so it goes through `run_callback`.
+- A greenlet can be switched to by anybody. `wait` returns only when its own callback fired, and goes on waiting
+  after a stray switch.
+- `shutdown(SHUT_RD)` as a way to wake sleepers was tried and dropped: writers stay blocked, and TLS cannot send afterwards.
+"""
+
+import errno
+import math
+import os
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gevent import get_hub, getcurrent
+from gevent.exceptions import ConcurrentObjectUseError
+
+from muxwsgi.errors import Draining, Expired
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
+
+__all__ = ["READ", "WRITE", "DescriptorReady", "Lifeline", "Pace", "Ready", "sweep"]
+
+READ = 1
+WRITE = 2
+
+
+class Ready:
+    """Readiness of one direction of one stream, which is announced by `notify` (a pair in memory has no descriptor).
+
+    At most one greenlet waits at a time: a second one gets `ConcurrentObjectUseError`, never a lost wake-up.
+    """
+
+    __slots__ = ("_armed", "_closed", "_failure", "_fired", "_hub", "_waiter")
+
+    def __init__(self) -> None:
+        self._hub = get_hub()
+        self._armed = True
+        self._closed = False
+        self._fired = False
+        self._failure: BaseException | None = None
+        self._waiter: "greenlet | None" = None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Sleep until ready. `timeout` is in seconds, `None` for ever (deadlines come from the sweeper instead).
+
+        Raises `TimeoutError` after `timeout`, `BlockingIOError` where `timeout` is 0, `OSError` (EBADF) once closed,
+        and whatever `fail` was given.
+        """
+        if self._waiter is not None:
+            raise ConcurrentObjectUseError(f"{self._waiter!r} waits on this direction of the connection already")
+        if self._closed:
+            raise OSError(errno.EBADF, "the connection is closed")
+        timer = None
+        if timeout is not None:
+            if timeout <= 0:
+                raise BlockingIOError(errno.EAGAIN, "would block")
+            timer = self._hub.loop.timer(timeout)
+            timer.start(self._time_out)
+        self._fired = False
+        self._waiter = getcurrent()
+        try:
+            if not self._armed:
+                self._arm()
+            switch = self._hub.switch
+            while True:
+                switch()
+                if self._failure is not None:
+                    raise self._failure
+                if self._fired:
+                    return
+        finally:
+            self._waiter = None
+            self._failure = None
+            if timer is not None:
+                timer.close()
+
+    def notify(self) -> None:
+        """Wake the waiter, if there is one. Callable from any greenlet of the hub's thread."""
+        if self._waiter is not None and not self._fired:
+            self._fired = True
+            self._hub.loop.run_callback(self._wake)
+
+    def fail(self, error: BaseException) -> None:
+        """Make the wait that is going on, if any, raise `error`. Later waits are not affected."""
+        if self._waiter is not None and self._failure is None:
+            self._failure = error
+            self._hub.loop.run_callback(self._wake)
+
+    def close(self) -> None:
+        """Wake the waiter with EBADF and refuse every later wait. Comes before the descriptor is closed. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.fail(OSError(errno.EBADF, "the connection was closed by another greenlet"))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a greenlet waits right now."""
+        return self._waiter is not None
+
+    def _arm(self) -> None:
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        # The wait this was meant for may be over, and another one begun, before the loop comes here.
+        if self._waiter is not None and (self._fired or self._failure is not None):
+            self._waiter.switch()
+
+    def _time_out(self) -> None:
+        if self._waiter is not None:
+            self._failure = TimeoutError(errno.ETIMEDOUT, "timed out")
+            self._waiter.switch()
+
+
+class DescriptorReady(Ready):
+    """Readiness of one direction of a descriptor, told by the event loop."""
+
+    __slots__ = ("_events", "_fd", "_watcher")
+
+    def __init__(self, fd: int, events: int) -> None:
+        super().__init__()
+        self._armed = False
+        self._fd = fd
+        self._events = events
+        self._watcher: Any = None  # made at the first wait: most connections never wait to write
+
+    def _arm(self) -> None:
+        os.fstat(self._fd)  # EBADF here, where libev would abort
+        if self._watcher is None:
+            self._watcher = self._hub.loop.io(self._fd, self._events)
+        self._watcher.start(self._on_ready)
+        self._armed = True
+
+    def _on_ready(self) -> None:
+        waiter = self._waiter
+        if waiter is None:
+            self._watcher.stop()
+            self._armed = False
+        else:
+            self._fired = True
+            waiter.switch()
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        super().close()
+
+
+class Pace:
+    """The patience that a peer has left, who must move at least `rate` bytes a second.
+
+    What it did fast buys at most `grace` seconds more: otherwise a peer that took 5 GB in a minute could then stall for weeks.
+    """
+
+    __slots__ = ("_grace", "_rate", "_since", "_start")
+
+    def __init__(self, rate: float, grace: float) -> None:
+        """`rate` in bytes per second, above 0; `grace` in seconds."""
+        self._rate = rate
+        self._grace = grace
+        self._since = monotonic()
+        self._start = 0  # bytes moved at `_since`
+
+    def deadline(self, done: int) -> float:
+        """Until when (`time.monotonic()`) the next byte must move, when `done` bytes have been moved in all."""
+        earned = (done - self._start) / self._rate
+        if earned > self._grace:
+            self._since = monotonic()
+            self._start = done
+            earned = 0.0
+        return self._since + self._grace + earned
+
+
+class Stream(Protocol):
+    """What a `Lifeline` wants to know of the outermost connection."""
+
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
+
+
+class Lifeline:
+    """What the sweeper sees of one descriptor, shared by every connection that is layered on it.
+
+    deadline        absolute `time.monotonic()` seconds; a wait in either direction that is later than this fails with `Expired`
+    write_deadline  the same for the write direction alone; moved by a send that blocks, as `Pace` has it
+    idle_timeout    seconds without a byte in either direction, `None` for no limit
+    min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
+    resting         set by a handler while it waits for a new message, so that closing loses nothing
+    top             the outermost connection: the one in use
+    """
+
+    __slots__ = (
+        "_active_at",
+        "_moved",
+        "deadline",
+        "idle_timeout",
+        "min_rate",
+        "rate_grace",
+        "reader",
+        "resting",
+        "top",
+        "write_deadline",
+        "writer",
+    )
+
+    def __init__(self, reader: Ready, writer: Ready) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.deadline = math.inf
+        self.write_deadline = math.inf
+        self.idle_timeout: float | None = None
+        self.min_rate = 0.0
+        self.rate_grace = 0.0
+        self.resting = False
+        self.top: Stream | None = None
+        self._moved = -1
+        self._active_at = 0.0
+
+    def fail(self, error: BaseException) -> None:
+        """Make the waits of both directions raise `error`."""
+        self.reader.fail(error)
+        self.writer.fail(error)
+
+    def drain(self) -> None:
+        """Wake the handler with `Draining` where it said that it rests. To be repeated while the server drains."""
+        if self.resting:
+            self.reader.fail(Draining("the server is shutting down"))
+
+    def close(self) -> None:
+        """End both directions, before the descriptor is closed or given away."""
+        self.reader.close()
+        self.writer.close()
+
+    def check_idle(self, now: float) -> None:
+        """Fail the waits with `Expired` once no byte has moved for `idle_timeout` seconds."""
+        top = self.top
+        if top is None or self.idle_timeout is None:
+            return
+        moved = top.bytes_received + top.bytes_sent
+        if moved != self._moved:
+            self._moved = moved
+            self._active_at = now
+        elif now - self._active_at > self.idle_timeout:
+            self.fail(Expired(f"no byte in either direction for {self.idle_timeout:g} s"))
+
+
+def sweep(lifelines: Iterable[Lifeline], now: float) -> None:
+    """Fail the waits whose deadline is over. `now` is `time.monotonic()`; called by the worker about once a second.
+
+    No timer object is made for any deadline: 10,000 connections cost about 0.5 ms a sweep.
+    """
+    for line in lifelines:
+        if line.deadline < now:
+            line.fail(Expired("the deadline of this phase is over"))
+        elif line.write_deadline < now:
+            line.writer.fail(Expired("the peer takes the data more slowly than allowed"))
+        elif line.idle_timeout is not None:
+            line.check_idle(now)

@@ -1,0 +1,322 @@
+"""TLS transports: pyOpenSSL on a descriptor, and through memory BIOs over any other transport.
+
+The descriptor is the fast way (OpenSSL reads and writes the socket itself) and right whenever the socket's bytes are all still
+in the kernel. Once some were read ahead, or below another TLS layer, the memory BIOs serve.
+
+What both must get right:
+
+- After a read that filled its buffer OpenSSL may hold more of the record, which no watcher will announce. Wait only when the last
+  read came short.
+- A write that was cut off half way (a Timeout, a kill) leaves a torn record. The layer is `broken` then: it can be closed, not
+  written to, and no `SSL_shutdown` is tried on it. One writer at a time: see `WriteTurn`.
+- OpenSSL's errors stop here. A peer that ends without close_notify reads as the end of the stream; everything else comes out
+  as the `OSError` that the same fault has on a plain socket, or as `TLSError`.
+"""
+
+import errno
+import os
+import socket as socket_module
+from typing import Protocol
+
+from OpenSSL import SSL
+
+from muxwsgi.errors import HandshakeError, TLSError
+from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.transport import Buffer, SocketTransport, Transport, WriteTurn
+
+__all__ = ["DescriptorTLS", "LayeredTLS", "TLSTransport"]
+
+#: What one SSL_write can take into one record (RFC 8446 section 5.1).
+RECORD = 16384
+
+#: How much plaintext is encrypted before it is handed down, and how much is read from below at once.
+BLOCK = 4 * RECORD
+
+
+class TLSTransport(Transport, Protocol):
+    """A transport that encrypts."""
+
+    ssl: SSL.Connection
+
+    def handshake(self) -> None:
+        """Complete the handshake. Raises `HandshakeError`, or `Expired` at the connection's deadline."""
+
+
+def _translate(error: SSL.Error) -> OSError:
+    """The `OSError` for what OpenSSL reports."""
+    if isinstance(error, SSL.SysCallError):
+        code = error.args[0]
+        if code > 0:
+            return OSError(code, os.strerror(code))
+        return ConnectionResetError(errno.ECONNRESET, "the peer ended TLS without close_notify")
+    return TLSError(errno.EPROTO, _reasons(error))
+
+
+def _reasons(error: SSL.Error) -> str:
+    """OpenSSL's queue of (library, function, reason) as one line."""
+    queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return "TLS: " + ("; ".join(entry[-1] for entry in queue) or "the layer is unusable after an earlier error")
+
+
+def _handshake_error(error: SSL.Error) -> HandshakeError:
+    if isinstance(error, SSL.SysCallError):
+        cause = "the peer went away" if error.args[0] <= 0 else os.strerror(error.args[0])
+        return HandshakeError(errno.ECONNABORTED, f"TLS handshake: {cause}")
+    return HandshakeError(errno.ECONNABORTED, _reasons(error).replace("TLS:", "TLS handshake:", 1))
+
+
+class DescriptorTLS:
+    """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
+
+    __slots__ = ("_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl")
+
+    def __init__(self, below: SocketTransport, ssl: SSL.Connection) -> None:
+        """`ssl` was made for `below.socket()`, whose bytes are all still in the kernel."""
+        self.ssl = ssl
+        self.lifeline: Lifeline = below.lifeline
+        self._reader = below.lifeline.reader
+        self._sock = below.socket()
+        self._turn = WriteTurn(below.lifeline)
+        self._drained = False
+        self._broken = False
+
+    def handshake(self) -> None:
+        line = self.lifeline
+        try:
+            while True:
+                try:
+                    self.ssl.do_handshake()
+                    return
+                except SSL.WantReadError:
+                    line.reader.wait()
+                except SSL.WantWriteError:
+                    line.writer.wait()
+        except SSL.Error as error:
+            self._broken = True
+            raise _handshake_error(error) from error
+        except BaseException:
+            self._broken = True
+            raise
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        if self._drained and timeout != 0:
+            self._reader.wait(timeout)
+        while True:
+            try:
+                data = self.ssl.recv(n)
+            except SSL.WantReadError:
+                self._reader.wait(timeout)
+            except SSL.Error as error:
+                if self._read_again(error, timeout):
+                    continue
+                return b""
+            else:
+                self._drained = len(data) < n
+                return data
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        # pyOpenSSL's own recv_into reads into a buffer of its own and copies as well.
+        data = self.recv(len(view), timeout)
+        view[: len(data)] = data
+        return len(data)
+
+    def _read_again(self, error: SSL.Error, timeout: float | None) -> bool:
+        """Whether to read once more after `error`; False at the end of the stream, raises for every fault."""
+        if isinstance(error, SSL.WantWriteError):
+            # The answer to a KeyUpdate does not fit into the send buffer. A blocked writer will take it along.
+            with self._turn.take():
+                self.lifeline.writer.wait(timeout)
+            return True
+        self._drained = False  # nothing more comes: a later read must not wait for it
+        if isinstance(error, SSL.ZeroReturnError):
+            return False
+        self._broken = True
+        if isinstance(error, SSL.SysCallError) and error.args[0] <= 0:
+            return False
+        raise _translate(error) from error
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        if self._broken:
+            raise BrokenPipeError(errno.EPIPE, "the TLS layer is broken by an earlier error or an interrupted write")
+        turn = self._turn
+        if turn.lock is None and 0 < len(data) <= RECORD:
+            try:
+                turn.count(self.ssl.send(data))
+                return
+            except SSL.WantWriteError:
+                pass  # the record is made and partly sent: the retry below must come, with the same bytes
+            except SSL.Error as error:
+                self._broken = True
+                raise _translate(error) from error
+        self._send_waiting(memoryview(data), timeout)
+
+    def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
+        torn = False
+
+        def send_more(done: int) -> int:
+            nonlocal torn
+            torn = True
+            try:
+                sent = self.ssl.send(view[done:])
+            except SSL.WantWriteError:
+                raise BlockingIOError(errno.EAGAIN, "would block") from None
+            except SSL.Error as error:
+                raise _translate(error) from error
+            torn = False
+            return sent
+
+        try:
+            self._turn.write(send_more, len(view), timeout)
+        finally:
+            if torn:
+                self._broken = True
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        if how != socket_module.SHUT_RD and not self._broken:
+            with self._turn.take():
+                while True:
+                    try:
+                        self.ssl.shutdown()
+                        break
+                    except SSL.WantWriteError:
+                        self.lifeline.writer.wait(timeout)
+                    except SSL.Error as error:
+                        self._broken = True
+                        raise _translate(error) from error
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        if not self._broken and not self._turn.taken:
+            try:
+                self.ssl.shutdown()
+            except SSL.Error:
+                pass  # the peer is gone or its window is full: it will see the end without the goodbye
+        self._broken = True
+        self.lifeline.close()
+        self._sock.close()
+
+    def socket(self) -> socket_module.socket:
+        return self._sock
+
+
+class LayeredTLS:
+    """TLS through memory BIOs, over any transport."""
+
+    __slots__ = ("_below", "_broken", "_turn", "lifeline", "ssl")
+
+    def __init__(self, below: Transport, ssl: SSL.Connection, ahead: bytes) -> None:
+        """`ssl` was made without a socket. `ahead` are bytes of `below` that were read already."""
+        self.ssl = ssl
+        self.lifeline: Lifeline = below.lifeline
+        self._below = below
+        self._turn = WriteTurn(below.lifeline)
+        self._broken = False
+        if ahead:
+            ssl.bio_write(ahead)
+
+    def handshake(self) -> None:
+        try:
+            while True:
+                try:
+                    self.ssl.do_handshake()
+                    break
+                except SSL.WantReadError:
+                    self._flush(None)
+                    self._fill(None)
+            self._flush(None)
+        except SSL.Error as error:
+            try:
+                self._flush(None)  # the alert that says why
+            finally:
+                self._broken = True
+            raise _handshake_error(error) from error
+        except BaseException:
+            self._broken = True
+            raise
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        while True:
+            try:
+                return self.ssl.recv(n)
+            except SSL.WantReadError:
+                if not self._broken:
+                    self._flush(timeout)  # the answer to a KeyUpdate
+                self._fill(timeout)
+            except SSL.ZeroReturnError:
+                return b""
+            except SSL.Error as error:
+                self._broken = True
+                if isinstance(error, SSL.SysCallError) and error.args[0] <= 0:
+                    return b""
+                raise _translate(error) from error
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        data = self.recv(len(view), timeout)
+        view[: len(data)] = data
+        return len(data)
+
+    def _fill(self, timeout: float | None) -> None:
+        """Move what comes from below into OpenSSL."""
+        data = self._below.recv(BLOCK, timeout)
+        if data:
+            self.ssl.bio_write(data)
+        else:
+            self.ssl.bio_shutdown()
+
+    def _flush(self, timeout: float | None) -> None:
+        """Move what OpenSSL has to send down, unless a writer is at it: it goes on until nothing is left."""
+        if not self._turn.taken:
+            with self._turn.take():
+                self._drain_down(timeout)
+
+    def _drain_down(self, timeout: float | None) -> None:
+        while True:
+            try:
+                records = self.ssl.bio_read(2 * BLOCK)
+            except SSL.WantReadError:
+                return
+            try:
+                self._below.sendall(records, timeout)
+            except BaseException:
+                self._broken = True  # the records are out of OpenSSL, and part of them is lost
+                raise
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        view = memoryview(data)
+        with self._turn.take():
+            if self._broken:
+                raise BrokenPipeError(errno.EPIPE, "the TLS layer is broken by an earlier error or an interrupted write")
+            done = 0
+            while done < len(view):
+                try:
+                    block_end = min(done + BLOCK, len(view))
+                    while done < block_end:
+                        done += self.ssl.send(view[done:block_end])
+                except SSL.Error as error:
+                    self._broken = True
+                    raise _translate(error) from error
+                self._drain_down(timeout)
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        if how != socket_module.SHUT_RD and not self._broken:
+            with self._turn.take():
+                try:
+                    self.ssl.shutdown()
+                except SSL.Error as error:
+                    self._broken = True
+                    raise _translate(error) from error
+                self._drain_down(timeout)
+        self._below.shutdown(how, timeout)
+
+    def close(self) -> None:
+        if not self._broken and not self._turn.taken:
+            try:
+                self.ssl.shutdown()
+                self._drain_down(0)
+            except (SSL.Error, OSError):
+                pass  # the peer is gone or its window is full: it will see the end without the goodbye
+        self._broken = True
+        self._below.close()
+
+    def socket(self) -> socket_module.socket | None:
+        return self._below.socket()

@@ -1,0 +1,280 @@
+"""Transports move bytes; they know no protocol, no read-ahead and no policy.
+
+Every operation takes `timeout`: seconds for this operation, `None` for no limit (the deadlines of the `Lifeline` hold
+all the same), 0 to raise `BlockingIOError` instead of waiting. Here are the protocol that all transports follow, the one over
+a plain socket, and what stands in for the transport of a connection that has none any more.
+"""
+
+import errno
+import math
+import os
+import select
+import socket as socket_module
+from collections.abc import Callable
+from time import monotonic
+from typing import NoReturn, Protocol
+
+from gevent import sleep
+from gevent.lock import Semaphore
+from gevent.monkey import get_original
+
+from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace
+
+__all__ = ["Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
+
+Buffer = bytes | bytearray | memoryview
+
+#: The interpreter's own socket class, patched process or not: transports do their own waiting.
+PlainSocket: type[socket_module.socket] = get_original("socket", "socket")
+
+#: After this many reads that filled their buffer, or written bytes that never blocked, others get a turn: a peer that is
+#: as fast as we are would otherwise keep the whole worker to itself.
+READS_PER_TURN = 16
+BYTES_PER_TURN = 1 << 20
+
+
+class Transport(Protocol):
+    """One byte stream in both directions."""
+
+    lifeline: Lifeline
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        """Between 1 and `n` bytes, or b"" at the end of the stream."""
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        """As `recv`, into `view`; the number of bytes, 0 at the end of the stream."""
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        """All of `data` (one-dimensional bytes). After an error nobody knows how much of it was sent."""
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        """`socket.shutdown` for this layer and those below."""
+
+    def close(self) -> None:
+        """End the descriptor, waking whoever waits with EBADF. Sends what the layer says as goodbye where that needs no wait."""
+
+    def socket(self) -> socket_module.socket | None:
+        """The socket at the bottom, for its name and options; None in memory."""
+
+
+class WriteTurn:
+    """One writer at a time, at no cost until a write first blocks.
+
+    Between two parts of a blocked `sendall` other greenlets run. Without a turn their bytes would land in the middle of it,
+    which a stream of TLS records does not survive.
+    """
+
+    __slots__ = ("_line", "lock", "sent")
+
+    def __init__(self, line: Lifeline) -> None:
+        self._line = line
+        self.lock: Semaphore | None = None  # None until a write has blocked once
+        self.sent = 0  # bytes since others had a turn
+
+    def take(self) -> Semaphore:
+        """The lock, made on first need. Held over the whole of a blocked write."""
+        if self.lock is None:
+            self.lock = Semaphore(1)
+        return self.lock
+
+    @property
+    def taken(self) -> bool:
+        """Whether a blocked write is under way."""
+        return self.lock is not None and self.lock.locked()
+
+    def count(self, sent: int) -> None:
+        """Note `sent` bytes that went without waiting, and let others run once in a while."""
+        self.sent += sent
+        if self.sent > BYTES_PER_TURN:
+            self.sent = 0
+            sleep(0)
+
+    def write(self, send_more: Callable[[int], int], count: int, timeout: float | None) -> int:
+        """Call `send_more(done)` until `count` bytes are sent or it sends none, waiting when it would block. The number sent.
+
+        `timeout` limits the whole, as `socket.sendall` has it. A peer that takes less than the lifeline's minimum rate is
+        given up by the sweeper.
+        """
+        line = self._line
+        give_up = None if timeout is None else monotonic() + timeout
+        pace = None
+        done = 0
+        with self.take():
+            try:
+                while done < count:
+                    try:
+                        sent = send_more(done)
+                    except BlockingIOError:
+                        if line.min_rate:
+                            pace = pace or Pace(line.min_rate, line.rate_grace)
+                            line.write_deadline = pace.deadline(done)
+                        if give_up is None:
+                            line.writer.wait()
+                        elif timeout == 0:
+                            raise
+                        else:
+                            left = give_up - monotonic()
+                            if left <= 0:
+                                raise TimeoutError(errno.ETIMEDOUT, "timed out") from None
+                            line.writer.wait(left)
+                        continue
+                    if not sent:
+                        break
+                    done += sent
+                    self.count(sent)
+            finally:
+                line.write_deadline = math.inf
+        return done
+
+
+class SocketTransport:
+    """Plain bytes over a connected stream socket (TCP or unix), which it owns."""
+
+    __slots__ = ("_drained", "_lowat", "_reads", "_reader", "_sock", "_turn", "can_peek", "lifeline")
+
+    def __init__(self, sock: socket_module.socket) -> None:
+        """`sock` is a `PlainSocket` in non-blocking mode."""
+        fd = sock.fileno()
+        self._sock = sock
+        self._reader = DescriptorReady(fd, READ)
+        self.lifeline = Lifeline(self._reader, DescriptorReady(fd, WRITE))
+        self._drained = False  # the last read took all there was: wait before the next
+        self._reads = 0
+        self._lowat = False
+        self._turn = WriteTurn(self.lifeline)
+        #: Whether the kernel can show bytes without giving them: SO_RCVLOWAT has no effect on the polling of unix sockets.
+        self.can_peek = sock.family != socket_module.AF_UNIX
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        if self._drained and timeout != 0:
+            self._reader.wait(timeout)
+        while True:
+            try:
+                data = self._sock.recv(n)
+            except BlockingIOError:
+                self._reader.wait(timeout)
+                continue
+            self._note_read(len(data), n)
+            return data
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        if self._drained and timeout != 0:
+            self._reader.wait(timeout)
+        while True:
+            try:
+                count = self._sock.recv_into(view)
+            except BlockingIOError:
+                self._reader.wait(timeout)
+                continue
+            self._note_read(count, len(view))
+            return count
+
+    def _note_read(self, count: int, asked: int) -> None:
+        if count < asked:
+            self._drained = True
+            self._reads = 0
+        else:
+            self._reads += 1
+            self._drained = self._reads % READS_PER_TURN == 0
+
+    def peek_beyond(self, seen: int, limit: int, timeout: float | None) -> bytes | None:
+        """The first bytes in the kernel's buffer, left there: more than `seen` and at most `limit` of them.
+
+        No more than `seen` means that the stream ended. None means that the kernel woke us for another reason (memory pressure
+        may do that): read them instead. The low-water mark makes the wait last until a new byte comes; without it the wait
+        returns at once, for ever, because the bytes that were seen are still there.
+        """
+        if seen:
+            self._sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, seen + 1)
+            self._lowat = True
+            self._reader.wait(timeout)
+        while True:
+            try:
+                data = self._sock.recv(limit, socket_module.MSG_PEEK)
+            except BlockingIOError:
+                self._reader.wait(timeout)
+                continue
+            if len(data) > seen or not data or self._ended():
+                return data
+            return None
+
+    def _ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def settle(self) -> None:
+        """Put the low-water mark back, so that every byte wakes a reader again."""
+        if self._lowat:
+            self._sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, 1)
+            self._lowat = False
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        turn = self._turn
+        sent = 0
+        if turn.lock is None:
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                pass
+            if sent == len(data):
+                turn.count(sent)
+                return
+        view = memoryview(data)[sent:]
+        turn.write(lambda done: self._sock.send(view[done:]), len(view), timeout)
+
+    def sendfile(self, fd: int, offset: int, count: int, timeout: float | None) -> int:
+        """`count` bytes of the file `fd` from `offset`, by the kernel; fewer where the file ends before. The number sent."""
+
+        def send_more(done: int) -> int:
+            # 1 MiB a call, so that a disk that is slower than the network holds the worker for a short time only.
+            return os.sendfile(self._sock.fileno(), fd, offset + done, min(count - done, BYTES_PER_TURN))
+
+        return self._turn.write(send_more, count, timeout)
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        self.lifeline.close()
+        self._sock.close()
+
+    def socket(self) -> socket_module.socket:
+        return self._sock
+
+    def release(self) -> socket_module.socket:
+        """Give the socket away, with nobody watching it any more. The transport is of no use afterwards."""
+        self.settle()
+        self.lifeline.close()
+        return self._sock
+
+
+class Gone:
+    """Stands where a connection's transport was, and answers every use with EBADF and the reason."""
+
+    __slots__ = ("lifeline", "reason")
+
+    def __init__(self, lifeline: Lifeline, reason: str) -> None:
+        self.lifeline = lifeline
+        self.reason = reason
+
+    def _refuse(self) -> NoReturn:
+        raise OSError(errno.EBADF, self.reason)
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        self._refuse()
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        self._refuse()
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        self._refuse()
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        self._refuse()
+
+    def close(self) -> None:
+        """There is nothing left to close."""
+
+    def socket(self) -> socket_module.socket:
+        self._refuse()
