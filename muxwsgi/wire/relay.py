@@ -1,6 +1,8 @@
-"""Copying between two streams, both ways at once: what a tunnel, a forwarder and the pump of `as_socket` are made of.
+"""Copying between two streams, both ways at once: what a tunnel, a forwarder and the pump of `as_socket` are
+made of.
 
-It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. It closes neither stream: both stay with who opened them.
+It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. It closes neither stream: both stay
+with who opened them.
 """
 
 import socket as socket_module
@@ -32,7 +34,8 @@ class Relayed:
 
     forth   bytes from `left` that `right` took
     back    bytes from `right` that `left` took
-    error   what ended it before both sides had said their end: an `OSError`, `Expired` when idle; None for a regular end
+    error   what ended it before both sides had said their end: an `OSError`, `Expired` when idle; None for a
+            regular end
     """
 
     forth: int
@@ -65,11 +68,13 @@ class _Direction:
 def relay(left: Stream, right: Stream, *, idle_timeout: float | None = None) -> Relayed:
     """Copy from `left` to `right` and back until both have ended, or one fails.
 
-    The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on: half-close works through it.
-    An error in either direction ends both. `idle_timeout` are the seconds without a byte either way after which it ends, noticed
-    at the latest after twice that time; the deadlines of the streams themselves do not see a stall on the other side.
+    The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on:
+    half-close works through it. An error in either direction ends both. `idle_timeout` are the seconds
+    without a byte either way after which it ends, noticed at the latest after twice that time; the deadlines
+    of the streams themselves do not see a stall on the other side.
 
-    Connection errors are in the result, not raised. Whatever way this returns or raises, a kill included, no greenlet of it is left.
+    Connection errors are in the result, not raised. Whatever way this returns or raises, a kill included, no
+    greenlet of it is left.
     """
     forth, back = _Direction(left, right), _Direction(right, left)
     running = [gevent.spawn(forth.copy), gevent.spawn(back.copy)]

@@ -1,0 +1,222 @@
+"""What a TLS client says before anything is encrypted: the ClientHello, read from the first bytes of a
+connection.
+
+A pure parser (no I/O, no OpenSSL): it lets a route ask for a server name before any handshake, and a leaf be
+minted in time for one. It reads through any number of TLS records and does not care how they were cut into
+segments: a ClientHello with post-quantum key shares exceeds one segment, and some clients split it over
+records on purpose.
+
+It takes what it may read strictly and never raises: whatever is no well-formed ClientHello is `Match.NO`.
+With Encrypted ClientHello the name here is the public outer one: the inner is not ours to see.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from muxwsgi.mux.match import Match
+
+__all__ = ["ClientHello", "parse"]
+
+#: Bytes of the handshake message at most. The largest seen in the wild are below 4 KiB; a `Mux` shows 16 KiB
+#: by default.
+MAX_LENGTH = 65535
+
+#: Records at most. Clients that split the message use two to a handful; a limit keeps the work small when
+#: bytes drip in.
+MAX_RECORDS = 64
+
+MAX_FRAGMENT = 16384  # RFC 8446 section 5.1
+
+RECORD_HEADER = 5
+MESSAGE_HEADER = 4
+
+# Extension numbers (IANA "TLS ExtensionType Values")
+SERVER_NAME, GROUPS, POINT_FORMATS, SIGNATURE_ALGORITHMS, ALPN, VERSIONS = 0, 10, 11, 13, 16, 43
+
+# RFC 6066 section 3 wants an ASCII DNS name. Underscores occur in practice; spaces, NUL and non-ASCII never
+# rightly.
+_HOST_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """A well-formed ClientHello. Code points are in the order sent, GREASE values included.
+
+    sni         the server name in lower case without a final dot; None when the client sent none
+    alpn        protocol ids in the client's order, decoded as Latin-1
+    versions    supported_versions (0x0304 is TLS 1.3), or the one legacy version of a client that does not
+                send it
+    ciphers, extensions, groups, point_formats, signature_algorithms    the code points, as fingerprints want
+                                                                        them
+    legacy_version  the version field of the message itself
+    """
+
+    sni: str | None
+    alpn: tuple[str, ...]
+    versions: tuple[int, ...]
+    ciphers: tuple[int, ...]
+    extensions: tuple[int, ...]
+    groups: tuple[int, ...]
+    point_formats: tuple[int, ...]
+    signature_algorithms: tuple[int, ...]
+    legacy_version: int
+
+
+class _Malformed(Exception):
+    """A length points outside of what holds it, or a field is empty that may not be. Never leaves this
+    module.
+    """
+
+
+def parse(data: bytes) -> ClientHello | Literal[Match.MORE, Match.NO]:
+    """The ClientHello at the start of `data`, `MORE` when it is not complete yet, `NO` when it is none.
+
+    What follows the ClientHello is not looked at, so the answer is final once it is not `MORE`.
+    """
+    message = _reassemble(data)
+    if isinstance(message, Match):
+        return message
+    try:
+        return _parse_message(_Reader(message))
+    except _Malformed:
+        return Match.NO
+
+
+def _reassemble(data: bytes) -> bytes | Literal[Match.MORE, Match.NO]:
+    """The body of the first handshake message, which is a ClientHello, out of as many records as it takes
+    (RFC 8446 section 5.1).
+    """
+    message = bytearray()
+    at = 0
+    for _ in range(MAX_RECORDS):
+        header = data[at : at + RECORD_HEADER]
+        if not b"\x16\x03".startswith(header[:2]) or header[2:3] > b"\x04":
+            return Match.NO
+        if len(header) < RECORD_HEADER:
+            return Match.MORE
+        length = header[3] << 8 | header[4]
+        if not 0 < length <= MAX_FRAGMENT:
+            return Match.NO
+        fragment = data[at + RECORD_HEADER : at + RECORD_HEADER + length]
+        message += fragment
+        if message and message[0] != 1:
+            return Match.NO
+        if len(message) >= MESSAGE_HEADER:
+            end = MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER], "big")
+            if end > MAX_LENGTH:
+                return Match.NO
+            if len(message) >= end:
+                return bytes(message[MESSAGE_HEADER:end])
+        if len(fragment) < length:
+            return Match.MORE
+        at += RECORD_HEADER + length
+    return Match.NO
+
+
+class _Reader:
+    """Reads fields off the front of a byte string."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, n: int) -> bytes:
+        end = self._at + n
+        if end > len(self._data):
+            raise _Malformed
+        field = self._data[self._at : end]
+        self._at = end
+        return field
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int, minimum: int = 0) -> bytes:
+        """A field with its length in front, in `size` bytes (RFC 8446 section 3.4)."""
+        field = self.take(self.number(size))
+        if len(field) < minimum:
+            raise _Malformed
+        return field
+
+
+def _parse_message(hello: _Reader) -> ClientHello:
+    """RFC 8446 section 4.1.2."""
+    legacy_version = hello.number(2)
+    hello.take(32)  # random
+    if len(hello.vector(1)) > 32:  # legacy_session_id
+        raise _Malformed
+    ciphers = _numbers(hello.vector(2, 2), 2)
+    hello.vector(1, 1)  # legacy_compression_methods
+    extensions: dict[int, bytes] = {}
+    if hello:  # before TLS 1.3 there may be none at all
+        block = _Reader(hello.vector(2))
+        while block:
+            kind = block.number(2)
+            if kind in extensions:  # RFC 8446 section 4.2
+                raise _Malformed
+            extensions[kind] = block.vector(2)
+    if hello:
+        raise _Malformed
+    return ClientHello(
+        sni=_server_name(extensions.get(SERVER_NAME)),
+        alpn=_protocols(extensions.get(ALPN)),
+        versions=_listed(extensions.get(VERSIONS), 1, 2) or (legacy_version,),
+        ciphers=ciphers,
+        extensions=tuple(extensions),
+        groups=_listed(extensions.get(GROUPS), 2, 2),
+        point_formats=_listed(extensions.get(POINT_FORMATS), 1, 1),
+        signature_algorithms=_listed(extensions.get(SIGNATURE_ALGORITHMS), 2, 2),
+        legacy_version=legacy_version,
+    )
+
+
+def _numbers(field: bytes, size: int) -> tuple[int, ...]:
+    if len(field) % size:
+        raise _Malformed
+    return tuple(int.from_bytes(field[at : at + size], "big") for at in range(0, len(field), size))
+
+
+def _only_vector(extension: bytes, length_size: int) -> bytes:
+    """The one vector that a whole extension consists of."""
+    reader = _Reader(extension)
+    field = reader.vector(length_size, 1)
+    if reader:
+        raise _Malformed
+    return field
+
+
+def _listed(extension: bytes | None, length_size: int, size: int) -> tuple[int, ...]:
+    return () if extension is None else _numbers(_only_vector(extension, length_size), size)
+
+
+def _server_name(extension: bytes | None) -> str | None:
+    """RFC 6066 section 3: a list of (type, name), of which only type 0, a host name, was ever defined."""
+    if extension is None:
+        return None
+    names = _Reader(_only_vector(extension, 2))
+    found: str | None = None
+    while names:
+        kind = names.number(1)
+        name = names.vector(2, 1)
+        if kind == 0:
+            if found is not None or not _HOST_NAME.fullmatch(name):
+                raise _Malformed
+            found = name.decode("ascii").lower().removesuffix(".")
+    return found
+
+
+def _protocols(extension: bytes | None) -> tuple[str, ...]:
+    """RFC 7301 section 3.1."""
+    if extension is None:
+        return ()
+    names = _Reader(_only_vector(extension, 2))
+    found = []
+    while names:
+        found.append(names.vector(1, 1).decode("latin-1"))
+    return tuple(found)

@@ -1,0 +1,346 @@
+"""The matchers: what a protocol looks like in its first bytes.
+
+A matcher is a callable from the first bytes of a stream to a `Match`. Four laws hold for each, and for
+whatever the combinators make:
+
+- **pure**: the answer depends on the bytes alone; no I/O, no gevent, no memory of earlier calls;
+- **monotonic**: after `YES` or `NO`, more bytes of the same stream never change the answer;
+- **total**: no byte string makes it raise;
+- **frugal**: `MORE` only while more bytes could make it `YES`, because an earlier `MORE` holds back every
+  later route.
+
+At the end of the stream, at the peek limit and at the sniff deadline the mux takes `MORE` for `NO`.
+
+`repr` of a matcher is what listings and `muxwsgi explain` show: the expression that makes it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from muxwsgi.mux import client_hello
+from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.pattern import Automaton
+
+__all__ = [
+    "LEADING_CRLFS",
+    "Matcher",
+    "all_of",
+    "alpn_is",
+    "any_of",
+    "http1",
+    "http2_preface",
+    "never",
+    "not_",
+    "prefix",
+    "regex",
+    "sni_is",
+    "tls",
+]
+
+YES, NO, MORE = Match.YES, Match.NO, Match.MORE
+
+Matcher = Callable[[bytes], Match]
+
+
+class _Named:
+    """A matcher that shows the expression it was made by."""
+
+    def __init__(self, name: str, ask: Matcher) -> None:
+        self.name = name
+        self._ask = ask
+        self.__doc__ = ask.__doc__
+
+    def __call__(self, data: bytes) -> Match:
+        return self._ask(data)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _named(name: str) -> Callable[[Matcher], Matcher]:
+    def name_it(ask: Matcher) -> Matcher:
+        return _Named(name, ask)
+
+    return name_it
+
+
+def _call(name: str, arguments: tuple[object, ...]) -> str:
+    return f"{name}({', '.join(map(_shown, arguments))})"
+
+
+def _shown(argument: object) -> str:
+    """A plugin's own matcher is an ordinary function: its name says more than its address."""
+    if isinstance(argument, (bytes, str, _Named)):
+        return repr(argument)
+    return getattr(argument, "__name__", None) or repr(argument)
+
+
+# HTTP/1
+
+#: Empty lines in front of a request line that are HTTP still (RFC 9112 section 2.2 wants at least one to be
+#: ignored).
+LEADING_CRLFS = 4
+
+#: The IANA "HTTP Method Registry" without CONNECT, which takes an authority, PRI, which is the preface of
+#: HTTP/2, and `*`.
+METHODS = (
+    b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY "
+    b"MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PROPFIND PROPPATCH PUT "
+    b"QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF "
+    b"VERSION-CONTROL"
+).split()
+
+_METHOD_LENGTH = 32  # the longest registered has 17 bytes
+_TARGET_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
+
+#: A registered method and a target that no other protocol writes after it: HTTP, whatever follows.
+_CERTAIN = re.compile(rb"(?:\r\n){0,%d}(?:%s) (?:/|(?i:https?://))" % (LEADING_CRLFS, b"|".join(METHODS)))
+
+# request-line = method SP request-target SP HTTP-version (RFC 9112 section 3); a method is a token (RFC 9110
+# section 5.6.2).
+_EMPTY_LINES = re.compile(rb"(?:\r\n){0,%d}" % LEADING_CRLFS)
+_TOKEN = re.compile(rb"[!#$%%&'*+\-.^_`|~0-9A-Za-z]{1,%d}" % _METHOD_LENGTH)
+#: What a URI reference consists of (RFC 3986 section 2): `{` and `"` are not in it, so NATS' `CONNECT {...}`
+#: is none.
+_TARGET = re.compile(rb"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%%]{1,%d}" % _TARGET_LENGTH)
+_SCHEMES = (b"http://", b"https://")
+_VERSION = b" HTTP/1."
+
+
+@_named("http1")
+def http1(data: bytes) -> Match:
+    """An HTTP/1 request line (law 2 of the design: HTTP means HTTP).
+
+    `YES` as soon as nothing else can be meant:
+
+    - a registered method, a space, and `/`, `http://` or `https://`: at once;
+    - any other method that is a token, any method with the target `*` (RTSP asks `OPTIONS * RTSP/1.0`), and
+      CONNECT with its authority: after ` HTTP/1.`.
+
+    `NO` for `GET key` (Redis inline), `OPTIONS rtsp://` and `OPTIONS sip:`, `PRI * HTTP/2.0`, ICY and
+    SSDP-like lines of other versions. Up to `LEADING_CRLFS` empty lines may stand in front.
+
+    A `YES` does not prove a valid request: `GET /\\r\\n` (HTTP/0.9), `GET / HTTP/2.0`, a NUL in the target or
+    bad fields after the first line are the HTTP engine's to answer with 400, which is what such a client
+    understands. Nor does it prove a client that speaks no other protocol: who may write an HTTP request line
+    in front of anything gets HTTP.
+    """
+    if _CERTAIN.match(data):
+        return YES
+    at = _empty_lines(data)
+    rest = data[at : at + 1]
+    if not rest:
+        return MORE
+    if rest == b"\r":
+        return MORE if len(data) == at + 1 and at < 2 * LEADING_CRLFS else NO
+    token = _TOKEN.match(data, at)
+    if token is None:
+        return NO
+    at = token.end()
+    if at == len(data):
+        return MORE
+    if data[at : at + 1] != b" " or token[0] == b"PRI":
+        return NO
+    return _request_target(token[0], data, at + 1)
+
+
+def _empty_lines(data: bytes) -> int:
+    lines = _EMPTY_LINES.match(data)
+    return lines.end() if lines else 0
+
+
+def _request_target(method: bytes, data: bytes, at: int) -> Match:
+    """The answer, when `method` and a space stand before `at`, and the two together are not certainty
+    already.
+    """
+    start = data[at : at + 8].lower()
+    if not start:
+        return MORE
+    if method == b"CONNECT":
+        target = _TARGET.match(data, at)
+    elif start[:1] == b"*":
+        return _starts(data, at + 1, _VERSION)
+    elif start[:1] == b"/" or start.startswith(_SCHEMES):
+        target = _TARGET.match(data, at)
+    else:
+        return MORE if any(scheme.startswith(start) for scheme in _SCHEMES) else NO
+    if target is None:
+        return NO
+    if target.end() == len(data):
+        return MORE
+    return _starts(data, target.end(), _VERSION)
+
+
+def _starts(data: bytes, at: int, expected: bytes) -> Match:
+    """Whether `data` has `expected` at `at`."""
+    found = data[at : at + len(expected)]
+    if found == expected:
+        return YES
+    return MORE if expected.startswith(found) else NO
+
+
+# TLS
+
+
+@_named("tls")
+def tls(data: bytes) -> Match:
+    """A TLS record that begins a ClientHello: content type 22, version 3.x, a length a record may have,
+    message type 1.
+
+    Six bytes decide. A `YES` proves neither a well-formed ClientHello nor a version that we serve: those the
+    handshake answers with an alert. SSL 2 hellos are `NO`.
+    """
+    if not b"\x16\x03".startswith(data[:2]) or data[2:3] > b"\x04":
+        return NO
+    if len(data) >= 5 and not 0 < (data[3] << 8 | data[4]) <= client_hello.MAX_FRAGMENT:
+        return NO
+    if len(data) < 6:
+        return MORE
+    return YES if data[5] == 1 else NO
+
+
+def _hello_matcher(name: str, wanted: Callable[[ClientHello], bool]) -> Matcher:
+    def ask(data: bytes) -> Match:
+        hello: ClientHello | Literal[Match.MORE, Match.NO] = client_hello.parse(data)
+        if isinstance(hello, Match):
+            return hello
+        return YES if wanted(hello) else NO
+
+    return _Named(name, ask)
+
+
+def sni_is(*names: str) -> Matcher:
+    """A ClientHello that asks for one of the server names. `*.example.com` stands for any name one label
+    below, as in certificates.
+
+    Needs the whole ClientHello, so a route without it that comes later in order waits for that.
+    """
+    if not names:
+        raise ValueError("sni_is() needs at least one server name")
+    exact = {name.lower().removesuffix(".") for name in names if not name.startswith("*.")}
+    parents = {name[2:].lower().removesuffix(".") for name in names if name.startswith("*.")}
+
+    def wanted(hello: ClientHello) -> bool:
+        if hello.sni is None:
+            return False
+        label, _, parent = hello.sni.partition(".")
+        return hello.sni in exact or (label != "" and parent in parents)
+
+    return _hello_matcher(_call("sni_is", names), wanted)
+
+
+def alpn_is(*protocols: str) -> Matcher:
+    """A ClientHello that offers one of the ALPN protocol ids, whichever the server would choose."""
+    if not protocols:
+        raise ValueError("alpn_is() needs at least one protocol id")
+    ids = frozenset(protocols)
+    return _hello_matcher(_call("alpn_is", protocols), lambda hello: not ids.isdisjoint(hello.alpn))
+
+
+# Bytes
+
+
+def prefix(*prefixes: bytes) -> Matcher:
+    """A stream that begins with one of the byte strings, as they are (for either case see `regex`)."""
+    if not prefixes or b"" in prefixes:
+        raise ValueError("prefix() needs at least one prefix, and none may be empty")
+
+    def ask(data: bytes) -> Match:
+        if data.startswith(prefixes):
+            return YES
+        return MORE if any(known.startswith(data) for known in prefixes) else NO
+
+    return _Named(_call("prefix", prefixes), ask)
+
+
+def regex(pattern: bytes, limit: int = 1024) -> Matcher:
+    """A stream whose first bytes match `pattern`, from the first byte on, within the first `limit` bytes.
+
+    `pattern` is in the syntax of `re`, flags as in `(?i)` included. The answer is
+
+    - `YES` as soon as the bytes up to some point, at most `limit` of them, match the whole of `pattern`; what
+      follows does not matter;
+    - `NO` as soon as no continuation could match, and at `limit` bytes in any case;
+    - `MORE` otherwise.
+
+    So greedy and lazy repeats are the same here, and a pattern has to end with the bytes that must be there:
+    `EHLO [^\\r\\n]+` is `YES` at `EHLO a`. What cannot keep this promise is refused with `ValueError`: `$`,
+    `\\Z`, `\\b`, look-around, back-references, atomic groups and possessive repeats, and a pattern that
+    matches no bytes at all. No pattern takes more than linear time.
+    """
+    if limit < 1:
+        raise ValueError("regex() needs a limit of at least one byte")
+    automaton = Automaton(pattern)
+
+    def ask(data: bytes) -> Match:
+        verdict = automaton.verdict(data[:limit])
+        return NO if verdict is MORE and len(data) >= limit else verdict
+
+    return _Named(f"regex({pattern!r}, {limit})", ask)
+
+
+#: The client's connection preface of HTTP/2 (RFC 9113 section 3.4), all 24 bytes: `PRI * HTTP/2.0\r\n` alone
+#: is a request line too.
+http2_preface = _Named("http2_preface", prefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+
+
+@_named("never")
+def never(data: bytes) -> Match:
+    """`NO` to everything: for routes that are reached by ALPN, or as fallback or silence route, only."""
+    return NO
+
+
+# Combinators. The three verdicts under and, or and not are Kleene's logic, with MORE for unknown: monotonic
+# in, monotonic out.
+
+
+def any_of(*matchers: Matcher) -> Matcher:
+    """`YES` as soon as one says `YES`, `NO` when all say `NO`."""
+    if not matchers:
+        raise ValueError("any_of() needs at least one matcher")
+
+    def ask(data: bytes) -> Match:
+        verdict = NO
+        for matcher in matchers:
+            said = matcher(data)
+            if said is YES:
+                return YES
+            if said is MORE:
+                verdict = MORE
+        return verdict
+
+    return _Named(_call("any_of", matchers), ask)
+
+
+def all_of(*matchers: Matcher) -> Matcher:
+    """`YES` when all say `YES`, `NO` as soon as one says `NO`."""
+    if not matchers:
+        raise ValueError("all_of() needs at least one matcher")
+
+    def ask(data: bytes) -> Match:
+        verdict = YES
+        for matcher in matchers:
+            said = matcher(data)
+            if said is NO:
+                return NO
+            if said is MORE:
+                verdict = MORE
+        return verdict
+
+    return _Named(_call("all_of", matchers), ask)
+
+
+def not_(matcher: Matcher) -> Matcher:
+    """`YES` where `matcher` says `NO` and the other way round. `MORE` stays `MORE`: what is undecided at the
+    deadline is `NO` here too.
+    """
+
+    def ask(data: bytes) -> Match:
+        said = matcher(data)
+        if said is MORE:
+            return MORE
+        return NO if said is YES else YES
+
+    return _Named(_call("not_", (matcher,)), ask)

@@ -1,0 +1,269 @@
+"""`Mux`: asks a connection "what are your first bytes?" and calls the handler that the answer names.
+
+The path of one connection is `Mux.__call__`, from top to bottom. What it decides by is `Mux.decide`, which is
+pure: the decision depends on the bytes, never on how they were cut into packets.
+
+This module knows no protocol. What a handler does with the connection, TLS included, is its own business;
+when it returns, or raises, the connection is closed by who called the outermost mux.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gevent.event import Event
+
+from muxwsgi.errors import Expired, PeerError
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.route import Route
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
+
+#: Questions asked of one stream at most, over all its layers. A loop of tunnels or upgrades ends here.
+MAX_DEPTH = 8
+
+
+class Reason(Enum):
+    """Why a connection goes where it goes."""
+
+    MATCHED = "matched"  # the first route in order that said YES
+    ALPN = "alpn"  # the TLS handshake agreed on an id that the route owns
+    SILENT = "silent"  # no byte came in time
+    UNMATCHED = "unmatched"  # every route said NO, or MORE when there was no more to come
+    ENDED = "ended"  # the stream ended before its first byte
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a connection goes. `route` is None when nobody takes it: it is closed. `text` is the line in its
+    trace.
+    """
+
+    route: Route | None
+    reason: Reason
+    text: str
+
+
+class Mux:
+    """An ordered set of routes, itself a handler.
+
+    Attributes:
+        routes: in the order they are asked: by priority, equal ones as given.
+        alpn: the ids that the routes own, in that order: what a TLS layer in front of this mux should offer.
+        fallback: takes what no route matched; None closes it.
+        silence: takes connections on which no byte comes in time; None closes them.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        name: str = "mux",
+        fallback: Route | None = None,
+        silence: Route | None = None,
+        sniff_timeout: float = 3.0,
+        peek_limit: int = 16384,
+        on_decision: "Callable[[Connection, Decision], None] | None" = None,
+        on_refusal: "Callable[[Connection, Route], None] | None" = None,
+    ) -> None:
+        """`sniff_timeout` are the seconds from the question to the decision, `peek_limit` the bytes looked
+        at, at most.
+
+        `silence` defaults to the first route that takes silence. `on_decision` is called after each decision
+        and before the handler, `on_refusal` when a route is at its limit and the connection is closed for it.
+        """
+        self.name = name
+        self.routes = tuple(sorted(routes, key=lambda route: -route.priority))
+        names = [route.name for route in self.routes]
+        for route_name in names:
+            if names.count(route_name) > 1:
+                raise ValueError(f"mux {name!r} has two routes named {route_name!r}")
+        if sniff_timeout <= 0 or peek_limit < 1:
+            raise ValueError(f"mux {name!r}: sniff_timeout and peek_limit must be more than 0")
+        self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
+        self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
+        self.fallback = fallback
+        self.silence = silence or next((route for route in self.routes if route.takes_silence), None)
+        self.sniff_timeout = sniff_timeout
+        self.peek_limit = peek_limit
+        self._on_decision = on_decision
+        self._on_refusal = on_refusal
+
+    def __repr__(self) -> str:
+        return f"<Mux {self.name!r}: {', '.join(route.name for route in self.routes)}>"
+
+    def __call__(self, connection: "Connection") -> None:
+        """Serve `connection`: decide, and call the handler. Returns when it is to be closed.
+
+        Raises `PeerError` when it has been asked too often already, what the handler raises, and the
+        connection's errors.
+        """
+        # 1. Is this question allowed?
+        if connection.depth >= MAX_DEPTH:
+            raise PeerError(
+                400, f"mux {self.name!r}: more than {MAX_DEPTH} questions were asked of one connection"
+            )
+        agreed = _agreed_protocol(connection)
+        connection.depth += 1
+
+        # 2. ALPN has answered it already, or the first bytes do.
+        decision = self.decide_by_alpn(agreed) or self._look(connection)
+        connection.trace.append(decision.text)
+        if self._on_decision is not None:
+            self._on_decision(connection, decision)
+
+        # 3. Nobody takes it.
+        route = decision.route
+        if route is None:
+            return
+
+        # 4. Somebody does, if there is room.
+        if not route.slots.take() and not _wait_for_slot(route):
+            route.slots.refused += 1
+            connection.trace.append(
+                f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed"
+            )
+            if self._on_refusal is not None:
+                self._on_refusal(connection, route)
+            return
+
+        # 5. The handler owns it until it returns.
+        try:
+            if route.idle_timeout is not None:
+                connection.idle_timeout = route.idle_timeout
+            route.handler(connection)
+        finally:
+            route.slots.free()
+
+    def _look(self, connection: "Connection") -> Decision:
+        """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""
+        seen = b""
+        connection.deadline = deadline = monotonic() + self.sniff_timeout
+        try:
+            while True:
+                # 2a. More bytes, the end of the stream, or the deadline (the sweeper's, or passed by a client
+                # that drips).
+                try:
+                    data = connection.peek_beyond(len(seen), self.peek_limit)
+                except Expired:
+                    return self.decide(seen, final=True) or self.decide_silence()
+                ended = len(data) <= len(seen)
+                if ended and not data:
+                    return Decision(
+                        None,
+                        Reason.ENDED,
+                        f"mux {self.name!r}: the stream ended before its first byte: closed",
+                    )
+                seen = data
+
+                # 2b. Do they decide?
+                decision = self.decide(seen, final=ended or monotonic() > deadline)
+                if decision is not None:
+                    return decision
+        finally:
+            connection.settle()
+            connection.deadline = math.inf
+
+    def decide(self, data: bytes, final: bool = False) -> Decision | None:
+        """Where a stream goes that starts with `data`; None while that is open. `final`: no more bytes will
+        come.
+
+        Pure. Only the first `peek_limit` bytes count, and there `data` is final in any case. Without a byte
+        nothing is decided here, see `decide_silence`.
+        """
+        if not data:
+            return None
+        data = data[: self.peek_limit]
+        final = final or len(data) == self.peek_limit
+        for route in self.routes:
+            verdict = _ask(route, data)
+            if verdict is Match.YES:
+                return Decision(
+                    route,
+                    Reason.MATCHED,
+                    f"mux {self.name!r}: route {route.name!r} said YES to {_count(len(data))}",
+                )
+            # An earlier MORE holds back every later YES, else the cut of the packets would decide.
+            if verdict is Match.MORE and not final:
+                return None
+        return Decision(
+            self.fallback,
+            Reason.UNMATCHED,
+            f"mux {self.name!r}: no route said YES to {_count(len(data))}: {
+                _fate('fallback', self.fallback)
+            }",
+        )
+
+    def decide_by_alpn(self, protocol: str | None) -> Decision | None:
+        """Where a TLS connection goes that agreed on `protocol`; None when no route owns it."""
+        route = None if protocol is None else self._by_alpn.get(protocol)
+        if route is None:
+            return None
+        return Decision(route, Reason.ALPN, f"mux {self.name!r}: route {route.name!r} owns ALPN {protocol!r}")
+
+    def decide_silence(self) -> Decision:
+        """Where a stream goes whose client waits for the server to speak."""
+        return Decision(
+            self.silence,
+            Reason.SILENT,
+            f"mux {self.name!r}: no byte within {self.sniff_timeout:g} s: {
+                _fate('silence route', self.silence)
+            }",
+        )
+
+
+def _agreed_protocol(connection: "Connection") -> str | None:
+    """What ALPN agreed on, where that tells what comes next: at the first question inside a TLS layer.
+
+    Later ones are asked of something that the protocol carries. A CONNECT tunnel through `http/1.1` is no
+    HTTP.
+    """
+    if connection.tls is None or connection.parent is None or connection.depth != connection.parent.depth:
+        return None
+    agreed: str | None = connection.tls.alpn
+    return agreed
+
+
+def _ask(route: Route, data: bytes) -> Match:
+    try:
+        verdict = route.match(data)
+    except Exception as error:
+        error.add_note(f"raised by the matcher of route {route.name!r}, given {_count(len(data))}")
+        raise
+    if not isinstance(verdict, Match):
+        raise TypeError(
+            f"the matcher of route {route.name!r} returned {verdict!r}: it has to be Match.YES, NO or MORE"
+        )
+    return verdict
+
+
+def _wait_for_slot(route: Route) -> bool:
+    """Wait in line for up to `limit_wait` seconds; whether a slot is ours now."""
+    if not route.limit_wait:
+        return False
+    slots = route.slots
+    turn = Event()
+    slots.waiting.append(turn)
+    try:
+        return bool(turn.wait(route.limit_wait))
+    except BaseException:
+        if turn.is_set():  # killed with the slot just passed on to us
+            slots.free()
+        raise
+    finally:
+        if not turn.is_set():
+            slots.waiting.remove(turn)
+
+
+def _count(n: int) -> str:
+    return "1 byte" if n == 1 else f"{n} bytes"
+
+
+def _fate(what: str, route: Route | None) -> str:
+    return "closed" if route is None else f"{what} {route.name!r}"

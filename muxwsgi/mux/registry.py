@@ -1,0 +1,130 @@
+"""Which hijackers are installed, and which of them the operator wants.
+
+A package offers a hijacker by an entry point in the group `muxwsgi.hijack` that names a callable decorated
+with `@hijack`. One entry point is one hijacker, and the entry point's name is its name: so it can be listed,
+switched off and complained about without importing it.
+"""
+
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.mux.hijack import Hijacker, check_name, hijacker_of
+
+__all__ = ["GROUP", "LoadError", "Registered", "discover", "select"]
+
+GROUP = "muxwsgi.hijack"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadError:
+    """Why an installed hijacker cannot be used: one line, and the traceback of its import ("" where there is
+    none).
+    """
+
+    line: str
+    traceback: str
+
+
+class Registered:
+    """An installed hijacker. Its module is imported when `hijacker` or `error` is first asked for."""
+
+    def __init__(self, entry_point: EntryPoint) -> None:
+        distribution = entry_point.dist
+        self.name = entry_point.name
+        self.target = entry_point.value
+        self.package = distribution.name if distribution else "?"
+        self.version = distribution.version if distribution else "?"
+        self._entry_point = entry_point
+
+    def __repr__(self) -> str:
+        return f"<Registered {self.name!r} of {self.package} {self.version}>"
+
+    @cached_property
+    def _loaded(self) -> Hijacker | LoadError:
+        described = f"hijacker {self.name!r} ({self.target}, from {self.package} {self.version})"
+        try:
+            check_name(self.name)
+            found = self._entry_point.load()
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # what a plugin's import may raise includes SystemExit
+            summary = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+            return LoadError(f"{described} cannot be loaded: {summary}", traceback.format_exc())
+        hijacker = hijacker_of(found)
+        if hijacker is None:
+            return LoadError(f"{described} is not decorated with @hijack", "")
+        return hijacker.named(self.name)
+
+    @property
+    def hijacker(self) -> Hijacker | None:
+        """What was registered, None where it cannot be loaded."""
+        return self._loaded if isinstance(self._loaded, Hijacker) else None
+
+    @property
+    def error(self) -> LoadError | None:
+        """Why it cannot be loaded, None where it can."""
+        return self._loaded if isinstance(self._loaded, LoadError) else None
+
+
+def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
+    """The hijackers that are installed, by name. Nothing is imported yet.
+
+    Raises `OperatorError` when two packages have one of the same name. `found` are other entry points than
+    the installed ones.
+    """
+    by_name: dict[str, Registered] = {}
+    for entry_point in entry_points(group=GROUP) if found is None else found:
+        registered = Registered(entry_point)
+        earlier = by_name.setdefault(registered.name, registered)
+        if earlier is registered:
+            continue
+        if (earlier.package, earlier.target) != (registered.package, registered.target):
+            raise OperatorError(
+                f"two hijackers are named {registered.name!r}: {earlier.target} from {earlier.package} "
+                f"{earlier.version} and {registered.target} from {registered.package} {registered.version}; "
+                "uninstall one"
+            )
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def select(
+    registered: Sequence[Registered], enable: Iterable[str] | None = None, disable: Iterable[str] = ()
+) -> list[Registered]:
+    """Those of `registered` that are to be served, each of them loaded.
+
+    `enable` are the only names wanted, None for all; `none` alone wants nobody. `disable` are taken from
+    that. Raises `OperatorError` for an unknown name, and for a wanted hijacker that cannot be loaded; one
+    that is not wanted is not imported.
+    """
+    known = {plugin.name for plugin in registered}
+    wanted = known if enable is None else set(enable)
+    if "none" in wanted:
+        if len(wanted) > 1:
+            raise OperatorError("hijackers: 'none' cannot be combined with other names")
+        wanted = set()
+    unwanted = set(disable)
+    for name in sorted((wanted | unwanted) - known):
+        raise OperatorError(unknown_hijacker(name, known))
+    chosen = [plugin for plugin in registered if plugin.name in wanted - unwanted]
+    for plugin in chosen:
+        if plugin.error is not None:
+            raise OperatorError(f"{plugin.error.line} (leave it out with --no-hijack {plugin.name})")
+    return chosen
+
+
+def unknown_hijacker(name: str, known: Iterable[str]) -> str:
+    """The line for a name that no installed hijacker has."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif known:
+        hint = f"installed: {', '.join(known)}"
+    else:
+        hint = "none is installed"
+    return f"no hijacker is named {name!r}; {hint}"

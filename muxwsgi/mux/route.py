@@ -1,0 +1,100 @@
+"""`Route`: what a mux chooses between. A matcher, the handler it leads to, and what the operator allows it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from muxwsgi.mux.matchers import Matcher
+
+if TYPE_CHECKING:  # plugins import this module, and need no gevent for it
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Handler", "Route", "Slots"]
+
+#: Owns the connection until it returns. Whoever called the outermost mux closes it then.
+Handler = Callable[["Connection"], None]
+
+
+class Turn(Protocol):
+    """What a connection waits on for a slot: a gevent `Event`."""
+
+    def set(self) -> None: ...
+
+
+class Slots:
+    """How many connections a route may serve at once in this process, over all muxes that it is in.
+
+    taken       connections that hold a slot now (counted without a limit too)
+    refused     connections that got none, since the start
+    waiting     connections in line for a slot, first come, first served
+    """
+
+    __slots__ = ("limit", "refused", "taken", "waiting")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.refused = 0
+        self.waiting: deque[Turn] = deque()
+
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        if self.limit is not None and self.taken >= self.limit:
+            return False
+        self.taken += 1
+        return True
+
+    def free(self) -> None:
+        """Give a slot back, to the first in line if there is a line."""
+        if self.waiting:
+            self.waiting.popleft().set()
+        else:
+            self.taken -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way that a connection can go.
+
+    name            shown in traces, listings and logs; unique within a mux
+    match           asked about the first bytes
+    handler         called with the connection when this route is chosen
+    alpn            ALPN protocol ids that this route owns: a TLS connection that agreed on one is decided
+                    without a look at its bytes
+    priority        routes with a higher one are asked first; equal ones in the order given
+    limit           connections served at once in this process, None for no limit
+    limit_wait      seconds that a connection above the limit waits for a slot; 0 refuses (closes) it at once
+    idle_timeout    seconds without a byte in either direction until the handler's wait raises `Expired`; None
+                    leaves it as it is
+    takes_silence   also gets connections whose client waits for the server to speak first
+    slots           who is being served
+    """
+
+    name: str
+    match: Matcher
+    handler: Handler
+    alpn: tuple[str, ...] = ()
+    priority: int = 0
+    limit: int | None = None
+    limit_wait: float = 0.0
+    idle_timeout: float | None = None
+    takes_silence: bool = False
+    slots: Slots = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a route needs a name")
+        if isinstance(self.alpn, str):
+            raise ValueError(f"route {self.name!r}: alpn is a sequence of ids, as in alpn=({self.alpn!r},)")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"route {self.name!r}: limit must be at least 1, or None for no limit")
+        if self.limit_wait < 0:
+            raise ValueError(f"route {self.name!r}: limit_wait cannot be negative")
+        if self.idle_timeout is not None and self.idle_timeout <= 0:
+            raise ValueError(
+                f"route {self.name!r}: idle_timeout must be more than 0 seconds, or None for no limit"
+            )
+        object.__setattr__(self, "alpn", tuple(self.alpn))
+        object.__setattr__(self, "slots", Slots(self.limit))
