@@ -18,13 +18,11 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import IO, Any, cast
 
-import gevent
 import gevent.socket
 
 from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
-from muxwsgi.wire.memory import MemoryTransport
+from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
-from muxwsgi.wire.relay import relay
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
 from muxwsgi.wire.transport import Buffer, Gone, PlainSocket, SocketTransport, Transport
 
@@ -38,9 +36,6 @@ READ_AHEAD = 16384
 
 #: Bytes read from a file at once where the kernel cannot send it by itself.
 FILE_BLOCK = 1 << 16
-
-#: Seconds that the end of a connection waits for bytes still on their way through `as_socket`'s pump.
-PUMP_GRACE = 2.0
 
 _ids = itertools.count(1)
 
@@ -99,7 +94,7 @@ class Connection:
         self._timeout: float | None = None
         self._files = 0
         self._close_wanted = False
-        self._pump: gevent.Greenlet[[], None] | None = None
+        self._pump: Pump | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self.client = client
@@ -290,16 +285,12 @@ class Connection:
     def finish(self) -> None:
         """Close whatever layer is outermost, whoever still holds files or references. What the greenlet that owns the
         connection calls at the end. Does nothing where it is closed or detached already."""
-        if self._pump is not None:
-            self._pump.join(PUMP_GRACE)
-            self._pump.kill()
-            self._pump = None
         top = self.lifeline.top
         if isinstance(top, Connection):
-            if top is not self and top._pump is not None:
-                top.finish()
-            else:
-                top._end("the connection is closed")
+            if top._pump is not None:
+                top._pump.finish()
+                top._pump = None
+            top._end("the connection is closed")
 
     def _end(self, reason: str) -> None:
         transport, self._transport = self._transport, Gone(self.lifeline, reason)
@@ -379,10 +370,8 @@ class Connection:
             return self.detach()[0]
         if self._pump is not None:
             raise OSError(errno.EALREADY, "as_socket() was called before")
-        near, far = gevent.socket.socketpair()
-        pump_end = Connection.from_socket(far, client=self.client, server=self.server)
-        self._pump = gevent.spawn(_pump, self, pump_end)
-        return near
+        self._pump = Pump(self)
+        return self._pump.near
 
     # What sockets also have
 
