@@ -155,11 +155,7 @@ class Mux:
                     return self.decide(seen, final=True) or self.decide_silence()
                 ended = len(data) <= len(seen)
                 if ended and not data:
-                    return Decision(
-                        None,
-                        Reason.ENDED,
-                        f"mux {self.name!r}: the stream ended before its first byte: closed",
-                    )
+                    return self._decided(None, Reason.ENDED, "the stream ended before its first byte: closed")
                 seen = data
 
                 # 2b. Do they decide?
@@ -184,38 +180,28 @@ class Mux:
         for route in self.routes:
             verdict = _ask(route, data)
             if verdict is Match.YES:
-                return Decision(
-                    route,
-                    Reason.MATCHED,
-                    f"mux {self.name!r}: route {route.name!r} said YES to {_count(len(data))}",
-                )
+                why = f"route {route.name!r} said YES to {_count(len(data))}"
+                return self._decided(route, Reason.MATCHED, why)
             # An earlier MORE holds back every later YES, else the cut of the packets would decide.
             if verdict is Match.MORE and not final:
                 return None
-        return Decision(
-            self.fallback,
-            Reason.UNMATCHED,
-            f"mux {self.name!r}: no route said YES to {_count(len(data))}: {
-                _fate('fallback', self.fallback)
-            }",
-        )
+        why = f"no route said YES to {_count(len(data))}: {_fate('fallback', self.fallback)}"
+        return self._decided(self.fallback, Reason.UNMATCHED, why)
 
     def decide_by_alpn(self, protocol: str | None) -> Decision | None:
         """Where a TLS connection goes that agreed on `protocol`; None when no route owns it."""
         route = None if protocol is None else self._by_alpn.get(protocol)
         if route is None:
             return None
-        return Decision(route, Reason.ALPN, f"mux {self.name!r}: route {route.name!r} owns ALPN {protocol!r}")
+        return self._decided(route, Reason.ALPN, f"route {route.name!r} owns ALPN {protocol!r}")
 
     def decide_silence(self) -> Decision:
         """Where a stream goes whose client waits for the server to speak."""
-        return Decision(
-            self.silence,
-            Reason.SILENT,
-            f"mux {self.name!r}: no byte within {self.sniff_timeout:g} s: {
-                _fate('silence route', self.silence)
-            }",
-        )
+        why = f"no byte within {self.sniff_timeout:g} s: {_fate('silence route', self.silence)}"
+        return self._decided(self.silence, Reason.SILENT, why)
+
+    def _decided(self, route: Route | None, reason: Reason, why: str) -> Decision:
+        return Decision(route, reason, f"mux {self.name!r}: {why}")
 
 
 def _agreed_protocol(connection: "Connection") -> str | None:

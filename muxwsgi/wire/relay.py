@@ -14,7 +14,7 @@ import gevent
 
 from muxwsgi.errors import Expired
 
-__all__ = ["Relayed", "relay"]
+__all__ = ["BLOCK", "Relayed", "Stream", "relay"]
 
 #: Bytes read at once. Allocated only when there is something to read, so an idle tunnel holds no buffer.
 BLOCK = 65536

@@ -1,0 +1,201 @@
+"""Why a connection goes where it goes, told to a person: what every route says of given first bytes, and who
+gets the connection.
+
+It asks the same `Mux.decide` that serves connections, so it cannot tell another story.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from muxwsgi.mux import client_hello
+from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.mux import Decision, Mux, Reason
+from muxwsgi.mux.route import Route
+
+__all__ = ["Answer", "Explanation", "answer", "explain"]
+
+_VERSIONS = {0x0300: "SSL 3.0", 0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
+
+#: First bytes shown.
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route's matcher says of the bytes.
+
+    whole   of all of them at once
+    turns   (bytes seen, verdict) wherever the verdict was another than before, with the bytes given one by
+            one
+    """
+
+    route: Route
+    whole: Match
+    turns: tuple[tuple[int, Match], ...]
+
+    @property
+    def lawful(self) -> bool:
+        """Whether the matcher kept its promise, that `YES` and `NO` never change."""
+        return (
+            all(verdict is Match.MORE for _, verdict in self.turns[:-1]) and self.turns[-1][1] is self.whole
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What `explain` found. `str()` of it is for people.
+
+    shown       the first bytes, as far as the mux looks at them
+    answers     of every route, in the order that they are asked
+    decision    for these bytes; None while more could come that decide
+    decided_at  bytes after which it was open no more, when they come one by one; None if it stays open
+    otherwise   the decision if no more bytes come in time
+    same        whether the bytes whole and one by one go to the same route
+    hello       the ClientHello, when the route leads into TLS and the bytes hold a complete one
+    inner       the mux inside TLS
+    agreed      the ALPN id that TLS would agree on
+    inside      where the connection inside TLS goes then; None when its bytes decide
+    """
+
+    mux: Mux
+    shown: bytes
+    answers: tuple[Answer, ...]
+    decision: Decision | None
+    decided_at: int | None
+    otherwise: Decision
+    same: bool
+    hello: ClientHello | None
+    inner: Mux | None
+    agreed: str | None
+    inside: Decision | None
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def answer(route: Route, data: bytes) -> Answer:
+    """What `route` says of `data`, whole and byte by byte."""
+    turns: list[tuple[int, Match]] = []
+    for n in range(len(data) + 1):
+        verdict = route.match(data[:n])
+        if not turns or verdict is not turns[-1][1]:
+            turns.append((n, verdict))
+    return Answer(route, route.match(data), tuple(turns))
+
+
+def explain(mux: Mux, data: bytes) -> Explanation:
+    """What `mux` does with a connection that begins with `data` (b"" is a client that waits for the server to
+    speak).
+    """
+    shown = data[: mux.peek_limit]
+    decision = mux.decide(shown)
+    decided_at = None
+    same = True
+    for n in range(1, len(shown) + 1):
+        stepwise = mux.decide(shown[:n])
+        if stepwise is not None:
+            decided_at = n
+            same = decision is not None and stepwise.route is decision.route
+            break
+    otherwise = decision or mux.decide(shown, final=True) or mux.decide_silence()
+
+    hello = inner = agreed = inside = None
+    route = otherwise.route
+    # A handler that asks another mux says so by an attribute, as the one of `tls_route` does.
+    if route is not None and isinstance(getattr(route.handler, "inner", None), Mux):
+        inner = route.handler.inner  # type: ignore[attr-defined]
+        parsed = client_hello.parse(shown)
+        if isinstance(parsed, ClientHello):
+            hello = parsed
+            agreed = next((protocol for protocol in inner.alpn if protocol in hello.alpn), None)
+            inside = inner.decide_by_alpn(agreed)
+    answers = tuple(answer(route, shown) for route in mux.routes)
+    return Explanation(
+        mux, shown, answers, decision, decided_at, otherwise, same, hello, inner, agreed, inside
+    )
+
+
+def _lines(found: Explanation) -> Iterator[str]:
+    mux, shown = found.mux, found.shown
+    more = "..." if len(shown) > _SHOWN else ""
+    yield f"mux {mux.name!r}, {_bytes(len(shown))}: {shown[:_SHOWN]!r}{more}"
+    yield ""
+    rows = [("route", "priority", "matcher", "whole", "byte by byte")]
+    for a in found.answers:
+        rows.append((a.route.name, str(a.route.priority), repr_of(a.route), a.whole.name, _turns(a)))
+    yield from _table(rows)
+    for broken in (a for a in found.answers if not a.lawful):
+        yield f"  ! the matcher of {broken.route.name!r} breaks its promise: its YES or NO changed with more bytes"
+    yield ""
+    yield from _outcome(found)
+    if found.inner is not None:
+        yield ""
+        yield from _inside(found, found.inner)
+
+
+def _outcome(found: Explanation) -> Iterator[str]:
+    if found.decision is not None:
+        yield f"=> {_goes(found.decision)}, decided by byte {found.decided_at}"
+    elif found.shown:
+        waiting = next(a.route.name for a in found.answers if a.whole is Match.MORE)
+        yield f"=> open: {waiting!r} says MORE, which holds back the routes after it"
+        yield f"   if no more comes within {found.mux.sniff_timeout:g} s: {_goes(found.otherwise)}"
+    else:
+        yield f"=> if no byte comes within {found.mux.sniff_timeout:g} s: {_goes(found.otherwise)}"
+    if not found.same:
+        yield "   ! byte by byte it goes elsewhere: some matcher breaks its promise"
+
+
+def _inside(found: Explanation, inner: Mux) -> Iterator[str]:
+    hello = found.hello
+    if hello is None:
+        yield "Inside TLS: the bytes hold no complete ClientHello, so its server name and ALPN are not known."
+    else:
+        versions = [_VERSIONS[version] for version in hello.versions if version in _VERSIONS]
+        yield f"ClientHello: server name {hello.sni or 'none'}; ALPN {_list(hello.alpn)}; {_list(versions)}"
+    yield f"Inside TLS the question goes to mux {inner.name!r}:"
+    rows = [("route", "priority", "matcher", "ALPN")]
+    rows += [(r.name, str(r.priority), repr_of(r), _list(r.alpn)) for r in inner.routes]
+    yield from _table(rows)
+    yield ""
+    if found.inside is not None:
+        yield f"=> {_goes(found.inside)}, because TLS would agree on ALPN {found.agreed!r}"
+    else:
+        yield "=> decided by the decrypted bytes, which are not to be seen from here: explain those by themselves"
+
+
+def _goes(decision: Decision) -> str:
+    if decision.route is None:
+        return "nobody gets it: closed"
+    if decision.reason is Reason.UNMATCHED:
+        return f"the fallback {decision.route.name!r} gets it"
+    if decision.reason is Reason.SILENT:
+        return f"the silence route {decision.route.name!r} gets it"
+    return f"route {decision.route.name!r} gets it"
+
+
+def _turns(given: Answer) -> str:
+    """`YES at byte 5`; each turn, where the promise was broken."""
+    told = [turn for turn in given.turns if turn[1] is not Match.MORE or not given.lawful]
+    return ", ".join(f"{verdict.name} at byte {n}" for n, verdict in told) or "MORE to the end"
+
+
+def repr_of(route: Route) -> str:
+    """The matcher of `route` as listings show it: its expression, or the name of the function that it is."""
+    name: str | None = getattr(route.match, "__name__", None)
+    return name or repr(route.match)
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
+
+
+def _bytes(n: int) -> str:
+    return "1 byte" if n == 1 else f"{n} bytes"
+
+
+def _list(items: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(items) or "none"
