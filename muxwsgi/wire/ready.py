@@ -19,7 +19,6 @@ import errno
 import math
 import os
 from collections.abc import Iterable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import get_hub, getcurrent
@@ -160,28 +159,25 @@ class DescriptorReady(Ready):
 
 
 class Pace:
-    """The patience that a peer has left, who must move at least `rate` bytes a second.
+    """The patience that a peer has left, who must move at least `rate` bytes a second while we wait.
 
-    What it did fast buys at most `grace` seconds more: otherwise a peer that took 5 GB in a minute could then stall for weeks.
+    Waiting uses it up and bytes earn it back, to `grace` seconds at most: otherwise a peer that took 5 GB in a minute could then
+    stall for weeks. Time in which we do not wait (the application is busy) costs the peer nothing.
+
+    `patience` is what is left, in seconds.
     """
 
-    __slots__ = ("_grace", "_rate", "_since", "_start")
+    __slots__ = ("_grace", "_rate", "patience")
 
     def __init__(self, rate: float, grace: float) -> None:
         """`rate` in bytes per second, above 0; `grace` in seconds."""
         self._rate = rate
         self._grace = grace
-        self._since = monotonic()
-        self._start = 0  # bytes moved at `_since`
+        self.patience = grace
 
-    def deadline(self, done: int) -> float:
-        """Until when (`time.monotonic()`) the next byte must move, when `done` bytes have been moved in all."""
-        earned = (done - self._start) / self._rate
-        if earned > self._grace:
-            self._since = monotonic()
-            self._start = done
-            earned = 0.0
-        return self._since + self._grace + earned
+    def moved(self, count: int, waited: float) -> None:
+        """Note that `count` bytes came after `waited` seconds."""
+        self.patience = min(self._grace, self.patience - waited + count / self._rate)
 
 
 class Stream(Protocol):

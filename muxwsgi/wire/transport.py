@@ -95,36 +95,44 @@ class WriteTurn:
         `timeout` limits the whole, as `socket.sendall` has it. A peer that takes less than the lifeline's minimum rate is
         given up by the sweeper.
         """
-        line = self._line
         give_up = None if timeout is None else monotonic() + timeout
-        pace = None
+        pace = Pace(self._line.min_rate, self._line.rate_grace) if self._line.min_rate else None
         done = 0
+        waited = 0.0
         with self.take():
-            try:
-                while done < count:
-                    try:
-                        sent = send_more(done)
-                    except BlockingIOError:
-                        if line.min_rate:
-                            pace = pace or Pace(line.min_rate, line.rate_grace)
-                            line.write_deadline = pace.deadline(done)
-                        if give_up is None:
-                            line.writer.wait()
-                        elif timeout == 0:
-                            raise
-                        else:
-                            left = give_up - monotonic()
-                            if left <= 0:
-                                raise TimeoutError(errno.ETIMEDOUT, "timed out") from None
-                            line.writer.wait(left)
-                        continue
-                    if not sent:
-                        break
-                    done += sent
-                    self.count(sent)
-            finally:
-                line.write_deadline = math.inf
+            while done < count:
+                try:
+                    sent = send_more(done)
+                except BlockingIOError:
+                    if timeout == 0:
+                        raise
+                    waited += self._wait(pace, waited, give_up)
+                    continue
+                if not sent:
+                    break
+                done += sent
+                if pace is not None:
+                    pace.moved(sent, waited)
+                    waited = 0.0
+                self.count(sent)
         return done
+
+    def _wait(self, pace: Pace | None, waited: float, give_up: float | None) -> float:
+        """Wait until there may be room; the seconds that it took."""
+        line = self._line
+        began = monotonic()
+        if pace is not None:
+            line.write_deadline = began + pace.patience - waited
+        try:
+            if give_up is None:
+                line.writer.wait()
+            elif give_up > began:
+                line.writer.wait(give_up - began)
+            else:
+                raise TimeoutError(errno.ETIMEDOUT, "timed out")
+        finally:
+            line.write_deadline = math.inf
+        return monotonic() - began
 
 
 class SocketTransport:
