@@ -126,7 +126,7 @@ def _lines(found: Explanation) -> Iterator[str]:
         rows.append((a.route.name, str(a.route.priority), repr_of(a.route), a.whole.name, _turns(a)))
     yield from _table(rows)
     for broken in (a for a in found.answers if not a.lawful):
-        yield f"  ! the matcher of {broken.route.name!r} breaks its promise: its YES or NO changed with more bytes"
+        yield f"  ! the matcher of {broken.route.name!r} breaks its promise: more bytes changed its answer"
     yield ""
     yield from _outcome(found)
     if found.inner is not None:
@@ -162,7 +162,7 @@ def _inside(found: Explanation, inner: Mux) -> Iterator[str]:
     if found.inside is not None:
         yield f"=> {_goes(found.inside)}, because TLS would agree on ALPN {found.agreed!r}"
     else:
-        yield "=> decided by the decrypted bytes, which are not to be seen from here: explain those by themselves"
+        yield "=> decided by the decrypted bytes, which cannot be seen from here: explain those by themselves"
 
 
 def _goes(decision: Decision) -> str:

@@ -237,7 +237,8 @@ def _wait_for_slot(route: Route) -> bool:
     turn = Event()
     slots.waiting.append(turn)
     try:
-        return bool(turn.wait(route.limit_wait))
+        turn.wait(route.limit_wait)
+        return bool(turn.is_set())
     except BaseException:
         if turn.is_set():  # killed with the slot just passed on to us
             slots.free()

@@ -53,8 +53,8 @@ class Registered:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # what a plugin's import may raise includes SystemExit
-            summary = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-            return LoadError(f"{described} cannot be loaded: {summary}", traceback.format_exc())
+            first_line = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+            return LoadError(f"{described} cannot be loaded: {first_line}", traceback.format_exc())
         hijacker = hijacker_of(found)
         if hijacker is None:
             return LoadError(f"{described} is not decorated with @hijack", "")

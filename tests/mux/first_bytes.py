@@ -1,6 +1,7 @@
 """First bytes to decide on: what real clients send, and what hypothesis makes of it."""
 
 from functools import cache
+from itertools import pairwise
 
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -68,20 +69,21 @@ SAMPLES = [
 
 _words = st.sampled_from(
     [
-        b"GET",
-        b"CONNECT",
-        b"OPTIONS",
-        b"PRI",
-        b"BREW",
-        b" ",
-        b"/",
-        b"*",
-        b"http://",
-        b"a:1",
-        b" HTTP/1.1",
-        b" HTTP/2.0",
+        *(
+            b"GET",
+            b"CONNECT",
+            b"OPTIONS",
+            b"PRI",
+            b"BREW",
+            b" ",
+            b"/",
+            b"*",
+            b"http://",
+            b"a:1",
+            b" HTTP/1.1",
+        ),
+        *(b" HTTP/2.0", b"\r\n", b"\r", b"\n", b"SSH-", b"\x16\x03", b"\x01", b"\0", b"x", b"EHLO", b"PING"),
     ]
-    + [b"\r\n", b"\r", b"\n", b"SSH-", b"\x16\x03", b"\x01", b"\0", b"x", b"EHLO"]
 )
 
 
@@ -114,7 +116,7 @@ SHIPPED: list[Matcher] = [
     matchers.never,
     matchers.prefix(b"SSH-", b"*", b"SSH-2.0-OpenSSH"),
     matchers.regex(rb"(?i)(?:EHLO|HELO) [^\r\n]*\r?\n", 64),
-    matchers.regex(rb"\*\d+\r\n|PING\b"[:-2] + rb"\r\n", 8),
+    matchers.regex(rb"(?:\*\d+|PING)\r\n", 8),
     matchers.sni_is("*.example.com"),
     matchers.alpn_is("http/1.1"),
 ]
@@ -148,7 +150,7 @@ def any_mux(draw: st.DrawFn) -> Mux:
 def cut(data: bytes, marks: list[int]) -> list[bytes]:
     """`data` in pieces, cut at `marks` (taken modulo its length)."""
     points = sorted({mark % (len(data) + 1) for mark in marks} | {0, len(data)})
-    return [data[start:end] for start, end in zip(points, points[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(points)]
 
 
 def decide_in_pieces(mux: Mux, pieces: list[bytes]) -> Decision | None:

@@ -1,0 +1,78 @@
+"""Connected pairs, a sweeper that comes often, and a certificate."""
+
+import socket
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import gevent
+import pytest
+
+from muxwsgi.settings import CertificateFiles, TLSSettings
+from muxwsgi.testing import connection_pair
+from muxwsgi.wire.certificates import development_certificate
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.ready import Lifeline, sweep
+
+Pair = tuple[Connection, Connection]
+
+
+def tcp_pair() -> Pair:
+    """The server's end and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection.from_socket(server), Connection.from_socket(client)
+
+
+def unix_pair() -> Pair:
+    left, right = socket.socketpair()
+    return Connection.from_socket(left), Connection.from_socket(right)
+
+
+MAKERS: dict[str, Callable[[], Pair]] = {"memory": connection_pair, "tcp": tcp_pair, "unix": unix_pair}
+
+
+@pytest.fixture(params=MAKERS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Both ends of a connection, closed afterwards."""
+    ends = MAKERS[request.param]()
+    yield ends
+    for end in ends:
+        end.finish()
+
+
+@pytest.fixture
+def swept() -> Iterator[Callable[..., None]]:
+    """Registers connections with a sweeper that comes every 10 ms instead of every second."""
+    lines: list[Lifeline] = []
+
+    def run() -> None:
+        while True:
+            sweep(list(lines), monotonic())
+            gevent.sleep(0.01)
+
+    sweeper = gevent.spawn(run)
+    yield lambda *connections: lines.extend(connection.lifeline for connection in connections)
+    sweeper.kill()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        certfile, keyfile = development_certificate(["localhost"])
+    return CertificateFiles(certfile=str(certfile), keyfile=str(keyfile))
+
+
+@pytest.fixture(scope="session")
+def make_server_context(certificate: CertificateFiles) -> Callable[..., ServerContext]:
+    """A context that offers the given ALPN ids."""
+    return lambda *alpn: ServerContext(TLSSettings(certificates=(certificate,)), alpn=alpn)
+
+
+@pytest.fixture(scope="session")
+def make_client_context(certificate: CertificateFiles) -> Callable[..., ClientContext]:
+    """A context that trusts the server's certificate and asks for the given ALPN ids."""
+    return lambda *alpn: ClientContext(ca_file=certificate.certfile, alpn=alpn)

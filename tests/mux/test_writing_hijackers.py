@@ -1,0 +1,162 @@
+"""docs/writing-hijackers.md: every block of code in it runs, top to bottom, and does what the page says."""
+
+import re
+import socket
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from muxwsgi import Connection, Draining, Expired, Match, Mux, hijack
+from muxwsgi.mux import matchers
+from muxwsgi.mux.hijack import hijacker_of
+from muxwsgi.testing import connection_pair
+from muxwsgi.wire.context import ClientContext, ServerContext
+
+PAGE = Path(__file__).parents[2] / "docs" / "writing-hijackers.md"
+
+
+def blocks(language: str) -> list[tuple[int, str]]:
+    """(line number, code) of each block of `language` on the page."""
+    text = PAGE.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """The names that the page defines, after all of it has run."""
+    names: dict[str, Any] = {"__name__": "writing_hijackers"}
+    for line, code in blocks("python"):
+        # Blank lines in front, so that a traceback points into the page.
+        exec(compile("\n" * line + code, str(PAGE), "exec"), names)
+    return names
+
+
+def test_every_block_of_code_runs(page: dict[str, Any]) -> None:
+    assert [name for name in ("shout", "slow", "secretive", "patient") if hijacker_of(page[name])] == [
+        "shout",
+        "slow",
+        "secretive",
+        "patient",
+    ]
+
+
+def test_the_entry_point_of_the_page_is_one() -> None:
+    ((_, project),) = blocks("toml")
+    assert tomllib.loads(project)["project"]["entry-points"]["muxwsgi.hijack"] == {
+        "shout": "muxwsgi_shout:shout"
+    }
+
+
+def test_every_matcher_that_the_page_names_is_there_and_no_other(page: dict[str, Any]) -> None:
+    table = PAGE.read_text().split("| matcher | says YES to |")[1].split("\n\n")[0]
+    named = {
+        name
+        for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)", cell)
+    }
+    shipped = {name for name in matchers.__all__ if name[0].islower()}
+    assert named == shipped
+
+
+def test_everything_that_the_page_says_a_connection_offers_is_there() -> None:
+    table = PAGE.read_text().split("## What a Connection offers")[1]
+    server, client = connection_pair()
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`(\w+)", cell):
+            assert hasattr(server, name), name
+    server.close()
+    client.close()
+
+
+def test_the_framed_matcher_decides_at_three_bytes(page: dict[str, Any]) -> None:
+    assert [page["framed"](b"\0\x10\1..."[:n]) for n in (0, 2, 3, 6)] == [
+        Match.MORE,
+        Match.MORE,
+        Match.YES,
+        Match.YES,
+    ]
+    assert page["framed"](b"GET") is Match.NO
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "answer"),
+    [
+        ("slow", b"SLOW x", b"hello SLOW x"),
+        ("secretive", b"LOGIN sesame\n", b"welcome\n"),
+        ("secretive", b"LOGIN\n", b"no\n"),
+        ("patient", b"ASK?\n", b"42\n"),
+    ],
+)
+def test_each_hijacker_of_the_page_does_what_it_says(
+    page: dict[str, Any], name: str, said: bytes, answer: bytes
+) -> None:
+    server, client = connection_pair()
+    serving = gevent.spawn(page[name], server)
+    client.sendall(said)
+    assert client.recv() == answer
+    client.shutdown(socket.SHUT_WR)
+    serving.get(timeout=5)
+    server.close()
+    client.close()
+
+
+def test_a_hijacker_that_rests_ends_when_the_server_drains(page: dict[str, Any]) -> None:
+    server, client = connection_pair()
+    serving = gevent.spawn(page["patient"], server)
+    gevent.sleep(0)
+    assert server.resting
+    server.lifeline.drain()
+    with pytest.raises(Draining):
+        serving.get(timeout=5)
+    server.finish()
+    client.close()
+
+
+def test_a_login_that_drips_meets_its_deadline(
+    page: dict[str, Any], swept: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = connection_pair()
+    swept(server)
+    monkeypatch.setattr(page["time"], "monotonic", lambda real=page["time"].monotonic: real() - 10)
+    serving = gevent.spawn(page["secretive"], server)
+    client.sendall(b"LOGIN ")
+    gevent.sleep(0)
+    monkeypatch.undo()
+    with pytest.raises(Expired):
+        serving.get(timeout=5)
+    server.finish()
+    client.close()
+
+
+def test_starttls_asks_again_inside(
+    page: dict[str, Any],
+    make_server_context: Callable[..., ServerContext],
+    make_client_context: Callable[..., ClientContext],
+) -> None:
+    server, client = connection_pair()
+    mux = Mux([page["secured"](make_server_context())])
+    serving = gevent.spawn(mux, server)
+    client.sendall(b"STARTTLS\n")
+    assert client.recv() == b"go ahead\n"
+    inside = client.start_tls(make_client_context(), server_side=False, server_hostname="localhost")
+    inside.sendall(b"SHOUT a\n")
+    assert inside.recv() == b"SHOUT A\n"
+    inside.close()
+    serving.get(timeout=5)
+    server.finish()
+    assert server.trace[-1] == "mux 'inside': route 'shout' said YES to 8 bytes"
+
+
+def test_a_hijacker_is_a_function_still() -> None:
+    @hijack()
+    def nothing(connection: Connection) -> None: ...
+
+    server, client = connection_pair()
+    nothing(server)
+    server.close()
+    client.close()
