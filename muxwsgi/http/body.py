@@ -1,0 +1,320 @@
+"""Request bodies: where a message ends, and `wsgi.input` over it.
+
+A body is read only when the application reads: that is the back-pressure. What one `Body` gives is exactly its message; bytes behind it
+stay in the buffer of the `Incoming` for the next head.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from httptools import HttpParserError, HttpRequestParser
+
+from muxwsgi.errors import Expired, PeerError
+from muxwsgi.settings import HTTPSettings
+from muxwsgi.wire.ready import Pace
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Body", "ChunkedBody", "EmptyBody", "Incoming", "Input", "LengthBody"]
+
+#: Bytes read from the connection at once.
+BLOCK = 65536
+
+#: What chunk lines may take beyond the data: a client with a reason to use extensions stays far below.
+CHUNK_OVERHEAD = 65536
+OVERHEAD_PER_CHUNK = 64
+
+#: A parser that has read this waits for chunks, and for nothing else: body and head are never in one parser.
+_CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+#: Fields that would change framing, routing or authentication after the fact (RFC 9110 section 6.5.1).
+_NO_TRAILERS = frozenset(
+    {b"transfer-encoding", b"content-length", b"host", b"authorization", b"cookie", b"content-type", b"content-encoding", b"trailer"}
+    | {b"te", b"connection", b"expect", b"upgrade", b"content-range", b"cache-control", b"max-forwards", b"range", b"set-cookie"}
+)
+
+
+class Incoming:
+    """A connection's bytes as the engine reads them: `buffer` is what came and is not consumed yet."""
+
+    __slots__ = ("buffer", "connection")
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.buffer = b""
+
+    def take(self) -> bytes:
+        """What is there, else the next bytes; b"" at the end of the stream."""
+        data, self.buffer = self.buffer, b""
+        return data or self.connection.recv(BLOCK)
+
+    def give_back(self) -> None:
+        """Make the buffer the connection's read-ahead: somebody else reads on from here."""
+        self.connection.unread(self.buffer)
+        self.buffer = b""
+
+
+class Body:
+    """A request's body as it comes. `done` once its last byte was given out or there is none.
+
+    The minimum rate of the settings holds while we wait for the peer, not while the application is busy.
+    """
+
+    __slots__ = ("_continue", "_incoming", "_pace", "_settings", "done", "received", "trailers")
+
+    def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
+        self._incoming = incoming
+        self._settings = settings
+        self._continue = expects_continue
+        self._pace = Pace(settings.body_min_rate, settings.body_rate_grace) if settings.body_min_rate else None
+        self.done = False
+        self.received = 0
+        #: name -> value, both as sent, of the fields behind a chunked body.
+        self.trailers: dict[str, str] = {}
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the peer still waits for a 100 that nobody has asked us to send."""
+        return self._continue
+
+    def read_some(self, most: int) -> bytes:
+        """The next bytes of the body, at most about `most`; b"" at its end.
+
+        Raises `PeerError` (400 for broken framing and a body that stops short, 408 for one that comes too slowly, 413 for one over
+        the limit) and the connection's errors.
+        """
+        raise NotImplementedError
+
+    def forgo_continue(self) -> None:
+        """A final response is sent: 100 may not follow it."""
+        self._continue = False
+
+    def _more(self) -> bytes:
+        """The connection's next bytes. Says 100 first where the peer waits for it."""
+        incoming = self._incoming
+        if incoming.buffer:
+            return incoming.take()
+        connection = incoming.connection
+        if self._continue:
+            self._continue = False
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        with self._in_time():
+            data = connection.recv(BLOCK)
+        if not data:
+            raise PeerError(400, "the body ended before its time")
+        return data
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        line = self._incoming.connection.lifeline
+        outer = line.deadline  # of a drain after the response; none while the application reads
+        before = self._incoming.connection.bytes_received
+        began = monotonic()
+        if self._pace is not None:
+            line.deadline = min(outer, began + self._pace.patience)
+        try:
+            yield
+        except Expired:
+            raise PeerError(408, "the body comes too slowly") from None
+        finally:
+            line.deadline = outer
+            if self._pace is not None:
+                self._pace.moved(self._incoming.connection.bytes_received - before, monotonic() - began)
+
+    def _count(self, count: int) -> None:
+        self.received += count
+        limit = self._settings.limit_request_body
+        if limit and self.received > limit:
+            raise PeerError(413, f"the body is larger than {limit} bytes")
+
+
+class EmptyBody(Body):
+    """No body."""
+
+    __slots__ = ()
+
+    def __init__(self, incoming: Incoming, settings: HTTPSettings) -> None:
+        super().__init__(incoming, settings, expects_continue=False)
+        self.done = True
+
+    def read_some(self, most: int) -> bytes:
+        return b""
+
+
+class LengthBody(Body):
+    """A body with Content-Length: bytes are counted, no parser sees them."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool, length: int) -> None:
+        if settings.limit_request_body and length > settings.limit_request_body:
+            raise PeerError(413, f"the body is larger than {settings.limit_request_body} bytes")
+        super().__init__(incoming, settings, expects_continue)
+        self.left = length
+        self.done = length == 0
+
+    def read_some(self, most: int) -> bytes:
+        if self.done or most <= 0:
+            return b""
+        data = self._more()
+        take = min(self.left, most)
+        if len(data) > take:
+            self._incoming.buffer = data[take:]
+            data = data[:take]
+        self.received += len(data)
+        self.left -= len(data)
+        self.done = self.left == 0
+        return data
+
+
+class ChunkedBody(Body):
+    """A chunked body (RFC 9112 section 7.1), which llhttp reads.
+
+    A chunked message ends with CRLFCRLF, so the parser is fed up to the next one, never past it: what stands behind it may be the next
+    request. That CRLFCRLF is in the data as well costs a few more steps and nothing else.
+    """
+
+    __slots__ = ("_chunks", "_fed", "_in_trailers", "_parser", "_pieces", "_tail")
+
+    def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
+        super().__init__(incoming, settings, expects_continue)
+        self._pieces: list[bytes] = []
+        self._chunks = 0
+        self._fed = 0
+        self._tail = b""  # the last 3 bytes fed: CRLFCRLF may lie across two reads
+        self._in_trailers = False
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._parser.feed_data(_CHUNKED_HEAD)
+        self._in_trailers = True
+
+    # Called by the parser
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_trailers and b"_" not in name and name.lower() not in _NO_TRAILERS and len(self.trailers) < 100:
+            self.trailers[name.decode("latin-1")] = value.decode("latin-1").strip(" \t")
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self.done = True
+        self._parser = None  # breaks the circle between the two
+
+    # Called by the application, through `Input`
+
+    def read_some(self, most: int) -> bytes:
+        while not self._pieces:
+            if self.done:
+                return b""
+            self._step(self._more())
+        data = self._pieces.pop(0)
+        if len(data) > most:
+            self._pieces.insert(0, data[most:])
+            data = data[:most]
+        return data
+
+    def _step(self, data: bytes) -> None:
+        """Feed `data` up to the next CRLFCRLF and put the rest back."""
+        tail = self._tail
+        end = (tail + data[:3]).find(b"\r\n\r\n") if tail else -1
+        cut = end + 4 - len(tail) if end >= 0 else data.find(b"\r\n\r\n") + 4
+        if end < 0 and cut == 3:
+            cut = len(data)
+        part = data[:cut]
+        parser = self._parser
+        assert parser is not None  # there is one until the body is done
+        try:
+            parser.feed_data(part)
+        except HttpParserError as error:
+            raise PeerError(400, f"malformed chunk: {error}") from None
+        self._incoming.buffer = data[cut:]
+        self._fed += len(part)
+        self._tail = (tail + part)[-3:]
+        self._count(sum(map(len, self._pieces)))
+        if self._fed - self.received > CHUNK_OVERHEAD + OVERHEAD_PER_CHUNK * self._chunks:
+            raise PeerError(400, "more chunk extensions or trailers than data")
+
+
+class Input:
+    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing (`wsgi.input_terminated`)."""
+
+    __slots__ = ("_body", "_buffer", "closed")
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._buffer = bytearray()
+        self.closed = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        """`size` bytes, fewer at the end of the body only; all for -1 or None."""
+        buffer = self._buffer
+        everything = size is None or size < 0
+        if not buffer and not everything and isinstance(self._body, LengthBody):
+            # The common case, without a copy: one read from the socket is one block for the application.
+            assert size is not None
+            data = self._body.read_some(size)
+            if len(data) == size or self._body.done:
+                return data
+            buffer += data
+        while everything or len(buffer) < (size or 0):
+            data = self._body.read_some(BLOCK if everything else (size or 0) - len(buffer))
+            if not data:
+                break
+            buffer += data
+        return self._cut(len(buffer) if everything else (size or 0))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """A line with its newline; at most `size` bytes of it; the rest at the end of the body."""
+        most = -1 if size is None else size
+        buffer = self._buffer
+        searched = 0
+        while True:
+            end = buffer.find(b"\n", searched) + 1
+            if end or 0 <= most <= len(buffer):
+                break
+            searched = len(buffer)
+            data = self._body.read_some(BLOCK)
+            if not data:
+                end = len(buffer)
+                break
+            buffer += data
+        end = end or len(buffer)
+        return self._cut(end if most < 0 else min(end, most))
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """All lines; no more once they have `hint` bytes."""
+        lines = []
+        total = 0
+        for line in self:
+            lines.append(line)
+            total += len(line)
+            if hint and total >= hint:
+                break
+        return lines
+
+    def __iter__(self) -> "Input":
+        return self
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def readable(self) -> bool:
+        """Always: for `io` wrappers."""
+        return True
+
+    def close(self) -> None:
+        """PEP 3333 gives the server the say; an application's `close()` changes nothing."""
+
+    def _cut(self, count: int) -> bytes:
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data

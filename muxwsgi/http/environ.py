@@ -1,0 +1,114 @@
+"""The environ of a request (PEP 3333): what the connection knows, once per connection, and what the request says, on a copy of it.
+
+Beside PEP 3333's keys there are those that applications know from elsewhere: REMOTE_PORT and REQUEST_URI (CGI servers), RAW_URI (gunicorn),
+`werkzeug.socket`, and under TLS the names of Apache's mod_ssl. Ours are `muxwsgi.connection`, `muxwsgi.hijack` and `muxwsgi.trailers`.
+All values of keys that are not dotted are strings.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import unquote_to_bytes
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from muxwsgi.http.head import Head
+from muxwsgi.http.response import FileWrapper
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+    from muxwsgi.wire.context import TLSInfo
+
+__all__ = ["Environ", "connection_environ", "fill"]
+
+Environ = dict[str, Any]
+
+
+class _Errors:
+    """`wsgi.errors`: whatever is the process's standard error when something is written."""
+
+    __slots__ = ()
+
+    def _stream(self) -> TextIO:
+        return sys.stderr
+
+    def write(self, text: str) -> int:
+        return self._stream().write(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        self._stream().writelines(lines)
+
+    def flush(self) -> None:
+        self._stream().flush()
+
+
+def connection_environ(connection: "Connection", server_software: str, multiprocess: bool) -> Environ:
+    """The part that all requests of `connection` share."""
+    tls = connection.tls
+    environ: Environ = {
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if tls else "http",
+        "wsgi.errors": _Errors(),
+        "wsgi.multithread": True,  # greenlets: another request may run whenever this one waits
+        "wsgi.multiprocess": multiprocess,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": server_software,
+        "SCRIPT_NAME": "",
+        "muxwsgi.connection": connection,
+    }
+    match connection.server:
+        case (str(host), int(port), *_):
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = host, str(port)
+        case _:  # a unix socket has neither, and PEP 3333 allows no empty strings
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = "localhost", "443" if tls else "80"
+    match connection.client:
+        case (str(host), int(port), *_):
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = host, str(port)
+        case _:
+            environ["REMOTE_ADDR"] = ""
+    if connection.identity is not None:
+        environ["REMOTE_USER"] = connection.identity
+    if tls is not None:
+        environ.update(_tls_environ(tls))
+    return environ
+
+
+def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
+    """The environment variables of Apache's mod_ssl that apply."""
+    environ = {
+        "HTTPS": "on",
+        "SSL_PROTOCOL": tls.version,
+        "SSL_CIPHER": tls.cipher,
+        "SSL_CIPHER_USEKEYSIZE": str(tls.cipher_bits),
+        "SSL_CIPHER_ALGKEYSIZE": str(tls.cipher_bits),
+        "SSL_TLS_SNI": tls.sni or "",
+        "SSL_SESSION_RESUMED": "Resumed" if tls.resumed else "Initial",
+        "SSL_CLIENT_VERIFY": "NONE",
+    }
+    certificate = tls.peer_certificate
+    if certificate is not None:
+        environ |= {
+            "SSL_CLIENT_VERIFY": "SUCCESS" if tls.peer_verified else "GENEROUS",
+            "SSL_CLIENT_CERT": certificate.public_bytes(Encoding.PEM).decode("ascii"),
+            "SSL_CLIENT_S_DN": certificate.subject.rfc4514_string(),
+            "SSL_CLIENT_I_DN": certificate.issuer.rfc4514_string(),
+            "SSL_CLIENT_M_SERIAL": f"{certificate.serial_number:X}",
+            "SSL_CLIENT_M_VERSION": str(certificate.version.value + 1),
+            "SSL_CLIENT_V_START": f"{certificate.not_valid_before_utc:%b %e %H:%M:%S %Y} GMT",
+            "SSL_CLIENT_V_END": f"{certificate.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT",
+        }
+    return environ
+
+
+def fill(environ: Environ, head: Head) -> None:
+    """Add what the head of a request says."""
+    environ.update(head.fields)
+    environ["REQUEST_METHOD"] = head.method
+    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
+    environ["QUERY_STRING"] = head.query
+    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
+    path = head.path
+    # PEP 3333: the bytes of the decoded path, as latin-1.
+    environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path

@@ -1,0 +1,285 @@
+"""HTTP/1.1: one connection, one exchange after the other. The path of an exchange reads from `_exchange` down.
+
+Deadlines are set by phase on the connection's lifeline and kept by the sweeper; there is no timer here. The application's faults end in the
+error log and a 500, the peer's in a 4xx and a close, and neither in a response that is cut where a client could take it for whole.
+"""
+
+import logging
+import math
+import socket
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent import GreenletExit
+
+from muxwsgi.errors import Draining, Expired, PeerError
+from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
+from muxwsgi.http.environ import Environ, connection_environ, fill
+from muxwsgi.http.head import Head, HeadParser, refuse_oversized
+from muxwsgi.http.response import Header, Response, Terms, date_and_server
+from muxwsgi.http.upgrade import SocketOnUse, Takeover
+from muxwsgi.settings import HTTPSettings
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["HTTP1", "OnExchange", "OnReject", "WSGIApplication"]
+
+WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+#: environ, status, headers, bytes of the body, seconds
+OnExchange = Callable[[Environ, str, list[Header], int, float], None]
+
+#: connection, status, reason
+OnReject = Callable[["Connection", int, str], None]
+
+#: Empty lines in front of a request line that are passed over (RFC 9112 section 2.2 asks for one). The matcher allows as many.
+LEADING_CRLFS = 4
+
+#: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
+DRAIN_AT_MOST = 65536
+
+log = logging.getLogger("muxwsgi.error")
+
+
+class HTTP1:
+    """A handler that serves HTTP/1.0 and 1.1 with a WSGI application.
+
+    `draining` is set by the server at shutdown: connections close after the exchange they are in.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        settings: HTTPSettings,
+        *,
+        on_exchange: OnExchange | None = None,
+        on_reject: OnReject | None = None,
+        multiprocess: bool = False,
+    ) -> None:
+        """`on_exchange` is called after each exchange, for an access log; `on_reject` for each request that was refused before the
+        application saw it. `multiprocess` goes into the environ."""
+        self._app = app
+        self._settings = settings
+        self._on_exchange = on_exchange
+        self._on_reject = on_reject
+        self._multiprocess = multiprocess
+        self._terms = Terms(settings.server_header)
+        self._software = settings.server_header or "muxwsgi"
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections close after the exchange they are in."""
+        return self._terms.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._terms.draining = value
+
+    def __call__(self, connection: "Connection") -> None:
+        """Serve `connection` until either side ends it. Raises its errors, which are the peer's faults, and nothing else."""
+        settings = self._settings
+        line = connection.lifeline
+        line.min_rate = settings.body_min_rate
+        line.rate_grace = settings.body_rate_grace
+        incoming = Incoming(connection)
+        heads = HeadParser(settings)
+        shared = connection_environ(connection, self._software, self._multiprocess)
+        patience = settings.request_head_timeout
+        try:
+            while (raw := self._read_head(incoming, patience)) is not None:
+                if not self._exchange(incoming, heads.parse(raw), shared.copy()):
+                    return
+                patience = settings.keep_alive
+        except PeerError as error:
+            self._refuse(incoming, error)
+
+    # Reading a head
+
+    def _read_head(self, incoming: Incoming, patience: float) -> bytes | None:
+        """The next head with its CRLFCRLF; None where there is none. Raises `PeerError` for one that is too large or too late."""
+        line = incoming.connection.lifeline
+        buffer = incoming.buffer
+        if not buffer:
+            # Nothing would be lost if the connection closed here.
+            if self._terms.draining:
+                return None
+            line.deadline = monotonic() + patience
+            line.resting = True
+            try:
+                buffer = incoming.connection.recv()
+            except (Expired, Draining):
+                return None
+            finally:
+                line.resting = False
+            if not buffer:
+                return None
+        end = buffer.find(b"\r\n\r\n")
+        if end <= 0 or buffer[:2] == b"\r\n":
+            line.deadline = monotonic() + self._settings.request_head_timeout
+            buffer = self._read_rest_of_head(incoming, buffer)
+            if not buffer:
+                return None
+            end = buffer.find(b"\r\n\r\n")
+        line.deadline = math.inf
+        end += 4
+        if end > self._settings.limit_request_head:
+            raise PeerError(431, f"the head is longer than {self._settings.limit_request_head} bytes")
+        if end == len(buffer):
+            incoming.buffer = b""
+            return buffer
+        incoming.buffer = buffer[end:]
+        return buffer[:end]
+
+    def _read_rest_of_head(self, incoming: Incoming, buffer: bytes) -> bytes:
+        """`buffer` without empty lines in front, and with a whole head in it; b"" where the peer left instead."""
+        skipped = 0
+        while True:
+            while buffer.startswith(b"\r\n"):
+                skipped += 1
+                if skipped > LEADING_CRLFS:
+                    raise PeerError(400, f"more than {LEADING_CRLFS} empty lines in front of a request")
+                buffer = buffer[2:]
+            if b"\r\n\r\n" in buffer:
+                return buffer
+            refuse_oversized(buffer, self._settings)
+            try:
+                more = incoming.connection.recv()
+            except Expired:
+                raise PeerError(408, "the request head came too late") from None
+            if not more:
+                if buffer:
+                    raise PeerError(400, "the request head is incomplete")
+                return b""
+            buffer += more
+
+    # One exchange
+
+    def _exchange(self, incoming: Incoming, head: Head, environ: Environ) -> bool:
+        """Let the application answer one request. Whether another may follow on the connection."""
+        connection = incoming.connection
+        began = monotonic() if self._on_exchange is not None else 0.0
+
+        # 1. The request, as the application sees it.
+        body = self._body(incoming, head)
+        response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
+        takeover = Takeover(incoming, body, response)
+        fill(environ, head)
+        environ["wsgi.input"] = Input(body)
+        environ["muxwsgi.hijack"] = takeover.hijack
+        environ["werkzeug.socket"] = SocketOnUse(takeover)
+        if head.chunked:
+            environ["muxwsgi.trailers"] = body.trailers
+
+        # 2. The application, and what it returns, which is closed once and whatever happens.
+        try:
+            result = self._app(environ, response.start_response)
+            try:
+                if not takeover.taken:
+                    response.send(result)
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+        except (GreenletExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker
+            if not self._answer_for(error, response, takeover, environ):
+                return False
+        finally:
+            takeover.over = True
+            if self._on_exchange is not None:
+                self._on_exchange(environ, response.status or "", response.headers, response.body_bytes, monotonic() - began)
+
+        # 3. What follows.
+        if takeover.taken:
+            return False
+        if not response.keep_alive or not self._drained(incoming, body):
+            self._linger(incoming)
+            return False
+        return True
+
+    def _body(self, incoming: Incoming, head: Head) -> Body:
+        settings = self._settings
+        if head.chunked:
+            return ChunkedBody(incoming, settings, head.expects_continue)
+        if head.length:
+            return LengthBody(incoming, settings, head.expects_continue, head.length)
+        return EmptyBody(incoming, settings)
+
+    def _answer_for(self, error: BaseException, response: Response, takeover: Takeover, environ: Environ) -> bool:
+        """Answer for what went wrong in an exchange. Whether the connection is still in order."""
+        if takeover.taken:
+            if not isinstance(error, OSError):
+                self._log_application_error(environ, "the connection it had taken over is closed")
+            return False
+        if response.peer_error is not None or isinstance(error, PeerError):
+            # The peer's fault, met while sending or while the application read the body.
+            log.debug("%s: %s", environ["muxwsgi.connection"], response.peer_error or error)
+            if response.head_sent or not isinstance(error, PeerError):
+                return False
+            raise error
+        self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
+        if response.head_sent:
+            return False
+        response.forget()
+        try:
+            response.start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+            response.send([b"Internal Server Error\n"])
+        except OSError as gone:
+            log.debug("%s: %s", environ["muxwsgi.connection"], gone)
+            return False
+        return True
+
+    def _log_application_error(self, environ: Environ, consequence: str) -> None:
+        log.exception("application error in %s %s: %s", environ["REQUEST_METHOD"], environ["RAW_URI"], consequence)
+
+    def _drained(self, incoming: Incoming, body: Body) -> bool:
+        """Whether the connection stands at the end of the request. A little of its body is read and dropped to get there."""
+        if body.done:
+            return True
+        if isinstance(body, LengthBody) and body.left > DRAIN_AT_MOST:
+            return False
+        incoming.connection.deadline = monotonic() + self._settings.linger
+        start = body.received
+        try:
+            while not body.done and body.received - start <= DRAIN_AT_MOST:
+                body.read_some(DRAIN_AT_MOST)
+        except (PeerError, OSError):
+            return False
+        finally:
+            incoming.connection.deadline = math.inf
+        return body.done
+
+    # Refusing
+
+    def _refuse(self, incoming: Incoming, error: PeerError) -> None:
+        """Tell the peer what is wrong with its request, and close so that it can read it."""
+        connection = incoming.connection
+        if self._on_reject is not None:
+            self._on_reject(connection, error.status, error.reason)
+        log.debug("%s: refused: %s", connection, error)
+        body = f"{error.reason}\n".encode()
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+            f"{date_and_server(self._settings.server_header)}Connection: close\r\n\r\n"
+        )
+        connection.deadline = monotonic() + self._settings.linger
+        connection.sendall(head.encode("latin-1") + body)
+        self._linger(incoming)
+
+    def _linger(self, incoming: Incoming) -> None:
+        """End our side and read on for a while: a close with unread bytes is a reset, which can take our last words with it."""
+        connection = incoming.connection
+        connection.deadline = monotonic() + self._settings.linger
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv():
+                pass
+        except OSError:
+            pass  # gone, or late: it had its chance
+        finally:
+            connection.deadline = math.inf

@@ -1,0 +1,289 @@
+"""One request head: llhttp parses it, and the policy here closes what llhttp leaves open.
+
+The parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. So no byte of a body or of a next request
+is ever inside a parser when the policy says no, and what the policy sees is one message.
+
+What llhttp (through httptools) lets through and the policy refuses: request lines of HTTP/0.9, HTTP/2.0, RTSP and ICE, double
+spaces, `#` in a target; Transfer-Encoding in HTTP/1.0, `gzip, chunked`; missing or repeated Host; any size. Each is doubt about what
+the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5, 6.3).
+
+Nothing here reads from a connection or knows WSGI, but for the names of the environ keys, which are the cheapest form that fields can
+have for what comes after.
+"""
+
+import re
+from dataclasses import dataclass
+
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserInvalidURLError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+from muxwsgi.errors import PeerError
+from muxwsgi.settings import HTTPSettings
+
+__all__ = ["Head", "HeadParser", "refuse_oversized"]
+
+#: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
+#: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application.
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
+
+#: A method that is one, for a line that is wrong elsewhere.
+_ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
+
+#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2); empty where the target has no authority.
+_HOST = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\])(?::[0-9]{0,5})?")
+
+#: The authority-form (RFC 9112 section 3.2.3): here the port must be there.
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
+
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+
+#: Codings that exist (the IANA registry) and are not implemented here: 501 (RFC 9112 section 6.1). Any other is 400.
+_KNOWN_CODINGS = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip", "identity"})
+
+#: What llhttp parses and HTTP does not have.
+_OTHER_PROTOCOLS = frozenset(
+    {"PRI", "SOURCE", "DESCRIBE", "ANNOUNCE", "SETUP", "PLAY", "PAUSE", "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER", "REDIRECT"}
+    | {"RECORD", "FLUSH"}
+)
+
+#: Fields of which a second one is doubt about the message. Others are lists, which may be split over several lines (RFC 9110
+#: section 5.3).
+_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
+
+#: Field names and their environ keys, "" for a name that is dropped. Learned as they come, up to this many, so that
+#: a client that invents names cannot fill the memory.
+_KEYS: dict[bytes, str] = {}
+_KEYS_AT_MOST = 2048
+
+
+@dataclass(slots=True)
+class Head:
+    """What the rest of the engine needs to know of a request head.
+
+    method, target      as sent
+    path, query         of the target, still percent-encoded; both "" for CONNECT and `OPTIONS *`
+    minor               of the version: HTTP/1.`minor`
+    fields              environ key -> value, repeated ones joined; Host is what the target says where it is absolute
+    length              bytes of a body with Content-Length, None without
+    chunked             whether the body is chunked
+    keep_alive          whether the peer lets the connection go on
+    expects_continue    whether the peer waits for 100 before it sends the body
+    """
+
+    method: str
+    target: str
+    path: str
+    query: str
+    minor: int
+    fields: dict[str, str]
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+
+
+class _Sink:
+    """Where the parser puts fields. The dict's own method is called straight from C; a repeated name, of which the dict keeps the last,
+    shows in the count of lines."""
+
+    __slots__ = ("on_header",)
+
+    def __init__(self, fields: dict[bytes, bytes]) -> None:
+        self.on_header = fields.__setitem__
+
+
+class _ListSink:
+    __slots__ = ("fields",)
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+
+class HeadParser:
+    """Parses the heads of one connection, one after the other."""
+
+    __slots__ = ("_fields", "_good_host", "_settings", "_sink")
+
+    def __init__(self, settings: HTTPSettings) -> None:
+        self._settings = settings
+        self._fields: dict[bytes, bytes] = {}
+        self._sink = _Sink(self._fields)
+        self._good_host = ""
+
+    def parse(self, raw: bytes) -> Head:
+        """`raw` is one head with its CRLFCRLF and without empty lines in front. Raises `PeerError`."""
+        settings = self._settings
+
+        # 1. The request line.
+        line = _REQUEST_LINE.match(raw)
+        if line is None:
+            raise _bad_request_line(raw, settings)
+        if line.end() - 2 > settings.limit_request_line:
+            raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+
+        # 2. The fields.
+        lines = raw.count(b"\r\n") - 2
+        if lines > settings.limit_request_fields:
+            raise PeerError(431, f"more than {settings.limit_request_fields} header fields")
+        if len(raw) - line.end() > settings.limit_request_field_size:
+            _check_field_sizes(raw, settings.limit_request_field_size)
+        parsed = self._fields
+        parsed.clear()
+        _feed(self._sink, raw)
+        pairs = parsed.items() if len(parsed) == lines else _all_fields(raw)
+        fields: dict[str, str] = {}
+        for name, value in pairs:
+            key = _KEYS.get(name)
+            if key is None:
+                key = _learn(name)
+            text = value.decode("latin-1")
+            if text[-1:] in (" ", "\t"):
+                text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
+            if key in fields:
+                if key in _SINGLETONS:
+                    raise PeerError(400, f"the field {name.decode('latin-1')!r} is repeated")
+                text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
+            fields[key] = text
+        fields.pop("", None)
+
+        # 3. What they mean together.
+        method = line[1].decode()
+        minor = 1 if line[3] == b"1" else 0
+        if method in _OTHER_PROTOCOLS:
+            raise PeerError(501, f"unknown method {method!r}")
+        target = line[2].decode()
+        path, query = self._target(method, target, fields)
+        self._check_host(fields, minor)
+        length, chunked = _framing(fields, minor)
+        keep_alive = minor == 1
+        connection = fields.get("HTTP_CONNECTION")
+        if connection is not None:
+            options = [option.strip() for option in connection.lower().split(",")]
+            keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+        expects = fields.get("HTTP_EXPECT")
+        expects_continue = False
+        if expects is not None and minor == 1:
+            if expects.lower() != "100-continue":
+                raise PeerError(417, f"cannot meet the expectation {expects!r}")
+            expects_continue = chunked or bool(length)
+        return Head(method, target, path, query, minor, fields, length, chunked, keep_alive, expects_continue)
+
+    def _target(self, method: str, target: str, fields: dict[str, str]) -> tuple[str, str]:
+        """Path and query of the request-target in its four forms (RFC 9112 section 3.2)."""
+        if target[0] == "/" and method != "CONNECT":
+            path, _, query = target.partition("?")
+            return path, query
+        if method == "CONNECT":
+            if not _AUTHORITY.fullmatch(target):
+                raise PeerError(400, "the target of CONNECT is not host:port")
+            return "", ""
+        if target == "*":
+            if method != "OPTIONS":
+                raise PeerError(400, "only OPTIONS may have the target *")
+            return "", ""
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise PeerError(400, "the request-target is neither a path nor an http URI")
+        if not _HOST.fullmatch(absolute[1]) or absolute[1].startswith(":"):
+            raise PeerError(400, "the authority of the request-target is not a host")
+        if "HTTP_HOST" in fields:  # the target's authority counts (RFC 9112 section 3.2.2); a missing Host is refused all the same
+            fields["HTTP_HOST"] = absolute[1]
+        path, _, query = absolute[2].partition("?")
+        return path or "/", query
+
+    def _check_host(self, fields: dict[str, str], minor: int) -> None:
+        host = fields.get("HTTP_HOST")
+        if host is None:
+            if minor == 1:
+                raise PeerError(400, "the Host field is missing")
+        elif host != self._good_host:
+            if not _HOST.fullmatch(host):
+                raise PeerError(400, "the Host field is not a host")
+            self._good_host = host
+
+
+def _feed(sink: object, raw: bytes) -> None:
+    try:
+        HttpRequestParser(sink).feed_data(raw)
+    except HttpParserUpgrade:
+        pass  # CONNECT or Upgrade: what follows the head is read by us in any case
+    except HttpParserInvalidMethodError:
+        raise PeerError(501, "unknown method") from None
+    except HttpParserInvalidURLError:
+        raise PeerError(400, "the request-target is malformed") from None
+    except HttpParserError as error:
+        raise PeerError(400, f"malformed head: {error}") from None
+
+
+def _all_fields(raw: bytes) -> list[tuple[bytes, bytes]]:
+    sink = _ListSink()
+    _feed(sink, raw)
+    return sink.fields
+
+
+def _learn(name: bytes) -> str:
+    if b"_" in name:
+        key = ""  # X_Y and X-Y would have the same key: nobody may forge the other's (nginx drops them too)
+    elif name.lower() in (b"content-type", b"content-length"):
+        key = name.decode().upper().replace("-", "_")
+    else:
+        key = "HTTP_" + name.decode().upper().replace("-", "_")
+    if len(_KEYS) < _KEYS_AT_MOST:
+        _KEYS[name] = key
+    return key
+
+
+def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
+    """Content-Length and whether the body is chunked (RFC 9112 section 6.3)."""
+    length = fields.get("CONTENT_LENGTH")
+    coding = fields.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None:
+        if minor == 0:
+            raise PeerError(400, "Transfer-Encoding in HTTP/1.0")
+        if length is not None:
+            raise PeerError(400, "both Transfer-Encoding and Content-Length")
+        if coding.lower() != "chunked":
+            if coding.lower() in _KNOWN_CODINGS:
+                raise PeerError(501, f"transfer coding {coding!r} is not implemented")
+            raise PeerError(400, "Transfer-Encoding is not chunked")
+        return None, True
+    if length is None:
+        return None, False
+    if not _CONTENT_LENGTH.fullmatch(length):
+        raise PeerError(400, "Content-Length is not a number")
+    return int(length), False
+
+
+def _check_field_sizes(raw: bytes, limit: int) -> None:
+    for line in raw.split(b"\r\n")[1:]:
+        if len(line) > limit:
+            raise PeerError(431, f"a header field is longer than {limit} bytes")
+
+
+def _bad_request_line(raw: bytes, settings: HTTPSettings) -> PeerError:
+    line = raw.partition(b"\r\n")[0]
+    if len(line) > settings.limit_request_line:
+        return PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+    other = _ANY_VERSION.match(raw)
+    if other is not None and not other[1].startswith((b"HTTP/1.0", b"HTTP/1.1")):
+        return PeerError(400, f"the version {other[1].decode()} is not served here")
+    return PeerError(400, "the request line is malformed")
+
+
+def refuse_oversized(incomplete: bytes, settings: HTTPSettings) -> None:
+    """Raise `PeerError` where a head whose end has not come is over a limit already."""
+    line_end = incomplete.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(incomplete)) > settings.limit_request_line:
+        raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+    if len(incomplete) > settings.limit_request_head:
+        raise PeerError(431, f"the head is longer than {settings.limit_request_head} bytes")

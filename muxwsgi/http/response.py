@@ -1,0 +1,397 @@
+"""The response of one exchange: `start_response`, `write`, and what the application returns (PEP 3333), as bytes on the connection.
+
+The framing is ours alone (RFC 9112 section 6). A length that is known, from the application's Content-Length or from what it returned, is
+stated; an unknown one is chunked in HTTP/1.1 and ends with the connection in 1.0. Head and first chunk leave in one write.
+
+What an application may not do is an exception in its own call where it can be one. What shows only later (a body longer or shorter than it
+said) is logged as its error, and the connection is never left in a state in which the next response could be read wrongly.
+"""
+
+import logging
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muxwsgi.http.body import Body
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["FileWrapper", "Response", "Terms", "date_and_server"]
+
+log = logging.getLogger("muxwsgi.error")
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+Header = tuple[str, str]
+
+#: Up to this size head and body are joined for one write; above, copying costs more than a second write.
+JOIN_AT_MOST = 1 << 17
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t -~\x80-\xff]*)?")
+
+
+class _Kind(Enum):
+    """What a response field means for us."""
+
+    PLAIN = 0
+    LENGTH = 1
+    DATE = 2
+    SERVER = 3
+    CONNECTION = 4
+    HOP = 5
+
+
+#: Fields that describe the connection, which is not the application's. PEP 3333 forbids them; they are dropped, as gunicorn does, because
+#: applications that pass an upstream's fields on are common and mean no harm.
+_HOP_BY_HOP = frozenset({"keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"})
+
+_KINDS: dict[str, _Kind] = {}
+_STATUSES: dict[str, tuple[int, str]] = {}
+_LEARN_AT_MOST = 2048
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: an iterable over a file in blocks, which the server sends by itself where it can."""
+
+    def __init__(self, file: IO[bytes], block_size: int = 65536) -> None:
+        self.file = file
+        self.block_size = block_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.file.read(self.block_size):
+            yield block
+
+    def close(self) -> None:
+        if hasattr(self.file, "close"):
+            self.file.close()
+
+
+class _Clock:
+    """The Date field (RFC 9110 section 6.6.1), made once a second."""
+
+    __slots__ = ("_line", "_second")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._line = ""
+
+    def line(self) -> str:
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            moment = time.gmtime(now)
+            # Not strftime: names of days and months are English whatever the locale.
+            day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.tm_wday]
+            month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()[moment.tm_mon - 1]
+            clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
+            self._line = f"Date: {day}, {moment.tm_mday:02} {month} {moment.tm_year} {clock} GMT"
+        return self._line
+
+
+_clock = _Clock()
+
+
+def date_and_server(server: str) -> str:
+    """The two fields of the server's own responses, each with its CRLF."""
+    return f"{_clock.line()}\r\nServer: {server}\r\n" if server else f"{_clock.line()}\r\n"
+
+
+class Terms:
+    """What the engine lays down for every response. `draining` closes connections after their exchange."""
+
+    __slots__ = ("draining", "server_line")
+
+    def __init__(self, server: str) -> None:
+        self.server_line = f"Server: {server}" if server else ""
+        self.draining = False
+
+
+class Response:
+    """One response. `keep_alive` says, once it is finished, whether another exchange may follow on the connection.
+
+    status          as the application gave it, None before `start_response`
+    headers         as the application gave them
+    head_sent       whether the head is out, so that nothing can be taken back
+    body_bytes      of the body that were sent, without chunk framing
+    peer_error      the error that sending met, None while all is well: so that it is not taken for the application's
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_connection",
+        "_left",
+        "_length",
+        "_lines",
+        "_minor",
+        "_silent",
+        "_stated",
+        "_terms",
+        "body_bytes",
+        "head_sent",
+        "headers",
+        "keep_alive",
+        "method",
+        "peer_error",
+        "status",
+    )
+
+    def __init__(self, connection: "Connection", terms: Terms, body: "Body", method: str, minor: int, keep_alive: bool) -> None:
+        self._connection = connection
+        self._terms = terms
+        self._body = body
+        self._minor = minor
+        self.method = method
+        self.keep_alive = keep_alive
+        self.head_sent = False
+        self.body_bytes = 0
+        self.peer_error: OSError | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the beginning: another head takes the place of one that is not sent."""
+        self.status: str | None = None
+        self.headers: list[Header] = []
+        self._lines: list[str] = []
+        self._stated = (False, False)  # whether the application gave Date and Server
+        self._length: int | None = None  # Content-Length as the application gave it
+        self._left: int | None = None  # bytes of the body still owed, None where it is not counted
+        self._chunked = False
+        self._silent = self.method == "HEAD"  # no body on the wire
+
+    # What the application calls
+
+    def start_response(
+        self, status: str, headers: list[Header], exc_info: "ExcInfo | tuple[None, None, None] | None" = None
+    ) -> Callable[[bytes], None]:
+        """PEP 3333. Raises what is wrong with `status` or `headers` at once, in the application's own frame."""
+        if exc_info:
+            try:
+                if self.head_sent:
+                    raise _given(exc_info)
+            finally:
+                exc_info = None  # a circle through this frame
+            self.forget()
+        elif self.status is not None:
+            raise RuntimeError("start_response() was called twice without exc_info")
+        known = _STATUSES.get(status)
+        if known is None:
+            known = _learn_status(status)
+        code, line = known
+        lines = [line]
+        date = server = False
+        for name, value in headers:
+            kind = _KINDS.get(name)
+            if kind is None:
+                kind = _learn_name(name)
+            if kind is not _Kind.PLAIN:
+                if kind is _Kind.LENGTH:
+                    self._take_length(value)
+                    continue
+                if kind is _Kind.CONNECTION:
+                    if "close" in value.lower():
+                        self.keep_alive = False
+                    continue
+                if kind is _Kind.HOP:
+                    continue
+                date = date or kind is _Kind.DATE
+                server = server or kind is _Kind.SERVER
+            lines.append(name + ": " + value)
+        block = "\r\n".join(lines)
+        if block.count("\n") != len(lines) - 1 or block.count("\r") != len(lines) - 1 or "\0" in block:
+            raise ValueError("a header value has a line break or NUL in it")
+        self.status = status
+        self.headers = headers
+        self._lines = lines
+        self._stated = (date, server)
+        if code == 204 or code == 304:
+            self._silent = True
+            if code == 204:
+                self._length = None
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""
+        if type(data) is not bytes:
+            raise TypeError(f"a response body consists of bytes, not {type(data).__name__}")
+        if not self.head_sent and self.status is None:
+            raise RuntimeError("there is a body before start_response() was called")
+        head = b"" if self.head_sent else self._head(None)
+        if not self._silent:
+            self._put(head, data)
+        elif head:
+            self._send(head)
+
+    # What the engine calls
+
+    def send(self, result: Iterable[bytes]) -> None:
+        """Send what the application returned, to its end. Does not close it."""
+        kind = type(result)
+        if kind is list or kind is tuple:
+            if not self.head_sent and self.status is not None:
+                self._send_known(result)  # type: ignore[arg-type]
+                return
+        elif kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]
+            return
+        for chunk in result:
+            if chunk or type(chunk) is not bytes:
+                self.write(chunk)
+            if self._silent and self.head_sent:
+                break
+        self._finish()
+
+    def _send_known(self, chunks: "list[bytes] | tuple[bytes, ...]") -> None:
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if type(body) is not bytes:
+            raise TypeError(f"a response body consists of bytes, not {type(body).__name__}")
+        head = self._head(len(body))
+        if self._silent:
+            self._send(head)
+        else:
+            self._put(head, body)
+            self._check_owed()
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Whether the kernel could send the file."""
+        connection = self._connection
+        if self.head_sent or self._silent or self.status is None or not connection.can_sendfile:
+            return False
+        try:
+            fd = wrapper.file.fileno()
+            information = os.fstat(fd)
+            offset = wrapper.file.tell()
+        except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+            return False
+        if not stat.S_ISREG(information.st_mode):
+            return False
+        count = max(information.st_size - offset, 0)
+        self._send(self._head(count))
+        if self._left is not None:
+            count = min(count, self._left)
+        try:
+            sent = connection.sendfile(wrapper.file, offset, count) if count else 0
+        except OSError as error:
+            self.peer_error = error
+            raise
+        self.body_bytes += sent
+        if self._left is not None:
+            self._left -= sent
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
+        """The result is exhausted: say so on the wire."""
+        if not self.head_sent:
+            if self.status is None:
+                raise RuntimeError("the application returned without calling start_response()")
+            self._send(self._head(0))
+        elif self._chunked and not self._silent:
+            self._send(b"0\r\n\r\n")
+        self._check_owed()
+
+    def _check_owed(self) -> None:
+        if self._left and not self._silent:
+            log.error("the application's body is %d bytes shorter than its Content-Length: the connection is closed", self._left)
+            self.keep_alive = False
+
+    def _head(self, total: int | None) -> bytes:
+        """The head; `total` is the length of the body where it is known. From here on there is no way back."""
+        terms = self._terms
+        lines = self._lines
+        length = self._length
+        if length is None and total is not None and not (self._silent and total == 0):
+            length = total
+        if lines[0].startswith("HTTP/1.1 204"):
+            length = None
+        if length is not None:
+            lines.append(f"Content-Length: {length}")
+            self._left = length
+        elif not self._silent:
+            if self._minor:
+                self._chunked = True
+                lines.append("Transfer-Encoding: chunked")
+            else:
+                self.keep_alive = False
+        if not self._stated[0]:
+            lines.append(_clock.line())
+        if not self._stated[1] and terms.server_line:
+            lines.append(terms.server_line)
+        body = self._body
+        if terms.draining or body.withheld:
+            self.keep_alive = False
+        body.forgo_continue()
+        if not self.keep_alive:
+            lines.append("Connection: close")
+        elif not self._minor:
+            lines.append("Connection: keep-alive")
+        lines.append("\r\n")
+        self.head_sent = True
+        return "\r\n".join(lines).encode("latin-1")
+
+    def _take_length(self, value: str) -> None:
+        if not value.isascii() or not value.isdigit():
+            raise ValueError(f"Content-Length is {value!r}, not a number")
+        if self._length is not None and self._length != int(value):
+            raise ValueError("there are two Content-Length fields that differ")
+        self._length = int(value)
+
+    def _put(self, head: bytes, data: bytes) -> None:
+        """Send `data` of the body in its framing, with `head` before it."""
+        left = self._left
+        if left is not None:
+            if len(data) > left:
+                log.error("the application's body is longer than its Content-Length of %d: the rest is cut off", self._length)
+                data = data[:left]
+            self._left = left - len(data)
+        self.body_bytes += len(data)
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if head and len(data) > JOIN_AT_MOST:
+            self._send(head + data[:JOIN_AT_MOST])
+            self._send(memoryview(data)[JOIN_AT_MOST:])
+        elif head or data:
+            self._send(head + data)
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            self.peer_error = error
+            raise
+
+
+def _given(exc_info: "ExcInfo | tuple[None, None, None]") -> BaseException:
+    error = exc_info[1]
+    if error is None:
+        return RuntimeError("start_response() was called with an empty exc_info after the head was sent")
+    return error.with_traceback(exc_info[2])
+
+
+def _learn_status(status: Any) -> tuple[int, str]:
+    if type(status) is not str:
+        raise TypeError(f"the status is a string, not {type(status).__name__}")
+    if not _STATUS.fullmatch(status):
+        raise ValueError(f"{status!r} is no final status: three digits from 200 on, a space, a reason (101 goes through muxwsgi.hijack)")
+    known = (int(status[:3]), f"HTTP/1.1 {status}" if len(status) > 3 else f"HTTP/1.1 {status} ")
+    if len(_STATUSES) < _LEARN_AT_MOST:
+        _STATUSES[status] = known
+    return known
+
+
+def _learn_name(name: Any) -> _Kind:
+    if type(name) is not str:
+        raise TypeError(f"a header name is a string, not {type(name).__name__}")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is no header name")
+    lowered = name.lower()
+    special = {"content-length": _Kind.LENGTH, "date": _Kind.DATE, "server": _Kind.SERVER, "connection": _Kind.CONNECTION}
+    kind = _Kind.HOP if lowered in _HOP_BY_HOP else special.get(lowered, _Kind.PLAIN)
+    if len(_KINDS) < _LEARN_AT_MOST:
+        _KINDS[sys.intern(name)] = kind
+    return kind

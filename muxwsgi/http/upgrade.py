@@ -1,0 +1,68 @@
+"""Taking the connection over: how an application leaves HTTP, for a WebSocket, a tunnel or a protocol of its own.
+
+`environ["muxwsgi.hijack"]()` returns the `Connection` with every byte that the client sent behind the request, and the engine never touches
+it again but to close it when the application returns. `environ["werkzeug.socket"]` is a socket whose first use does the same, which
+is all that flask-sock and simple-websocket need.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muxwsgi.http.body import Body, Incoming
+    from muxwsgi.http.response import Response
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["SocketOnUse", "Takeover"]
+
+
+class Takeover:
+    """The right to take one exchange's connection over, as long as the exchange lasts."""
+
+    __slots__ = ("_body", "_incoming", "_response", "over", "taken")
+
+    def __init__(self, incoming: "Incoming", body: "Body", response: "Response") -> None:
+        self._incoming = incoming
+        self._body = body
+        self._response = response
+        self.taken = False
+        self.over = False
+
+    def hijack(self) -> "Connection":
+        """The connection, whose bytes go on behind the request; the application writes 101 or 200 itself. Idempotent.
+
+        Raises `RuntimeError` where a response has begun, where the request has a body that is not read to its end (left in the stream
+        it would be taken for the new protocol), and after the exchange.
+        """
+        connection = self._incoming.connection
+        if self.taken:
+            return connection
+        if self.over:
+            raise RuntimeError("the exchange is over: its connection serves other requests now")
+        if self._response.head_sent:
+            raise RuntimeError("the connection cannot be taken over: the response has begun")
+        if not self._body.done:
+            raise RuntimeError("the connection cannot be taken over before the request's body is read")
+        self.taken = True
+        self._incoming.give_back()
+        connection.lifeline.min_rate = 0.0  # the engine's limit, not the new protocol's
+        connection.trace.append(f"the application took the connection over from {self._response.method}")
+        return connection
+
+
+class SocketOnUse:
+    """Looks like the connection, and takes it over as soon as it is read from or written to."""
+
+    __slots__ = ("_takeover",)
+
+    #: What can be asked without deciding anything.
+    _HARMLESS = frozenset({"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
+
+    def __init__(self, takeover: Takeover) -> None:
+        self._takeover = takeover
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._HARMLESS:
+            return getattr(self._takeover._incoming.connection, name)
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._takeover.hijack(), name)

@@ -1,0 +1,112 @@
+"""What the operator may set, in frozen dataclasses, checked once, here.
+
+Nothing below the command line reads a file or the environment: it is given one of these. A value that cannot be is an `OperatorError` that
+names the setting as the operator wrote it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["CertificateFiles", "ClientCertificates", "HTTPSettings", "MuxSettings", "TLSSettings"]
+
+ClientCertificates = Literal["none", "optional", "required"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HTTPSettings:
+    """Limits and deadlines of the HTTP engine.
+
+    limit_request_line          bytes of the request line, above: 414
+    limit_request_fields        number of fields, above: 431
+    limit_request_field_size    bytes of one field line, above: 431
+    limit_request_head          bytes of the whole head, above: 431
+    limit_request_body          bytes of a body, above: 413; 0 for no limit
+    keep_alive                  seconds that a connection may rest between requests; 0 closes after each response
+    request_head_timeout        seconds from the first byte of a head to its last, above: 408
+    body_min_rate               bytes per second that a body must move in either direction, 0 for no minimum
+    body_rate_grace             seconds until that minimum counts
+    linger                      seconds that a refused client has to read why before the connection is closed
+    server_header               value of the Server field, "" for none
+    """
+
+    limit_request_line: int = 8190
+    limit_request_fields: int = 100
+    limit_request_field_size: int = 8190
+    limit_request_head: int = 65536
+    limit_request_body: int = 0
+    keep_alive: float = 75.0
+    request_head_timeout: float = 30.0
+    body_min_rate: float = 500.0
+    body_rate_grace: float = 20.0
+    linger: float = 2.0
+    server_header: str = "muxwsgi"
+
+    def __post_init__(self) -> None:
+        for name in ("limit_request_line", "limit_request_fields", "limit_request_field_size", "limit_request_head"):
+            _check(name, getattr(self, name), at_least=1)
+        for name in ("limit_request_body", "keep_alive", "body_min_rate"):
+            _check(name, getattr(self, name), at_least=0)
+        for name in ("request_head_timeout", "body_rate_grace", "linger"):
+            _check(name, getattr(self, name), above=0)
+        if not all(" " <= char <= "~" for char in self.server_header):
+            raise OperatorError(f"server_header: {self.server_header!r} is not printable ASCII")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CertificateFiles:
+    """A certificate with its chain and its private key, in PEM. One file may hold both."""
+
+    certfile: str
+    keyfile: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TLSSettings:
+    """What a TLS bind serves.
+
+    certificates            chosen by server name; the first where none fits
+    client_certificates     whether clients are asked for a certificate, and must have one
+    client_ca               file with the CA certificates that client certificates are verified with
+    handshake_timeout       seconds from the first byte to the end of the handshake
+    ciphers                 OpenSSL cipher list for TLS 1.2; None for the built-in choice
+    """
+
+    certificates: tuple[CertificateFiles, ...]
+    client_certificates: ClientCertificates = "none"
+    client_ca: str | None = None
+    handshake_timeout: float = 10.0
+    ciphers: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.certificates:
+            raise OperatorError("certfile: TLS needs a certificate (--certfile and --keyfile, or --tls-dev)")
+        if self.client_certificates not in ("none", "optional", "required"):
+            raise OperatorError(f"client_certificates: {self.client_certificates!r} is not none, optional or required")
+        if self.client_certificates != "none" and self.client_ca is None:
+            raise OperatorError("ca_certs: asking clients for certificates needs the CA certificates to verify them with")
+        _check("handshake_timeout", self.handshake_timeout, above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MuxSettings:
+    """How long and how far first bytes are looked at.
+
+    sniff_timeout   seconds; a client that is silent for longer goes to the silence route
+    peek_limit      bytes; what is undecided then goes to the fallback route
+    """
+
+    sniff_timeout: float = 3.0
+    peek_limit: int = 16384
+
+    def __post_init__(self) -> None:
+        _check("sniff_timeout", self.sniff_timeout, above=0)
+        _check("peek_limit", self.peek_limit, at_least=64)
+
+
+def _check(name: str, value: float, *, at_least: float | None = None, above: float | None = None) -> None:
+    if at_least is not None and not value >= at_least:
+        raise OperatorError(f"{name}: {value} is less than {at_least}")
+    if above is not None and not value > above:
+        raise OperatorError(f"{name}: {value} is not more than {above}")
