@@ -110,3 +110,87 @@ def _check(name: str, value: float, *, at_least: float | None = None, above: flo
         raise OperatorError(f"{name}: {value} is less than {at_least}")
     if above is not None and not value > above:
         raise OperatorError(f"{name}: {value} is not more than {above}")
+
+
+TLSMode = Literal["off", "required", "optional"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindSettings:
+    """One address to listen on.
+
+    host, port          TCP; port 0 takes a free one
+    path                a unix socket instead
+    fd                  an inherited listening socket instead
+    tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
+    certificates        of this bind
+    redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+    fd: int | None = None
+    tls: TLSMode = "off"
+    certificates: tuple[CertificateFiles, ...] = ()
+    redirect_http: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tls not in ("off", "required", "optional"):
+            raise OperatorError(f"bind {self.address}: tls={self.tls} is not off, required or optional")
+        if self.tls != "off" and not self.certificates:
+            raise OperatorError(f"bind {self.address}: TLS needs a certificate (--certfile and --keyfile, or --tls-dev)")
+        if self.redirect_http and self.tls != "required":
+            raise OperatorError(f"bind {self.address}: redirect-http is for tls=required alone")
+
+    @property
+    def address(self) -> str:
+        """As the operator writes it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        if self.fd is not None:
+            return f"fd://{self.fd}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSettings:
+    """Everything a server needs beside its application and its hijackers.
+
+    client_certificates, client_ca, handshake_timeout, ciphers     as in `TLSSettings`, for every bind with TLS
+    fallback, silence       who gets connections that no route matches, or on which the client says nothing: `close`, `http`, the name
+                            of a hijacker, or `forward:HOST:PORT`
+    backlog                 connections that the kernel keeps until they are accepted
+    max_connections         connections served at once, 0 for no limit; further ones wait in the backlog
+    graceful_timeout        seconds that exchanges and hijacked connections have to end at shutdown
+    """
+
+    binds: tuple[BindSettings, ...] = (BindSettings(host="127.0.0.1", port=8000),)
+    http: HTTPSettings = HTTPSettings()
+    mux: MuxSettings = MuxSettings()
+    client_certificates: ClientCertificates = "none"
+    client_ca: str | None = None
+    handshake_timeout: float = 10.0
+    ciphers: str | None = None
+    fallback: str = "close"
+    silence: str = "close"
+    backlog: int = 2048
+    max_connections: int = 0
+    graceful_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.binds:
+            raise OperatorError("bind: there is no address to listen on")
+        _check("backlog", self.backlog, at_least=1)
+        _check("max_connections", self.max_connections, at_least=0)
+        _check("graceful_timeout", self.graceful_timeout, at_least=0)
+
+    def tls_of(self, bind: BindSettings) -> TLSSettings:
+        """The TLS settings of one of the binds."""
+        return TLSSettings(
+            certificates=bind.certificates,
+            client_certificates=self.client_certificates,
+            client_ca=self.client_ca,
+            handshake_timeout=self.handshake_timeout,
+            ciphers=self.ciphers,
+        )

@@ -4,7 +4,7 @@ gets the connection.
 It asks the same `Mux.decide` that serves connections, so it cannot tell another story.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from muxwsgi.mux import client_hello
@@ -187,7 +187,7 @@ def repr_of(route: Route) -> str:
     return name or repr(route.match)
 
 
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
@@ -197,5 +197,5 @@ def _bytes(n: int) -> str:
     return "1 byte" if n == 1 else f"{n} bytes"
 
 
-def _list(items: tuple[str, ...] | list[str]) -> str:
+def _list(items: Sequence[str]) -> str:
     return ", ".join(items) or "none"

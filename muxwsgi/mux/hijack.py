@@ -27,7 +27,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hijacker:
-    """What `@hijack` was told: a handler and the terms of its route (see `Route` for each)."""
+    """What `@hijack` was told: a handler and the terms of its route (see `hijack` for each)."""
 
     name: str
     handler: Handler
@@ -38,6 +38,7 @@ class Hijacker:
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     takes_silence: bool = False
+    examples: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -82,6 +83,7 @@ def hijack(
     limit_wait: float = 0.0,
     idle_timeout: float | None = None,
     takes_silence: bool = False,
+    examples: tuple[str, str] | None = None,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Make the decorated callable a hijacker.
 
@@ -94,6 +96,7 @@ def hijack(
                     are closed
     idle_timeout    seconds without a byte in either direction until its wait raises `Expired`
     takes_silence   also gets connections whose client waits for the server to speak first
+    examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run` shows them
 
     Raises `ValueError` for what cannot be.
     """
@@ -112,6 +115,7 @@ def hijack(
             limit_wait=limit_wait,
             idle_timeout=idle_timeout,
             takes_silence=takes_silence,
+            examples=examples,
         )
         setattr(handler, _ATTRIBUTE, hijacker)
         return handler

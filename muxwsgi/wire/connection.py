@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any, cast
 
 import gevent.socket
+from OpenSSL import SSL
 
 from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
 from muxwsgi.wire.pump import Pump
@@ -314,9 +315,11 @@ class Connection:
     # The next layer
 
     def start_tls(
-        self, context: ServerContext | ClientContext, *, server_side: bool = True, server_hostname: str | None = None
+        self, context: ServerContext | ClientContext, *, server_hostname: str | None = None
     ) -> "Connection":
-        """Do a TLS handshake; the connection inside it. This one raises `OSError` (EBADF) on use from then on.
+        """Do a TLS handshake, on the side that the context is for; the connection inside it.
+
+        This connection raises `OSError` (EBADF) on use from then on.
 
         `server_hostname` is the name or address that a client verifies and sends as SNI. Raises `HandshakeError`, and closes
         the connection then. The deadline is the caller's to set.
@@ -328,14 +331,16 @@ class Connection:
         below: TLSTransport
         if isinstance(transport, SocketTransport) and not ahead:
             transport.settle()
-            below = DescriptorTLS(transport, _make(context, transport.socket(), server_side, server_hostname))
+            below = DescriptorTLS(transport, _tls_side(context, transport.socket(), server_hostname))
         else:
-            below = LayeredTLS(transport, _make(context, None, server_side, server_hostname), ahead)
+            below = LayeredTLS(transport, _tls_side(context, None, server_hostname), ahead)
         self._ahead = None
         self._transport = Gone(self.lifeline, "this connection carries TLS now: use the one that start_tls() returned")
         inner = Connection(below, client=self.client, server=self.server, parent=self)
         try:
             below.handshake()
+            if isinstance(context, ClientContext):
+                context.verify_name(below.ssl, server_hostname)
             inner.tls = TLSInfo.of(below.ssl)
         except BaseException:
             inner._end("the TLS handshake failed")
@@ -521,3 +526,11 @@ class Connection:
 def _only_peek(flags: int) -> None:
     if flags != socket_module.MSG_PEEK:
         raise ValueError("the only receive flag that a Connection knows is MSG_PEEK")
+
+
+def _tls_side(
+    context: ServerContext | ClientContext, sock: socket_module.socket | None, server_hostname: str | None
+) -> SSL.Connection:
+    if isinstance(context, ServerContext):
+        return context.connection(sock)
+    return context.connection(sock, server_hostname)

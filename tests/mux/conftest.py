@@ -34,6 +34,13 @@ def unix_pair() -> Pair:
 MAKERS: dict[str, Callable[[], Pair]] = {"memory": connection_pair, "tcp": tcp_pair, "unix": unix_pair}
 
 
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """No test waits for ever."""
+    with gevent.Timeout(20):
+        yield
+
+
 @pytest.fixture(params=MAKERS)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Both ends of a connection, closed afterwards."""

@@ -329,7 +329,7 @@ ClientContexts = Callable[..., ClientContext]
 
 
 def tls_client(client: Connection, context: ClientContext, data: bytes) -> None:
-    inside = client.start_tls(context, server_side=False, server_hostname="localhost")
+    inside = client.start_tls(context, server_hostname="localhost")
     inside.sendall(data)
     inside.shutdown(socket.SHUT_WR)
     inside.recv()

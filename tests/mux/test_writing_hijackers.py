@@ -143,7 +143,7 @@ def test_starttls_asks_again_inside(
     serving = gevent.spawn(mux, server)
     client.sendall(b"STARTTLS\n")
     assert client.recv() == b"go ahead\n"
-    inside = client.start_tls(make_client_context(), server_side=False, server_hostname="localhost")
+    inside = client.start_tls(make_client_context(), server_hostname="localhost")
     inside.sendall(b"SHOUT a\n")
     assert inside.recv() == b"SHOUT A\n"
     inside.close()

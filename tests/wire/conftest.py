@@ -26,8 +26,7 @@ KINDS = PLAIN + LAYERED
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        certfile, keyfile = development_certificate(["localhost"])
-    return CertificateFiles(certfile=str(certfile), keyfile=str(keyfile))
+        return development_certificate(["localhost"])
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +59,7 @@ def make_pair(server_context: ServerContext, client_context: ClientContext, tmp_
     made: list[Connection] = []
 
     def with_tls(pair: Pair) -> Pair:
-        client = gevent.spawn(pair[1].start_tls, client_context, server_side=False, server_hostname="localhost")
+        client = gevent.spawn(pair[1].start_tls, client_context, server_hostname="localhost")
         server = pair[0].start_tls(server_context)
         return server, client.get(timeout=10)
 
@@ -76,7 +75,7 @@ def make_pair(server_context: ServerContext, client_context: ClientContext, tmp_
                 pair = with_tls(tcp_pair())
             case "tls-over-read-ahead":
                 pair = tcp_pair()
-                client = gevent.spawn(pair[1].start_tls, client_context, server_side=False, server_hostname="localhost")
+                client = gevent.spawn(pair[1].start_tls, client_context, server_hostname="localhost")
                 assert pair[0].peek(1) == b"\x16"
                 pair = pair[0].start_tls(server_context), client.get(timeout=10)
             case "tls-over-memory":

@@ -1,0 +1,164 @@
+"""Binds: how an operator writes them, and the listening sockets they become. No gevent here: a master could do this before it forks."""
+
+import contextlib
+import os
+import socket
+import stat
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.settings import BindSettings, CertificateFiles
+from muxwsgi.wire.transport import PlainSocket
+
+__all__ = ["Listening", "parse_bind"]
+
+
+def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
+    """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, with options of this bind behind commas.
+
+    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE` and `redirect-http`; what they leave open is as in
+    `default`. Raises `OperatorError`.
+    """
+    address, *options = text.split(",")
+    default = default or BindSettings()
+    tls = default.tls
+    certificates = default.certificates
+    redirect_http = default.redirect_http
+    files: dict[str, str] = {}
+    for option in options:
+        name, _, value = option.strip().partition("=")
+        match name:
+            case "tls" if value in ("off", "required", "optional"):
+                tls = value  # type: ignore[assignment]  # the guard has checked it
+            case "certfile" | "keyfile" if value:
+                files[name] = value
+            case "redirect-http" if not value:
+                redirect_http = True
+            case _:
+                raise OperatorError(
+                    f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE or redirect-http"
+                )
+    if "keyfile" in files and "certfile" not in files:
+        raise OperatorError(f"bind {text!r}: a keyfile without a certfile")
+    if "certfile" in files:
+        certificates = (CertificateFiles(certfile=files["certfile"], keyfile=files.get("keyfile", files["certfile"])),)
+        if not any(option.strip().startswith("tls=") for option in options) and tls == "off":
+            tls = "required"
+    if tls == "off":
+        certificates, redirect_http = (), False
+    elif tls == "optional":
+        redirect_http = False
+    host, port, path, fd = _parse_address(text, address.strip())
+    return BindSettings(host=host, port=port, path=path, fd=fd, tls=tls, certificates=certificates, redirect_http=redirect_http)
+
+
+def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int | None]:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if not path:
+            raise OperatorError(f"bind {text!r}: unix: needs a path")
+        return "", 0, path, None
+    if address.startswith("fd://"):
+        number = address.removeprefix("fd://")
+        if not number.isdigit():
+            raise OperatorError(f"bind {text!r}: fd:// needs the number of a descriptor")
+        return "", 0, None, int(number)
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise OperatorError(f"bind {text!r}: it is HOST:PORT, [ADDRESS]:PORT, unix:PATH or fd://N")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise OperatorError(f"bind {text!r}: an IPv6 address stands in brackets, as in [::1]:{port}")
+    return host or "0.0.0.0", int(port), None, None
+
+
+class Listening:
+    """A listening socket of one bind. `bind` says where it really listens: port 0 has become a number."""
+
+    def __init__(self, bind: BindSettings, backlog: int) -> None:
+        """Raises `OperatorError` naming the bind where the address cannot be had."""
+        self._inode: tuple[int, int] | None = None
+        try:
+            if bind.fd is not None:
+                self.socket = _inherited(bind.fd)
+            elif bind.path is not None:
+                self.socket = self._unix(bind.path)
+            else:
+                self.socket = _tcp(bind.host, bind.port)
+            self.socket.listen(backlog)
+            self.socket.setblocking(False)
+        except OSError as error:
+            raise OperatorError(f"bind {bind.address}: {error.strerror or error}") from error
+        self.bind = bind
+        self.name = self.socket.getsockname()
+        #: Whether only the accepted socket knows which address a client has reached.
+        self.wildcard = isinstance(self.name, tuple) and self.name[0] in ("0.0.0.0", "::")
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as an operator would write it."""
+        if isinstance(self.name, tuple):
+            host, port = self.name[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"unix:{self.name}"
+
+    def _unix(self, path: str) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
+                os.unlink(path)  # left behind by a process that was killed
+        sock = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(path)
+        except OSError:
+            sock.close()
+            raise
+        information = os.stat(path)
+        self._inode = (information.st_dev, information.st_ino)
+        return sock
+
+    def close(self) -> None:
+        """Close the socket, and remove a unix socket's file where it is still ours. Idempotent."""
+        self.socket.close()
+        if self._inode is not None and self.bind.path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                information = os.stat(self.bind.path)
+                if (information.st_dev, information.st_ino) == self._inode:
+                    os.unlink(self.bind.path)
+            self._inode = None
+
+
+def _answers(path: str) -> bool:
+    with PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"{host!r} is no address of this machine ({error.strerror})") from error
+    sock = PlainSocket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _inherited(fd: int) -> socket.socket:
+    sock = PlainSocket(fileno=fd)
+    if sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise OSError(0, "it is not a stream socket")
+    return sock

@@ -1,0 +1,270 @@
+"""`Server`: the composition root. It opens sockets and contexts, builds the muxes, and runs.
+
+There are two phases, so that a master can come between them: making a `Server` does what may happen before a fork (settings, certificates,
+listening sockets; no gevent hub, no application code), `start` does what belongs to a worker (the hub, greenlets, the application).
+"""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+
+import gevent
+from gevent import GreenletExit
+from gevent.event import Event
+from gevent.pool import Pool
+
+from muxwsgi.errors import OperatorError, PeerError, TLSError
+from muxwsgi.hijackers.resolve import resolve
+from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
+from muxwsgi.mux import matchers
+from muxwsgi.mux.hijack import Hijacker, hijacker_of
+from muxwsgi.mux.mux import Mux
+from muxwsgi.mux.registry import Registered
+from muxwsgi.mux.route import Handler, Route
+from muxwsgi.mux.tls_route import tls_route
+from muxwsgi.server.binds import Listening, parse_bind
+from muxwsgi.server.plain_http import https_required, redirect_to_https
+from muxwsgi.settings import BindSettings, ServerSettings
+from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.context import ServerContext
+from muxwsgi.wire.listener import Listener
+from muxwsgi.wire.ready import Lifeline, sweep
+
+__all__ = ["Server"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Seconds between two sweeps of the deadlines: how late an expiry may be noticed.
+SWEEP_INTERVAL = 1.0
+
+#: Seconds between two looks at what is left during a drain.
+DRAIN_INTERVAL = 0.05
+
+#: Errors that a peer or the network causes, beside `ConnectionError`, `TimeoutError` and `TLSError`. EBADF: another greenlet closed it.
+_PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPROTO})
+
+
+class Server:
+    """Serves a WSGI application, and hijackers beside it, on any number of addresses.
+
+        server = muxwsgi.Server(app, binds=["127.0.0.1:8000"], hijackers=[echo])
+        server.serve_forever()
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        binds: Sequence[str | BindSettings] | None = None,
+        hijackers: Iterable[Handler | Hijacker | Route] = (),
+        *,
+        settings: ServerSettings | None = None,
+        registered: Sequence[Registered] = (),
+        on_exchange: OnExchange | None = None,
+    ) -> None:
+        """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
+
+        `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
+        `on_exchange` is called after each exchange, for an access log. Raises `OperatorError`.
+        """
+        self.settings = settings or ServerSettings()
+        self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange)
+        self._engines = [self._http]
+        self._contexts: list[tuple[BindSettings, ServerContext]] = []
+        #: What is asked on each bind, by its address as the operator wrote it.
+        self.muxes: dict[str, Mux] = {}
+        self._routes = self._shared_routes(hijackers)
+        self._fallback = self._named("fallback", self.settings.fallback, registered)
+        self._silence = self._named("silence", self.settings.silence, registered)
+        wanted = self.settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
+        #: How many connections ended with an error of the peer, since the start.
+        self.peer_errors = 0
+        self._lines: dict[Lifeline, gevent.Greenlet[..., object]] = {}
+        self._listeners: list[Listener] = []
+        self._stop_wanted = False
+        self._stopped: Event | None = None
+        self._cut_at = 0.0
+        self._sweeper: gevent.Greenlet[..., None] | None = None
+        self._listening: list[Listening] = []
+        try:
+            for bind in wanted:
+                listening = Listening(bind, self.settings.backlog)
+                self._listening.append(listening)
+                self.muxes[listening.address] = self._front_mux(bind, listening)
+        except BaseException:
+            self.close()
+            raise
+
+    # Composition
+
+    def _shared_routes(self, hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
+        """HTTP and the hijackers: the same routes, so the same limits, on every bind and inside and outside of TLS."""
+        routes = [Route("http", matchers.http1, self._http, alpn=("http/1.1",))]
+        for hijacker in hijackers:
+            if isinstance(hijacker, Route):
+                routes.append(hijacker)
+                continue
+            described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
+            if described is None:
+                raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
+            routes.append(described.route())
+        for route in routes:
+            if sum(other.name == route.name for other in routes) > 1:
+                raise OperatorError(f"hijackers: two are named {route.name!r}")
+        return routes
+
+    def _named(self, option: str, spec: str, registered: Sequence[Registered]) -> Route | None:
+        try:
+            return resolve(spec, self._routes, registered)
+        except OperatorError as error:
+            raise OperatorError(f"{option}: {error}") from error
+
+    def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None) -> Mux:
+        settings = self.settings.mux
+        return Mux(
+            routes,
+            name=name,
+            fallback=fallback,
+            silence=silence,
+            sniff_timeout=settings.sniff_timeout,
+            peek_limit=settings.peek_limit,
+        )
+
+    def _front_mux(self, bind: BindSettings, listening: Listening) -> Mux:
+        """The first question on a bind, and through the TLS route the second."""
+        open_mux = self._mux(listening.address, self._routes, self._fallback, self._silence)
+        if bind.tls == "off":
+            return open_mux
+        context = ServerContext(self.settings.tls_of(bind), alpn=open_mux.alpn)
+        self._contexts.append((bind, context))
+        inner = self._mux(f"{listening.address}, in TLS", self._routes, self._fallback, self._silence)
+        # TLS is asked first: its six bytes are nobody else's.
+        tls = tls_route(context, inner, self.settings.handshake_timeout, priority=1 << 30)
+        if bind.tls == "optional":
+            return self._mux(listening.address, [tls, *self._routes], self._fallback, self._silence)
+        port = listening.name[1] if isinstance(listening.name, tuple) else 443
+        engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http)
+        self._engines.append(engine)
+        return self._mux(listening.address, [tls, Route("plain-http", matchers.http1, engine)], None, None)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as an operator writes it: `HOST:PORT` with the real port, or `unix:PATH`."""
+        return [listening.address for listening in self._listening]
+
+    @property
+    def binds(self) -> list[tuple[str, BindSettings]]:
+        """Each address with the bind that asked for it."""
+        return [(listening.address, listening.bind) for listening in self._listening]
+
+    # Running
+
+    def start(self) -> None:
+        """Serve from now on, in greenlets."""
+        self._stopped = Event()
+        pool = Pool(self.settings.max_connections) if self.settings.max_connections else None
+        for listening in self._listening:
+            listener = Listener(listening.socket, self._serve(self.muxes[listening.address], listening), pool)
+            self._listeners.append(listener)
+            listener.start()
+        self._sweeper = gevent.spawn(self._sweep)
+
+    def serve_forever(self) -> None:
+        """`start`, and return after `stop` or `request_stop` when everything has ended."""
+        self.start()
+        assert self._stopped is not None
+        while not self._stop_wanted:
+            self._stopped.wait()
+        self.stop()
+
+    def request_stop(self) -> None:
+        """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait."""
+        if self._stop_wanted:
+            self._cut_at = 0.0
+        self._stop_wanted = True
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def stop(self, graceful_timeout: float | None = None) -> None:
+        """Stop accepting, let exchanges and hijacked connections end, and cut those that last longer than `graceful_timeout` seconds
+        (None: as in the settings)."""
+        self._stop_wanted = True
+        self._cut_at = monotonic() + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self.close()
+        for engine in self._engines:
+            engine.draining = True
+        while self._lines and monotonic() < self._cut_at:
+            for line in list(self._lines):
+                line.drain()
+            gevent.sleep(DRAIN_INTERVAL)
+        if self._lines:
+            log.warning("%d connections were cut at shutdown", len(self._lines))
+            gevent.killall(list(self._lines.values()), timeout=5)
+        if self._sweeper is not None:
+            self._sweeper.kill()
+            self._sweeper = None
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def close(self) -> None:
+        """Close the listening sockets without serving. Idempotent."""
+        for listening in self._listening:
+            listening.close()
+
+    def reload_certificates(self) -> None:
+        """Read all certificate files again. One that is broken is logged, and the one before goes on serving."""
+        for bind, context in self._contexts:
+            try:
+                context.reload()
+            except OperatorError as error:
+                log.error("bind %s: the certificates in use stay: %s", bind.address, error)
+            else:
+                log.info("bind %s: certificates reloaded", bind.address)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are served right now."""
+        return len(self._lines)
+
+    def _sweep(self) -> None:
+        while True:
+            gevent.sleep(SWEEP_INTERVAL)
+            sweep(list(self._lines), monotonic())
+
+    def _serve(self, mux: Mux, listening: Listening) -> Callable[[socket.socket, Address], None]:
+        lines = self._lines
+        server = None if listening.wildcard else listening.name
+
+        def serve(sock: socket.socket, client: Address) -> None:
+            """One connection, from accept to close."""
+            try:
+                connection = Connection.from_socket(sock, client=client, server=server)
+            except OSError:  # it is gone already, and has no address any more
+                sock.close()
+                return
+            line = connection.lifeline
+            lines[line] = gevent.getcurrent()  # type: ignore[assignment]
+            try:
+                mux(connection)
+            except GreenletExit:
+                raise
+            except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
+                self._note_peer_error(connection, error)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
+                    self._note_peer_error(connection, error)
+                else:
+                    log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
+            finally:
+                del lines[line]
+                connection.finish()
+
+        return serve
+
+    def _note_peer_error(self, connection: Connection, error: Exception) -> None:
+        self.peer_errors += 1
+        log.debug("%r: %s", connection, error)

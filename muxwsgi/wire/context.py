@@ -1,0 +1,292 @@
+"""OpenSSL contexts: which certificate is shown, which protocol is agreed on, whom we believe.
+
+One front `SSL.Context` per bind serves for the life of the process. Session tickets belong to it, so they outlive a reload, and
+processes that fork after it was made resume each other's sessions. Certificates stand behind it in contexts of their own: the server-name
+callback, which OpenSSL calls in every handshake, switches to the one that fits.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from socket import socket
+from typing import Self
+
+import service_identity
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+
+from muxwsgi.errors import HandshakeError, OperatorError
+from muxwsgi.settings import CertificateFiles, TLSSettings
+
+__all__ = ["ClientContext", "ServerContext", "TLSInfo"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). Those of 1.3 are all fine.
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+
+_VERIFY = {
+    "none": SSL.VERIFY_NONE,
+    "optional": SSL.VERIFY_PEER,
+    "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """What a handshake agreed on.
+
+    version, cipher, cipher_bits    "TLSv1.3", "TLS_AES_256_GCM_SHA384", 256
+    sni, alpn                       server name and protocol id, None without
+    resumed                         whether an earlier session was resumed
+    peer_certificate, peer_chain    the peer's certificate, and all it sent; None and empty without
+    peer_verified                   whether that certificate was verified. A certificate that fails verification ends the handshake,
+                                    also where certificates are optional
+    """
+
+    version: str
+    cipher: str
+    cipher_bits: int
+    sni: str | None
+    alpn: str | None
+    resumed: bool
+    peer_certificate: x509.Certificate | None = None
+    peer_chain: tuple[x509.Certificate, ...] = ()
+    peer_verified: bool = False
+
+    @classmethod
+    def of(cls, ssl: SSL.Connection) -> Self:
+        """Of a connection whose handshake is done."""
+        name = ssl.get_servername()
+        alpn = ssl.get_alpn_proto_negotiated()
+        certificate = chain = None
+        verifying = ssl.get_verify_mode() != SSL.VERIFY_NONE
+        if verifying:
+            certificate = ssl.get_peer_certificate(as_cryptography=True)
+            chain = ssl.get_peer_cert_chain(as_cryptography=True)
+        return cls(
+            version=ssl.get_protocol_version_name(),
+            cipher=ssl.get_cipher_name() or "",
+            cipher_bits=ssl.get_cipher_bits() or 0,
+            sni=name.decode("ascii", "backslashreplace").lower() if name else None,
+            alpn=alpn.decode("ascii", "backslashreplace") if alpn else None,
+            resumed=_session_reused(ssl),
+            peer_certificate=certificate,
+            peer_chain=tuple(chain or ()),
+            peer_verified=verifying and certificate is not None,
+        )
+
+
+def _session_reused(ssl: SSL.Connection) -> bool:
+    """SSL_session_reused(3), which pyOpenSSL binds and does not publish. False where it should go."""
+    try:
+        from OpenSSL._util import lib
+
+        return bool(lib.SSL_session_reused(ssl._ssl))
+    except (ImportError, AttributeError):
+        return False
+
+
+class ServerContext:
+    """What one bind serves TLS with."""
+
+    def __init__(self, settings: TLSSettings, alpn: Sequence[str] = ()) -> None:
+        """`alpn` are the ids offered, the one we like best first. Raises `OperatorError` naming the file that is wrong."""
+        self._settings = settings
+        self._alpn = [protocol.encode("ascii") for protocol in alpn]
+        self._served = _Certificates([self._certificate(files) for files in settings.certificates])
+        #: The front context. Every connection starts in it; it shows the first certificate that was loaded.
+        self.openssl = self._context(settings.certificates[0])
+        self.openssl.set_tlsext_servername_callback(self._choose)
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
+        ssl = SSL.Connection(self.openssl, sock)
+        ssl.set_accept_state()
+        return ssl
+
+    def reload(self) -> None:
+        """Read the files again. Raises `OperatorError` where one is wrong, and everything stays as it was then.
+
+        Connections that are open are not touched, sessions can still be resumed.
+        """
+        self._served = _Certificates([self._certificate(files) for files in self._settings.certificates])
+
+    def _choose(self, ssl: SSL.Connection) -> None:
+        # Exceptions here would end in pyOpenSSL's excepthook and an alert; there is nothing to raise.
+        name = ssl.get_servername()
+        ssl.set_context(self._served.context_for(name.decode("ascii", "replace").lower() if name else None))
+
+    def _certificate(self, files: CertificateFiles) -> "_Certificate":
+        context = self._context(files)
+        leaf = _read_leaf(files.certfile)
+        left = leaf.not_valid_after_utc - datetime.now(UTC)
+        if left.total_seconds() < 0:
+            log.warning("%s: the certificate expired on %s", files.certfile, f"{leaf.not_valid_after_utc:%Y-%m-%d}")
+        return _Certificate(_names(leaf), context)
+
+    def _context(self, files: CertificateFiles) -> SSL.Context:
+        """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
+        was switched to, and all else from the front."""
+        settings = self._settings
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no record buffers: 34 KiB less
+        try:
+            context.set_cipher_list((settings.ciphers or CIPHERS).encode())
+        except SSL.Error:
+            raise OperatorError(f"ciphers: OpenSSL knows none of {settings.ciphers!r}") from None
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets: nothing is kept here
+        context.set_session_id(b"muxwsgi")  # resumption with client certificates needs one
+        _use_certificate(context, files)
+        if settings.client_ca is not None:
+            try:
+                context.load_verify_locations(settings.client_ca)
+                context.load_client_ca(settings.client_ca.encode())
+            except SSL.Error:
+                raise OperatorError(f"ca_certs: {_why_unreadable(settings.client_ca, 'CA certificates in PEM')}") from None
+        context.set_verify(_VERIFY[settings.client_certificates])
+        if self._alpn:
+            context.set_alpn_select_callback(self._select_alpn)
+        return context
+
+    def _select_alpn(self, ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
+        for protocol in self._alpn:
+            if protocol in offered:
+                return protocol
+        return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+
+
+class ClientContext:
+    """How we connect to others by TLS."""
+
+    def __init__(
+        self,
+        *,
+        verify: bool = True,
+        ca_file: str | None = None,
+        certfile: str | None = None,
+        keyfile: str | None = None,
+        alpn: Sequence[str] = (),
+    ) -> None:
+        """`verify` the peer's certificate and name, against `ca_file` or the system's CAs; show `certfile` where one is given."""
+        self._verify = verify
+        self.openssl = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        self.openssl.set_min_proto_version(SSL.TLS1_2_VERSION)
+        if ca_file is not None:
+            try:
+                self.openssl.load_verify_locations(ca_file)
+            except SSL.Error:
+                raise OperatorError(f"ca_file: {_why_unreadable(ca_file, 'CA certificates in PEM')}") from None
+        else:
+            self.openssl.set_default_verify_paths()
+        if certfile is not None:
+            _use_certificate(self.openssl, CertificateFiles(certfile=certfile, keyfile=keyfile or certfile))
+        self.openssl.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
+        if alpn:
+            self.openssl.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
+
+    def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
+        """A client's side of TLS. `server_hostname`, a name or an address, is needed to verify; a name is sent as SNI."""
+        if self._verify and server_hostname is None:
+            raise ValueError("a certificate can only be verified for a server_hostname")
+        ssl = SSL.Connection(self.openssl, sock)
+        ssl.set_connect_state()
+        if server_hostname is not None and not _is_address(server_hostname):
+            ssl.set_tlsext_host_name(server_hostname.encode("idna"))
+        return ssl
+
+    def verify_name(self, ssl: SSL.Connection, server_hostname: str | None) -> None:
+        """After the handshake: whether the certificate is one for the name (RFC 9525). Raises `HandshakeError`."""
+        if not self._verify or server_hostname is None:
+            return
+        try:
+            if _is_address(server_hostname):
+                verify_ip_address(ssl, server_hostname)
+            else:
+                verify_hostname(ssl, server_hostname)
+        except (service_identity.VerificationError, service_identity.CertificateError) as error:
+            raise HandshakeError(f"TLS handshake: the certificate is not one for {server_hostname!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    names: tuple[str, ...]  # lower case, "*.example.com" for a wildcard
+    context: SSL.Context
+
+
+class _Certificates:
+    """What is served now: replaced as a whole by a reload."""
+
+    def __init__(self, certificates: Sequence[_Certificate]) -> None:
+        self._first = certificates[0].context
+        self._by_name: dict[str, SSL.Context] = {}
+        for certificate in certificates:
+            for name in certificate.names:
+                self._by_name.setdefault(name, certificate.context)
+
+    def context_for(self, name: str | None) -> SSL.Context:
+        """Exact name, else wildcard for its first label, else the first certificate."""
+        if name is None:
+            return self._first
+        wildcard = "*." + name.partition(".")[2]
+        return self._by_name.get(name) or self._by_name.get(wildcard) or self._first
+
+
+def _names(leaf: x509.Certificate) -> tuple[str, ...]:
+    """The names a certificate is for: of its SAN; its CN as the last resort."""
+    try:
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return tuple(str(name.value).lower() for name in common)
+    return tuple(name.lower() for name in alternative.get_values_for_type(x509.DNSName))
+
+
+def _read_leaf(path: str) -> x509.Certificate:
+    with open(path, "rb") as file:
+        return x509.load_pem_x509_certificate(file.read())
+
+
+def _use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
+    try:
+        context.use_certificate_chain_file(files.certfile)
+    except SSL.Error:
+        raise OperatorError(f"certfile: {_why_unreadable(files.certfile, 'a certificate in PEM')}") from None
+    try:
+        with open(files.keyfile, "rb") as file:
+            key = load_pem_private_key(file.read(), password=None)
+        context.use_privatekey(key)  # type: ignore[arg-type]  # of all key types the union is wider than OpenSSL's
+        context.check_privatekey()
+    except SSL.Error:
+        raise OperatorError(f"keyfile: {files.keyfile} is not the key of the certificate in {files.certfile}") from None
+    except TypeError:
+        raise OperatorError(f"keyfile: {files.keyfile} is encrypted: a server has nobody to ask for the passphrase") from None
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        raise OperatorError(f"keyfile: {_why_unreadable(files.keyfile, 'a private key in PEM')}") from None
+
+
+def _why_unreadable(path: str, expected: str) -> str:
+    try:
+        with open(path, "rb"):
+            return f"{path} does not hold {expected}"
+    except OSError as error:
+        return f"{path}: {os.strerror(error.errno or 0)}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

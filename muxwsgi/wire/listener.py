@@ -1,0 +1,79 @@
+"""Accepting: gevent's `StreamServer`, handing over plain sockets, and living on when there are no descriptors left."""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+from muxwsgi.wire.transport import PlainSocket
+
+__all__ = ["Listener", "Serve"]
+
+log = logging.getLogger("muxwsgi.error")
+
+Serve = Callable[[socket.socket, Any], None]
+
+#: The file table of the process or the machine is full, or the kernel has no memory for a socket: it passes.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+#: Nothing to accept after all, or the client went away while it waited.
+_NOTHING = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO})
+
+#: Seconds without accepting when there are no descriptors. Waiting clients stay in the backlog meanwhile.
+BACK_OFF = 0.2
+
+
+class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for it
+    """Calls `serve(socket, address)` in a greenlet for each connection that it accepts on `listening`, which it closes at the end.
+
+    With a `pool` it accepts only while there is room in it.
+    """
+
+    def __init__(self, listening: socket.socket, serve: Serve, pool: Pool | None = None) -> None:
+        super().__init__(listening, serve, spawn="default" if pool is None else pool)
+        self._tcp = listening.family != socket.AF_UNIX
+        self._exhausted = False
+
+    def do_read(self) -> tuple[socket.socket, Any] | None:
+        """Accept one connection; None where there is none."""
+        try:
+            accepted = _accept(self.socket)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._back_off(error)
+            elif error.errno not in _NOTHING:
+                raise
+            return None
+        if self._exhausted:
+            self._exhausted = False
+            log.warning("accepting again")
+        if self._tcp:
+            accepted[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return accepted
+
+    def _back_off(self, error: OSError) -> None:
+        if not self._exhausted:
+            self._exhausted = True
+            log.error("cannot accept connections for now: %s", error.strerror)
+        self.stop_accepting()
+        gevent.spawn_later(BACK_OFF, self._resume)
+
+    def _resume(self) -> None:
+        if self.started and not self.closed:
+            self.start_accepting()
+
+
+def _accept(listening: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept as a `PlainSocket`. The public `accept()` makes a gevent socket in a patched process, and two objects more."""
+    try:
+        accept = listening._accept  # type: ignore[attr-defined]
+    except AttributeError:
+        sock, address = listening.accept()
+        return PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
+    fd, address = accept()
+    return PlainSocket(listening.family, listening.type, listening.proto, fileno=fd), address
