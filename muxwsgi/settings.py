@@ -9,7 +9,16 @@ from typing import Literal
 
 from muxwsgi.errors import OperatorError
 
-__all__ = ["CertificateFiles", "ClientCertificates", "HTTPSettings", "MuxSettings", "TLSSettings"]
+__all__ = [
+    "BindSettings",
+    "CertificateFiles",
+    "ClientCertificates",
+    "HTTPSettings",
+    "MuxSettings",
+    "ServerSettings",
+    "TLSMode",
+    "TLSSettings",
+]
 
 ClientCertificates = Literal["none", "optional", "required"]
 

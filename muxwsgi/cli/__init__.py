@@ -1,0 +1,118 @@
+"""The command line. Importing it imports no gevent: `run` patches first, and only then loads what is served."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from muxwsgi import __version__
+from muxwsgi.cli.options import OPTIONS, Option, collect
+from muxwsgi.errors import OperatorError
+
+__all__ = ["main"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="muxwsgi")
+def cli() -> None:
+    """One port, every protocol, any WSGI app."""
+
+
+def _options(command: Command) -> Command:
+    """The table as click options. No defaults and no checks here: they would hide what the file and the environment say."""
+    for option in reversed(OPTIONS):
+        command = click.option(*option.flags, option.flag, option.name, **_click_arguments(option))(command)
+    return click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")(command)
+
+
+def _click_arguments(option: Option) -> dict[str, Any]:
+    if option.kind is bool:
+        return {"is_flag": True, "default": None, "help": option.help}
+    arguments: dict[str, Any] = {"default": None, "help": option.help, "multiple": option.many}
+    if option.choices:
+        arguments["type"] = click.Choice(option.choices)
+    else:
+        arguments["type"] = option.kind
+        arguments["metavar"] = option.metavar
+    return arguments
+
+
+@cli.command()
+@click.argument("app")
+@_options
+def run(app: str, config: str | None, **flags: Any) -> None:
+    """Serve the WSGI application APP, which is module:attribute or module:factory()."""
+    values = collect(flags, config)
+    # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
+    from gevent import monkey
+
+    monkey.patch_all()
+    from muxwsgi.cli.run import serve
+
+    serve(app, values)
+
+
+@cli.command()
+@click.argument("app", required=False)
+@_options
+def check(app: str | None, config: str | None, **flags: Any) -> None:
+    """Say what would be served, or what is wrong, without serving it: options, certificates, hijackers and, if named, the application."""
+    values = collect(flags, config)
+    from muxwsgi.cli.look import check as check_all
+
+    check_all(app, values)
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--hex", "hex_text", metavar="TEXT", help="The bytes in hexadecimal, instead of a file.")
+@_options
+def explain(file: str | None, hex_text: str | None, config: str | None, **flags: Any) -> None:
+    """Say what every route makes of the first bytes in FILE (- for standard input), and who would get the connection."""
+    if (file is None) == (hex_text is None):
+        raise click.UsageError("give either a FILE (- for standard input) or --hex")
+    if hex_text is not None:
+        try:
+            data = bytes.fromhex(hex_text)
+        except ValueError:
+            raise OperatorError(f"--hex: {hex_text!r} is not hexadecimal") from None
+    else:
+        with click.open_file(str(file), "rb") as stream:
+            data = stream.read()
+    from muxwsgi.cli.look import explain as explain_bytes
+
+    explain_bytes(data, collect(flags, config))
+
+
+@cli.command()
+@_options
+def hijackers(config: str | None, **flags: Any) -> None:
+    """List the installed hijackers: what they match, where they come from, whether they are served, why one cannot be loaded."""
+    from muxwsgi.cli.look import list_hijackers
+
+    list_hijackers(collect(flags, config))
+
+
+def main() -> None:
+    """Entry point. An operator's fault is one line on standard error and exit status 2."""
+    try:
+        cli.main(standalone_mode=False, prog_name="muxwsgi")
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        print(f"muxwsgi: error: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    except OperatorError as error:
+        print(f"muxwsgi: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Standard output must not be flushed again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,93 @@
+"""From option values to settings, and to what is served. Used by `run` and by the commands that only look."""
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.mux.registry import Registered, discover, select
+from muxwsgi.server.binds import parse_bind
+from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
+
+__all__ = ["prepare_process", "server_settings", "set_up_logging", "wanted_hijackers"]
+
+
+def server_settings(values: Mapping[str, Any]) -> ServerSettings:
+    """The settings that the options mean. Makes the development certificate where it is asked for. Raises `OperatorError`."""
+    certificates = _certificates(values)
+    tls = values["tls"] or ("required" if certificates else "off")
+    # A bind may bring its own certificate: what is missing is noticed there.
+    default = BindSettings(
+        tls=tls if certificates else "off",
+        certificates=certificates if tls != "off" else (),
+        redirect_http=values["redirect_http"] and tls == "required" and bool(certificates),
+    )
+    if values["tls"] in ("required", "optional") and not certificates and not any("certfile=" in bind for bind in values["bind"]):
+        raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
+    return ServerSettings(
+        binds=tuple(parse_bind(text, default) for text in values["bind"]),
+        http=HTTPSettings(**{name: values[name] for name in HTTPSettings.__slots__ if name in values}),
+        mux=MuxSettings(sniff_timeout=values["sniff_timeout"], peek_limit=values["peek_limit"]),
+        client_certificates=values["client_certificates"],
+        client_ca=values["ca_certs"],
+        handshake_timeout=values["handshake_timeout"],
+        ciphers=values["ciphers"],
+        fallback=values["fallback"],
+        silence=values["silence"],
+        backlog=values["backlog"],
+        max_connections=values["max_connections"],
+        graceful_timeout=values["graceful_timeout"],
+    )
+
+
+def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:
+    certfiles, keyfiles = values["certfile"], values["keyfile"]
+    if len(keyfiles) > len(certfiles):
+        raise OperatorError("keyfile: there are more keyfiles than certfiles")
+    if keyfiles and len(keyfiles) < len(certfiles):
+        raise OperatorError("keyfile: give one for each certfile, or none where the certfiles hold the keys")
+    pairs = zip(certfiles, keyfiles or certfiles, strict=True)
+    certificates = tuple(CertificateFiles(certfile=certfile, keyfile=keyfile) for certfile, keyfile in pairs)
+    if values["tls_dev"]:
+        if certificates:
+            raise OperatorError("tls_dev: there is a certfile already")
+        from muxwsgi.wire.certificates import development_certificate
+
+        certificates = (development_certificate(),)
+    return certificates
+
+
+def wanted_hijackers(values: Mapping[str, Any]) -> tuple[list[Registered], list[Registered]]:
+    """The hijackers to serve, loaded, and all that are installed. Raises `OperatorError`."""
+    installed = discover()
+    return select(installed, values["hijack"], values["no_hijack"]), installed
+
+
+def prepare_process(values: Mapping[str, Any]) -> None:
+    """Working folder and module path, before anything is loaded."""
+    import os
+
+    if values["chdir"]:
+        try:
+            os.chdir(values["chdir"])
+        except OSError as error:
+            raise OperatorError(f"chdir: {values['chdir']}: {error.strerror}") from error
+    additions: Sequence[str] = [*values["pythonpath"], os.getcwd()]
+    sys.path[:0] = [path for path in additions if path not in sys.path]
+
+
+def set_up_logging(values: Mapping[str, Any]) -> logging.Handler:
+    """The error log: one line per event, and tracebacks. The handler can be reopened where it is a file."""
+    path = values["error_logfile"]
+    try:
+        handler: logging.Handler = logging.StreamHandler() if path == "-" else logging.handlers.WatchedFileHandler(path)
+    except OSError as error:
+        raise OperatorError(f"error_logfile: {path}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z"))
+    logger = logging.getLogger("muxwsgi")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(values["log_level"].upper())
+    return handler

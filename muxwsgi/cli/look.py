@@ -1,0 +1,103 @@
+"""The commands that serve nothing: check, explain, hijackers."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
+from muxwsgi.cli.load_app import load_app, mounted
+from muxwsgi.errors import OperatorError
+from muxwsgi.mux.explain import explain as explain_mux
+from muxwsgi.mux.registry import discover, select
+from muxwsgi.observe.access_log import compile_format
+from muxwsgi.server import Server
+from muxwsgi.settings import BindSettings, ServerSettings
+
+__all__ = ["check", "explain", "list_hijackers"]
+
+
+def _nobody(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Stands where the application would: nothing is served here."""
+    raise AssertionError("this application is never called")
+
+
+def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
+    """The server as it would run, on other sockets: those it is configured for may be in use, by a server that runs."""
+    settings = server_settings(values)
+    plugins, installed = wanted_hijackers(values)
+    elsewhere = tuple(_elsewhere(bind) for bind in settings.binds)
+    server = Server(
+        app,
+        hijackers=[plugin.hijacker for plugin in plugins if plugin.hijacker is not None],
+        settings=_with_binds(settings, elsewhere),
+        registered=installed,
+    )
+    server.close()
+    return server
+
+
+def _elsewhere(bind: BindSettings) -> BindSettings:
+    from dataclasses import replace
+
+    return replace(bind, host="127.0.0.1", port=0, path=None, fd=None)
+
+
+def _with_binds(settings: ServerSettings, binds: tuple[BindSettings, ...]) -> ServerSettings:
+    from dataclasses import replace
+
+    return replace(settings, binds=binds)
+
+
+def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
+    """Print what would be served. Raises `OperatorError` for what is wrong."""
+    prepare_process(values)
+    if values["access_logformat"]:
+        compile_format(values["access_logformat"])
+    app = mounted(load_app(app_spec), values["mount"]) if app_spec else _nobody
+    server = _composed(values, app)
+    for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
+        mux = server.muxes[address]
+        click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in mux.routes)}")
+    click.echo("the configuration is good" + (f", and {app_spec} loads" if app_spec else ""))
+
+
+def explain(data: bytes, values: Mapping[str, Any]) -> None:
+    """Print what each route of each bind says of `data`."""
+    prepare_process(values)
+    server = _composed(values)
+    shown = set()
+    for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
+        text = str(explain_mux(server.muxes[address], data)).replace(address, bind.address)
+        if text not in shown:
+            shown.add(text)
+            click.echo(text)
+
+
+def list_hijackers(values: Mapping[str, Any]) -> None:
+    """Print the table of installed hijackers."""
+    with contextlib.suppress(FileNotFoundError):
+        prepare_process(values)
+    installed = discover()
+    if not installed:
+        click.echo("no hijacker is installed (packages offer them by the entry point group muxwsgi.hijack)")
+        return
+    try:
+        chosen = {plugin.name for plugin in select([p for p in installed if p.error is None], values["hijack"], values["no_hijack"])}
+    except OperatorError:
+        select(installed, values["hijack"], values["no_hijack"])  # says so if the name is unknown altogether
+        raise
+    rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "PACKAGE", "SERVED")]
+    for plugin in installed:
+        package = f"{plugin.package} {plugin.version}"
+        hijacker = plugin.hijacker
+        if hijacker is None:
+            rows.append((plugin.name, "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
+        else:
+            served = "yes" if plugin.name in chosen else "no: not wanted"
+            rows.append((plugin.name, repr(hijacker.match), str(hijacker.priority), ",".join(hijacker.alpn) or "-", package, served))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

@@ -1,0 +1,101 @@
+"""`muxwsgi run`: load, serve, and take signals. Imported in a process that is patched already."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gevent
+
+from muxwsgi.cli.configured import prepare_process, server_settings, set_up_logging, wanted_hijackers
+from muxwsgi.cli.load_app import load_app, mounted
+from muxwsgi.mux.hijack import Hijacker
+from muxwsgi.observe.access_log import DEFAULT_FORMAT, AccessLog
+from muxwsgi.server import Server
+from muxwsgi.settings import BindSettings
+
+__all__ = ["serve"]
+
+log = logging.getLogger("muxwsgi.error")
+
+
+def serve(app_spec: str, values: Mapping[str, Any]) -> None:
+    """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
+    handler = set_up_logging(values)
+    prepare_process(values)
+    settings = server_settings(values)
+    plugins, installed = wanted_hijackers(values)
+    hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
+    app = mounted(load_app(app_spec), values["mount"])
+    access_log = None
+    if values["access_logfile"]:
+        access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
+    server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log)
+    _announce(server, app_spec, hijackers)
+    _take_signals(server, access_log, handler)
+    writer = gevent.spawn(_flush_regularly, access_log) if access_log else None
+    try:
+        server.serve_forever()
+    finally:
+        if access_log is not None and writer is not None:
+            writer.kill()
+            access_log.flush()
+    log.info("stopped")
+
+
+def _flush_regularly(access_log: AccessLog) -> None:
+    while True:
+        gevent.sleep(1)
+        access_log.flush()
+
+
+def _take_signals(server: Server, access_log: AccessLog | None, handler: logging.Handler) -> None:
+    def stop() -> None:
+        log.info("stopping: connections have %g s to end; a second signal cuts them", server.settings.graceful_timeout)
+        server.request_stop()
+
+    def reopen() -> None:
+        if access_log is not None:
+            access_log.reopen()
+        log.info("logs reopened")  # the error log's handler notices a moved file by itself
+
+    gevent.signal_handler(signal.SIGTERM, stop)
+    gevent.signal_handler(signal.SIGINT, stop)
+    gevent.signal_handler(signal.SIGHUP, server.reload_certificates)
+    gevent.signal_handler(signal.SIGUSR1, reopen)
+
+
+def _announce(server: Server, app_spec: str, hijackers: list[Hijacker]) -> None:
+    """One log line per bind; on a terminal what can be tried, too."""
+    for address, bind in server.binds:
+        log.info("listening on %s (TLS %s): %s", address, bind.tls, server.muxes[address])
+    if not sys.stderr.isatty():
+        return
+    lines = [""]
+    for address, bind in server.binds:
+        lines.append(f"  {address}   {_spoken(bind)}")
+        lines += [f"    {who:<12} {command}" for who, command in _examples(address, bind, app_spec, hijackers)]
+        lines.append("")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _spoken(bind: BindSettings) -> str:
+    return {"off": "plain", "required": "TLS", "optional": "TLS and plain"}[bind.tls]
+
+
+def _examples(address: str, bind: BindSettings, app_spec: str, hijackers: list[Hijacker]) -> Iterator[tuple[str, str]]:
+    """Who is served on a bind, and a command line to try it with."""
+    tls = bind.tls != "off"
+    if address.startswith("unix:"):
+        yield app_spec, f"curl --unix-socket {address.removeprefix('unix:')} http://localhost/"
+        return
+    host, _, port = address.rpartition(":")
+    if host in ("0.0.0.0", "[::]"):
+        host = "localhost"
+    yield app_spec, f"curl {'-k https' if tls else 'http'}://{host}:{port}/"
+    for hijacker in hijackers:
+        if hijacker.examples is None:
+            yield hijacker.name, f"whatever begins as {hijacker.match!r} says"
+        else:
+            yield hijacker.name, hijacker.examples[tls].format(host=host.strip("[]"), port=port)

@@ -1,0 +1,159 @@
+"""`muxwsgi run` as a process of its own, on a free port of the loopback, and clients that misbehave in stated ways."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["ServerProcess", "insecure_context", "reset"]
+
+START_TIMEOUT = 20.0
+ROOT = Path(__file__).parents[2]
+
+
+def insecure_context() -> ssl.SSLContext:
+    """A client context that takes the development certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer gets an RST instead of a FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+class ServerProcess:
+    """Runs `muxwsgi run APP OPTIONS` bound to a free port; a context manager that ends it by its own process id.
+
+    `log` is what it has written to its standard error so far.
+    """
+
+    def __init__(self, app: str, *options: str, tls: bool = False, environment: dict[str, str] | None = None) -> None:
+        self.tls = tls
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self._lines: list[str] = []
+        command = [sys.executable, "-m", "muxwsgi", "run", app, "-b", f"127.0.0.1:{self.port}", *options]
+        self._process = subprocess.Popen(
+            [*command, "--tls-dev"] if tls else command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._lines.append(line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def __enter__(self) -> Self:
+        give_up = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                self.connect().close()
+                return self
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > give_up:
+                    self.stop()
+                    raise AssertionError(f"the server does not serve:\n{self.log}") from None
+                time.sleep(0.05)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
+        """Send `sig` and wait; the exit status. Killed, which no test accepts, where it does not end in time."""
+        if self._process.poll() is None:
+            self._process.send_signal(sig)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise AssertionError(f"the server did not end within {timeout:g} s:\n{self.log}") from None
+        self._reader.join(5)
+        return self._process.returncode
+
+    def connect(self) -> socket.socket:
+        """A TCP connection, whatever the server speaks on it."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def open(self) -> socket.socket:
+        """A connection that is ready for bytes: through TLS where the server has it."""
+        sock = self.connect()
+        return insecure_context().wrap_socket(sock, server_hostname="localhost") if self.tls else sock
+
+    def get(self, path: str, timeout: float = 10) -> tuple[int, bytes]:
+        """Status and body of a request on a connection of its own."""
+        connection = (
+            http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=insecure_context())
+            if self.tls
+            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        )
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def counts(self) -> dict[str, int]:
+        """What the process holds, as the counted application tells."""
+        status, body = self.get("/counts")
+        assert status == 200, body
+        counted: dict[str, int] = json.loads(body)
+        return counted
+
+    def settled_counts(self, baseline: dict[str, int], patience: float = 15) -> dict[str, int]:
+        """The counts once descriptors, greenlets and connections are back at `baseline`, or as they are after `patience` seconds."""
+        give_up = time.monotonic() + patience
+        while True:
+            now = self.counts()
+            if all(now[key] <= baseline[key] for key in ("descriptors", "greenlets", "connections")) or time.monotonic() > give_up:
+                return now
+            time.sleep(0.2)
+
+    def tracebacks(self) -> list[str]:
+        """The first lines of tracebacks in the log."""
+        return re.findall(r"^Traceback.*$", self.log, re.M)
+
+
+def read_until_closed(sock: socket.socket, limit: int = 1 << 20) -> bytes:
+    """All that the server still says; bounded in bytes here and in time by the socket's timeout."""
+    data = b""
+    while len(data) < limit:
+        try:
+            part = sock.recv(65536)
+        except (ConnectionResetError, ssl.SSLError):
+            break
+        if not part:
+            break
+        data += part
+    return data
