@@ -96,7 +96,8 @@ def hijack(
                     are closed
     idle_timeout    seconds without a byte in either direction until its wait raises `Expired`
     takes_silence   also gets connections whose client waits for the server to speak first
-    examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run` shows them
+    examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run`
+                    shows them
 
     Raises `ValueError` for what cannot be.
     """

@@ -69,8 +69,7 @@ def swept() -> Iterator[Callable[..., None]]:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        certfile, keyfile = development_certificate(["localhost"])
-    return CertificateFiles(certfile=str(certfile), keyfile=str(keyfile))
+        return development_certificate(["localhost"])
 
 
 @pytest.fixture(scope="session")

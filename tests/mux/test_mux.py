@@ -27,6 +27,8 @@ YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
 marks = st.lists(st.integers(0, 5000), max_size=8)
 Swept = Callable[..., None]
+Contexts = Callable[..., ServerContext]
+ClientContexts = Callable[..., ClientContext]
 
 
 class Recorder:
@@ -80,8 +82,19 @@ def test_any_cut_of_any_bytes_gives_the_same_route(mux: Mux, data: bytes, marks:
     assert whole.reason is in_pieces.reason is byte_by_byte.reason
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_over_a_connection_any_cut_gives_the_same_handler_the_same_bytes(kind: str) -> None:
+@pytest.mark.parametrize("kind", [*MAKERS, "tls"])
+def test_over_a_connection_any_cut_gives_the_same_handler_the_same_bytes(
+    kind: str, make_server_context: Contexts, make_client_context: ClientContexts
+) -> None:
+    contexts = make_server_context(), make_client_context()
+
+    def connect() -> Pair:
+        if kind != "tls":
+            return MAKERS[kind]()
+        server, client = MAKERS["tcp"]()
+        shaking = gevent.spawn(client.start_tls, contexts[1], server_hostname="localhost")
+        return server.start_tls(contexts[0]), shaking.get(timeout=5)
+
     @given(st.permutations(SHIPPED), first_bytes, marks, st.sampled_from([3, 30, 16384]))
     @settings(max_examples=60, deadline=None)
     def check(order: list[matchers.Matcher], data: bytes, marks: list[int], peek_limit: int) -> None:
@@ -89,7 +102,7 @@ def test_over_a_connection_any_cut_gives_the_same_handler_the_same_bytes(kind: s
         routes = [recorder.route(str(number), matcher) for number, matcher in enumerate(order)]
         mux = Mux(routes, fallback=recorder.route("fallback"), peek_limit=peek_limit)
         expected = decide_in_pieces(mux, [data])
-        pair = MAKERS[kind]()
+        pair = connect()
         try:
             server = serve(mux, pair, cut(data, marks))
             if expected is None or expected.route is None:
@@ -322,10 +335,6 @@ def test_an_inner_mux_sees_what_the_handler_left(pair: Pair) -> None:
     )
     assert recorder.got == [("http", b"GET / HTTP/1.1\r\n")]
     assert server.trace[1] == "mux 'inner': route 'http' said YES to 16 bytes"
-
-
-Contexts = Callable[..., ServerContext]
-ClientContexts = Callable[..., ClientContext]
 
 
 def tls_client(client: Connection, context: ClientContext, data: bytes) -> None:
