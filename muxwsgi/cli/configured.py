@@ -9,7 +9,7 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
 from muxwsgi.server.binds import parse_bind
-from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
+from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
 
 __all__ = ["prepare_process", "server_settings", "set_up_logging", "wanted_hijackers"]
 
@@ -17,7 +17,7 @@ __all__ = ["prepare_process", "server_settings", "set_up_logging", "wanted_hijac
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The settings that the options mean. Makes the development certificate where it is asked for. Raises `OperatorError`."""
     certificates = _certificates(values)
-    tls = values["tls"] or ("required" if certificates else "off")
+    tls: TLSMode = values["tls"] or ("required" if certificates else "off")
     # A bind may bring its own certificate: what is missing is noticed there.
     default = BindSettings(
         tls=tls if certificates else "off",

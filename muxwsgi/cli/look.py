@@ -58,9 +58,8 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
         compile_format(values["access_logformat"])
     app = mounted(load_app(app_spec), values["mount"]) if app_spec else _nobody
     server = _composed(values, app)
-    for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
-        mux = server.muxes[address]
-        click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in mux.routes)}")
+    for bind in server_settings(values).binds:
+        click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}")
     click.echo("the configuration is good" + (f", and {app_spec} loads" if app_spec else ""))
 
 
@@ -74,6 +73,11 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
         if text not in shown:
             shown.add(text)
             click.echo(text)
+
+
+def shorten(expression: str, most: int = 72) -> str:
+    """Long matchers would make the table unreadable; `muxwsgi explain` shows what they say."""
+    return expression if len(expression) <= most else expression[: most - 3] + "..."
 
 
 def list_hijackers(values: Mapping[str, Any]) -> None:
@@ -97,7 +101,7 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
             rows.append((plugin.name, "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
         else:
             served = "yes" if plugin.name in chosen else "no: not wanted"
-            rows.append((plugin.name, repr(hijacker.match), str(hijacker.priority), ",".join(hijacker.alpn) or "-", package, served))
+            rows.append((plugin.name, shorten(repr(hijacker.match)), str(hijacker.priority), ",".join(hijacker.alpn) or "-", package, served))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

@@ -69,7 +69,7 @@ def _take_signals(server: Server, access_log: AccessLog | None, handler: logging
 def _announce(server: Server, app_spec: str, hijackers: list[Hijacker]) -> None:
     """One log line per bind; on a terminal what can be tried, too."""
     for address, bind in server.binds:
-        log.info("listening on %s (TLS %s): %s", address, bind.tls, server.muxes[address])
+        log.info("listening on %s (TLS %s): %s", address, bind.tls, ", ".join(route.name for route in server.routes))
     if not sys.stderr.isatty():
         return
     lines = [""]

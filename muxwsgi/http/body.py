@@ -63,7 +63,7 @@ class Body:
     The minimum rate of the settings holds while we wait for the peer, not while the application is busy.
     """
 
-    __slots__ = ("_continue", "_incoming", "_pace", "_settings", "done", "received", "trailers")
+    __slots__ = ("_continue", "_incoming", "_pace", "_settings", "done", "fault", "received", "trailers")
 
     def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
         self._incoming = incoming
@@ -71,6 +71,8 @@ class Body:
         self._continue = expects_continue
         self._pace = Pace(settings.body_min_rate, settings.body_rate_grace) if settings.body_min_rate else None
         self.done = False
+        #: What reading met that is the peer's fault: the request cannot be answered as the application means to.
+        self.fault: PeerError | OSError | None = None
         self.received = 0
         #: name -> value, both as sent, of the fields behind a chunked body.
         self.trailers: dict[str, str] = {}
@@ -84,8 +86,17 @@ class Body:
         """The next bytes of the body, at most about `most`; b"" at its end.
 
         Raises `PeerError` (400 for broken framing and a body that stops short, 408 for one that comes too slowly, 413 for one over
-        the limit) and the connection's errors.
+        the limit) and the connection's errors, and again when called again.
         """
+        if self.fault is not None:
+            raise self.fault
+        try:
+            return self._read(most)
+        except (PeerError, OSError) as error:
+            self.fault = error
+            raise
+
+    def _read(self, most: int) -> bytes:
         raise NotImplementedError
 
     def forgo_continue(self) -> None:
@@ -140,7 +151,7 @@ class EmptyBody(Body):
         super().__init__(incoming, settings, expects_continue=False)
         self.done = True
 
-    def read_some(self, most: int) -> bytes:
+    def _read(self, most: int) -> bytes:
         return b""
 
 
@@ -156,7 +167,7 @@ class LengthBody(Body):
         self.left = length
         self.done = length == 0
 
-    def read_some(self, most: int) -> bytes:
+    def _read(self, most: int) -> bytes:
         if self.done or most <= 0:
             return b""
         data = self._more()
@@ -208,7 +219,7 @@ class ChunkedBody(Body):
 
     # Called by the application, through `Input`
 
-    def read_some(self, most: int) -> bytes:
+    def _read(self, most: int) -> bytes:
         while not self._pieces:
             if self.done:
                 return b""

@@ -186,7 +186,7 @@ class HTTP1:
         except (GreenletExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker
-            if not self._answer_for(error, response, takeover, environ):
+            if not self._answer_for(error, body, response, takeover, environ):
                 return False
         finally:
             takeover.over = True
@@ -209,18 +209,18 @@ class HTTP1:
             return LengthBody(incoming, settings, head.expects_continue, head.length)
         return EmptyBody(incoming, settings)
 
-    def _answer_for(self, error: BaseException, response: Response, takeover: Takeover, environ: Environ) -> bool:
+    def _answer_for(self, error: BaseException, body: Body, response: Response, takeover: Takeover, environ: Environ) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order."""
         if takeover.taken:
             if not isinstance(error, OSError):
                 self._log_application_error(environ, "the connection it had taken over is closed")
             return False
-        if response.peer_error is not None or isinstance(error, PeerError):
-            # The peer's fault, met while sending or while the application read the body.
-            log.debug("%s: %s", environ["muxwsgi.connection"], response.peer_error or error)
-            if response.head_sent or not isinstance(error, PeerError):
-                return False
-            raise error
+        fault = response.peer_error or body.fault
+        if fault is not None:  # whatever the application made of it
+            log.debug("%r: %s", environ["muxwsgi.connection"], fault)
+            if isinstance(fault, PeerError) and not response.head_sent:
+                raise fault
+            return False
         self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
         if response.head_sent:
             return False

@@ -72,6 +72,10 @@ class FileWrapper:
             self.file.close()
 
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
 class _Clock:
     """The Date field (RFC 9110 section 6.6.1), made once a second."""
 
@@ -87,8 +91,8 @@ class _Clock:
             self._second = now
             moment = time.gmtime(now)
             # Not strftime: names of days and months are English whatever the locale.
-            day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.tm_wday]
-            month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()[moment.tm_mon - 1]
+            day = _DAYS[moment.tm_wday]
+            month = _MONTHS[moment.tm_mon - 1]
             clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
             self._line = f"Date: {day}, {moment.tm_mday:02} {month} {moment.tm_year} {clock} GMT"
         return self._line
@@ -180,6 +184,8 @@ class Response:
             self.forget()
         elif self.status is not None:
             raise RuntimeError("start_response() was called twice without exc_info")
+        if self._body.fault is not None:
+            raise self._body.fault  # a request that broke off has one answer, and it is not the application's 500
         known = _STATUSES.get(status)
         if known is None:
             known = _learn_status(status)

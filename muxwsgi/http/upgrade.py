@@ -55,7 +55,9 @@ class SocketOnUse:
     __slots__ = ("_takeover",)
 
     #: What can be asked without deciding anything.
-    _HARMLESS = frozenset({"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
+    _HARMLESS = frozenset(
+        {"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"}
+    )
 
     def __init__(self, takeover: Takeover) -> None:
         self._takeover = takeover

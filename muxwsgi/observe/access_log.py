@@ -1,6 +1,7 @@
 """The access log: gunicorn's atoms, one line per exchange, written in batches.
 
-`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p, and {field}i, {field}o, {key}e for request fields, response fields and environ keys.
+`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p, and {field}i, {field}o, {key}e for request fields, response fields and environ
+keys.
 What a client sends is escaped, so that it cannot forge a line.
 """
 

@@ -74,7 +74,8 @@ class Server:
         self._contexts: list[tuple[BindSettings, ServerContext]] = []
         #: What is asked on each bind, by its address as the operator wrote it.
         self.muxes: dict[str, Mux] = {}
-        self._routes = self._shared_routes(hijackers)
+        #: HTTP and the hijackers, as they are asked on every bind.
+        self.routes = self._shared_routes(hijackers)
         self._fallback = self._named("fallback", self.settings.fallback, registered)
         self._silence = self._named("silence", self.settings.silence, registered)
         wanted = self.settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
@@ -116,7 +117,7 @@ class Server:
 
     def _named(self, option: str, spec: str, registered: Sequence[Registered]) -> Route | None:
         try:
-            return resolve(spec, self._routes, registered)
+            return resolve(spec, self.routes, registered)
         except OperatorError as error:
             raise OperatorError(f"{option}: {error}") from error
 
@@ -133,16 +134,16 @@ class Server:
 
     def _front_mux(self, bind: BindSettings, listening: Listening) -> Mux:
         """The first question on a bind, and through the TLS route the second."""
-        open_mux = self._mux(listening.address, self._routes, self._fallback, self._silence)
+        open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
         if bind.tls == "off":
             return open_mux
         context = ServerContext(self.settings.tls_of(bind), alpn=open_mux.alpn)
         self._contexts.append((bind, context))
-        inner = self._mux(f"{listening.address}, in TLS", self._routes, self._fallback, self._silence)
+        inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
         # TLS is asked first: its six bytes are nobody else's.
         tls = tls_route(context, inner, self.settings.handshake_timeout, priority=1 << 30)
         if bind.tls == "optional":
-            return self._mux(listening.address, [tls, *self._routes], self._fallback, self._silence)
+            return self._mux(listening.address, [tls, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http)
         self._engines.append(engine)
@@ -247,7 +248,7 @@ class Server:
                 sock.close()
                 return
             line = connection.lifeline
-            lines[line] = gevent.getcurrent()  # type: ignore[assignment]
+            lines[line] = gevent.getcurrent()
             try:
                 mux(connection)
             except GreenletExit:

@@ -10,7 +10,6 @@ without getting them too.
 import errno
 import io
 import itertools
-import math
 import os
 import socket as socket_module
 import warnings

@@ -31,9 +31,11 @@ def make_certificate(folder: Path) -> Certificate:
     """A P-256 certificate for localhost, the same for every peer."""
     certificate = Certificate(folder / "certificate.pem", folder / "key.pem")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        + ["-keyout", str(certificate.keyfile), "-out", str(certificate.certfile)],
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", str(certificate.keyfile), "-out", str(certificate.certfile)),
+        ],
         check=True,
         capture_output=True,
     )

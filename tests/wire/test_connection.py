@@ -615,7 +615,7 @@ def test_nothing_is_left_behind_by_connections_that_end_in_any_way(make_pair: Ca
             gone += [weakref.ref(server), weakref.ref(client)]
     assert len(os.listdir("/proc/self/fd")) == before
     del server, client, reader
-    make_pair.__closure__  # the fixture still lists them: empty its list
+    # The fixture still lists them: empty its list.
     for cell in make_pair.__closure__ or ():
         if isinstance(cell.cell_contents, list):
             cell.cell_contents.clear()

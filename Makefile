@@ -1,0 +1,71 @@
+# Two commands: `make run` shows the main job, `make test` checks everything. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+PORT ?= 8443
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
+PIP_QUIET := --quiet --disable-pip-version-check
+SOURCES := muxwsgi apps tests setup.py
+
+.PHONY: run test test-fast lint bench clean help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a Redis protocol and an echo on it
+	@echo "one port, https://127.0.0.1:$(PORT)/ (self-signed certificate), Ctrl-C ends it; in another terminal:"
+	@echo
+	@echo "  curl -k https://127.0.0.1:$(PORT)/                                       # Flask"
+	@echo "  curl -k https://127.0.0.1:$(PORT)/polls/                                 # Django"
+	@echo "  redis-cli --tls --insecure -p $(PORT) set greeting hello                 # a hijacker"
+	@echo "  printf 'ECHO hi\n' | openssl s_client -quiet -connect 127.0.0.1:$(PORT)  # another one"
+	@echo "  curl -i http://127.0.0.1:$(PORT)/                                        # plain HTTP: redirected"
+	@echo
+	@exec $(BIN)/muxwsgi run 'apps.guestbook:create_app()' --mount /polls=apps.polls.wsgi:application \
+		--tls-dev --redirect-http -b 127.0.0.1:$(PORT)
+
+test: lint  ## ruff, mypy --strict and all tests
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+test-fast: lint  ## the same without the tests marked slow
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/tests.stamp
+	@echo "== ruff"
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@echo "== mypy --strict"
+	@$(BIN)/mypy --no-error-summary
+
+bench: $(BENCH_VENV)/stamp  ## muxwsgi and its peers in turn under the same load (needs wrk); BENCH="--rounds 3"
+	@$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
+
+$(VENV)/base.stamp: setup.py muxwsgi/__init__.py
+	@echo "== setting up $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP_QUIET) --upgrade pip setuptools wheel
+	@$(BIN)/python -m pip install $(PIP_QUIET) --editable .
+	@touch $@
+
+$(VENV)/apps.stamp: $(VENV)/base.stamp apps/hijack-echo/setup.py apps/hijack-resp/setup.py
+	@echo "== installing the applications and hijackers"
+	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[apps]' --editable apps/hijack-echo --editable apps/hijack-resp
+	@touch $@
+
+$(VENV)/tests.stamp: $(VENV)/apps.stamp pyproject.toml
+	@echo "== installing what the tests need"
+	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[tests]'
+	@touch $@
+
+$(BENCH_VENV)/stamp: setup.py
+	@command -v wrk >/dev/null || { echo "make bench: wrk is missing (Debian package wrk)" >&2; exit 2; }
+	@echo "== setting up $(BENCH_VENV) with the peers"
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --upgrade pip setuptools wheel
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --editable . 'gunicorn>=23'
+	@touch $@
+
+clean:  ## remove what make made
+	@rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.egg-info' -prune -exec rm -rf {} +
