@@ -20,6 +20,7 @@ from muxwsgi.http.environ import Environ, connection_environ, fill
 from muxwsgi.http.head import Head, HeadParser, refuse_oversized
 from muxwsgi.http.response import Header, Response, Terms, date_and_server
 from muxwsgi.http.upgrade import SocketOnUse, Takeover
+from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ OnExchange = Callable[[Environ, str, list[Header], int, float], None]
 
 #: connection, status, reason
 OnReject = Callable[["Connection", int, str], None]
-
-#: Empty lines in front of a request line that are passed over (RFC 9112 section 2.2 asks for one). The matcher allows as many.
-LEADING_CRLFS = 4
 
 #: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
 DRAIN_AT_MOST = 65536

@@ -1,0 +1,84 @@
+"""Dialogues with the HTTP engine: bytes in, bytes out, in memory or over a real socket."""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gevent
+import pytest
+
+from muxwsgi.http.h1 import HTTP1
+from muxwsgi.settings import HTTPSettings
+from muxwsgi.testing import connection_pair
+from muxwsgi.wire.connection import Connection
+
+Talk = Callable[..., bytes]
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def read_all(connection: Connection) -> bytes:
+    parts = []
+    try:
+        while data := connection.recv():
+            parts.append(data)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+@pytest.fixture
+def talk() -> Talk:
+    """Send byte strings to an application and return all that comes back until the engine closes, or the client's end is reached."""
+
+    def run(app: Any, *sent: bytes, settings: HTTPSettings | None = None, end: bool = True, **more: Any) -> bytes:
+        server, client = connection_pair()
+        engine = HTTP1(app, settings or HTTPSettings(linger=0.05), **more)
+
+        def serve() -> None:
+            try:
+                engine(server)
+            except OSError:
+                pass
+            finally:
+                server.finish()
+
+        serving = gevent.spawn(serve)
+
+        def send() -> None:
+            try:
+                for data in sent:
+                    client.sendall(data)
+                    gevent.sleep(0)
+                if end:
+                    client.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+        sending = gevent.spawn(send)
+        with gevent.Timeout(10):
+            received = read_all(client)
+            sending.join()
+            serving.get()
+        client.finish()
+        return received
+
+    return run
+
+
+@pytest.fixture
+def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the error log says, from warnings on."""
+    logger = logging.getLogger("muxwsgi")
+    propagate, logger.propagate = logger.propagate, True
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logger.propagate = propagate
+
+
+def statuses(answer: bytes) -> Sequence[int]:
+    """The status codes of the responses in `answer`, when no body looks like a status line."""
+    return [int(line[9:12]) for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]

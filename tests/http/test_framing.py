@@ -1,0 +1,253 @@
+"""Bytes that are no valid request get a 4xx or 5xx and a close, and never reach the application."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from muxwsgi.settings import HTTPSettings
+from tests.http.conftest import Talk, hello, statuses
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+REFUSED: dict[str, tuple[int, bytes]] = {
+    "length and coding": (400, POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "coding and length": (400, POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"),
+    "repeated length": (400, POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+    "differing lengths": (400, POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+    "list of lengths": (400, POST + b"Content-Length: 5, 5\r\n\r\nhello"),
+    "signed length": (400, POST + b"Content-Length: +5\r\n\r\nhello"),
+    "negative length": (400, POST + b"Content-Length: -5\r\n\r\nhello"),
+    "underscored length": (400, POST + b"Content-Length: 1_0\r\n\r\nhellohello"),
+    "hexadecimal length": (400, POST + b"Content-Length: 0x5\r\n\r\nhello"),
+    "empty length": (400, POST + b"Content-Length: \r\n\r\n"),
+    "endless length": (400, POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n"),
+    "xchunked": (400, POST + b"Transfer-Encoding: xchunked\r\n\r\n"),
+    "gzip, chunked": (400, POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
+    "chunked, gzip": (400, POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n"),
+    "chunked twice": (400, POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "quoted chunked": (400, POST + b'Transfer-Encoding: "chunked"\r\n\r\n'),
+    "coding with vertical tab": (400, POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n"),
+    "coding in 1.0": (400, b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "bare LF after request line": (400, b"GET / HTTP/1.1\nHost: a\r\n\r\n"),
+    "bare LF in a field": (400, GET + b"X: a\nY: b\r\n\r\n"),
+    "bare CR in a field": (400, GET + b"X: a\rb\r\n\r\n"),
+    "folded field": (400, GET + b"X: a\r\n b\r\n\r\n"),
+    "folded first field": (400, b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
+    "NUL in a value": (400, GET + b"X: a\x00b\r\n\r\n"),
+    "NUL in a name": (400, GET + b"X\x00: a\r\n\r\n"),
+    "NUL in the target": (400, b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "control in a value": (400, GET + b"X: a\x01b\r\n\r\n"),
+    "DEL in a value": (400, GET + b"X: a\x7fb\r\n\r\n"),
+    "tab in the target": (400, b"GET /a\tb HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "raw bytes in the target": (400, b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "fragment": (400, b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "space before the colon": (400, GET + b"X : a\r\n\r\n"),
+    "no colon": (400, GET + b"X\r\n\r\n"),
+    "no name": (400, GET + b": a\r\n\r\n"),
+    "bad name": (400, GET + b"X(y): a\r\n\r\n"),
+    "missing Host": (400, b"GET / HTTP/1.1\r\n\r\n"),
+    "repeated Host": (400, GET + b"Host: a\r\n\r\n"),
+    "repeated host in another case": (400, GET + b"hOST: b\r\n\r\n"),
+    "bad Host": (400, b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
+    "Host with user": (400, b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n"),
+    "Host with path": (400, b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+    "repeated Content-Type": (400, POST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n"),
+    "HTTP/0.9": (400, b"GET /\r\n\r\n"),
+    "HTTP/2.0": (400, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+    "HTTP/1.2": (400, b"GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+    "RTSP/1.0": (400, b"OPTIONS / RTSP/1.0\r\nHost: a\r\n\r\n"),
+    "ICE/1.0": (400, b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n"),
+    "lower-case version": (400, b"GET / http/1.1\r\nHost: a\r\n\r\n"),
+    "two spaces": (400, b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "two spaces behind": (400, b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "space at the end": (400, b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n"),
+    "space in front": (400, b" GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "relative target": (400, b"GET foo HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "authority for GET": (400, b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "path for CONNECT": (400, b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CONNECT without port": (400, b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "* for GET": (400, b"GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "user in an absolute target": (400, b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "absolute target without Host": (400, b"GET http://a/ HTTP/1.1\r\n\r\n"),
+    "ftp target": (400, b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "unknown method": (501, b"FROBNICATE / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "lower-case method": (501, b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "RTSP method": (501, b"DESCRIBE / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "unknown coding": (501, POST + b"Transfer-Encoding: gzip\r\n\r\n"),
+    "another expectation": (417, POST + b"Expect: tea\r\nContent-Length: 1\r\n\r\nx"),
+    "endless empty lines": (400, b"\r\n" * 50 + GET + b"\r\n"),
+    "long request line": (414, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "request line without end": (414, b"GET /" + b"a" * 9000),
+    "long field": (431, GET + b"X: " + b"a" * 9000 + b"\r\n\r\n"),
+    "many fields": (431, GET + b"X: a\r\n" * 200 + b"\r\n"),
+    "long head": (431, GET + b"X: " + b"a" * 8000 + b"\r\n" + (b"Y: " + b"a" * 8000 + b"\r\n") * 9 + b"\r\n"),
+    "head without end": (431, GET + b"X: a\r\n" * 20_000),
+    "large body": (413, POST + b"Content-Length: 2000\r\n\r\n"),
+}
+
+BAD_CHUNKS: dict[str, bytes] = {
+    "no size": b"\r\nhello\r\n0\r\n\r\n",
+    "prefixed size": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "negative size": b"-5\r\nhello\r\n0\r\n\r\n",
+    "signed size": b"+5\r\nhello\r\n0\r\n\r\n",
+    "underscored size": b"1_0\r\nhello\r\n0\r\n\r\n",
+    "huge size": b"fffffffffffffffff\r\nhello",
+    "space behind the size": b"5 \r\nhello\r\n0\r\n\r\n",
+    "bare LF behind the size": b"5\nhello\r\n0\r\n\r\n",
+    "no line break behind the data": b"5\r\nhelloX\r\n0\r\n\r\n",
+    "bare LF behind the data": b"5\r\nhello\n0\r\n\r\n",
+    "bare LF in an extension": b"5;a=b\nc\r\nhello\r\n0\r\n\r\n",
+    "NUL in an extension": b"5;a\x00\r\nhello\r\n0\r\n\r\n",
+    "endless extension": b"5;" + b"a" * 100_000 + b"\r\nhello\r\n0\r\n\r\n",
+    "folded trailer": b"5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n",
+    "bare LF in a trailer": b"5\r\nhello\r\n0\r\nX: a\n\r\n\r\n",
+    "endless trailers": b"5\r\nhello\r\n0\r\n" + b"X: a\r\n" * 30_000 + b"\r\n",
+    "ends too early": b"5\r\nhel",
+}
+
+
+def never_called(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    raise AssertionError(f"the application got {environ['REQUEST_METHOD']} {environ['RAW_URI']}")
+
+
+def read_the_body(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [body]
+
+
+def catches_everything(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """As frameworks do: any exception becomes their own 500 page."""
+    try:
+        return read_the_body(environ, start_response)
+    except Exception:
+        start_response("500 Framework Error", [])
+        return [b"framework"]
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", ["whole", "bytewise"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_malformed_head_is_refused_and_ends_the_connection(talk: Talk, errors: Any, name: str, cut: str) -> None:
+    status, sent = REFUSED[name]
+    sent += SMUGGLED  # whatever it is, what follows is never taken for a request
+    if cut == "bytewise" and len(sent) > 30_000:
+        sent = sent[:80_000]
+        pieces = [sent[i : i + 997] for i in range(0, len(sent), 997)]
+    else:
+        pieces = [sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]
+    rejected: list[int] = []
+    answer = talk(
+        never_called,
+        *pieces,
+        settings=HTTPSettings(limit_request_body=1000, linger=0.05),
+        on_reject=lambda connection, status, reason: rejected.append(status),
+    )
+    assert statuses(answer) == [status], answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert rejected == [status]
+    assert errors() == []
+
+
+@pytest.mark.parametrize("app", [read_the_body, catches_everything])
+@pytest.mark.parametrize("name", BAD_CHUNKS)
+def test_a_malformed_chunked_body_is_refused_whatever_the_application_makes_of_it(talk: Talk, errors: Any, name: str, app: Any) -> None:
+    answer = talk(app, CHUNKED + BAD_CHUNKS[name] + (b"" if name == "ends too early" else SMUGGLED))
+    assert statuses(answer) == [400], answer
+    assert errors() == []
+
+
+def test_a_body_over_the_limit_is_refused_when_it_gets_there(talk: Talk) -> None:
+    small = HTTPSettings(limit_request_body=10, linger=0.05)
+    assert statuses(talk(read_the_body, CHUNKED + b"8\r\n12345678\r\n0\r\n\r\n", settings=small)) == [200]
+    assert statuses(talk(read_the_body, CHUNKED + b"8\r\n12345678\r\n8\r\n12345678\r\n0\r\n\r\n", settings=small)) == [413]
+    assert statuses(talk(catches_everything, CHUNKED + b"b\r\n12345678901\r\n0\r\n\r\n", settings=small)) == [413]
+
+
+def test_a_body_that_ends_early_is_no_request(talk: Talk, errors: Any) -> None:
+    assert statuses(talk(read_the_body, POST + b"Content-Length: 10\r\n\r\nhello")) == [400]
+    assert errors() == []
+
+
+def test_an_upgrade_request_keeps_its_body(talk: Talk) -> None:
+    upgrade = POST + b"Upgrade: x\r\nConnection: upgrade\r\n"
+    for framed in (b"Content-Length: 36\r\n\r\n" + SMUGGLED[:36], b"Transfer-Encoding: chunked\r\n\r\n24\r\n" + SMUGGLED[:36] + b"\r\n0\r\n\r\n"):
+        answer = talk(read_the_body, upgrade + framed + GET + b"\r\n")
+        assert statuses(answer.replace(SMUGGLED[:36], b"")) == [200, 200]
+        assert SMUGGLED[:36] in answer
+
+
+def test_a_few_empty_lines_in_front_are_passed_over(talk: Talk) -> None:
+    assert statuses(talk(hello, b"\r\n\r\n" + GET + b"\r\n\r\n" + GET + b"\r\n")) == [200, 200]
+
+
+def test_a_connection_that_ends_without_a_request_gets_no_answer(talk: Talk) -> None:
+    assert talk(never_called, b"") == b""
+    assert talk(never_called, b"\r\n") == b""
+    assert statuses(talk(never_called, b"GET / HT")) == [400]
+
+
+# A request as bytes, and what the application should have seen of it.
+Exchange = tuple[bytes, tuple[str, str, bytes]]
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    path = "/" + draw(st.text("abcdefgh%20", max_size=0) | st.from_regex(r"[a-z0-9]{1,12}(\?[a-z=&]{0,10})?", fullmatch=True))
+    body = draw(st.binary(max_size=60) | st.sampled_from([b"\r\n\r\n", b"0\r\n\r\n", SMUGGLED, b"a\r\n\r\n0\r\n\r\nb"]))
+    framing = draw(st.sampled_from(["none", "length", "chunked"]))
+    head = f"{'GET' if framing == 'none' else 'POST'} {path} HTTP/1.1\r\nHost: a\r\n".encode()
+    if framing == "none":
+        return head + b"\r\n", ("GET", path, b"")
+    if framing == "length":
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body, ("POST", path, body)
+    cuts = sorted(draw(st.lists(st.integers(0, len(body)), max_size=4)))
+    parts = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True) if start < end]
+    chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(part), draw(st.sampled_from([b"", b";a=b"])), part) for part in parts)
+    trailer = draw(st.sampled_from([b"", b"X-Trailer: t\r\n"]))
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n", ("POST", path, body)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pipeline=st.lists(exchanges(), min_size=1, max_size=6), data=st.data())
+def test_any_pipeline_under_any_cuts_is_answered_exactly(talk: Talk, pipeline: list[Exchange], data: st.DataObject) -> None:
+    seen: list[tuple[str, str, bytes]] = []
+    read = data.draw(st.sampled_from(["all", "lines", "little", "nothing"]))
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        source = environ["wsgi.input"]
+        if read == "all":
+            body = source.read()
+        elif read == "lines":
+            body = b"".join(source)
+        elif read == "little":
+            body = b""
+            while part := source.read(3):
+                body += part
+        else:
+            body = b""
+        seen.append((environ["REQUEST_METHOD"], environ["REQUEST_URI"], body))
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    sent = b"".join(request for request, _ in pipeline)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=12)))
+    answer = talk(app, *(sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)))
+    expected = [(method, path, b"" if read == "nothing" else body) for _, (method, path, body) in pipeline]
+    assert seen == expected
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == len(pipeline)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(garbage=st.binary(max_size=200), where=st.integers(0, 60))
+def test_garbage_never_becomes_a_traceback(talk: Talk, errors: Any, garbage: bytes, where: int) -> None:
+    request = POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    answer = talk(read_the_body, request[:where] + garbage + request[where:])
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
+    assert errors() == []
