@@ -101,7 +101,8 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
             rows.append((plugin.name, "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
         else:
             served = "yes" if plugin.name in chosen else "no: not wanted"
-            rows.append((plugin.name, shorten(repr(hijacker.match)), str(hijacker.priority), ",".join(hijacker.alpn) or "-", package, served))
+            alpn = ",".join(hijacker.alpn) or "-"
+            rows.append((plugin.name, shorten(repr(hijacker.match)), str(hijacker.priority), alpn, package, served))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

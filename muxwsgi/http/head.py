@@ -131,6 +131,10 @@ class HeadParser:
         if line.end() - 2 > settings.limit_request_line:
             raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
 
+        method = line[1].decode()
+        if method in _OTHER_PROTOCOLS:
+            raise PeerError(501, f"unknown method {method!r}")
+
         # 2. The fields.
         lines = raw.count(b"\r\n") - 2
         if lines > settings.limit_request_fields:
@@ -139,7 +143,7 @@ class HeadParser:
             _check_field_sizes(raw, settings.limit_request_field_size)
         parsed = self._fields
         parsed.clear()
-        _feed(self._sink, raw)
+        doubt = _feed(self._sink, raw)
         pairs = parsed.items() if len(parsed) == lines else _all_fields(raw)
         fields: dict[str, str] = {}
         for name, value in pairs:
@@ -157,14 +161,13 @@ class HeadParser:
         fields.pop("", None)
 
         # 3. What they mean together.
-        method = line[1].decode()
         minor = 1 if line[3] == b"1" else 0
-        if method in _OTHER_PROTOCOLS:
-            raise PeerError(501, f"unknown method {method!r}")
         target = line[2].decode()
         path, query = self._target(method, target, fields)
         self._check_host(fields, minor)
         length, chunked = _framing(fields, minor)
+        if doubt is not None:
+            raise doubt
         keep_alive = minor == 1
         connection = fields.get("HTTP_CONNECTION")
         if connection is not None:
@@ -212,7 +215,8 @@ class HeadParser:
             self._good_host = host
 
 
-def _feed(sink: object, raw: bytes) -> None:
+def _feed(sink: object, raw: bytes) -> PeerError | None:
+    """Parse `raw` into `sink`. Raises `PeerError`; returns one where the fields are all there and `_framing` may know a better status."""
     try:
         HttpRequestParser(sink).feed_data(raw)
     except HttpParserUpgrade:
@@ -222,7 +226,11 @@ def _feed(sink: object, raw: bytes) -> None:
     except HttpParserInvalidURLError:
         raise PeerError(400, "the request-target is malformed") from None
     except HttpParserError as error:
-        raise PeerError(400, f"malformed head: {error}") from None
+        fault = PeerError(400, f"malformed head: {error}")
+        if "invalid `Transfer-Encoding`" in str(error):
+            return fault
+        raise fault from None
+    return None
 
 
 def _all_fields(raw: bytes) -> list[tuple[bytes, bytes]]:

@@ -127,12 +127,13 @@ class Response:
     """
 
     __slots__ = (
+        "_block",
+        "_bodiless",
         "_body",
         "_chunked",
         "_connection",
         "_left",
         "_length",
-        "_lines",
         "_minor",
         "_silent",
         "_stated",
@@ -162,12 +163,13 @@ class Response:
         """Back to the beginning: another head takes the place of one that is not sent."""
         self.status: str | None = None
         self.headers: list[Header] = []
-        self._lines: list[str] = []
+        self._block = b""  # the status line and the application's fields
         self._stated = (False, False)  # whether the application gave Date and Server
         self._length: int | None = None  # Content-Length as the application gave it
         self._left: int | None = None  # bytes of the body still owed, None where it is not counted
         self._chunked = False
         self._silent = self.method == "HEAD"  # no body on the wire
+        self._bodiless = False  # and no length of one
 
     # What the application calls
 
@@ -212,14 +214,15 @@ class Response:
         block = "\r\n".join(lines)
         if block.count("\n") != len(lines) - 1 or block.count("\r") != len(lines) - 1 or "\0" in block:
             raise ValueError("a header value has a line break or NUL in it")
+        self._block = block.encode("latin-1")
         self.status = status
         self.headers = headers
-        self._lines = lines
         self._stated = (date, server)
         if code == 204 or code == 304:
             self._silent = True
-            if code == 204:
+            if code == 204:  # RFC 9110 section 8.6: no Content-Length there
                 self._length = None
+                self._bodiless = True
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -309,11 +312,11 @@ class Response:
     def _head(self, total: int | None) -> bytes:
         """The head; `total` is the length of the body where it is known. From here on there is no way back."""
         terms = self._terms
-        lines = self._lines
+        lines = [""]
         length = self._length
         if length is None and total is not None and not (self._silent and total == 0):
             length = total
-        if lines[0].startswith("HTTP/1.1 204"):
+        if self._bodiless:
             length = None
         if length is not None:
             lines.append(f"Content-Length: {length}")
@@ -338,7 +341,7 @@ class Response:
             lines.append("Connection: keep-alive")
         lines.append("\r\n")
         self.head_sent = True
-        return "\r\n".join(lines).encode("latin-1")
+        return self._block + "\r\n".join(lines).encode("latin-1")
 
     def _take_length(self, value: str) -> None:
         if not value.isascii() or not value.isdigit():

@@ -1,6 +1,7 @@
 """Dialogues with the HTTP engine: bytes in, bytes out, in memory or over a real socket."""
 
 import logging
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -81,4 +82,4 @@ def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]
 
 def statuses(answer: bytes) -> Sequence[int]:
     """The status codes of the responses in `answer`, when no body looks like a status line."""
-    return [int(line[9:12]) for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", answer)]

@@ -42,12 +42,14 @@ class ServerProcess:
     `log` is what it has written to its standard error so far.
     """
 
-    def __init__(self, app: str, *options: str, tls: bool = False, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, app: str, *options: str, tls: bool = False, bind_options: str = "", environment: dict[str, str] | None = None
+    ) -> None:
         self.tls = tls
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._lines: list[str] = []
-        command = [sys.executable, "-m", "muxwsgi", "run", app, "-b", f"127.0.0.1:{self.port}", *options]
+        command = [sys.executable, "-m", "muxwsgi", "run", app, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
         self._process = subprocess.Popen(
             [*command, "--tls-dev"] if tls else command,
             cwd=ROOT,
@@ -67,6 +69,22 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"127.0.0.1:{self.port}"
+
+    def signal(self, sig: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(sig)
+
+    def wait_for_log(self, text: str, patience: float = 10) -> None:
+        """Until `text` stands in the log."""
+        give_up = time.monotonic() + patience
+        while text not in self.log:
+            assert time.monotonic() < give_up, f"{text!r} never came:\n{self.log}"
+            time.sleep(0.02)
 
     @property
     def log(self) -> str:

@@ -9,7 +9,6 @@ import pytest
 
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.certificates import development_certificate
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext, ServerContext
 from muxwsgi.wire.ready import sweep
@@ -23,10 +22,8 @@ KINDS = PLAIN + LAYERED
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        return development_certificate(["localhost"])
+def certificate(make_certificate: Callable[[], CertificateFiles]) -> CertificateFiles:
+    return make_certificate()
 
 
 @pytest.fixture(scope="session")

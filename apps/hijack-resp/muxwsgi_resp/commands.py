@@ -335,7 +335,7 @@ def scan(session: Session, args: Args) -> Any:
         rest = rest[2:]
     if rest:
         raise Error(SYNTAX)
-    return [b"0", [key for key in session.store.keys() if fits(key) and kind in (None, _type(session.store.get(key)))]]
+    return [b"0", [key for key in list(session.store.keys()) if fits(key) and kind in (None, _type(session.store.get(key)))]]
 
 
 @_command("DBSIZE")

@@ -1,0 +1,177 @@
+"""The command line as an operator meets it: one line on what is wrong and where, exit status 2, before anything is served."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muxwsgi.cli.options import OPTIONS, collect, markdown
+from muxwsgi.errors import OperatorError
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.system.counted_app"
+
+
+def muxwsgi(*arguments: str, input: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=30, env={**os.environ, **environment}
+    )
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "no_such_module"], r"app 'no_such_module': there is no module 'no_such_module'"),
+        (["run", "no_such_package.module:app"], r"there is no module 'no_such_package'"),
+        (["run", f"{APP}:nothing"], r"'nothing' is not in module"),
+        (["run", f"{APP}:BLOCK"], r"it is a bytes, not a callable"),
+        (["run", f"{APP}:f(open('x'))"], r"literal arguments"),
+        (["run", "json"], r"neither `application` nor `app`"),
+        (["run", APP, "-b", "nonsense"], r"bind 'nonsense': it is HOST:PORT"),
+        (["run", APP, "-b", "::1:80"], r"an IPv6 address stands in brackets"),
+        (["run", APP, "-b", "127.0.0.1:0,tls=maybe"], r"'tls=maybe' is not tls=off"),
+        (["run", APP, "-b", "127.0.0.1:0,tls=required"], r"TLS needs a certificate"),
+        (["run", APP, "-b", "192.0.2.1:80"], r"bind 192\.0\.2\.1:80: Cannot assign"),
+        (["run", APP, "-b", "no.such.host.invalid:80"], r"bind no\.such\.host\.invalid:80: 'no\.such\.host\.invalid' is no address"),
+        (["run", APP, "-b", "fd://99"], r"bind fd://99: Bad file descriptor"),
+        (["run", APP, "-b", "unix:/no/such/folder/socket"], r"bind unix:/no/such/folder/socket: No such file"),
+        (["run", APP, "--tls", "required"], r"tls=required needs a certificate"),
+        (["run", APP, "--keyfile", "x"], r"more keyfiles than certfiles"),
+        (["run", APP, "--certfile", "/no/such/file"], r"certfile: /no/such/file: No such file"),
+        (["run", APP, "--keep-alive", "soon"], r"'--keep-alive'.*'soon'"),
+        (["run", APP, "--keep-alive", "-1"], r"keep_alive: -1\.0 is less than 0"),
+        (["run", APP, "--keep-alife", "1"], r"No such option.*keep-alive"),
+        (["run", APP, "--hijack", "no-such"], r"no hijacker is named 'no-such'"),
+        (["run", APP, "--no-hijack", "ecko"], r"did you mean 'echo'"),
+        (["run", APP, "--fallback", "no-such"], r"fallback: no hijacker is named 'no-such'"),
+        (["run", APP, "--silence", "forward:nowhere"], r"silence: .*forward"),
+        (["run", APP, "--mount", "/x"], r"mount '/x': it is /prefix=module:app"),
+        (["run", APP, "--chdir", "/no/such/folder"], r"chdir: /no/such/folder"),
+        (["run", APP, "--access-logfile", "/no/such/folder/log"], r"access_logfile: /no/such/folder/log"),
+        (["run", APP, "--access-logfile", "-", "--access-logformat", "%(Z)s"], r"no atom '%\(Z\)s'"),
+        (["run", APP, "-c", "/no/such/file.toml"], r"/no/such/file\.toml: No such file"),
+        (["explain"], r"either a FILE"),
+        (["explain", "--hex", "xy"], r"'xy' is not hexadecimal"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], says: str) -> None:
+    done = muxwsgi(*arguments)
+    assert done.returncode == 2, done
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("muxwsgi: error: "), done.stderr.decode()
+    assert re.search(says, lines[0]), lines[0]
+
+
+def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Path) -> None:
+    for text, words in (("import no_such_dependency", "no_such_dependency"), ("raise SystemExit(0)", "SystemExit"), ("1/0", "division by zero")):
+        write(tmp_path / "broken.py", text)
+        done = muxwsgi("run", "broken:app", "--pythonpath", str(tmp_path))
+        assert done.returncode == 2
+        error = done.stderr.decode()
+        assert "Traceback" in error and error.splitlines()[-1].startswith("muxwsgi: error: app 'broken:app': importing 'broken' failed")
+        assert words in error.splitlines()[-1]
+
+
+def test_the_flag_beats_the_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", 'keep_alive = 3\nbacklog = 30\nlog-level = "debug"\nbind = ["127.0.0.1:1"]\ntls_dev = true\n')
+    environ = {"MUXWSGI_KEEP_ALIVE": "4", "MUXWSGI_BACKLOG": "40", "MUXWSGI_BIND": "127.0.0.1:2 127.0.0.1:3", "MUXWSGI_CONFIG": path}
+    values = collect({"keep_alive": 5.0, "bind": (), "tls_dev": None}, None, environ)
+    assert values["keep_alive"] == 5.0
+    assert values["backlog"] == 40
+    assert values["log_level"] == "debug"
+    assert values["bind"] == ["127.0.0.1:2", "127.0.0.1:3"]
+    assert values["tls_dev"] is True
+    assert values["graceful_timeout"] == 30.0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("keep_alife = 3", r"c\.toml: 'keep_alife' is no option; did you mean 'keep_alive'"),
+        ('keep_alive = "soon"', r"c\.toml: keep_alive: 'soon' is not a number"),
+        ("backlog = 1.5", r"c\.toml: backlog: 1\.5 is not a whole number"),
+        ("backlog = true", r"backlog: True is not a whole number"),
+        ('tls = "maybe"', r"tls: 'maybe' is not off, required or optional"),
+        ('tls_dev = "perhaps"', r"tls_dev: 'perhaps' is not true or false"),
+        ("bind = 80", r"bind: 80 is not a list"),
+        ("keep_alive = ", r"c\.toml: .*line 1"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(OperatorError, match=says):
+        collect({}, write(tmp_path / "c.toml", text), {})
+
+
+def test_a_variable_that_is_no_option_is_an_error() -> None:
+    with pytest.raises(OperatorError, match="'MUXWSGI_KEEPALIVE' is no option; did you mean 'MUXWSGI_KEEP_ALIVE'"):
+        collect({}, None, {"MUXWSGI_KEEPALIVE": "1"})
+
+
+def test_the_page_of_options_is_what_the_table_says() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page.endswith(markdown()), "docs/configuration.md is out of date: see muxwsgi.cli.options.markdown"
+    assert len({option.name for option in OPTIONS}) == len(OPTIONS)
+
+
+def test_the_shipped_configuration_is_good() -> None:
+    done = muxwsgi("check", APP, "-c", "conf/muxwsgi.toml", "--hijack", "none")
+    assert done.returncode == 0, done.stderr
+    assert b"127.0.0.1:8000 (TLS off): http\n" in done.stdout
+
+
+def test_the_shipped_configuration_shows_defaults_where_it_is_commented_out() -> None:
+    by_name = {option.name: option for option in OPTIONS}
+    for name, text in re.findall(r"^#? ?(\w+) = ([^\s#\[\"]+)", (ROOT / "conf" / "muxwsgi.toml").read_text(), re.M):
+        if name != "limit_request_body":  # which the file sets on purpose
+            assert float(by_name[name].default) == float(text), name
+
+
+def test_explain_says_who_gets_given_bytes(tmp_path: Path) -> None:
+    done = muxwsgi("explain", "-", input=b"GET / HTTP/1.1\r\n")
+    assert done.returncode == 0 and b"route 'http' gets it" in done.stdout
+    done = muxwsgi("explain", "--hex", b"*1\r\n$4\r\nPING\r\n".hex())
+    assert b"route 'resp' gets it" in done.stdout
+    path = tmp_path / "bytes"
+    path.write_bytes(b"GET key\r\n")
+    done = muxwsgi("explain", str(path), "--hijack", "none")
+    assert done.returncode == 0 and b"no route" in done.stdout
+    done = muxwsgi("explain", "--hex", "160301", "--tls-dev", XDG_DATA_HOME=str(tmp_path))
+    assert b"tls" in done.stdout
+
+
+def test_hijackers_are_listed_with_where_they_come_from() -> None:
+    lines = muxwsgi("hijackers", "--no-hijack", "echo").stdout.decode().splitlines()
+    assert re.match(r"NAME +MATCHES +PRIORITY +ALPN +PACKAGE +SERVED", lines[0])
+    assert any(re.match(r"echo +prefix\(b'ECHO '\) +0 +- +muxwsgi-echo 0\.1\.0 +no: not wanted", line) for line in lines)
+    assert any(re.match(r"resp .* redis +muxwsgi-resp 0\.1\.0 +yes", line) for line in lines)
+
+
+def test_a_plugin_that_cannot_be_imported_stops_the_start_and_is_listed_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "broken_plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[muxwsgi.hijack]\nbroken = broken_plugin:handle\n")
+    (tmp_path / "broken_plugin.py").write_text("import no_such_dependency\n")
+    done = muxwsgi("run", APP, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert re.fullmatch(rb"muxwsgi: error: hijacker 'broken' .*broken-plugin 1\.0.*no_such_dependency.*--no-hijack broken.*\n", done.stderr)
+    listed = muxwsgi("hijackers", PYTHONPATH=str(tmp_path)).stdout.decode()
+    assert re.search(r"^broken .*broken-plugin 1\.0 +no: .*no_such_dependency", listed, re.M)
+    assert muxwsgi("check", APP, "--no-hijack", "broken", PYTHONPATH=str(tmp_path)).returncode == 0
+
+
+def test_help_and_version_need_no_gevent() -> None:
+    code = "import sys; sys.argv = ['muxwsgi', 'run', '--help']; import muxwsgi.cli; muxwsgi.cli.cli.main(standalone_mode=False); "
+    done = subprocess.run([sys.executable, "-c", code + "assert 'gevent' not in sys.modules"], cwd=ROOT, capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    for option in OPTIONS:
+        assert option.flag.encode() in done.stdout
+    assert muxwsgi("--version").stdout.startswith(b"muxwsgi, version ")
