@@ -19,7 +19,7 @@ run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a R
 	@echo "  curl -k https://127.0.0.1:$(PORT)/                                       # Flask"
 	@echo "  curl -k https://127.0.0.1:$(PORT)/polls/                                 # Django"
 	@echo "  redis-cli --tls --insecure -p $(PORT) set greeting hello                 # a hijacker"
-	@echo "  printf 'ECHO hi\n' | openssl s_client -quiet -connect 127.0.0.1:$(PORT)  # another one"
+	@echo "  (echo ECHO hi; sleep 1) | openssl s_client -quiet -no_ign_eof -connect 127.0.0.1:$(PORT)   # another one"
 	@echo "  curl -i http://127.0.0.1:$(PORT)/                                        # plain HTTP: redirected"
 	@echo
 	@exec $(BIN)/muxwsgi run 'apps.guestbook:create_app()' --mount /polls=apps.polls.wsgi:application \

@@ -48,10 +48,10 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for i
                 self._back_off(error)
             elif error.errno not in _NOTHING:
                 raise
+            elif self._exhausted:  # the backlog is empty: it is over, and not just for one connection
+                self._exhausted = False
+                log.warning("accepting again")
             return None
-        if self._exhausted:
-            self._exhausted = False
-            log.warning("accepting again")
         if self._tcp:
             accepted[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return accepted

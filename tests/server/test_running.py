@@ -57,7 +57,7 @@ def test_a_second_signal_cuts_at_once() -> None:
         sock = server.connect()
         sock.sendall(b"ECHO hi")
         assert sock.recv(100) == b"ECHO hi"
-        server.signal(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         server.wait_for_log("stopping")
         assert server.stop() == 0
 
@@ -86,12 +86,12 @@ def test_certificates_are_read_again_on_sighup_without_dropping_connections(tmp_
         held = server.open()
         assert shown(server) == "CN=old.example"
         Path(files.certfile).write_text("broken")
-        server.signal(signal.SIGHUP)
+        server.send_signal(signal.SIGHUP)
         server.wait_for_log("the certificates in use stay")
         assert shown(server) == "CN=old.example"
         Path(files.certfile).write_bytes(Path(new.certfile).read_bytes())
         Path(files.keyfile).write_bytes(Path(new.keyfile).read_bytes())
-        server.signal(signal.SIGHUP)
+        server.send_signal(signal.SIGHUP)
         server.wait_for_log("certificates reloaded")
         assert shown(server) == "CN=new.example"
         held.sendall(GET)
@@ -187,7 +187,7 @@ def test_the_access_log_has_gunicorns_atoms_and_is_reopened(tmp_path: Path) -> N
             f"127.0.0.1|-|-|GET /?q=1 HTTP/1.1|GET|/|q=1|HTTP/1.1|200|5|5|y|\\x22x\\x22|0|<{server.pid}>|\\x9b31m\\x5c|text/plain|127.0.0.1|100%\n"
         )
         path.rename(tmp_path / "rotated")
-        server.signal(signal.SIGUSR1)
+        server.send_signal(signal.SIGUSR1)
         server.wait_for_log("logs reopened")
         server.get("/")
         assert "GET / HTTP/1.1" in wait_for(lambda: path.read_text() if path.exists() else "")
@@ -315,7 +315,7 @@ def test_the_terminal_is_told_what_can_be_tried(tmp_path: Path) -> None:
         while "redis-cli --tls" not in shown and time.monotonic() < give_up:
             shown += os.read(primary, 10_000).decode()
         assert re.search(r"curl -k https://127\.0\.0\.1:\d+/", shown), shown
-        assert re.search(r"openssl s_client -quiet -connect 127\.0\.0\.1:\d+", shown)
+        assert re.search(r"openssl s_client -quiet -no_ign_eof -connect 127\.0\.0\.1:\d+", shown)
     finally:
         process.terminate()
         assert process.wait(15) == 0

@@ -75,7 +75,7 @@ class ServerProcess:
         """HOST:PORT."""
         return f"127.0.0.1:{self.port}"
 
-    def signal(self, sig: signal.Signals) -> None:
+    def send_signal(self, sig: signal.Signals) -> None:
         """Send a signal to the process."""
         self._process.send_signal(sig)
 

@@ -9,7 +9,10 @@ __all__ = ["echo"]
 @hijack(
     match=prefix(b"ECHO "),
     idle_timeout=60,
-    examples=("printf 'ECHO hi\\n' | nc -N {host} {port}", "printf 'ECHO hi\\n' | openssl s_client -quiet -connect {host}:{port}"),
+    examples=(
+        "echo ECHO hi | nc -N {host} {port}",
+        "(echo ECHO hi; sleep 1) | openssl s_client -quiet -no_ign_eof -connect {host}:{port}",
+    ),
 )
 def echo(connection: Connection) -> None:
     """Until the client ends, or says nothing for a minute."""
