@@ -143,7 +143,7 @@ class Body:
 
 
 class EmptyBody(Body):
-    """No body."""
+    """No body. Nothing of it ever changes, so one serves all requests of a connection."""
 
     __slots__ = ()
 

@@ -1,4 +1,5 @@
-"""The environ of a request (PEP 3333): what the connection knows, once per connection, and what the request says, on a copy of it.
+"""The environ of a request (PEP 3333): here is what the connection knows, once per connection. Each request gets a copy, to which `head`
+adds what the request says.
 
 Beside PEP 3333's keys there are those that applications know from elsewhere: REMOTE_PORT and REQUEST_URI (CGI servers), RAW_URI (gunicorn),
 `werkzeug.socket`, and under TLS the names of Apache's mod_ssl. Ours are `muxwsgi.connection`, `muxwsgi.hijack` and `muxwsgi.trailers`.
@@ -7,18 +8,16 @@ All values of keys that are not dotted are strings.
 
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
-from urllib.parse import unquote_to_bytes
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from muxwsgi.http.head import Head
 from muxwsgi.http.response import FileWrapper
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.context import TLSInfo
 
-__all__ = ["Environ", "connection_environ", "fill"]
+__all__ = ["Environ", "connection_environ"]
 
 Environ = dict[str, Any]
 
@@ -101,14 +100,3 @@ def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
         }
     return environ
 
-
-def fill(environ: Environ, head: Head) -> None:
-    """Add what the head of a request says."""
-    environ.update(head.fields)
-    environ["REQUEST_METHOD"] = head.method
-    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
-    environ["QUERY_STRING"] = head.query
-    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
-    path = head.path
-    # PEP 3333: the bytes of the decoded path, as latin-1.
-    environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path

@@ -16,10 +16,10 @@ from gevent import GreenletExit
 
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
-from muxwsgi.http.environ import Environ, connection_environ, fill
+from muxwsgi.http.environ import Environ, connection_environ
 from muxwsgi.http.head import Head, HeadParser, refuse_oversized
-from muxwsgi.http.response import Header, Response, Terms, date_and_server
-from muxwsgi.http.upgrade import SocketOnUse, Takeover
+from muxwsgi.http.response import Header, Response, Terms
+from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
 
@@ -85,10 +85,19 @@ class HTTP1:
         incoming = Incoming(connection)
         heads = HeadParser(settings)
         shared = connection_environ(connection, self._software, self._multiprocess)
+        no_body = EmptyBody(incoming, settings)
+        no_input = Input(no_body)
         patience = settings.request_head_timeout
         try:
             while (raw := self._read_head(incoming, patience)) is not None:
-                if not self._exchange(incoming, heads.parse(raw), shared.copy()):
+                environ = shared.copy()
+                head = heads.parse(raw, environ)
+                body: Body = no_body
+                if head.chunked or head.length:
+                    body = self._body(incoming, head, environ)
+                else:
+                    environ["wsgi.input"] = no_input
+                if not self._exchange(incoming, head, body, environ):
                     return
                 patience = settings.keep_alive
         except PeerError as error:
@@ -155,21 +164,16 @@ class HTTP1:
 
     # One exchange
 
-    def _exchange(self, incoming: Incoming, head: Head, environ: Environ) -> bool:
+    def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ) -> bool:
         """Let the application answer one request. Whether another may follow on the connection."""
         connection = incoming.connection
         began = monotonic() if self._on_exchange is not None else 0.0
 
         # 1. The request, as the application sees it.
-        body = self._body(incoming, head)
         response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
         takeover = Takeover(incoming, body, response)
-        fill(environ, head)
-        environ["wsgi.input"] = Input(body)
         environ["muxwsgi.hijack"] = takeover.hijack
-        environ["werkzeug.socket"] = SocketOnUse(takeover)
-        if head.chunked:
-            environ["muxwsgi.trailers"] = body.trailers
+        environ["werkzeug.socket"] = takeover
 
         # 2. The application, and what it returns, which is closed once and whatever happens.
         try:
@@ -199,13 +203,15 @@ class HTTP1:
             return False
         return True
 
-    def _body(self, incoming: Incoming, head: Head) -> Body:
-        settings = self._settings
+    def _body(self, incoming: Incoming, head: Head, environ: Environ) -> Body:
+        body: Body
         if head.chunked:
-            return ChunkedBody(incoming, settings, head.expects_continue)
-        if head.length:
-            return LengthBody(incoming, settings, head.expects_continue, head.length)
-        return EmptyBody(incoming, settings)
+            body = ChunkedBody(incoming, self._settings, head.expects_continue)
+            environ["muxwsgi.trailers"] = body.trailers
+        else:
+            body = LengthBody(incoming, self._settings, head.expects_continue, head.length or 0)
+        environ["wsgi.input"] = Input(body)
+        return body
 
     def _answer_for(self, error: BaseException, body: Body, response: Response, takeover: Takeover, environ: Environ) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order."""
@@ -260,13 +266,13 @@ class HTTP1:
             self._on_reject(connection, error.status, error.reason)
         log.debug("%s: refused: %s", connection, error)
         body = f"{error.reason}\n".encode()
+        self._terms.refresh()
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-            f"{date_and_server(self._settings.server_header)}Connection: close\r\n\r\n"
         )
         connection.deadline = monotonic() + self._settings.linger
-        connection.sendall(head.encode("latin-1") + body)
+        connection.sendall(head.encode("ascii") + self._terms.date_and_server + b"Connection: close\r\n\r\n" + body)
         self._linger(incoming)
 
     def _linger(self, incoming: Incoming) -> None:

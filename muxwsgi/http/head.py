@@ -7,12 +7,13 @@ What llhttp (through httptools) lets through and the policy refuses: request lin
 spaces, `#` in a target; Transfer-Encoding in HTTP/1.0, `gzip, chunked`; missing or repeated Host; any size. Each is doubt about what
 the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5, 6.3).
 
-Nothing here reads from a connection or knows WSGI, but for the names of the environ keys, which are the cheapest form that fields can
-have for what comes after.
+Nothing here reads from a connection. What the head says goes straight into the request's environ, under PEP 3333's keys: another form in
+between would be made only to be copied.
 """
 
 import re
-from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from httptools import (
     HttpParserError,
@@ -57,36 +58,35 @@ _OTHER_PROTOCOLS = frozenset(
 #: section 5.3).
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
+_OWS = (" ", "\t")
+_SLASH = ord("/")
+
 #: Field names and their environ keys, "" for a name that is dropped. Learned as they come, up to this many, so that
 #: a client that invents names cannot fill the memory.
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 
 
-@dataclass(slots=True)
 class Head:
-    """What the rest of the engine needs to know of a request head.
+    """What the engine itself needs to know of a request head.
 
-    method, target      as sent
-    path, query         of the target, still percent-encoded; both "" for CONNECT and `OPTIONS *`
+    method              as sent
     minor               of the version: HTTP/1.`minor`
-    fields              environ key -> value, repeated ones joined; Host is what the target says where it is absolute
     length              bytes of a body with Content-Length, None without
     chunked             whether the body is chunked
     keep_alive          whether the peer lets the connection go on
     expects_continue    whether the peer waits for 100 before it sends the body
     """
 
-    method: str
-    target: str
-    path: str
-    query: str
-    minor: int
-    fields: dict[str, str]
-    length: int | None
-    chunked: bool
-    keep_alive: bool
-    expects_continue: bool
+    __slots__ = ("chunked", "expects_continue", "keep_alive", "length", "method", "minor")
+
+    def __init__(self, method: str, minor: int, length: int | None, chunked: bool, keep_alive: bool, expects_continue: bool) -> None:
+        self.method = method
+        self.minor = minor
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
 
 
 class _Sink:
@@ -120,18 +120,20 @@ class HeadParser:
         self._sink = _Sink(self._fields)
         self._good_host = ""
 
-    def parse(self, raw: bytes) -> Head:
-        """`raw` is one head with its CRLFCRLF and without empty lines in front. Raises `PeerError`."""
+    def parse(self, raw: bytes, environ: dict[str, Any]) -> Head:
+        """`raw` is one head with its CRLFCRLF and without empty lines in front. What it says is added to `environ`, which has no request
+        in it yet. Raises `PeerError`."""
         settings = self._settings
 
         # 1. The request line.
         line = _REQUEST_LINE.match(raw)
         if line is None:
             raise _bad_request_line(raw, settings)
-        if line.end() - 2 > settings.limit_request_line:
+        line_end = line.end()
+        if line_end - 2 > settings.limit_request_line:
             raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
-
-        method = line[1].decode()
+        method_bytes, target_bytes, minor_byte = line.groups()
+        method = method_bytes.decode()
         if method in _OTHER_PROTOCOLS:
             raise PeerError(501, f"unknown method {method!r}")
 
@@ -139,80 +141,88 @@ class HeadParser:
         lines = raw.count(b"\r\n") - 2
         if lines > settings.limit_request_fields:
             raise PeerError(431, f"more than {settings.limit_request_fields} header fields")
-        if len(raw) - line.end() > settings.limit_request_field_size:
+        if len(raw) - line_end > settings.limit_request_field_size:
             _check_field_sizes(raw, settings.limit_request_field_size)
         parsed = self._fields
         parsed.clear()
         doubt = _feed(self._sink, raw)
-        pairs = parsed.items() if len(parsed) == lines else _all_fields(raw)
-        fields: dict[str, str] = {}
-        for name, value in pairs:
-            key = _KEYS.get(name)
+        keys = _KEYS
+        for name, value in parsed.items() if len(parsed) == lines else _all_fields(raw):
+            key = keys.get(name)
             if key is None:
                 key = _learn(name)
             text = value.decode("latin-1")
-            if text[-1:] in (" ", "\t"):
+            if text[-1:] in _OWS:
                 text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
-            if key in fields:
+            if key in environ:
                 if key in _SINGLETONS:
                     raise PeerError(400, f"the field {name.decode('latin-1')!r} is repeated")
-                text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
-            fields[key] = text
-        fields.pop("", None)
+                text = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
+            environ[key] = text
+        environ.pop("", None)
 
         # 3. What they mean together.
-        minor = 1 if line[3] == b"1" else 0
-        target = line[2].decode()
-        path, query = self._target(method, target, fields)
-        self._check_host(fields, minor)
-        length, chunked = _framing(fields, minor)
+        minor = 1 if minor_byte == b"1" else 0
+        target = target_bytes.decode()
+        if target_bytes[0] == _SLASH and method != "CONNECT":
+            path, _, query = target.partition("?")
+        else:
+            path, query = _other_target(method, target, environ)
+        environ["REQUEST_METHOD"] = method
+        environ["REQUEST_URI"] = environ["RAW_URI"] = target
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
+        # PEP 3333: the bytes of the decoded path, as latin-1.
+        environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+        host = environ.get("HTTP_HOST")
+        if host != self._good_host or host is None:
+            self._check_host(host, minor)
+        length: int | None = None
+        chunked = False
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            length, chunked = _framing(environ, minor)
         if doubt is not None:
             raise doubt
         keep_alive = minor == 1
-        connection = fields.get("HTTP_CONNECTION")
-        if connection is not None:
-            options = [option.strip() for option in connection.lower().split(",")]
+        if "HTTP_CONNECTION" in environ:
+            options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
             keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
-        expects = fields.get("HTTP_EXPECT")
         expects_continue = False
-        if expects is not None and minor == 1:
-            if expects.lower() != "100-continue":
-                raise PeerError(417, f"cannot meet the expectation {expects!r}")
+        if "HTTP_EXPECT" in environ and minor == 1:
+            if environ["HTTP_EXPECT"].lower() != "100-continue":
+                raise PeerError(417, f"cannot meet the expectation {environ['HTTP_EXPECT']!r}")
             expects_continue = chunked or bool(length)
-        return Head(method, target, path, query, minor, fields, length, chunked, keep_alive, expects_continue)
+        return Head(method, minor, length, chunked, keep_alive, expects_continue)
 
-    def _target(self, method: str, target: str, fields: dict[str, str]) -> tuple[str, str]:
-        """Path and query of the request-target in its four forms (RFC 9112 section 3.2)."""
-        if target[0] == "/" and method != "CONNECT":
-            path, _, query = target.partition("?")
-            return path, query
-        if method == "CONNECT":
-            if not _AUTHORITY.fullmatch(target):
-                raise PeerError(400, "the target of CONNECT is not host:port")
-            return "", ""
-        if target == "*":
-            if method != "OPTIONS":
-                raise PeerError(400, "only OPTIONS may have the target *")
-            return "", ""
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None:
-            raise PeerError(400, "the request-target is neither a path nor an http URI")
-        if not _HOST.fullmatch(absolute[1]) or absolute[1].startswith(":"):
-            raise PeerError(400, "the authority of the request-target is not a host")
-        if "HTTP_HOST" in fields:  # the target's authority counts (RFC 9112 section 3.2.2); a missing Host is refused all the same
-            fields["HTTP_HOST"] = absolute[1]
-        path, _, query = absolute[2].partition("?")
-        return path or "/", query
-
-    def _check_host(self, fields: dict[str, str], minor: int) -> None:
-        host = fields.get("HTTP_HOST")
+    def _check_host(self, host: str | None, minor: int) -> None:
         if host is None:
             if minor == 1:
                 raise PeerError(400, "the Host field is missing")
-        elif host != self._good_host:
-            if not _HOST.fullmatch(host):
-                raise PeerError(400, "the Host field is not a host")
-            self._good_host = host
+            return
+        if not _HOST.fullmatch(host):
+            raise PeerError(400, "the Host field is not a host")
+        self._good_host = host
+
+
+def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
+    """Path and query of a request-target that is no path: the other three forms (RFC 9112 section 3.2)."""
+    if method == "CONNECT":
+        if not _AUTHORITY.fullmatch(target):
+            raise PeerError(400, "the target of CONNECT is not host:port")
+        return "", ""
+    if target == "*":
+        if method != "OPTIONS":
+            raise PeerError(400, "only OPTIONS may have the target *")
+        return "", ""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        raise PeerError(400, "the request-target is neither a path nor an http URI")
+    if not _HOST.fullmatch(absolute[1]) or absolute[1].startswith(":"):
+        raise PeerError(400, "the authority of the request-target is not a host")
+    if "HTTP_HOST" in environ:  # the target's authority counts (RFC 9112 section 3.2.2); a missing Host is refused all the same
+        environ["HTTP_HOST"] = absolute[1]
+    path, _, query = absolute[2].partition("?")
+    return path or "/", query
 
 
 def _feed(sink: object, raw: bytes) -> PeerError | None:
@@ -251,7 +261,7 @@ def _learn(name: bytes) -> str:
     return key
 
 
-def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
+def _framing(fields: dict[str, Any], minor: int) -> tuple[int | None, bool]:
     """Content-Length and whether the body is chunked (RFC 9112 section 6.3)."""
     length = fields.get("CONTENT_LENGTH")
     coding = fields.get("HTTP_TRANSFER_ENCODING")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from muxwsgi.http.body import Body
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["FileWrapper", "Response", "Terms", "date_and_server"]
+__all__ = ["FileWrapper", "Response", "Terms"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -47,9 +47,15 @@ class _Kind(Enum):
     HOP = 5
 
 
+#: Enum members as globals: looking them up on the class costs more than the comparison.
+_PLAIN, _LENGTH = _Kind.PLAIN, _Kind.LENGTH
+
 #: Fields that describe the connection, which is not the application's. PEP 3333 forbids them; they are dropped, as gunicorn does, because
 #: applications that pass an upstream's fields on are common and mean no harm.
 _HOP_BY_HOP = frozenset({"keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"})
+
+#: Whether the application gave Date, and Server.
+_NOTHING_STATED = (False, False)
 
 _KINDS: dict[str, _Kind] = {}
 _STATUSES: dict[str, tuple[int, str]] = {}
@@ -76,44 +82,31 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-class _Clock:
-    """The Date field (RFC 9110 section 6.6.1), made once a second."""
-
-    __slots__ = ("_line", "_second")
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._line = ""
-
-    def line(self) -> str:
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            moment = time.gmtime(now)
-            # Not strftime: names of days and months are English whatever the locale.
-            day = _DAYS[moment.tm_wday]
-            month = _MONTHS[moment.tm_mon - 1]
-            clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
-            self._line = f"Date: {day}, {moment.tm_mday:02} {month} {moment.tm_year} {clock} GMT"
-        return self._line
-
-
-_clock = _Clock()
-
-
-def date_and_server(server: str) -> str:
-    """The two fields of the server's own responses, each with its CRLF."""
-    return f"{_clock.line()}\r\nServer: {server}\r\n" if server else f"{_clock.line()}\r\n"
+def _date(now: int) -> str:
+    """The value of a Date field (RFC 9110 section 5.6.7). Not strftime: its names follow the locale."""
+    moment = time.gmtime(now)
+    clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
+    return f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02} {_MONTHS[moment.tm_mon - 1]} {moment.tm_year} {clock} GMT"
 
 
 class Terms:
     """What the engine lays down for every response. `draining` closes connections after their exchange."""
 
-    __slots__ = ("draining", "server_line")
+    __slots__ = ("_second", "date", "date_and_server", "draining", "server")
 
     def __init__(self, server: str) -> None:
-        self.server_line = f"Server: {server}" if server else ""
+        self.server = b"Server: %b\r\n" % server.encode("ascii") if server else b""
         self.draining = False
+        self._second = -1
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the field lines of this second: `date`, and `date_and_server`, each with its CRLF."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self.date = b"Date: %b\r\n" % _date(now).encode("ascii")
+            self.date_and_server = self.date + self.server
 
 
 class Response:
@@ -164,7 +157,7 @@ class Response:
         self.status: str | None = None
         self.headers: list[Header] = []
         self._block = b""  # the status line and the application's fields
-        self._stated = (False, False)  # whether the application gave Date and Server
+        self._stated = _NOTHING_STATED
         self._length: int | None = None  # Content-Length as the application gave it
         self._left: int | None = None  # bytes of the body still owed, None where it is not counted
         self._chunked = False
@@ -198,8 +191,8 @@ class Response:
             kind = _KINDS.get(name)
             if kind is None:
                 kind = _learn_name(name)
-            if kind is not _Kind.PLAIN:
-                if kind is _Kind.LENGTH:
+            if kind is not _PLAIN:
+                if kind is _LENGTH:
                     self._take_length(value)
                     continue
                 if kind is _Kind.CONNECTION:
@@ -217,7 +210,8 @@ class Response:
         self._block = block.encode("latin-1")
         self.status = status
         self.headers = headers
-        self._stated = (date, server)
+        if date or server:
+            self._stated = (date, server)
         if code == 204 or code == 304:
             self._silent = True
             if code == 204:  # RFC 9110 section 8.6: no Content-Length there
@@ -312,36 +306,42 @@ class Response:
     def _head(self, total: int | None) -> bytes:
         """The head; `total` is the length of the body where it is known. From here on there is no way back."""
         terms = self._terms
-        lines = [""]
+        terms.refresh()
+        self.head_sent = True
+
+        # 1. How the body is framed.
         length = self._length
-        if length is None and total is not None and not (self._silent and total == 0):
+        if length is None and total is not None and (total or not self._silent):
             length = total
-        if self._bodiless:
-            length = None
-        if length is not None:
-            lines.append(f"Content-Length: {length}")
+        framing = b""
+        if length is not None and not self._bodiless:
+            framing = b"Content-Length: %d\r\n" % length
             self._left = length
         elif not self._silent:
             if self._minor:
                 self._chunked = True
-                lines.append("Transfer-Encoding: chunked")
+                framing = b"Transfer-Encoding: chunked\r\n"
             else:
                 self.keep_alive = False
-        if not self._stated[0]:
-            lines.append(_clock.line())
-        if not self._stated[1] and terms.server_line:
-            lines.append(terms.server_line)
+
+        # 2. Whether the connection goes on.
         body = self._body
-        if terms.draining or body.withheld:
+        if terms.draining:
             self.keep_alive = False
-        body.forgo_continue()
-        if not self.keep_alive:
-            lines.append("Connection: close")
-        elif not self._minor:
-            lines.append("Connection: keep-alive")
-        lines.append("\r\n")
-        self.head_sent = True
-        return self._block + "\r\n".join(lines).encode("latin-1")
+        if body.withheld:
+            self.keep_alive = False
+            body.forgo_continue()
+        if self.keep_alive:
+            connection = b"" if self._minor else b"Connection: keep-alive\r\n"
+        else:
+            connection = b"Connection: close\r\n"
+
+        # 3. Who and when.
+        if self._stated is _NOTHING_STATED:
+            ours = terms.date_and_server
+        else:
+            ours = (b"" if self._stated[0] else terms.date) + (b"" if self._stated[1] else terms.server)
+        return b"%b\r\n%b%b%b\r\n" % (self._block, framing, ours, connection)
 
     def _take_length(self, value: str) -> None:
         if not value.isascii() or not value.isdigit():

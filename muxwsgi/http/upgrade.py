@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from muxwsgi.http.response import Response
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["SocketOnUse", "Takeover"]
+__all__ = ["Takeover"]
+
+
+#: What can be asked of the socket without deciding anything.
+_HARMLESS = frozenset({"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
 
 
 class Takeover:
-    """The right to take one exchange's connection over, as long as the exchange lasts."""
+    """The right to take one exchange's connection over, as long as the exchange lasts.
+
+    It is also the `werkzeug.socket`: it has the methods of the connection, and the first that reads or writes takes it over.
+    """
 
     __slots__ = ("_body", "_incoming", "_response", "over", "taken")
 
@@ -48,23 +55,9 @@ class Takeover:
         connection.trace.append(f"the application took the connection over from {self._response.method}")
         return connection
 
-
-class SocketOnUse:
-    """Looks like the connection, and takes it over as soon as it is read from or written to."""
-
-    __slots__ = ("_takeover",)
-
-    #: What can be asked without deciding anything.
-    _HARMLESS = frozenset(
-        {"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"}
-    )
-
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-
     def __getattr__(self, name: str) -> Any:
-        if name in self._HARMLESS:
-            return getattr(self._takeover._incoming.connection, name)
+        if name in _HARMLESS:
+            return getattr(self._incoming.connection, name)
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._takeover.hijack(), name)
+        return getattr(self.hijack(), name)

@@ -162,7 +162,10 @@ class SocketTransport:
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
-            self._note_read(len(data), n)
+            if len(data) < n:
+                self._drained = True
+            else:
+                self._note_full_read()
             return data
 
     def recv_into(self, view: memoryview, timeout: float | None) -> int:
@@ -174,16 +177,15 @@ class SocketTransport:
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
-            self._note_read(count, len(view))
+            if count < len(view):
+                self._drained = True
+            else:
+                self._note_full_read()
             return count
 
-    def _note_read(self, count: int, asked: int) -> None:
-        if count < asked:
-            self._drained = True
-            self._reads = 0
-        else:
-            self._reads += 1
-            self._drained = self._reads % READS_PER_TURN == 0
+    def _note_full_read(self) -> None:
+        self._reads += 1
+        self._drained = self._reads % READS_PER_TURN == 0
 
     def peek_beyond(self, seen: int, limit: int, timeout: float | None) -> bytes | None:
         """The first bytes in the kernel's buffer, left there: more than `seen` and at most `limit` of them.
