@@ -63,12 +63,13 @@ class Body:
     The minimum rate of the settings holds while we wait for the peer, not while the application is busy.
     """
 
-    __slots__ = ("_continue", "_incoming", "_pace", "_settings", "done", "fault", "received", "trailers")
+    __slots__ = ("_incoming", "_pace", "_settings", "done", "fault", "received", "trailers", "withheld")
 
     def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
         self._incoming = incoming
         self._settings = settings
-        self._continue = expects_continue
+        #: Whether the peer still waits for a 100 that nobody has asked us to send.
+        self.withheld = expects_continue
         self._pace = Pace(settings.body_min_rate, settings.body_rate_grace) if settings.body_min_rate else None
         self.done = False
         #: What reading met that is the peer's fault: the request cannot be answered as the application means to.
@@ -76,11 +77,6 @@ class Body:
         self.received = 0
         #: name -> value, both as sent, of the fields behind a chunked body.
         self.trailers: dict[str, str] = {}
-
-    @property
-    def withheld(self) -> bool:
-        """Whether the peer still waits for a 100 that nobody has asked us to send."""
-        return self._continue
 
     def read_some(self, most: int) -> bytes:
         """The next bytes of the body, at most about `most`; b"" at its end.
@@ -101,7 +97,7 @@ class Body:
 
     def forgo_continue(self) -> None:
         """A final response is sent: 100 may not follow it."""
-        self._continue = False
+        self.withheld = False
 
     def _more(self) -> bytes:
         """The connection's next bytes. Says 100 first where the peer waits for it."""
@@ -109,8 +105,8 @@ class Body:
         if incoming.buffer:
             return incoming.take()
         connection = incoming.connection
-        if self._continue:
-            self._continue = False
+        if self.withheld:
+            self.withheld = False
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         with self._in_time():
             data = connection.recv(BLOCK)

@@ -91,9 +91,12 @@ class Head:
 
 class _Sink:
     """Where the parser puts fields. The dict's own method is called straight from C; a repeated name, of which the dict keeps the last,
-    shows in the count of lines."""
+    shows in the count of lines. The other callbacks are there to say that there are none: a new parser asks for each."""
 
     __slots__ = ("on_header",)
+
+    on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = on_status = None
 
     def __init__(self, fields: dict[bytes, bytes]) -> None:
         self.on_header = fields.__setitem__

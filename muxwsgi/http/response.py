@@ -256,6 +256,10 @@ class Response:
         head = self._head(len(body))
         if self._silent:
             self._send(head)
+        elif self._left == len(body) <= JOIN_AT_MOST:  # what most responses are
+            self._left = 0
+            self.body_bytes = len(body)
+            self._send(head + body)
         else:
             self._put(head, body)
             self._check_owed()

@@ -22,7 +22,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, TLSError
 from muxwsgi.wire.ready import Lifeline
-from muxwsgi.wire.transport import Buffer, SocketTransport, Transport, WriteTurn
+from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, Transport, WriteTurn
 
 __all__ = ["DescriptorTLS", "LayeredTLS", "TLSTransport"]
 
@@ -65,6 +65,47 @@ def _handshake_error(error: SSL.Error) -> HandshakeError:
     return HandshakeError(errno.ECONNABORTED, _reasons(error).replace("TLS:", "TLS handshake:", 1))
 
 
+def _read(ssl: SSL.Connection, n: int) -> bytes:
+    """`ssl.recv(n)`, of one record at most."""
+    return ssl.recv(min(n, RECORD))
+
+
+def _write(ssl: SSL.Connection, data: Buffer) -> int:
+    """`ssl.send(data)`."""
+    return ssl.send(data)
+
+
+try:
+    # The same without what pyOpenSSL does around the call: errors are looked for only where there is one, and bytes are passed as they
+    # are. It saves about 3 us of 33 a request. The names are private: where they should go, the public methods above serve, and a test says so.
+    from OpenSSL.SSL import _ffi, _lib, _no_zero_allocator  # type: ignore[attr-defined]
+
+    _SSL_read, _SSL_write, _buffer = _lib.SSL_read, _lib.SSL_write, _ffi.buffer
+    _raise_ssl_error = SSL.Connection._raise_ssl_error
+
+    def _read_direct(ssl: SSL.Connection, n: int) -> bytes:
+        if n > RECORD:
+            n = RECORD
+        buffer = _no_zero_allocator("char[]", n)
+        count = _SSL_read(ssl._ssl, buffer, n)
+        if count <= 0:
+            _raise_ssl_error(ssl, ssl._ssl, count)
+        data: bytes = _buffer(buffer, count)[:]
+        return data
+
+    def _write_direct(ssl: SSL.Connection, data: Buffer) -> int:
+        if type(data) is not bytes:
+            return ssl.send(data)
+        count: int = _SSL_write(ssl._ssl, data, len(data))
+        if count <= 0:
+            _raise_ssl_error(ssl, ssl._ssl, count)
+        return count
+
+    read, write = _read_direct, _write_direct
+except (ImportError, AttributeError):
+    read, write = _read, _write
+
+
 class DescriptorTLS:
     """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
 
@@ -103,7 +144,7 @@ class DescriptorTLS:
             self._reader.wait(timeout)
         while True:
             try:
-                data = self.ssl.recv(n)
+                data = read(self.ssl, n)
             except SSL.WantReadError:
                 self._reader.wait(timeout)
             except SSL.Error as error:
@@ -111,7 +152,7 @@ class DescriptorTLS:
                     continue
                 return b""
             else:
-                self._drained = len(data) < n
+                self._drained = len(data) < n and len(data) < RECORD
                 return data
 
     def recv_into(self, view: memoryview, timeout: float | None) -> int:
@@ -141,7 +182,9 @@ class DescriptorTLS:
         turn = self._turn
         if turn.lock is None and 0 < len(data) <= RECORD:
             try:
-                turn.count(self.ssl.send(data))
+                turn.sent += write(self.ssl, data)
+                if turn.sent > BYTES_PER_TURN:
+                    turn.yield_turn()
                 return
             except SSL.WantWriteError:
                 pass  # the record is made and partly sent: the retry below must come, with the same bytes

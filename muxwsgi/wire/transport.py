@@ -20,7 +20,7 @@ from gevent.monkey import get_original
 
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace
 
-__all__ = ["Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
+__all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -82,12 +82,10 @@ class WriteTurn:
         """Whether a blocked write is under way."""
         return self.lock is not None and self.lock.locked()
 
-    def count(self, sent: int) -> None:
-        """Note `sent` bytes that went without waiting, and let others run once in a while."""
-        self.sent += sent
-        if self.sent > BYTES_PER_TURN:
-            self.sent = 0
-            sleep(0)
+    def yield_turn(self) -> None:
+        """More than `BYTES_PER_TURN` have been `sent` without waiting: let others run."""
+        self.sent = 0
+        sleep(0)
 
     def write(self, send_more: Callable[[int], int], count: int, timeout: float | None) -> int:
         """Call `send_more(done)` until `count` bytes are sent or it sends none, waiting when it would block. The number sent.
@@ -114,7 +112,9 @@ class WriteTurn:
                 if pace is not None:
                     pace.moved(sent, waited)
                     waited = 0.0
-                self.count(sent)
+                self.sent += sent
+                if self.sent > BYTES_PER_TURN:
+                    self.yield_turn()
         return done
 
     def _wait(self, pace: Pace | None, waited: float, give_up: float | None) -> float:
@@ -228,7 +228,9 @@ class SocketTransport:
             except BlockingIOError:
                 pass
             if sent == len(data):
-                turn.count(sent)
+                turn.sent += sent
+                if turn.sent > BYTES_PER_TURN:
+                    turn.yield_turn()
                 return
         view = memoryview(data)[sent:]
         turn.write(lambda done: self._sock.send(view[done:]), len(view), timeout)

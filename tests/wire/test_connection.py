@@ -621,3 +621,23 @@ def test_nothing_is_left_behind_by_connections_that_end_in_any_way(make_pair: Ca
             cell.cell_contents.clear()
     gc.collect()
     assert [ref() for ref in gone if ref() is not None] == []
+
+
+def test_openssl_is_called_directly_as_long_as_pyopenssl_has_the_names() -> None:
+    from muxwsgi.wire import tls
+
+    assert tls.read is not tls._read, "pyOpenSSL's private names are gone: wire/tls.py has fallen back to the slower public methods"
+
+
+def test_the_public_methods_of_pyopenssl_serve_as_well(make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    from muxwsgi.wire import tls
+
+    monkeypatch.setattr(tls, "read", tls._read)
+    monkeypatch.setattr(tls, "write", tls._write)
+    server, client = make_pair("tls")
+    writer = gevent.spawn(client.sendall, BIG)
+    assert read_exactly(server, len(BIG)) == BIG
+    writer.get(timeout=5)
+    server.sendall(b"small")
+    client.close()
+    assert server.recv(10) == b""
