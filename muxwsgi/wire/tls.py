@@ -77,7 +77,8 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
 
 try:
     # The same without what pyOpenSSL does around the call: errors are looked for only where there is one, and bytes are passed as they
-    # are. It saves about 3 us of 33 a request. The names are private: where they should go, the public methods above serve, and a test says so.
+    # are. It saves about 3 us of 33 a request. The names are private: where they should go, the public methods above serve, and a test
+    # says so.
     from OpenSSL.SSL import _ffi, _lib, _no_zero_allocator  # type: ignore[attr-defined]
 
     _SSL_read, _SSL_write, _buffer = _lib.SSL_read, _lib.SSL_write, _ffi.buffer
