@@ -23,6 +23,9 @@ __all__ = ["Body", "ChunkedBody", "EmptyBody", "Incoming", "Input", "LengthBody"
 #: Bytes read from the connection at once.
 BLOCK = 65536
 
+#: Reads of less than this go through a buffer of their own: taking little from the connection's each time would copy the rest each time.
+DIRECT_AT_LEAST = 8192
+
 #: What chunk lines may take beyond the data: a client with a reason to use extensions stays far below.
 CHUNK_OVERHEAD = 65536
 OVERHEAD_PER_CHUNK = 64
@@ -262,15 +265,14 @@ class Input:
         """`size` bytes, fewer at the end of the body only; all for -1 or None."""
         buffer = self._buffer
         everything = size is None or size < 0
-        if not buffer and not everything and isinstance(self._body, LengthBody):
-            # The common case, without a copy: one read from the socket is one block for the application.
-            assert size is not None
+        if not buffer and size is not None and size >= DIRECT_AT_LEAST and isinstance(self._body, LengthBody):
+            # Without a copy: one read from the socket is one block for the application.
             data = self._body.read_some(size)
             if len(data) == size or self._body.done:
                 return data
             buffer += data
         while everything or len(buffer) < (size or 0):
-            data = self._body.read_some(BLOCK if everything else (size or 0) - len(buffer))
+            data = self._body.read_some(BLOCK if everything else max((size or 0) - len(buffer), DIRECT_AT_LEAST))
             if not data:
                 break
             buffer += data

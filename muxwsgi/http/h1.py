@@ -12,7 +12,7 @@ from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, sleep
 
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
@@ -38,6 +38,9 @@ OnReject = Callable[["Connection", int, str], None]
 
 #: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
 DRAIN_AT_MOST = 65536
+
+#: Pipelined requests answered in a row, before other greenlets get a turn.
+PIPELINED_PER_TURN = 32
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -88,6 +91,7 @@ class HTTP1:
         no_body = EmptyBody(incoming, settings)
         no_input = Input(no_body)
         patience = settings.request_head_timeout
+        pipelined = 0
         try:
             while (raw := self._read_head(incoming, patience)) is not None:
                 environ = shared.copy()
@@ -100,6 +104,12 @@ class HTTP1:
                 if not self._exchange(incoming, head, body, environ):
                     return
                 patience = settings.keep_alive
+                if incoming.buffer:
+                    # The next request is here already, so the next read does not wait. Whoever sends thousands at once must not have the
+                    # worker to itself.
+                    pipelined += 1
+                    if pipelined % PIPELINED_PER_TURN == 0:
+                        sleep(0)
         except PeerError as error:
             self._refuse(incoming, error)
 

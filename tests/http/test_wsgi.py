@@ -554,3 +554,50 @@ def test_a_file_is_sent_by_the_kernel_on_a_plain_socket(tmp_path: Path) -> None:
 
 def test_a_peer_error_carries_its_status() -> None:
     assert PeerError(408, "late").status == 408
+
+
+def test_a_long_pipeline_lets_others_have_their_turn() -> None:
+    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.wire.connection import Connection
+
+    left, right = socket.socketpair()
+    server, client = Connection.from_socket(left), Connection.from_socket(right)
+    turns = 0
+
+    def other() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0)
+            turns += 1
+
+    count = 200
+    client.sendall(GET * count)
+    client.shutdown(socket.SHUT_WR)
+    counting = gevent.spawn(other)
+    seen: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(turns)
+        return hello(environ, start_response)
+
+    serving = gevent.spawn(HTTP1(app, HTTPSettings(linger=0.05)), server)
+    serving.get(timeout=10)
+    counting.kill()
+    assert len(seen) == count
+    assert seen[-1] - seen[0] >= 4, "all of them were answered in one go"
+    server.finish()
+    client.finish()
+
+
+def test_small_reads_of_a_large_body_are_exact(talk: Talk) -> None:
+    body = os.urandom(100_000)
+    received = bytearray()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        sizes = [1, 7, 100, 8191, 8192, 20_000]
+        while part := environ["wsgi.input"].read(sizes[len(received) % len(sizes)]):
+            received.extend(part)
+        return hello(environ, start_response)
+
+    assert statuses(talk(app, post(body) + GET.replace(b"GET", b"HEAD"))) == [200, 200]
+    assert received == body

@@ -16,6 +16,8 @@ import pytest
 
 from tests.system.server_process import ServerProcess, insecure_context, read_until_closed, reset
 
+pytestmark = pytest.mark.slow  # deadlines have to pass
+
 OPTIONS = (
     "--sniff-timeout=1",
     "--handshake-timeout=1",
