@@ -178,8 +178,7 @@ class DescriptorTLS:
         raise _translate(error) from error
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
-        if self._broken:
-            raise BrokenPipeError(errno.EPIPE, "the TLS layer is broken by an earlier error or an interrupted write")
+        self._check()
         turn = self._turn
         if turn.lock is None and 0 < len(data) <= RECORD:
             try:
@@ -199,6 +198,7 @@ class DescriptorTLS:
 
         def send_more(done: int) -> int:
             nonlocal torn
+            self._check()  # another greenlet may have closed it while this one waited for its turn
             torn = True
             try:
                 sent = self.ssl.send(view[done:])
@@ -215,10 +215,17 @@ class DescriptorTLS:
             if torn:
                 self._broken = True
 
+    def _check(self) -> None:
+        """Raise where the layer cannot be written to. OpenSSL knows the descriptor by its number, which is somebody else's after a close:
+        there is no call into it without this check since the last wait."""
+        if self._broken:
+            raise BrokenPipeError(errno.EPIPE, "the TLS layer is closed, or broken by an earlier error or an interrupted write")
+
     def shutdown(self, how: int, timeout: float | None) -> None:
         if how != socket_module.SHUT_RD and not self._broken:
             with self._turn.take():
                 while True:
+                    self._check()
                     try:
                         self.ssl.shutdown()
                         break

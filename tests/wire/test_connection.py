@@ -641,3 +641,24 @@ def test_the_public_methods_of_pyopenssl_serve_as_well(make_pair: Callable[[str]
     server.sendall(b"small")
     client.close()
     assert server.recv(10) == b""
+
+
+def test_nothing_is_written_to_a_descriptor_that_is_somebody_elses_by_now(make_pair: Callable[[str], Pair]) -> None:
+    server, _client = make_pair("tls")
+    writers = [gevent.spawn(server.sendall, BIG * 4), gevent.spawn(server.sendall, b"queued behind it"), gevent.spawn(server.shutdown, 1)]
+    gevent.sleep(0.05)
+    fd = server.fileno()
+    server.close()
+    pairs = [socket.socketpair()]
+    while fd not in (pairs[-1][0].fileno(), pairs[-1][1].fileno()):
+        assert len(pairs) < 50, "the number was not used again"
+        pairs.append(socket.socketpair())
+    gevent.joinall(writers, timeout=5)
+    assert all(isinstance(writer.exception, OSError) for writer in writers)
+    sockets = [sock for pair in pairs for sock in pair]
+    for sock in sockets:
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+    for sock in sockets:
+        sock.close()
