@@ -643,10 +643,16 @@ def test_the_public_methods_of_pyopenssl_serve_as_well(make_pair: Callable[[str]
     assert server.recv(10) == b""
 
 
-def test_nothing_is_written_to_a_descriptor_that_is_somebody_elses_by_now(make_pair: Callable[[str], Pair]) -> None:
+def test_nothing_is_written_to_a_descriptor_that_is_somebody_elses_by_now(
+    make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from muxwsgi.wire import transport
+
+    monkeypatch.setattr(transport, "BYTES_PER_TURN", 1)  # others get a turn after each record: here, to close the connection
     server, _client = make_pair("tls")
-    writers = [gevent.spawn(server.sendall, BIG * 4), gevent.spawn(server.sendall, b"queued behind it"), gevent.spawn(server.shutdown, 1)]
-    gevent.sleep(0.05)
+    writers = [gevent.spawn(server.sendall, BIG[:200_000]), gevent.spawn(server.sendall, b"queued behind it")]
+    gevent.sleep(0)
+    assert not writers[0].ready()
     fd = server.fileno()
     server.close()
     pairs = [socket.socketpair()]
