@@ -5,8 +5,9 @@ import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request, session, url_for
@@ -51,7 +52,8 @@ def create_app() -> Flask:
         while len(pictures) > MAX_ENTRIES:
             pictures.popitem(last=False)
         for listener in list(listeners):
-            listener.put(entry)
+            with suppress(Full):  # who is that far behind misses some
+                listener.put_nowait(entry)
         return redirect(url_for("index"), 303)
 
     @app.get("/picture/<digest>")
@@ -68,7 +70,7 @@ def create_app() -> Flask:
     @app.get("/news")
     def news() -> Response:
         """Entries as they are written: server-sent events."""
-        queue: Queue[dict[str, Any]] = Queue()
+        queue: Queue[dict[str, Any]] = Queue(MAX_ENTRIES)
         listeners.add(queue)
 
         def stream() -> Iterator[str]:

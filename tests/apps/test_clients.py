@@ -6,6 +6,7 @@ import re
 import ssl
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ import requests
 import simple_websocket
 
 from tests.system.server_process import ServerProcess, insecure_context
+
+
+only_tls = pytest.mark.parametrize("server", [True], indirect=True, ids=["tls"])
 
 
 def run(*command: str, input: bytes = b"", timeout: float = 30) -> bytes:
@@ -89,6 +93,17 @@ def test_redis_cli_mass_insertion(server: ServerProcess) -> None:
     commands = b"".join(b"SET key%d value%d\r\n" % (n, n) for n in range(3000))
     assert "errors: 0, replies: 3000" in redis_cli(server, "--pipe", input=commands)
     assert redis_cli(server, "get", "key2999") == "value2999"
+    commands = b"".join(b"*3\r\n$3\r\nSET\r\n$%d\r\nraw%d\r\n$100\r\n%b\r\n" % (len(str(n)) + 3, n, b"\r\n" * 50) for n in range(3000))
+    assert "errors: 0, replies: 3000" in redis_cli(server, "--pipe", input=commands)
+    assert redis_cli(server, "strlen", "raw2999") == "100"
+
+
+@only_tls
+def test_redis_cli_verifies_the_certificate_it_was_given(server: ServerProcess, tmp_path: Path) -> None:
+    trusted = tmp_path / "ca.pem"
+    trusted.write_text(ssl.get_server_certificate(("127.0.0.1", server.port)))
+    arguments = ("--tls", "--cacert", str(trusted), "--sni", "localhost", "-p", str(server.port))
+    assert run("redis-cli", *arguments, "-h", "localhost", "ping").strip() == b"PONG"
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -189,6 +204,10 @@ def test_polls_are_asked_and_voted_once_per_session(server: ServerProcess, brows
         )
         assert "Tabs: 1" in voted.text
     assert browser.post(url(server, "/polls/ask"), data={"text": "no token"}, headers=headers).status_code == 403
+    for choice in ("", "x", "-1", "9" * 30):
+        other = {"csrfmiddlewaretoken": token(asked.text), "choice": choice}
+        browser.cookies.pop("sessionid", None)
+        assert browser.post(url(server, found[1]), data=other, headers=headers).status_code == 404
 
 
 def test_polls_take_a_file_and_stream_the_results(server: ServerProcess, browser: Any) -> None:
@@ -203,9 +222,8 @@ def test_polls_take_a_file_and_stream_the_results(server: ServerProcess, browser
     assert results.text.count("\r\n") >= 601 and "Question 299?,no,0" in results.text
 
 
+@only_tls
 def test_python_verifies_the_development_certificate_when_told_to_trust_it(server: ServerProcess) -> None:
-    if not server.tls:
-        return
     pem = ssl.get_server_certificate(("127.0.0.1", server.port))
     context = ssl.create_default_context(cadata=pem)
     with context.wrap_socket(server.connect(), server_hostname="localhost") as sock:

@@ -1,5 +1,6 @@
 """The Redis hijacker from the inside: its parser, its store, its commands over a connection in memory."""
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import MAX_BULK, CommandReader, Error, ProtocolError, encode
-from muxwsgi_resp.store import Store, pattern
+from muxwsgi_resp.session import MAX_QUEUED, Hub, Session, execute
+from muxwsgi_resp.store import Refused, Store, pattern, weight
 
 from muxwsgi.mux.hijack import hijacker_of
 from muxwsgi.mux.match import Match
@@ -30,6 +32,28 @@ def test_any_cut_of_any_pipeline_gives_the_same_commands(commands: list[list[byt
     reader = CommandReader()
     read = [part for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True) for part in reader.feed(sent[start:end])]
     assert read == commands
+
+
+@settings(max_examples=100, deadline=None)
+@given(sent=st.one_of(st.binary(max_size=60), st.lists(st.sampled_from([b"*", b"$", b"1", b"2", b"\r\n", b"a", b'"', b" "]), max_size=12).map(b"".join)))
+def test_any_bytes_come_out_the_same_whole_and_one_at_a_time(sent: bytes) -> None:
+    def read(pieces: list[bytes]) -> list[Any]:
+        reader = CommandReader()
+        out: list[Any] = []
+        try:
+            for piece in pieces:
+                for parts in reader.feed(piece):
+                    out.append(parts)
+        except ProtocolError as error:
+            out.append(str(error))
+        return out
+
+    assert read([sent]) == read([bytes([byte]) for byte in sent])
+
+
+def test_inline_commands_may_escape_as_in_redis() -> None:
+    line = b'set "a \\"b\\"\\x00\\n" \'it\\\'s\' back\\slash\r\n'
+    assert list(CommandReader().feed(line)) == [[b"set", b'a "b"\x00\n', b"it's", b"back\\slash"]]
 
 
 def test_inline_commands_are_split_at_spaces_and_quotes() -> None:
@@ -83,11 +107,75 @@ def test_the_store_expires_and_keeps_its_bound() -> None:
     store.set(b"long", b"x")
     now = 1002.0
     assert store.get(b"short") is None and store.get(b"long") == b"x"
-    with pytest.raises(Error, match="OOM"):
+    with pytest.raises(Refused, match="OOM"):
         store.set(b"big", b"x" * 2000)
     assert store.get(b"big") is None
     store.delete(b"long")
     assert store.used == 0 and len(store) == 0
+
+
+def test_many_that_expired_make_room_for_those_that_come() -> None:
+    now = 1000.0
+    store = Store(most=100_000, clock=lambda: now)
+    for number in range(100):
+        store.set(b"long%d" % number, b"x", expiry=9_999_999)
+    while True:
+        try:
+            store.set(b"short%d" % len(store), b"x", expiry=1001)
+        except Refused:
+            break
+    now = 1002.0
+    for number in range(200):
+        store.set(b"new%d" % number, b"x")
+    assert store.get(b"long7") == b"x"
+
+
+KEYS = st.sampled_from([b"a", b"b", b"c"])
+ITEMS = st.sampled_from([b"", b"x", b"yy", b"12"])
+CHANGES = st.one_of(
+    *(
+        st.tuples(st.just(name), KEYS, *arguments)
+        for name, *arguments in (
+            (b"SET", ITEMS), (b"APPEND", ITEMS), (b"INCR",), (b"DEL",), (b"SETRANGE", st.just(b"3"), ITEMS),
+            (b"RPUSH", ITEMS, ITEMS), (b"LPUSH", ITEMS), (b"LPOP",), (b"RPOP", st.just(b"2")),
+            (b"HSET", ITEMS, ITEMS, ITEMS, ITEMS), (b"HDEL", ITEMS, ITEMS), (b"HINCRBY", ITEMS, st.just(b"5")),
+            (b"SADD", ITEMS, ITEMS), (b"SREM", ITEMS), (b"PEXPIRE", st.sampled_from([b"-1", b"0", b"100000"])), (b"PERSIST",),
+            (b"MSET", ITEMS, KEYS, ITEMS), (b"GETDEL",),
+        )
+    )
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(CHANGES, max_size=40))
+def test_the_books_of_the_store_are_right_after_any_commands(changes: list[tuple[bytes, ...]]) -> None:
+    store = Store()
+    session = Session(store, Hub(), 1, deliver=lambda push: None)
+    for change in changes:
+        execute(session, list(change))
+    wanted = 0
+    for key in store.keys():
+        value = store.get(key)
+        if isinstance(value, bytes):
+            wanted += weight(key, value)
+        elif isinstance(value, dict):
+            wanted += weight(key, *value, *value.values())
+        elif value is not None:
+            assert value, "an empty collection is no key"
+            wanted += weight(key, *value)
+    assert store.used == wanted
+
+
+def test_all_of_mset_or_nothing_and_no_transaction_without_end() -> None:
+    store = Store(most=10_000)
+    session = Session(store, Hub(), 1, deliver=lambda push: None)
+    assert "OOM" in str(execute(session, [b"MSET", b"a", b"1", b"b", b"x" * 20_000]))
+    assert len(store) == 0
+    execute(session, [b"MULTI"])
+    big = [b"SET", b"k", b"x" * (MAX_QUEUED // 3)]
+    replies = [execute(session, big) for _ in range(4)]
+    assert isinstance(replies[-1], Error)
+    assert str(execute(session, [b"EXEC"])).startswith("EXECABORT")
 
 
 @pytest.fixture
@@ -132,6 +220,16 @@ def ask(client: Connection, *lines: str) -> str:
         (["MULTI", "SET k", "EXEC"], "+OK -ERR wrong number of arguments for 'set' command -EXECABORT Transaction discarded because of previous errors."),
         (["MULTI", "SET k v", "DISCARD", "GET k"], "+OK +QUEUED +OK $-1"),
         (["NOSUCH", "GET", "GET a b"], None),
+        (["INCRBYFLOAT f 0.1", "INCRBYFLOAT f 0.2", "INCRBYFLOAT f nan", "INCRBYFLOAT f -0.3"], "$3 0.1 $3 0.3 -ERR value is not a valid float $1 0"),
+        (["SET k 007", "INCR k", "SET k 1", "INCRBY k +1"], None),
+        (["SET k v EX 9223372036854775807", "SET k v", "PEXPIRE k 9223372036854775807"], None),
+        (["SETEX k 0 v"], "-ERR invalid expire time in 'setex' command"),
+        (["SET k v", "EXPIRE k 100 XX", "EXPIRE k 100 NX", "EXPIRE k 50 GT", "EXPIRE k 50 LT", "TTL k"], "+OK :0 :1 :0 :1 :50"),
+        (["SET k v", "EXPIRE k -1", "EXISTS k", "TTL k"], "+OK :1 :0 :-2"),
+        (["HELLO 3 AUTH default any SETNAME me", "CLIENT GETNAME", "HELLO 2 AUTH other any", "CLIENT SETNAME a\x01b"], None),
+        (["MULTI", "SUBSCRIBE a", "EXEC"], None),
+        (["SETRANGE k 500000000 x", "STRLEN k"], None),
+        (["LRANGE none 0 -1", "RPUSH l a b c", "LRANGE l -2 -1", "LRANGE l 1 0", "LRANGE l -100 100"], "*0 :3 *2 $1 b $1 c *0 *3 $1 a $1 b $1 c"),
         (["SET a 1", "SET b 2", "SCAN 0 MATCH a", "DBSIZE", "FLUSHDB", "DBSIZE"], "+OK +OK *2 $1 0 *1 $1 a :2 +OK :0"),
         (["SELECT 0", "SELECT 1", "PING", "PING x"], "+OK -ERR DB index is out of range +PONG $1 x"),
         (["SET k v", "GETDEL k", "GETDEL k", "SET k v", "GETEX k EX 100", "TTL k"], "+OK $1 v $-1 +OK $1 v :100"),
@@ -173,6 +271,65 @@ def test_messages_reach_who_listens() -> None:
         gevent.joinall(serving, raise_error=True)
     listener.finish()
     speaker.finish()
+
+
+def test_a_subscriber_that_does_not_read_is_let_go_and_delays_nobody() -> None:
+    (listener, a), (speaker, b) = connection_pair(), connection_pair()
+    serving = [gevent.spawn(muxwsgi_resp.resp, listener), gevent.spawn(muxwsgi_resp.resp, speaker)]
+    with gevent.Timeout(10):
+        a.sendall(b"SUBSCRIBE news\r\n")
+        a.recv()
+        listened = []
+        for _ in range(20):
+            b.sendall(as_array([b"PUBLISH", b"news", b"x" * 1_000_000]))
+            listened.append(b.recv())
+        assert listened[0] == b":1\r\n" and listened[-1] == b":0\r\n"
+        serving[0].get()
+        b.close()
+        serving[1].get()
+    for connection in (a, listener, speaker):
+        connection.finish()
+
+
+def test_replies_nobody_reads_are_not_piled_up() -> None:
+    server, client = connection_pair()
+    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    ask(client, "SETRANGE big 1000000 x")
+    tracemalloc.start()
+    try:
+        client.sendall(b"GET big\r\n" * 2000)  # two gigabytes, if all replies were made first
+        gevent.sleep(0.1)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+    client.close()
+    with pytest.raises(BrokenPipeError):  # the peer's fault, which the server counts and does not log
+        serving.get(timeout=5)
+    server.finish()
+
+
+def test_one_client_s_pipeline_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0)
+            turns += 1
+
+    server, client = connection_pair()
+    counting = gevent.spawn(count)
+    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    client.sendall(b"PING\r\n" * 5000)
+    received = 0
+    with gevent.Timeout(5):
+        while received < 5000 * 7:
+            received += len(client.recv())
+    assert turns >= 10
+    counting.kill()
+    client.close()
+    serving.get(timeout=5)
+    server.finish()
 
 
 def test_the_matcher_takes_redis_and_leaves_http() -> None:

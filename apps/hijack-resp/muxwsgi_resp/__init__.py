@@ -1,11 +1,16 @@
 """A key-value store for Redis clients, on the port of a web application: the matcher, and the loop that one connection runs."""
 
 import itertools
+from collections import deque
+
+import gevent
+from gevent.lock import Semaphore
 
 from muxwsgi import Connection, hijack
 from muxwsgi.mux.matchers import all_of, any_of, http1, not_, regex
-from muxwsgi_resp.commands import COMMANDS, Hub, Session, execute
-from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode
+from muxwsgi_resp.commands import COMMANDS
+from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into
+from muxwsgi_resp.session import Hub, Session, execute
 from muxwsgi_resp.store import Store
 
 __all__ = ["resp"]
@@ -18,6 +23,15 @@ _ids = itertools.count(1)
 _array = regex(rb"\*[1-9][0-9]{0,6}\r\n")
 _inline = regex(b"(?i)(?:%s)(?: [^\r\n]*)?\r?\n" % b"|".join(sorted((name.encode() for name in COMMANDS), reverse=True)), 4096)
 
+#: Replies of this many bytes are sent before the next command is read: a client that asks and does not listen waits, and we hold little.
+MAX_HELD = 64 * 1024
+
+#: Commands carried out before other greenlets get a turn.
+COMMANDS_PER_TURN = 256
+
+#: Bytes of messages that wait for a subscriber. One that is further behind is let go, as Redis does.
+MAX_BEHIND = 8 * 1024 * 1024
+
 
 @hijack(
     match=any_of(_array, all_of(_inline, not_(http1))),
@@ -27,31 +41,116 @@ _inline = regex(b"(?i)(?:%s)(?: [^\r\n]*)?\r?\n" % b"|".join(sorted((name.encode
 )
 def resp(connection: Connection) -> None:
     """Read commands and answer them until the client quits or ends. Commands that came together are answered together."""
-    session = Session(_store, _hub, next(_ids), deliver=lambda push: connection.sendall(encode(push, session.version)))
+    output = Output(connection)
+    session = Session(_store, _hub, next(_ids), deliver=lambda push: output.push(encode(push, session.version)))
     reader = CommandReader()
     try:
         while not session.quitting:
-            connection.resting = True  # at shutdown nothing is lost here
+            connection.resting = reader.between_commands  # at shutdown nothing is lost here
             data = connection.recv()
             connection.resting = False
             if not data:
                 return
-            replies: list[bytes] = []
-            try:
-                for parts in reader.feed(data):
-                    replies.append(_reply(session, parts))
-                    if session.quitting:
-                        break
-            except ProtocolError as error:
-                replies.append(encode(Error(f"ERR Protocol error: {error}"), session.version))
-                session.quitting = True
-            connection.sendall(b"".join(replies))
+            answer(session, reader, data, output)
+    except OSError:
+        if not output.given_up:
+            raise
     finally:
         session.leave()
+        output.stop()
 
 
-def _reply(session: Session, parts: list[bytes]) -> bytes:
-    result = execute(session, parts)
-    if isinstance(result, list) and result and all(isinstance(item, Push) for item in result):
-        return b"".join(encode(push, session.version) for push in result)
-    return encode(result, session.version)
+def answer(session: Session, reader: CommandReader, data: bytes, output: "Output") -> None:
+    """Carry out the commands that `data` completes."""
+    replies: list[bytes] = []
+    held = 0
+    turn = 0
+    try:
+        for parts in reader.feed(data):
+            done = len(replies)
+            result = execute(session, parts)
+            several = isinstance(result, list) and result and all(isinstance(item, Push) for item in result)
+            for value in result if several else [result]:
+                encode_into(replies, value, session.version)
+            held += sum(map(len, replies[done:]))
+            turn += 1
+            if session.quitting:
+                break
+            if held >= MAX_HELD or turn >= COMMANDS_PER_TURN:
+                output.reply(replies)  # first: a message must not overtake the reply to its SUBSCRIBE
+                replies, held = [], 0
+                if turn >= COMMANDS_PER_TURN:
+                    turn = 0
+                    gevent.sleep(0)
+    except ProtocolError as error:
+        replies.append(encode(Error(f"ERR Protocol error: {error}"), session.version))
+        session.quitting = True
+    output.reply(replies)
+
+
+class Output:
+    """What one client gets: replies, which its own greenlet sends, and messages, which come from others.
+
+    A message must not wait for the client: whoever publishes would wait with it, or fail because somebody else is gone. So
+    messages stand in line, and a greenlet of their own, started with the first, sends them.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.given_up = False
+        self._connection = connection
+        self._turn = Semaphore(1)  # a reply in several pieces is not to be cut by a message
+        self._messages: deque[bytes] = deque()
+        self._behind = 0
+        self._sender: gevent.Greenlet[[], None] | None = None
+
+    def reply(self, parts: list[bytes]) -> None:
+        """Send `parts`: small ones together, big ones as they are. Raises what the connection raises."""
+        if not parts:
+            return
+        with self._turn:
+            small: list[bytes] = []
+            size = 0
+            for part in parts:
+                if small and size + len(part) > MAX_HELD:
+                    self._connection.sendall(b"".join(small))
+                    small, size = [], 0
+                if len(part) > MAX_HELD:
+                    self._connection.sendall(part)
+                else:
+                    small.append(part)
+                    size += len(part)
+            if small:
+                self._connection.sendall(b"".join(small))
+
+    def push(self, message: bytes) -> None:
+        """Have `message` sent. Neither waits nor raises."""
+        if self.given_up:
+            return
+        self._messages.append(message)
+        self._behind += len(message)
+        if self._behind > MAX_BEHIND:
+            self.given_up = True
+            self._messages.clear()
+            self._connection.close()  # which wakes its reader
+        elif self._sender is None:
+            self._sender = gevent.spawn(self._send)
+
+    def stop(self) -> None:
+        """The client is gone: nothing is sent any more."""
+        self.given_up = True
+        self._messages.clear()
+        if self._sender is not None:
+            self._sender.kill(block=False)
+
+    def _send(self) -> None:
+        try:
+            while self._messages:
+                with self._turn:
+                    if self._messages:
+                        message = self._messages.popleft()
+                        self._connection.sendall(message)
+                        self._behind -= len(message)
+        except OSError:
+            self.given_up = True  # the greenlet that reads will notice, and say why
+        finally:
+            self._sender = None

@@ -3,12 +3,12 @@
 Commands are read from bytes as they come, and replies are made into bytes. No command is known here, and no connection.
 """
 
-import shlex
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CommandReader", "Error", "ProtocolError", "Push", "Status", "encode"]
+__all__ = ["MAX_BULK", "CommandReader", "Error", "ProtocolError", "Push", "Status", "encode", "encode_into"]
 
 #: Redis' own limits (proto-max-bulk-len is 512 MB there; this store holds less).
 MAX_INLINE = 64 * 1024
@@ -49,6 +49,11 @@ class CommandReader:
         self._wanted = -1  # arguments of the command that is being read, -1 between commands
         self._arguments: list[bytes] = []
         self._size = 0
+
+    @property
+    def between_commands(self) -> bool:
+        """Whether nothing of a command has come yet."""
+        return self._wanted < 0 and not self._buffer
 
     def feed(self, data: bytes) -> Iterator[list[bytes]]:
         """The commands that are complete now. Raises `ProtocolError`."""
@@ -122,23 +127,45 @@ def _number(text: bytes, most: int, complaint: str) -> int:
     return int(text)
 
 
+#: An argument of a command typed by hand: "with escapes", 'without', or bare.
+_ARGUMENT = re.compile(rb"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s"']+))(?=\s|$)""")
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)")
+_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
+
+
 def _inline(line: bytes) -> list[bytes]:
     if b'"' not in line and b"'" not in line:
         return line.split()
-    try:
-        return [part.encode("latin-1") for part in shlex.split(line.decode("latin-1"))]
-    except ValueError:
-        raise ProtocolError("unbalanced quotes in request") from None
+    arguments: list[bytes] = []
+    line = line.rstrip()
+    position = 0
+    while position < len(line):
+        found = _ARGUMENT.match(line, position)
+        if found is None:
+            raise ProtocolError("unbalanced quotes in request")
+        position = found.end()
+        double, single, bare = found.groups()
+        if double is not None:
+            arguments.append(_ESCAPE.sub(_unescaped, double))
+        else:
+            arguments.append(bare if single is None else single.replace(b"\\'", b"'"))
+    return arguments
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    code = found[1]
+    return bytes([int(code[1:], 16)]) if len(code) == 3 else _ESCAPED.get(code, code)
 
 
 def encode(value: Any, version: int) -> bytes:
     """`value` as a reply: None, bool, int, float, bytes, str, `Status`, `Error`, `Push`, list, set, dict."""
     parts: list[bytes] = []
-    _encode(value, version, parts)
+    encode_into(parts, value, version)
     return b"".join(parts)
 
 
-def _encode(value: Any, version: int, parts: list[bytes]) -> None:
+def encode_into(parts: list[bytes], value: Any, version: int) -> None:
+    """As `encode`, in parts: they are the values themselves, so that a reply to a thousand GETs of a big one takes no memory."""
     match value:
         case None:
             parts.append(b"_\r\n" if version == 3 else b"$-1\r\n")
@@ -152,7 +179,7 @@ def _encode(value: Any, version: int, parts: list[bytes]) -> None:
         case bytes():
             parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
         case str():
-            _encode(value.encode(), version, parts)
+            encode_into(parts, value.encode(), version)
         case Status():
             parts.append(b"+%b\r\n" % value.text.encode())
         case Error():
@@ -160,19 +187,19 @@ def _encode(value: Any, version: int, parts: list[bytes]) -> None:
         case Push():
             parts.append(b"%b%d\r\n" % (b">" if version == 3 else b"*", len(value.items)))
             for item in value.items:
-                _encode(item, version, parts)
+                encode_into(parts, item, version)
         case Mapping():
             parts.append(b"%%%d\r\n" % len(value) if version == 3 else b"*%d\r\n" % (2 * len(value)))
             for key, item in value.items():
-                _encode(key, version, parts)
-                _encode(item, version, parts)
+                encode_into(parts, key, version)
+                encode_into(parts, item, version)
         case set() | frozenset():
             parts.append(b"%b%d\r\n" % (b"~" if version == 3 else b"*", len(value)))
             for item in value:
-                _encode(item, version, parts)
+                encode_into(parts, item, version)
         case list() | tuple():
             parts.append(b"*%d\r\n" % len(value))
             for item in value:
-                _encode(item, version, parts)
+                encode_into(parts, item, version)
         case _:
             raise TypeError(f"no RESP type for {type(value).__name__}")

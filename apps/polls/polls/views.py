@@ -11,6 +11,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from apps.polls.polls.models import Choice, Question
 
+#: Bytes of a file of questions.
+MAX_IMPORT = 1024 * 1024
+
 
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
@@ -32,7 +35,7 @@ def vote(request: HttpRequest, question_id: int) -> HttpResponse:
     question = get_object_or_404(Question, pk=question_id)
     voted = request.session.setdefault("voted", [])
     if question_id not in voted:
-        choice = get_object_or_404(question.choices, pk=request.POST.get("choice", "0"))
+        choice = get_object_or_404(question.choices, pk=_number(request.POST.get("choice", "")))
         Choice.objects.filter(pk=choice.pk).update(votes=F("votes") + 1)
         voted.append(question_id)
         request.session.modified = True
@@ -43,8 +46,8 @@ def vote(request: HttpRequest, question_id: int) -> HttpResponse:
 def import_questions(request: HttpRequest) -> HttpResponse:
     """A text file: a line is a question and its answers, separated by `|`."""
     upload = request.FILES.get("file")
-    if upload is None:
-        return HttpResponseBadRequest("A file, please.\n", content_type="text/plain")
+    if upload is None or upload.size > MAX_IMPORT:
+        return HttpResponseBadRequest(f"A file of at most {MAX_IMPORT} bytes, please.\n", content_type="text/plain")
     stored = 0
     with transaction.atomic():
         for line in upload:
@@ -66,6 +69,10 @@ def results(request: HttpRequest) -> StreamingHttpResponse:
             yield writer.writerow([choice.question.text, choice.text, choice.votes])
 
     return StreamingHttpResponse(rows(), content_type="text/csv; charset=utf-8")
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def _store(text: str, choices: list[str]) -> bool:
