@@ -5,7 +5,7 @@ PORT ?= 8443
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
-PIP_QUIET := --quiet --disable-pip-version-check
+PIP_QUIET := --quiet --quiet --disable-pip-version-check
 SOURCES := muxwsgi apps tests setup.py
 
 .PHONY: run test test-fast lint bench clean help
@@ -42,8 +42,10 @@ bench: $(BENCH_VENV)/stamp  ## muxwsgi and its peers in turn under the same load
 	@$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
 
 $(VENV)/base.stamp: setup.py muxwsgi/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1 || true), and muxwsgi needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@echo "== setting up $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install $(PIP_QUIET) --upgrade pip setuptools wheel
 	@$(BIN)/python -m pip install $(PIP_QUIET) --editable .
 	@touch $@
@@ -61,7 +63,7 @@ $(VENV)/tests.stamp: $(VENV)/apps.stamp pyproject.toml
 $(BENCH_VENV)/stamp: setup.py
 	@command -v wrk >/dev/null || { echo "make bench: wrk is missing (Debian package wrk)" >&2; exit 2; }
 	@echo "== setting up $(BENCH_VENV) with the peers"
-	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --upgrade pip setuptools wheel
 	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --editable . 'gunicorn>=23'
 	@touch $@

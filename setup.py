@@ -6,14 +6,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "muxwsgi" / "__init__.py").read_text(), re.M)
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "muxwsgi" / "__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
 
 setup(
     name="muxwsgi",
     version=VERSION[1],
     description="One port, every protocol, any WSGI app: a gevent server that looks at the first bytes and decides",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["muxwsgi", "muxwsgi.*"]),

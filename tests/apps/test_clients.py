@@ -16,7 +16,6 @@ import simple_websocket
 
 from tests.system.server_process import ServerProcess, insecure_context
 
-
 only_tls = pytest.mark.parametrize("server", [True], indirect=True, ids=["tls"])
 
 

@@ -6,7 +6,7 @@ from collections import deque
 import gevent
 from gevent.lock import Semaphore
 
-from muxwsgi import Connection, hijack
+from muxwsgi import Connection, Match, hijack
 from muxwsgi.mux.matchers import all_of, any_of, http1, not_, regex
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into
@@ -19,9 +19,9 @@ _store = Store()
 _hub = Hub()
 _ids = itertools.count(1)
 
-#: A command as clients send it, or typed by hand (inline). A typed one may be an HTTP request as well, `GET /x HTTP/1.1`: then it is that.
 _array = regex(rb"\*[1-9][0-9]{0,6}\r\n")
 _inline = regex(b"(?i)(?:%s)(?: [^\r\n]*)?\r?\n" % b"|".join(sorted((name.encode() for name in COMMANDS), reverse=True)), 4096)
+_command = any_of(_array, all_of(_inline, not_(http1)))
 
 #: Replies of this many bytes are sent before the next command is read: a client that asks and does not listen waits, and we hold little.
 MAX_HELD = 64 * 1024
@@ -33,8 +33,15 @@ COMMANDS_PER_TURN = 256
 MAX_BEHIND = 8 * 1024 * 1024
 
 
+def redis(data: bytes) -> Match:
+    """A command as clients send it, or typed by hand (inline). A typed one may be an HTTP request as well, `GET /x HTTP/1.1`: then it
+    is that. A function, for its name is what `muxwsgi explain` shows: the expression lists every command.
+    """
+    return _command(data)
+
+
 @hijack(
-    match=any_of(_array, all_of(_inline, not_(http1))),
+    match=redis,
     alpn=("redis",),
     idle_timeout=3600,
     examples=("redis-cli -h {host} -p {port} set greeting hello", "redis-cli --tls --insecure -h {host} -p {port} set greeting hello"),
