@@ -81,7 +81,7 @@ try:
     # says so.
     from OpenSSL.SSL import _ffi, _lib, _no_zero_allocator  # type: ignore[attr-defined]
 
-    _SSL_read, _SSL_write, _buffer = _lib.SSL_read, _lib.SSL_write, _ffi.buffer
+    _SSL_read, _SSL_write, _unpack = _lib.SSL_read, _lib.SSL_write, _ffi.unpack
     _raise_ssl_error = SSL.Connection._raise_ssl_error
 
     def _read_direct(ssl: SSL.Connection, n: int) -> bytes:
@@ -91,7 +91,7 @@ try:
         count = _SSL_read(ssl._ssl, buffer, n)
         if count <= 0:
             _raise_ssl_error(ssl, ssl._ssl, count)
-        data: bytes = _buffer(buffer, count)[:]
+        data: bytes = _unpack(buffer, count)
         return data
 
     def _write_direct(ssl: SSL.Connection, data: Buffer) -> int:
