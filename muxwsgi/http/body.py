@@ -18,7 +18,7 @@ from muxwsgi.wire.ready import Pace
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["Body", "ChunkedBody", "EmptyBody", "Incoming", "Input", "LengthBody"]
+__all__ = ["Body", "BrokenBody", "ChunkedBody", "EmptyBody", "Incoming", "Input", "LengthBody"]
 
 #: Bytes read from the connection at once.
 BLOCK = 65536
@@ -30,6 +30,9 @@ DIRECT_AT_LEAST = 8192
 CHUNK_OVERHEAD = 65536
 OVERHEAD_PER_CHUNK = 64
 
+#: Further trailers are left out.
+TRAILERS_AT_MOST = 100
+
 #: A parser that has read this waits for chunks, and for nothing else: body and head are never in one parser.
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -38,6 +41,14 @@ _NO_TRAILERS = frozenset(
     {b"transfer-encoding", b"content-length", b"host", b"authorization", b"cookie", b"content-type", b"content-encoding", b"trailer"}
     | {b"te", b"connection", b"expect", b"upgrade", b"content-range", b"cache-control", b"max-forwards", b"range", b"set-cookie"}
 )
+
+
+class BrokenBody(PeerError, OSError):
+    """A body that breaks off, is malformed, late or too large.
+
+    What `wsgi.input` raises is an `OSError`, because that is what Django (`UnreadablePostError`) and werkzeug (`ClientDisconnected`)
+    take for the client's fault and not for the application's.
+    """
 
 
 class Incoming:
@@ -84,7 +95,7 @@ class Body:
     def read_some(self, most: int) -> bytes:
         """The next bytes of the body, at most about `most`; b"" at its end.
 
-        Raises `PeerError` (400 for broken framing and a body that stops short, 408 for one that comes too slowly, 413 for one over
+        Raises `BrokenBody` (400 for broken framing and a body that stops short, 408 for one that comes too slowly, 413 for one over
         the limit) and the connection's errors, and again when called again.
         """
         if self.fault is not None:
@@ -106,6 +117,7 @@ class Body:
         """The connection's next bytes. Says 100 first where the peer waits for it."""
         incoming = self._incoming
         if incoming.buffer:
+            self.withheld = False  # who sends a body does not wait for us to ask for it
             return incoming.take()
         connection = incoming.connection
         if self.withheld:
@@ -114,7 +126,7 @@ class Body:
         with self._in_time():
             data = connection.recv(BLOCK)
         if not data:
-            raise PeerError(400, "the body ended before its time")
+            raise BrokenBody(400, "the body ended before its time")
         return data
 
     @contextlib.contextmanager
@@ -128,7 +140,7 @@ class Body:
         try:
             yield
         except Expired:
-            raise PeerError(408, "the body comes too slowly") from None
+            raise BrokenBody(408, "the body comes too slowly") from None
         finally:
             line.deadline = outer
             if self._pace is not None:
@@ -138,7 +150,7 @@ class Body:
         self.received += count
         limit = self._settings.limit_request_body
         if limit and self.received > limit:
-            raise PeerError(413, f"the body is larger than {limit} bytes")
+            raise BrokenBody(413, f"the body is larger than {limit} bytes")
 
 
 class EmptyBody(Body):
@@ -187,11 +199,13 @@ class ChunkedBody(Body):
     request. That CRLFCRLF is in the data as well costs a few more steps and nothing else.
     """
 
-    __slots__ = ("_chunks", "_fed", "_in_trailers", "_parser", "_pieces", "_tail")
+    __slots__ = ("_at", "_block", "_chunks", "_fed", "_in_trailers", "_parser", "_pieces", "_tail")
 
     def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
         super().__init__(incoming, settings, expects_continue)
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] = []  # data of the chunks, as the parser finds them in one read
+        self._block = b""  # the same in one piece, given out up to `_at`
+        self._at = 0
         self._chunks = 0
         self._fed = 0
         self._tail = b""  # the last 3 bytes fed: CRLFCRLF may lie across two reads
@@ -203,8 +217,11 @@ class ChunkedBody(Body):
     # Called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_trailers and b"_" not in name and name.lower() not in _NO_TRAILERS and len(self.trailers) < 100:
-            self.trailers[name.decode("latin-1")] = value.decode("latin-1").strip(" \t")
+        if not self._in_trailers or b"_" in name or name.lower() in _NO_TRAILERS or len(self.trailers) >= TRAILERS_AT_MOST:
+            return
+        key = name.decode("latin-1")
+        text = value.decode("latin-1").strip(" \t")
+        self.trailers[key] = f"{self.trailers[key]}, {text}" if key in self.trailers else text
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -219,36 +236,51 @@ class ChunkedBody(Body):
     # Called by the application, through `Input`
 
     def _read(self, most: int) -> bytes:
-        while not self._pieces:
+        while self._at == len(self._block):
             if self.done:
                 return b""
             self._step(self._more())
-        data = self._pieces.pop(0)
-        if len(data) > most:
-            self._pieces.insert(0, data[most:])
-            data = data[:most]
+        if self._at == 0 and len(self._block) <= most:
+            data, self._block = self._block, b""
+            return data
+        data = self._block[self._at : self._at + most]
+        self._at += len(data)
         return data
 
     def _step(self, data: bytes) -> None:
-        """Feed `data` up to the next CRLFCRLF and put the rest back."""
-        tail = self._tail
-        end = (tail + data[:3]).find(b"\r\n\r\n") if tail else -1
-        cut = end + 4 - len(tail) if end >= 0 else data.find(b"\r\n\r\n") + 4
-        if end < 0 and cut == 3:
-            cut = len(data)
-        part = data[:cut]
-        parser = self._parser
-        assert parser is not None  # there is one until the body is done
+        """Feed `data` to the parser, as far as the message goes, and put the rest back."""
+        at = 0
         try:
-            parser.feed_data(part)
+            while at < len(data) and not self.done:
+                at = self._feed(data, at)
         except HttpParserError as error:
-            raise PeerError(400, f"malformed chunk: {error}") from None
-        self._incoming.buffer = data[cut:]
-        self._fed += len(part)
-        self._tail = (tail + part)[-3:]
-        self._count(sum(map(len, self._pieces)))
+            self._parser = None
+            raise BrokenBody(400, f"malformed chunk: {error}") from None
+        self._incoming.buffer = data[at:]
+        self._fed += at
+        self._block = b"".join(self._pieces)
+        self._at = 0
+        self._pieces.clear()
+        self._count(len(self._block))
         if self._fed - self.received > CHUNK_OVERHEAD + OVERHEAD_PER_CHUNK * self._chunks:
-            raise PeerError(400, "more chunk extensions or trailers than data")
+            raise BrokenBody(400, "more chunk extensions or trailers than data")
+
+    def _feed(self, data: bytes, start: int) -> int:
+        """Feed `data` from `start` to the end of the next CRLFCRLF; where that is, or the end of `data`."""
+        tail = self._tail
+        end = -1
+        if tail:
+            end = (tail + data[start : start + 3]).find(b"\r\n\r\n")
+        if end >= 0:
+            stop = start + end + 4 - len(tail)
+        else:
+            end = data.find(b"\r\n\r\n", start)
+            stop = end + 4 if end >= 0 else len(data)
+        part = data if stop - start == len(data) else data[start:stop]
+        self._tail = part[-3:] if len(part) >= 3 else (tail + part)[-3:]
+        assert self._parser is not None  # there is one until the body is done or broken
+        self._parser.feed_data(part)
+        return stop
 
 
 class Input:

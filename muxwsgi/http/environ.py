@@ -7,11 +7,12 @@ All values of keys that are not dotted are strings.
 """
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from muxwsgi.http.response import FileWrapper
+from muxwsgi.http.response import MONTHS, FileWrapper
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -95,8 +96,13 @@ def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
             "SSL_CLIENT_I_DN": certificate.issuer.rfc4514_string(),
             "SSL_CLIENT_M_SERIAL": f"{certificate.serial_number:X}",
             "SSL_CLIENT_M_VERSION": str(certificate.version.value + 1),
-            "SSL_CLIENT_V_START": f"{certificate.not_valid_before_utc:%b %e %H:%M:%S %Y} GMT",
-            "SSL_CLIENT_V_END": f"{certificate.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT",
+            "SSL_CLIENT_V_START": _time(certificate.not_valid_before_utc),
+            "SSL_CLIENT_V_END": _time(certificate.not_valid_after_utc),
         }
     return environ
+
+
+def _time(moment: datetime) -> str:
+    """As OpenSSL prints it. Not strftime: its names follow the locale."""
+    return f"{MONTHS[moment.month - 1]} {moment.day:2} {moment:%H:%M:%S %Y} GMT"
 

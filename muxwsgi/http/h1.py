@@ -4,9 +4,11 @@ Deadlines are set by phase on the connection's lifeline and kept by the sweeper;
 error log and a 500, the peer's in a 4xx and a close, and neither in a response that is cut where a client could take it for whole.
 """
 
+import errno
 import logging
 import math
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import monotonic
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, sleep
 
-from muxwsgi.errors import Draining, Expired, PeerError
+from muxwsgi.errors import Draining, Expired, PeerError, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, connection_environ
-from muxwsgi.http.head import Head, HeadParser, refuse_oversized
+from muxwsgi.http.head import Head, HeadParser, refuse_early
 from muxwsgi.http.response import Header, Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
@@ -60,24 +62,26 @@ class HTTP1:
         on_reject: OnReject | None = None,
         multiprocess: bool = False,
     ) -> None:
-        """`on_exchange` is called after each exchange, for an access log; `on_reject` for each request that was refused before the
-        application saw it. `multiprocess` goes into the environ."""
+        """`on_exchange` is called after each exchange, for an access log; `on_reject` for each request that was refused, before the
+        application saw it or because of its body. `multiprocess` goes into the environ."""
         self._app = app
         self._settings = settings
         self._on_exchange = on_exchange
         self._on_reject = on_reject
         self._multiprocess = multiprocess
-        self._terms = Terms(settings.server_header)
+        self._terms = Terms(settings.server_header, closing=settings.keep_alive == 0)
+        self._draining = False
         self._software = settings.server_header or "muxwsgi"
 
     @property
     def draining(self) -> bool:
         """Whether connections close after the exchange they are in."""
-        return self._terms.draining
+        return self._draining
 
     @draining.setter
     def draining(self, value: bool) -> None:
-        self._terms.draining = value
+        self._draining = value
+        self._terms.closing = value or self._settings.keep_alive == 0
 
     def __call__(self, connection: "Connection") -> None:
         """Serve `connection` until either side ends it. Raises its errors, which are the peer's faults, and nothing else."""
@@ -121,7 +125,7 @@ class HTTP1:
         buffer = incoming.buffer
         if not buffer:
             # Nothing would be lost if the connection closed here.
-            if self._terms.draining:
+            if self._draining:
                 return None
             line.deadline = monotonic() + patience
             line.resting = True
@@ -143,7 +147,7 @@ class HTTP1:
         line.deadline = math.inf
         end += 4
         if end > self._settings.limit_request_head:
-            raise PeerError(431, f"the head is longer than {self._settings.limit_request_head} bytes")
+            refuse_early(buffer[:end], self._settings)
         if end == len(buffer):
             incoming.buffer = b""
             return buffer
@@ -153,6 +157,7 @@ class HTTP1:
     def _read_rest_of_head(self, incoming: Incoming, buffer: bytes) -> bytes:
         """`buffer` without empty lines in front, and with a whole head in it; b"" where the peer left instead."""
         skipped = 0
+        searched = 0
         while True:
             while buffer.startswith(b"\r\n"):
                 skipped += 1
@@ -161,7 +166,8 @@ class HTTP1:
                 buffer = buffer[2:]
             if b"\r\n\r\n" in buffer:
                 return buffer
-            refuse_oversized(buffer, self._settings)
+            refuse_early(buffer, self._settings, searched)
+            searched = len(buffer)
             try:
                 more = incoming.connection.recv()
             except Expired:
@@ -201,7 +207,7 @@ class HTTP1:
             if not self._answer_for(error, body, response, takeover, environ):
                 return False
         finally:
-            takeover.over = True
+            takeover.end()
             if self._on_exchange is not None:
                 self._on_exchange(environ, response.status or "", response.headers, response.body_bytes, monotonic() - began)
 
@@ -226,17 +232,28 @@ class HTTP1:
     def _answer_for(self, error: BaseException, body: Body, response: Response, takeover: Takeover, environ: Environ) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order."""
         if takeover.taken:
-            if not isinstance(error, OSError):
+            if isinstance(error, (ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
+                log.debug("%r: %s", environ["muxwsgi.connection"], error)  # most likely the peer's, as everywhere that it is read from
+            else:
                 self._log_application_error(environ, "the connection it had taken over is closed")
             return False
         fault = response.peer_error or body.fault
         if fault is not None:  # whatever the application made of it
             log.debug("%r: %s", environ["muxwsgi.connection"], fault)
             if isinstance(fault, PeerError) and not response.head_sent:
+                response.forget()
+                response.status = f"{fault.status} {HTTPStatus(fault.status).phrase}"
                 raise fault
             return False
+        if response.complete:
+            self._log_application_error(environ, "the response is complete all the same")
+            return True
         self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
         if response.head_sent:
+            if response.ends_with_connection:
+                # An ordinary end would make half a response look whole; a reset does not.
+                response.keep_alive = False
+                environ["muxwsgi.connection"].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
         response.forget()
         try:

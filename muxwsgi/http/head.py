@@ -12,6 +12,7 @@ between would be made only to be copied.
 """
 
 import re
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -26,7 +27,7 @@ from httptools import (
 from muxwsgi.errors import PeerError
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["Head", "HeadParser", "refuse_oversized"]
+__all__ = ["Head", "HeadParser", "refuse_early"]
 
 #: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
 #: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application.
@@ -35,11 +36,11 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\
 #: A method that is one, for a line that is wrong elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
 
-#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2); empty where the target has no authority.
-_HOST = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\])(?::[0-9]{0,5})?")
+#: LF without a CR before it, CR without an LF behind it: neither ends a line (RFC 9112 section 2.2).
+_BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 
-#: The authority-form (RFC 9112 section 3.2.3): here the port must be there.
-_AUTHORITY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which nobody has.
+_HOST = re.compile(r"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
 
@@ -61,8 +62,8 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TR
 _OWS = (" ", "\t")
 _SLASH = ord("/")
 
-#: Field names and their environ keys, "" for a name that is dropped. Learned as they come, up to this many, so that
-#: a client that invents names cannot fill the memory.
+#: Field names and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are this many:
+#: a client that invents names can neither fill the memory nor keep the names of others out for good.
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 
@@ -126,15 +127,22 @@ class HeadParser:
     def parse(self, raw: bytes, environ: dict[str, Any]) -> Head:
         """`raw` is one head with its CRLFCRLF and without empty lines in front. What it says is added to `environ`, which has no request
         in it yet. Raises `PeerError`."""
+        try:
+            return self._parse(raw, environ)
+        except PeerError:
+            refuse_early(raw, self._settings)  # the first fault counts, as if the head had come byte by byte
+            raise
+
+    def _parse(self, raw: bytes, environ: dict[str, Any]) -> Head:
         settings = self._settings
 
         # 1. The request line.
         line = _REQUEST_LINE.match(raw)
         if line is None:
-            raise _bad_request_line(raw, settings)
+            raise _bad_request_line(raw)
         line_end = line.end()
         if line_end - 2 > settings.limit_request_line:
-            raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+            raise _long_request_line(settings)
         method_bytes, target_bytes, minor_byte = line.groups()
         method = method_bytes.decode()
         if method in _OTHER_PROTOCOLS:
@@ -166,6 +174,9 @@ class HeadParser:
 
         # 3. What they mean together.
         minor = 1 if minor_byte == b"1" else 0
+        host = environ.get("HTTP_HOST")
+        if host != self._good_host or host is None:
+            self._check_host(host, minor)
         target = target_bytes.decode()
         if target_bytes[0] == _SLASH and method != "CONNECT":
             path, _, query = target.partition("?")
@@ -177,9 +188,6 @@ class HeadParser:
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
         # PEP 3333: the bytes of the decoded path, as latin-1.
         environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        host = environ.get("HTTP_HOST")
-        if host != self._good_host or host is None:
-            self._check_host(host, minor)
         length: int | None = None
         chunked = False
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
@@ -202,7 +210,7 @@ class HeadParser:
             if minor == 1:
                 raise PeerError(400, "the Host field is missing")
             return
-        if not _HOST.fullmatch(host):
+        if host and not _is_host(host):  # it is empty where the target has no authority (RFC 9112 section 3.2)
             raise PeerError(400, "the Host field is not a host")
         self._good_host = host
 
@@ -210,7 +218,7 @@ class HeadParser:
 def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
     """Path and query of a request-target that is no path: the other three forms (RFC 9112 section 3.2)."""
     if method == "CONNECT":
-        if not _AUTHORITY.fullmatch(target):
+        if not _is_host(target, port_needed=True):
             raise PeerError(400, "the target of CONNECT is not host:port")
         return "", ""
     if target == "*":
@@ -220,12 +228,27 @@ def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[st
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         raise PeerError(400, "the request-target is neither a path nor an http URI")
-    if not _HOST.fullmatch(absolute[1]) or absolute[1].startswith(":"):
+    if not _is_host(absolute[1]):
         raise PeerError(400, "the authority of the request-target is not a host")
-    if "HTTP_HOST" in environ:  # the target's authority counts (RFC 9112 section 3.2.2); a missing Host is refused all the same
-        environ["HTTP_HOST"] = absolute[1]
+    environ["HTTP_HOST"] = absolute[1]  # the target's authority counts (RFC 9112 section 3.2.2), and the field was checked all the same
     path, _, query = absolute[2].partition("?")
     return path or "/", query
+
+
+def _is_host(text: str, *, port_needed: bool = False) -> bool:
+    """Whether `text` is a host, with a port or, unless `port_needed`, without."""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return False
+    address, port = match.groups()
+    if address is not None:
+        try:
+            IPv6Address(address)
+        except ValueError:
+            return False
+    if port_needed:
+        return bool(port) and 0 < int(port) <= 65535
+    return not port or int(port) <= 65535
 
 
 def _feed(sink: object, raw: bytes) -> PeerError | None:
@@ -259,8 +282,9 @@ def _learn(name: bytes) -> str:
         key = name.decode().upper().replace("-", "_")
     else:
         key = "HTTP_" + name.decode().upper().replace("-", "_")
-    if len(_KEYS) < _KEYS_AT_MOST:
-        _KEYS[name] = key
+    if len(_KEYS) >= _KEYS_AT_MOST:
+        _KEYS.clear()
+    _KEYS[name] = key
     return key
 
 
@@ -291,20 +315,33 @@ def _check_field_sizes(raw: bytes, limit: int) -> None:
             raise PeerError(431, f"a header field is longer than {limit} bytes")
 
 
-def _bad_request_line(raw: bytes, settings: HTTPSettings) -> PeerError:
-    line = raw.partition(b"\r\n")[0]
-    if len(line) > settings.limit_request_line:
-        return PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+def _long_request_line(settings: HTTPSettings) -> PeerError:
+    return PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
+
+
+def _bad_request_line(raw: bytes) -> PeerError:
     other = _ANY_VERSION.match(raw)
     if other is not None and not other[1].startswith((b"HTTP/1.0", b"HTTP/1.1")):
         return PeerError(400, f"the version {other[1].decode()} is not served here")
     return PeerError(400, "the request line is malformed")
 
 
-def refuse_oversized(incomplete: bytes, settings: HTTPSettings) -> None:
-    """Raise `PeerError` where a head whose end has not come is over a limit already."""
-    line_end = incomplete.find(b"\r\n")
-    if (line_end if line_end >= 0 else len(incomplete)) > settings.limit_request_line:
-        raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
-    if len(incomplete) > settings.limit_request_head:
+def refuse_early(head: bytes, settings: HTTPSettings, searched: int = 0) -> None:
+    """Raise `PeerError` for what is wrong with a head as far as it has come; the first `searched` bytes were looked at before.
+
+    So a client that ends its lines with a bare LF, or speaks HTTP/0.9, is told at once: its head never ends as ours do, and it
+    would wait for the deadline. The first fault in the order of the bytes counts, so that the answer does not depend on how they
+    were cut into packets.
+    """
+    line_end = head.find(b"\r\n")
+    line_length = line_end if line_end >= 0 else len(head) - head.endswith(b"\r")
+    bare = _BARE_BREAK.search(head, max(searched - 1, 0))
+    bare_at = bare.start() if bare is not None else len(head)
+    if line_length > settings.limit_request_line < bare_at:
+        raise _long_request_line(settings)
+    if 0 <= line_end < bare_at and not _REQUEST_LINE.match(head):
+        raise _bad_request_line(head)
+    if bare_at < min(len(head), settings.limit_request_head):
+        raise PeerError(400, "a line ends with a bare CR or LF")
+    if len(head) > settings.limit_request_head:
         raise PeerError(431, f"the head is longer than {settings.limit_request_head} bytes")

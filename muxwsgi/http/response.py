@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from muxwsgi.http.body import Body
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["FileWrapper", "Response", "Terms"]
+__all__ = ["MONTHS", "FileWrapper", "Response", "Terms"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -33,6 +33,7 @@ Header = tuple[str, str]
 JOIN_AT_MOST = 1 << 17
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t -~\x80-\xff]*)?")
 
 
@@ -79,24 +80,24 @@ class FileWrapper:
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def _date(now: int) -> str:
     """The value of a Date field (RFC 9110 section 5.6.7). Not strftime: its names follow the locale."""
     moment = time.gmtime(now)
     clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
-    return f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02} {_MONTHS[moment.tm_mon - 1]} {moment.tm_year} {clock} GMT"
+    return f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02} {MONTHS[moment.tm_mon - 1]} {moment.tm_year} {clock} GMT"
 
 
 class Terms:
-    """What the engine lays down for every response. `draining` closes connections after their exchange."""
+    """What the engine lays down for every response. `closing` ends connections after their exchange."""
 
-    __slots__ = ("_second", "date", "date_and_server", "draining", "server")
+    __slots__ = ("_second", "closing", "date", "date_and_server", "server")
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, closing: bool) -> None:
         self.server = b"Server: %b\r\n" % server.encode("ascii") if server else b""
-        self.draining = False
+        self.closing = closing
         self._second = -1
         self.refresh()
 
@@ -115,6 +116,7 @@ class Response:
     status          as the application gave it, None before `start_response`
     headers         as the application gave them
     head_sent       whether the head is out, so that nothing can be taken back
+    complete        whether the whole response is out
     body_bytes      of the body that were sent, without chunk framing
     peer_error      the error that sending met, None while all is well: so that it is not taken for the application's
     """
@@ -125,13 +127,16 @@ class Response:
         "_body",
         "_chunked",
         "_connection",
+        "_cut",
         "_left",
         "_length",
         "_minor",
         "_silent",
         "_stated",
         "_terms",
+        "_total",
         "body_bytes",
+        "complete",
         "head_sent",
         "headers",
         "keep_alive",
@@ -148,6 +153,7 @@ class Response:
         self.method = method
         self.keep_alive = keep_alive
         self.head_sent = False
+        self.complete = False
         self.body_bytes = 0
         self.peer_error: OSError | None = None
         self.forget()
@@ -159,7 +165,9 @@ class Response:
         self._block = b""  # the status line and the application's fields
         self._stated = _NOTHING_STATED
         self._length: int | None = None  # Content-Length as the application gave it
+        self._total: int | None = None  # bytes of the whole body where they are known otherwise
         self._left: int | None = None  # bytes of the body still owed, None where it is not counted
+        self._cut = False  # whether there was more of it than that
         self._chunked = False
         self._silent = self.method == "HEAD"  # no body on the wire
         self._bodiless = False  # and no length of one
@@ -204,10 +212,9 @@ class Response:
                 date = date or kind is _Kind.DATE
                 server = server or kind is _Kind.SERVER
             lines.append(name + ": " + value)
-        block = "\r\n".join(lines)
-        if block.count("\n") != len(lines) - 1 or block.count("\r") != len(lines) - 1 or "\0" in block:
-            raise ValueError("a header value has a line break or NUL in it")
-        self._block = block.encode("latin-1")
+            if not value.isprintable():
+                _check_value(name, value)
+        self._block = "\r\n".join(lines).encode("latin-1")
         self.status = status
         self.headers = headers
         if date or server:
@@ -217,15 +224,18 @@ class Response:
             if code == 204:  # RFC 9110 section 8.6: no Content-Length there
                 self._length = None
                 self._bodiless = True
+        elif code < 300 and self.method == "CONNECT":
+            # The peer will take what follows for its tunnel (RFC 9110 section 9.3.6), and not as we mean it.
+            self.keep_alive = False
         return self.write
 
     def write(self, data: bytes) -> None:
         """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""
-        if type(data) is not bytes:
-            raise TypeError(f"a response body consists of bytes, not {type(data).__name__}")
+        if not isinstance(data, bytes):
+            raise _not_bytes(data)
         if not self.head_sent and self.status is None:
             raise RuntimeError("there is a body before start_response() was called")
-        head = b"" if self.head_sent else self._head(None)
+        head = b"" if self.head_sent else self._head(self._total)
         if not self._silent:
             self._put(head, data)
         elif head:
@@ -239,20 +249,46 @@ class Response:
         if kind is list or kind is tuple:
             if not self.head_sent and self.status is not None:
                 self._send_known(result)  # type: ignore[arg-type]
+                self.complete = True
                 return
         elif kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]
+            self.complete = True
             return
         for chunk in result:
-            if chunk or type(chunk) is not bytes:
+            if chunk or not isinstance(chunk, bytes):
                 self.write(chunk)
-            if self._silent and self.head_sent:
-                break
+            if self._cut or (self._silent and self.head_sent):
+                break  # no more of it can be sent: it may be endless
         self._finish()
+        self.complete = True
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the end of the connection is the end of the body: nothing else tells the peer where that is."""
+        return self.head_sent and self._left is None and not self._chunked and not self._silent
+
+    def give_up(self) -> None:
+        """The application has taken the connection over: nothing goes out from here any more, whatever it calls."""
+        self.head_sent = True
+        self._silent = True
 
     def _send_known(self, chunks: "list[bytes] | tuple[bytes, ...]") -> None:
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if type(body) is not bytes:
-            raise TypeError(f"a response body consists of bytes, not {type(body).__name__}")
+        if len(chunks) == 1:
+            body = chunks[0]
+        else:
+            for chunk in chunks:
+                if not isinstance(chunk, bytes):
+                    raise _not_bytes(chunk)
+            total = sum(map(len, chunks))
+            if total > JOIN_AT_MOST:
+                self._total = total
+                for chunk in chunks:
+                    self.write(chunk)
+                self._check_owed()
+                return
+            body = b"".join(chunks)
+        if not isinstance(body, bytes):
+            raise _not_bytes(body)
         head = self._head(len(body))
         if self._silent:
             self._send(head)
@@ -265,9 +301,9 @@ class Response:
             self._check_owed()
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
-        """Whether the kernel could send the file."""
+        """Whether the kernel could send the file. Where it cannot, a length that is known is noted all the same."""
         connection = self._connection
-        if self.head_sent or self._silent or self.status is None or not connection.can_sendfile:
+        if self.head_sent or self.status is None:
             return False
         try:
             fd = wrapper.file.fileno()
@@ -278,6 +314,9 @@ class Response:
         if not stat.S_ISREG(information.st_mode):
             return False
         count = max(information.st_size - offset, 0)
+        if self._silent or not connection.can_sendfile:
+            self._total = count
+            return False
         self._send(self._head(count))
         if self._left is not None:
             count = min(count, self._left)
@@ -310,6 +349,8 @@ class Response:
     def _head(self, total: int | None) -> bytes:
         """The head; `total` is the length of the body where it is known. From here on there is no way back."""
         terms = self._terms
+        if self._body.fault is not None:
+            raise self._body.fault  # it was begun before the body was read and found to be broken: see `start_response`
         terms.refresh()
         self.head_sent = True
 
@@ -330,7 +371,7 @@ class Response:
 
         # 2. Whether the connection goes on.
         body = self._body
-        if terms.draining:
+        if terms.closing:
             self.keep_alive = False
         if body.withheld:
             self.keep_alive = False
@@ -359,7 +400,9 @@ class Response:
         left = self._left
         if left is not None:
             if len(data) > left:
-                log.error("the application's body is longer than its Content-Length of %d: the rest is cut off", self._length)
+                if self._length is not None and not self._cut:  # otherwise it is a file that grows
+                    log.error("the application's body is longer than its Content-Length of %d: the rest is cut off", self._length)
+                self._cut = True
                 data = data[:left]
             self._left = left - len(data)
         self.body_bytes += len(data)
@@ -377,6 +420,16 @@ class Response:
         except OSError as error:
             self.peer_error = error
             raise
+
+
+def _not_bytes(data: object) -> TypeError:
+    return TypeError(f"a response body consists of bytes, not {type(data).__name__}")
+
+
+def _check_value(name: str, value: str) -> None:
+    """Tabs and the upper half of latin-1 are not printable to Python, and allowed."""
+    if _CONTROL.search(value):
+        raise ValueError(f"the value of the header {name!r} has a line break or another control character in it")
 
 
 def _given(exc_info: "ExcInfo | tuple[None, None, None]") -> BaseException:

@@ -8,6 +8,8 @@ is all that flask-sock and simple-websocket need.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import gevent.socket
+
     from muxwsgi.http.body import Body, Incoming
     from muxwsgi.http.response import Response
     from muxwsgi.wire.connection import Connection
@@ -16,7 +18,7 @@ __all__ = ["Takeover"]
 
 
 #: What can be asked of the socket without deciding anything.
-_HARMLESS = frozenset({"fileno", "getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
+_HARMLESS = frozenset({"getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
 
 
 class Takeover:
@@ -25,14 +27,15 @@ class Takeover:
     It is also the `werkzeug.socket`: it has the methods of the connection, and the first that reads or writes takes it over.
     """
 
-    __slots__ = ("_body", "_incoming", "_response", "over", "taken")
+    __slots__ = ("_body", "_incoming", "_over", "_response", "_socket", "taken")
 
     def __init__(self, incoming: "Incoming", body: "Body", response: "Response") -> None:
         self._incoming = incoming
         self._body = body
         self._response = response
+        self._socket: "gevent.socket.socket | None" = None
+        self._over = False
         self.taken = False
-        self.over = False
 
     def hijack(self) -> "Connection":
         """The connection, whose bytes go on behind the request; the application writes 101 or 200 itself. Idempotent.
@@ -43,19 +46,38 @@ class Takeover:
         connection = self._incoming.connection
         if self.taken:
             return connection
-        if self.over:
+        if self._over:
             raise RuntimeError("the exchange is over: its connection serves other requests now")
         if self._response.head_sent:
             raise RuntimeError("the connection cannot be taken over: the response has begun")
         if not self._body.done:
             raise RuntimeError("the connection cannot be taken over before the request's body is read")
         self.taken = True
+        self._response.give_up()
         self._incoming.give_back()
         connection.lifeline.min_rate = 0.0  # the engine's limit, not the new protocol's
         connection.trace.append(f"the application took the connection over from {self._response.method}")
         return connection
 
+    def end(self) -> None:
+        """The exchange is over, and with it the right."""
+        self._over = True
+        if self._socket is not None:
+            self._socket.close()
+
+    def fileno(self) -> int:
+        """The descriptor. Who asks for it once the connection is taken is going to poll it, as simple-websocket does for its pings: from
+        then on it is that of a real socket, whose readiness is the stream's also where there is TLS or read-ahead."""
+        if not self.taken:
+            return self._incoming.connection.fileno()
+        if self._socket is None:
+            self._socket = self._incoming.connection.as_socket()
+        fd: int = self._socket.fileno()
+        return fd
+
     def __getattr__(self, name: str) -> Any:
+        if self._socket is not None:
+            return getattr(self._socket, name)
         if name in _HARMLESS:
             return getattr(self._incoming.connection, name)
         if name.startswith("_"):

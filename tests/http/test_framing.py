@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import gevent
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.http.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -55,6 +58,15 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "bad Host": (400, b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
     "Host with user": (400, b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n"),
     "Host with path": (400, b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+    "Host of a port alone": (400, b"GET / HTTP/1.1\r\nHost: :80\r\n\r\n"),
+    "Host with a port too large": (400, b"GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n"),
+    "Host with a signed port": (400, b"GET / HTTP/1.1\r\nHost: a:+80\r\n\r\n"),
+    "Host with a broken escape": (400, b"GET / HTTP/1.1\r\nHost: a%zz\r\n\r\n"),
+    "Host with a broken IPv6 address": (400, b"GET / HTTP/1.1\r\nHost: [::1::]\r\n\r\n"),
+    "Host with an open bracket": (400, b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+    "bad Host under an absolute target": (400, b"GET http://a/ HTTP/1.1\r\nHost: b c\r\n\r\n"),
+    "repeated Host in 1.0": (400, b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"),
+    "two Hosts in one field": (400, b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
     "repeated Content-Type": (400, POST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n"),
     "HTTP/0.9": (400, b"GET /\r\n\r\n"),
     "HTTP/2.0": (400, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
@@ -70,10 +82,28 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "authority for GET": (400, b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
     "path for CONNECT": (400, b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "CONNECT without port": (400, b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CONNECT to port 0": (400, b"CONNECT a:0 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CONNECT to a port too large": (400, b"CONNECT a:65536 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CONNECT with user": (400, b"CONNECT u@a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CONNECT to an http URI": (400, b"CONNECT http://a:80/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "absolute target without host": (400, b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "absolute target of a port alone": (400, b"GET http://:80/x HTTP/1.1\r\nHost: a\r\n\r\n"),
     "* for GET": (400, b"GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
     "user in an absolute target": (400, b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
     "absolute target without Host": (400, b"GET http://a/ HTTP/1.1\r\n\r\n"),
     "ftp target": (400, b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "bare LF at every end": (400, b"GET / HTTP/1.1\nHost: a\n\n"),
+    "bare CR at every end": (400, b"GET / HTTP/1.1\rHost: a\r\r"),
+    "bare LF in front": (400, b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "CR CR LF": (400, b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n"),
+    "unknown coding behind a bare LF": (400, POST + b"Transfer-Encoding: gzip\r\nX: a\nY: b\r\n\r\n"),
+    "unknown method before a bare LF": (400, b"BREW / HTTP/1.1\r\nHost: a\r\nX: a\nY: b\r\n\r\n"),
+    "empty coding": (400, POST + b"Transfer-Encoding:\r\n\r\n"),
+    "chunked with a comma": (400, POST + b"Transfer-Encoding: chunked,\r\n\r\n"),
+    "chunked with a parameter": (400, POST + b"Transfer-Encoding: chunked;q=1\r\n\r\n"),
+    "chunked behind a comma": (400, POST + b"Transfer-Encoding: , chunked\r\n\r\n"),
+    "length with a space in it": (400, POST + b"Content-Length: 1 0\r\n\r\nhellohello"),
+    "length of other digits": (400, POST + b"Content-Length: \xb2\r\n\r\nhe"),
     "unknown method": (501, b"FROBNICATE / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "lower-case method": (501, b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "RTSP method": (501, b"DESCRIBE / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -106,6 +136,16 @@ BAD_CHUNKS: dict[str, bytes] = {
     "folded trailer": b"5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n",
     "bare LF in a trailer": b"5\r\nhello\r\n0\r\nX: a\n\r\n\r\n",
     "endless trailers": b"5\r\nhello\r\n0\r\n" + b"X: a\r\n" * 30_000 + b"\r\n",
+    "bare CR behind the size": b"5\rhello\r\n0\r\n\r\n",
+    "bare CR in an extension": b"5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "control in an extension": b"5;a=\x01\r\nhello\r\n0\r\n\r\n",
+    "bare CR behind the data": b"5\r\nhello\r0\r\n\r\n",
+    "empty line before the size": b"\r\n5\r\nhello\r\n0\r\n\r\n",
+    "space before the size": b" 5\r\nhello\r\n0\r\n\r\n",
+    "data longer than the size": b"4\r\nhello\r\n0\r\n\r\n",
+    "no colon in a trailer": b"5\r\nhello\r\n0\r\nX\r\n\r\n",
+    "space before the colon of a trailer": b"5\r\nhello\r\n0\r\nX : a\r\n\r\n",
+    "NUL in a trailer": b"5\r\nhello\r\n0\r\nX: \x00\r\n\r\n",
     "ends too early": b"5\r\nhel",
 }
 
@@ -155,7 +195,25 @@ def test_a_malformed_head_is_refused_and_ends_the_connection(talk: Talk, errors:
     assert errors() == []
 
 
-@pytest.mark.parametrize("app", [read_the_body, catches_everything])
+def begins_first(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Has a head ready before it reads."""
+    start_response("200 OK", [])
+    try:
+        environ["wsgi.input"].read()
+    except OSError:  # as Django and werkzeug have it
+        pass
+    return [b"never mind"]
+
+
+def reads_lines_and_returns_nothing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    try:
+        list(environ["wsgi.input"])
+    except OSError:
+        pass
+    return []
+
+
+@pytest.mark.parametrize("app", [read_the_body, catches_everything, begins_first, reads_lines_and_returns_nothing])
 @pytest.mark.parametrize("name", BAD_CHUNKS)
 def test_a_malformed_chunked_body_is_refused_whatever_the_application_makes_of_it(talk: Talk, errors: Any, name: str, app: Any) -> None:
     answer = talk(app, CHUNKED + BAD_CHUNKS[name] + (b"" if name == "ends too early" else SMUGGLED))
@@ -184,6 +242,71 @@ def test_an_upgrade_request_keeps_its_body(talk: Talk) -> None:
         answer = talk(read_the_body, upgrade + framed + GET + b"\r\n")
         assert statuses(answer) == [200, 200]
         assert body in answer
+
+
+TOLD_AT_ONCE = {
+    "bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
+    "bare LF in the fields": GET + b"X: a\n\n",
+    "bare CR": b"GET / HTTP/1.1\rH",
+    "HTTP/0.9": b"GET /\r\n",
+    "HTTP/2.0": b"GET / HTTP/2.0\r\n",
+    "no request line": b"hello there\r\n",
+}
+
+
+@pytest.mark.parametrize("cut", ["whole", "bytewise"])
+@pytest.mark.parametrize("name", TOLD_AT_ONCE)
+def test_a_head_that_never_ends_as_ours_do_is_refused_without_waiting_for_more(name: str, cut: str) -> None:
+    sent = TOLD_AT_ONCE[name]
+    server, client = connection_pair()
+    serving = gevent.spawn(HTTP1(never_called, HTTPSettings()), server)
+    with gevent.Timeout(5):
+        for piece in [sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]:
+            client.sendall(piece)
+            gevent.sleep(0)
+        assert client.recv().startswith(b"HTTP/1.1 400 ")
+        client.close()
+        serving.get()
+    server.finish()
+
+
+@pytest.mark.parametrize("cut", ["whole", "bytewise"])
+def test_what_is_exactly_at_the_limit_is_accepted(talk: Talk, cut: str) -> None:
+    limits = HTTPSettings(limit_request_line=40, limit_request_field_size=60, limit_request_fields=3, limit_request_head=200, linger=0.05)
+
+    def status(sent: bytes) -> list[int]:
+        return list(statuses(talk(hello, *([sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]), settings=limits)))
+
+    def line(length: int) -> bytes:
+        return b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * (length - 14))
+
+    def field(length: int) -> bytes:
+        return GET + b"X: %b\r\n\r\n" % (b"a" * (length - 3))
+
+    assert (status(line(40)), status(line(41))) == ([200], [414])
+    assert (status(field(60)), status(field(61))) == ([200], [431])
+    assert (status(GET + b"X: a\r\nY: b\r\n\r\n"), status(GET + b"X: a\r\nY: b\r\nZ: c\r\n\r\n")) == ([200], [431])
+    short = HTTPSettings(limit_request_head=100, linger=0.05)
+    exact = GET + b"X: " + b"a" * (100 - len(GET) - 7) + b"\r\n\r\n"
+    assert len(exact) == 100
+    for sent, expected in ((exact, 200), (exact[:-4] + b"a" + exact[-4:], 431)):
+        pieces = [sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]
+        assert statuses(talk(hello, *pieces, settings=short)) == [expected]
+
+
+@pytest.mark.parametrize("host", ["example.org", "example.org:", "EXAMPLE.org:8080", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535", "a%2Db", ""])
+def test_a_host_that_is_one_is_accepted(talk: Talk, host: str) -> None:
+    assert statuses(talk(hello, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())) == [200]
+
+
+def test_a_client_that_invents_names_does_not_fill_the_memory(talk: Talk) -> None:
+    from muxwsgi.http import head
+
+    many = HTTPSettings(limit_request_fields=1000, limit_request_head=1 << 20, linger=0.05)
+    for batch in range(5):
+        fields = b"".join(b"X-%d-%d: a\r\n" % (batch, number) for number in range(900))
+        assert statuses(talk(hello, GET + fields + b"\r\n", settings=many)) == [200]
+    assert len(head._KEYS) <= head._KEYS_AT_MOST
 
 
 def test_a_few_empty_lines_in_front_are_passed_over(talk: Talk) -> None:

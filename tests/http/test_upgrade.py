@@ -96,6 +96,49 @@ def test_an_exception_after_the_takeover_is_logged_and_closes(talk: Talk, errors
     assert len(errors()) == 1
 
 
+def test_an_oserror_that_is_not_the_peers_is_logged_after_the_takeover_too(talk: Talk, errors: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        connection = environ["muxwsgi.hijack"]()
+        if environ["PATH_INFO"] == "/chat":
+            raise FileNotFoundError("the application's own")
+        while True:
+            connection.sendall(b"x" * 10_000)
+
+    talk(app, UPGRADE)
+    assert len(errors()) == 1
+
+
+def test_nothing_of_http_is_sent_after_the_takeover(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        environ["muxwsgi.hijack"]().sendall(b"taken")
+        write(b"lost")
+        start_response("200 OK", [], (None, None, None))
+        return [b"lost"]
+
+    def starts_late(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["muxwsgi.hijack"]().sendall(b"taken")
+        start_response("200 OK", [])(b"lost")  # as flask-sock does when the WebSocket is closed
+        return [b"lost"]
+
+    assert talk(app, UPGRADE) == b"taken"
+    assert talk(starts_late, UPGRADE) == b"taken"
+
+
+def test_who_polls_the_descriptor_of_a_taken_socket_is_told_of_bytes_that_were_read_ahead(talk: Talk) -> None:
+    import gevent.select
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        sock = environ["werkzeug.socket"]
+        sock.sendall(b"taken ")
+        readable, _, _ = gevent.select.select([sock], [], [], 5)
+        assert readable
+        sock.sendall(sock.recv(100))
+        return []
+
+    assert talk(app, UPGRADE + b"early") == b"taken early"
+
+
 def test_the_result_of_a_taken_exchange_is_closed_and_not_iterated(talk: Talk) -> None:
     class Result:
         closed = 0

@@ -105,6 +105,8 @@ def test_an_absolute_target_overrules_the_host_field(talk: Talk) -> None:
     talk(app, b"GET http://real.example:81/path?x HTTP/1.1\r\nHost: fake.example\r\n\r\n")
     assert (seen["HTTP_HOST"], seen["PATH_INFO"], seen["QUERY_STRING"]) == ("real.example:81", "/path", "x")
     assert seen["REQUEST_URI"] == "http://real.example:81/path?x"
+    talk(app, b"GET http://real.example/ HTTP/1.0\r\n\r\n")
+    assert seen["HTTP_HOST"] == "real.example"
     talk(app, b"GET https://real.example HTTP/1.1\r\nHost: fake.example\r\n\r\n")
     assert seen["PATH_INFO"] == "/"
 
@@ -140,6 +142,22 @@ def test_a_known_length_is_stated_and_never_chunked(talk: Talk, result: Any) -> 
     assert answer.count(b"\r\n\r\nhello") == 2
 
 
+def test_a_list_of_many_large_chunks_has_its_length(talk: Talk) -> None:
+    chunks = [b"%d" % number * 50_000 for number in range(9)]
+    answer = talk(app_of(chunks), GET + HEAD + GET)
+    assert statuses(answer) == [200, 200, 200]
+    assert answer.count(b"\r\nContent-Length: 450000\r\n") == 3 and b"chunked" not in answer
+    assert answer.count(b"\r\n\r\n" + b"".join(chunks)) == 2
+
+
+def test_a_chunk_of_a_subclass_of_bytes_is_bytes(talk: Talk) -> None:
+    class Marked(bytes):
+        pass
+
+    for result in ([Marked(b"hello")], [Marked(b"he"), b"llo"], iter([Marked(b"hello")])):
+        assert b"hello" in talk(app_of(result), GET)
+
+
 @pytest.mark.parametrize("result", [[], [b""], iter(())])
 def test_an_empty_body_has_length_0(talk: Talk, result: Any) -> None:
     answer = talk(app_of(result), GET)
@@ -168,6 +186,17 @@ def test_connection_close_is_honoured_from_both_sides(talk: Talk) -> None:
     assert statuses(talk(hello, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\n" + GET)) == [200]
     answer = talk(app_of([b"x"], headers=[("Connection", "close")]), GET + GET)
     assert statuses(answer) == [200] and answer.count(b"\r\nConnection: close\r\n") == 1
+
+
+def test_keep_alive_0_closes_after_each_response(talk: Talk) -> None:
+    answer = talk(hello, GET + GET, settings=HTTPSettings(keep_alive=0, linger=0.05))
+    assert statuses(answer) == [200] and b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_2xx_to_connect_without_takeover_ends_the_connection(talk: Talk) -> None:
+    connect = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"
+    assert statuses(talk(hello, connect + GET)) == [200], "what the client sends into its tunnel is no request"
+    assert statuses(talk(app_of([b"no"], "405 Method Not Allowed"), connect + GET)) == [405, 405]
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
@@ -323,6 +352,61 @@ def test_100_goes_out_before_the_body_comes() -> None:
     server.finish()
 
 
+def test_a_body_that_comes_unasked_keeps_the_connection_alive(talk: Talk) -> None:
+    def reads(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        assert environ["wsgi.input"].read() == b"hello"
+        return hello(environ, start_response)
+
+    both = post(b"hello", b"Expect: 100-continue") * 2
+    assert statuses(talk(reads, both)) == [200, 200]
+
+
+def test_repeated_trailers_are_joined(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [repr(environ["muxwsgi.trailers"]).encode()]
+
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: 1\r\nX: 2\r\nX_Y: no\r\n\r\n"
+    assert b"{'X': '1, 2'}" in talk(app, request)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000, 8191, 8192, 65536, 100_000, -1])
+def test_reads_of_any_size_give_the_same_body(talk: Talk, size: int) -> None:
+    body = os.urandom(150_000).replace(b"\n", b"\r\n\r\n")
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        parts = []
+        while part := environ["wsgi.input"].read(size):
+            parts.append(part)
+        assert all(len(part) == size for part in parts[:-1])
+        assert b"".join(parts) == body
+        return hello(environ, start_response)
+
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
+        b"%x\r\n%b\r\n" % (len(body[i : i + 7001]), body[i : i + 7001]) for i in range(0, len(body), 7001)
+    )
+    assert statuses(talk(app, post(body) + chunked + b"0\r\n\r\n" + post(body))) == [200, 200, 200]
+
+
+def test_a_body_that_breaks_off_is_the_oserror_that_frameworks_expect(talk: Talk, errors: Any) -> None:
+    from werkzeug.exceptions import ClientDisconnected
+    from werkzeug.wrappers import Request
+
+    seen: list[type[BaseException]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        try:
+            return [Request(environ).get_data()]
+        except Exception as error:
+            seen.append(type(error))
+            raise
+
+    assert statuses(talk(app, post(b"hello").replace(b"Length: 5", b"Length: 9"))) == [400]
+    assert issubclass(seen[0], (OSError, ClientDisconnected))
+    assert errors() == []
+
+
 def test_a_body_that_nobody_read_does_not_disturb_the_next_request(talk: Talk) -> None:
     assert statuses(talk(hello, post(b"x" * 1000) + GET)) == [200, 200]
     assert statuses(talk(hello, post(b"x" * 1_000_000) + GET)) == [200], "too much to read for nothing: closed"
@@ -366,6 +450,26 @@ def injects_into_the_status(environ: dict[str, Any], start_response: Any) -> Any
     return []
 
 
+def controls(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [("X", "a\x01b")])
+    return []
+
+
+def number_as_value(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [("Content-Length", 5)])
+    return [b"hello"]
+
+
+def bytes_as_value(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [("X", b"a")])
+    return []
+
+
+def text_among_bytes(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [])
+    return [b"bytes", "text"]
+
+
 def bad_name(environ: dict[str, Any], start_response: Any) -> Any:
     start_response("200 OK", [("X Y", "a")])
     return []
@@ -404,7 +508,8 @@ def wide_header(environ: dict[str, Any], start_response: Any) -> Any:
 
 MISTAKES = [
     *(fails_before, fails_between, never_starts, returns_nothing, exits, times_out, injects, injects_into_the_status, bad_name),
-    *(bad_length, two_lengths, informational, starts_twice, text_body, wide_header),
+    *(bad_length, two_lengths, informational, starts_twice, text_body, wide_header, controls, number_as_value, bytes_as_value),
+    text_among_bytes,
 ]
 
 
@@ -424,6 +529,37 @@ def test_an_exception_after_the_head_cuts_the_connection(talk: Talk, errors: Any
     assert not answer.endswith(b"0\r\n\r\n"), "a client could take it for whole"
     assert result.closed == 1
     assert len(errors()) == 1
+
+
+def test_a_response_of_1_0_that_broke_off_is_reset_so_that_nobody_takes_it_for_whole(errors: Any) -> None:
+    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.wire.connection import Connection
+
+    def serve(server: Connection) -> None:
+        HTTP1(app_of(Result(b"part", error=LookupError("in the body"))), HTTPSettings())(server)
+        server.finish()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        serving = gevent.spawn(serve, Connection.from_socket(listener.accept()[0]))
+    client.sendall(GET10)
+    serving.get(timeout=5)
+    client.settimeout(5)
+    with pytest.raises(ConnectionResetError), client:
+        while client.recv(1000):
+            pass
+    assert len(errors()) == 1
+
+
+def test_an_exception_in_close_does_not_spoil_a_complete_response(talk: Talk, errors: Any) -> None:
+    class Bad(Result):
+        def close(self) -> None:
+            super().close()
+            raise LookupError("in close")
+
+    result = Bad(b"whole")
+    assert statuses(talk(app_of(result), GET + GET)) == [200, 200]
+    assert result.closed == 2 and len(errors()) == 2
 
 
 def test_exc_info_replaces_a_head_that_is_not_sent_and_raises_after_it(talk: Talk, errors: Any) -> None:
@@ -458,6 +594,18 @@ def test_a_body_longer_than_its_length_never_leaks_into_the_next_response(talk: 
         assert statuses(answer) == [200, 200]
         assert b"world" not in answer
     assert len(errors()) == 4
+
+
+def test_an_endless_body_with_a_length_is_not_run_to_its_end(talk: Talk, errors: Any) -> None:
+    class Endless(Result):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b"xx"
+
+    result = Endless()
+    answer = talk(app_of(result, headers=[("Content-Length", "3")]), GET + GET)
+    assert statuses(answer) == [200, 200] and answer.count(b"\r\n\r\nxxx") == 2
+    assert result.closed == 2 and len(errors()) == 2
 
 
 def test_a_body_shorter_than_its_length_ends_the_connection(talk: Talk, errors: Any) -> None:
@@ -506,7 +654,7 @@ def test_a_client_that_goes_away_is_no_error_of_the_application(errors: Any) -> 
 # Files
 
 
-def test_a_file_is_sent_by_the_kernel_on_a_plain_socket(tmp_path: Path) -> None:
+def test_a_file_has_its_length_and_is_sent_by_the_kernel_on_a_plain_socket(tmp_path: Path) -> None:
     from muxwsgi.http.h1 import HTTP1
     from muxwsgi.testing import connection_pair
     from muxwsgi.wire.connection import Connection
@@ -544,12 +692,49 @@ def test_a_file_is_sent_by_the_kernel_on_a_plain_socket(tmp_path: Path) -> None:
         head, _, body = received.partition(b"\r\n\r\n")
         if plain:
             assert body == content[100:] and used == []
-            assert b"Content-Length: 299900" in head
         else:
-            assert b"chunked" in head and used
+            assert body == content[100:] and used
+        assert b"Content-Length: 299900" in head
         client.close()
         serving.get(timeout=5)
         server.finish()
+
+
+def test_head_of_a_file_has_its_length(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 5000)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+
+    answer = talk(app, HEAD + HEAD)
+    assert statuses(answer) == [200, 200] and answer.count(b"\r\nContent-Length: 5000\r\n") == 2 and b"xx" not in answer
+
+
+def test_what_is_no_file_of_a_size_is_read(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](io.BytesIO(b"in memory"), 4)
+
+    answer = talk(app, GET)
+    assert b"chunked" in answer and answer.endswith(b"4\r\nin m\r\n4\r\nemor\r\n1\r\ny\r\n0\r\n\r\n")
+
+
+# What is told to the log
+
+
+def test_every_exchange_is_told_with_its_status_also_when_its_body_was_refused(talk: Talk, errors: Any) -> None:
+    told: list[tuple[str, int]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/fails":
+            raise LookupError
+        environ["wsgi.input"].read()
+        return hello(environ, start_response)
+
+    broken = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    talk(app, GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken, on_exchange=lambda environ, status, headers, size, seconds: told.append((status, size)))
+    assert told == [("200 OK", 5), ("500 Internal Server Error", 22), ("200 OK", 0), ("400 Bad Request", 0)]
 
 
 def test_a_peer_error_carries_its_status() -> None:
