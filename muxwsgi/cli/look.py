@@ -11,6 +11,7 @@ from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hija
 from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.explain import explain as explain_mux
+from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
 from muxwsgi.observe.access_log import compile_format
 from muxwsgi.server import Server
@@ -102,7 +103,7 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
         else:
             served = "yes" if plugin.name in chosen else "no: not wanted"
             alpn = ",".join(hijacker.alpn) or "-"
-            rows.append((plugin.name, shorten(repr(hijacker.match)), str(hijacker.priority), alpn, package, served))
+            rows.append((plugin.name, shorten(shown(hijacker.match)), str(hijacker.priority), alpn, package, served))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

@@ -67,10 +67,10 @@ def _named(name: str) -> Callable[[Matcher], Matcher]:
 
 
 def _call(name: str, arguments: tuple[object, ...]) -> str:
-    return f"{name}({', '.join(map(_shown, arguments))})"
+    return f"{name}({', '.join(map(shown, arguments))})"
 
 
-def _shown(argument: object) -> str:
+def shown(argument: object) -> str:
     """A plugin's own matcher is an ordinary function: its name says more than its address."""
     if isinstance(argument, (bytes, str, _Named)):
         return repr(argument)
