@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from muxwsgi.errors import OperatorError
@@ -29,47 +30,94 @@ RENEW_BEFORE = timedelta(days=7)
 #: A clock that is a little behind should take it too.
 BACKDATED = timedelta(hours=24)
 
+#: All that TLS asks of an ECDSA key.
+_FOR_SIGNATURES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
     """The certificate and key files, for localhost, the loopback addresses, this host's name and `names` (host names or addresses).
 
     They lie in `$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), a folder for the user alone; the key is 0600 from its first
-    moment. They are made anew a week before they expire and when a name is missing. Raises `OperatorError` where that cannot be.
+    moment. They are made anew a week before they expire and when a name is missing, which then adds to the names that were there: two
+    servers that ask for different ones do not take it from each other. Raises `OperatorError` where that cannot be.
     """
-    folder = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "muxwsgi"
-    wanted = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", socket.gethostname(), *names]))
+    wanted = [_general_name(name) for name in ("localhost", "127.0.0.1", "::1", *_own_name(), *names)]
+    folder = _folder()
     path = folder / "development.pem"  # one file: a certificate and a key that do not fit cannot happen
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:  # it was there before
+            folder.chmod(0o700)
         with open(folder / "development.lock", "w") as lock:  # two that start at once make one
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_good(path, wanted):
-                _write_private(path, _make(wanted))
+            kept = _names_kept(path)
+            if kept is None or not set(wanted) <= set(kept):
+                _write_private(path, _make(list(dict.fromkeys([*wanted, *(kept or ())]))))
     except OSError as error:
         raise OperatorError(f"the development certificate cannot be kept in {folder}: {error.strerror or error}") from error
     return CertificateFiles(certfile=str(path), keyfile=str(path))
 
 
-def _is_good(path: Path, wanted: list[str]) -> bool:
+def _folder() -> Path:
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"
+        return data / "muxwsgi"
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    if datetime.now(UTC) + RENEW_BEFORE > certificate.not_valid_after_utc or path.stat().st_mode & 0o077:
-        return False
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return all(_general_name(name) in names for name in wanted)
+        return Path.home() / ".local" / "share" / "muxwsgi"
+    except RuntimeError:  # a container whose user has neither HOME nor an entry in passwd
+        raise OperatorError("the development certificate has no place to be kept: set HOME or XDG_DATA_HOME") from None
+
+
+def _names_kept(path: Path) -> list[x509.GeneralName] | None:
+    """The names of the certificate that is there; None where there is none to go on with."""
+    try:
+        if path.stat().st_mode & 0o077:  # others could read the key
+            return None
+        data = path.read_bytes()
+        certificate = x509.load_pem_x509_certificate(data)
+        key = load_pem_private_key(data, password=None)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (FileNotFoundError, ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+        return None  # cut off by a full disk, or somebody else's
+    if key.public_key() != certificate.public_key() or datetime.now(UTC) + RENEW_BEFORE > certificate.not_valid_after_utc:
+        return None
+    return list(names)
 
 
 def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name)
+        pass
+    try:
+        return x509.DNSName(name.encode("idna").decode("ascii").lower())
+    except UnicodeError:
+        raise OperatorError(f"the development certificate cannot be one for {name!r}: it is no host name") from None
 
 
-def _make(names: list[str]) -> bytes:
-    """Key and certificate in PEM. The certificate is its own CA, so that a client can be told to trust it."""
+def _own_name() -> tuple[str, ...]:
+    name = socket.gethostname()
+    try:
+        _general_name(name)
+    except OperatorError:  # the kernel takes any bytes
+        return ()
+    return (name,) if name else ()
+
+
+def _make(names: list[x509.GeneralName]) -> bytes:
+    """Certificate and key in PEM. A client can be told to trust it, and does not thereby trust anything else: it is no CA, so that its
+    key, which lies here unprotected, can sign for no other name.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "muxwsgi development certificate")])
     now = datetime.now(UTC)
@@ -81,10 +129,12 @@ def _make(names: list[str]) -> bytes:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
         .not_valid_after(now + LIFETIME)
-        .add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_FOR_SIGNATURES, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

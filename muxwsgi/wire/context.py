@@ -3,14 +3,17 @@
 One front `SSL.Context` per bind serves for the life of the process. Session tickets belong to it, so they outlive a reload, and
 processes that fork after it was made resume each other's sessions. Certificates stand behind it in contexts of their own: the server-name
 callback, which OpenSSL calls in every handshake, switches to the one that fits.
+
+Not with `Connection.use_certificate`: it sets the leaf alone, pyOpenSSL gives chains to contexts only.
 """
 
+import errno
 import logging
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import socket
 from typing import Self
 
@@ -27,6 +30,9 @@ from muxwsgi.settings import CertificateFiles, TLSSettings
 __all__ = ["ClientContext", "ServerContext", "TLSInfo"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: What is sent as SNI and verified: labels of letters, digits, "-", and "_", which some have although RFC 952 knows none.
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 #: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). Those of 1.3 are all fine.
 CIPHERS = (
@@ -46,11 +52,12 @@ class TLSInfo:
     """What a handshake agreed on.
 
     version, cipher, cipher_bits    "TLSv1.3", "TLS_AES_256_GCM_SHA384", 256
-    sni, alpn                       server name and protocol id, None without
+    sni, alpn                       server name and protocol id, None without. What is not printable in them is escaped
     resumed                         whether an earlier session was resumed
-    peer_certificate, peer_chain    the peer's certificate, and all it sent; None and empty without
+    peer_certificate, peer_chain    the peer's certificate, and all it sent, its own one first; None and empty without. A session resumed
+                                    on the server's side remembers the certificate alone
     peer_verified                   whether that certificate was verified. A certificate that fails verification ends the handshake,
-                                    also where certificates are optional
+                                    also where certificates are optional: as with mod_ssl and Python's CERT_OPTIONAL. (nginx answers 400.)
     """
 
     version: str
@@ -65,25 +72,33 @@ class TLSInfo:
 
     @classmethod
     def of(cls, ssl: SSL.Connection) -> Self:
-        """Of a connection whose handshake is done."""
+        """Of a connection whose handshake is done. Raises `HandshakeError` where the peer's certificate cannot be read."""
         name = ssl.get_servername()
         alpn = ssl.get_alpn_proto_negotiated()
-        certificate = chain = None
-        verifying = ssl.get_verify_mode() != SSL.VERIFY_NONE
-        if verifying:
+        try:
             certificate = ssl.get_peer_certificate(as_cryptography=True)
-            chain = ssl.get_peer_cert_chain(as_cryptography=True)
+            chain = (ssl.get_peer_cert_chain(as_cryptography=True) or []) if certificate is not None else []
+        except ValueError as error:  # cryptography is stricter than OpenSSL
+            raise HandshakeError(errno.ECONNABORTED, f"TLS handshake: the peer's certificate cannot be read: {error}") from error
+        if certificate is not None and certificate not in chain:  # on the server's side OpenSSL leaves it out
+            chain.insert(0, certificate)
         return cls(
             version=ssl.get_protocol_version_name(),
             cipher=ssl.get_cipher_name() or "",
             cipher_bits=ssl.get_cipher_bits() or 0,
-            sni=name.decode("ascii", "backslashreplace").lower() if name else None,
-            alpn=alpn.decode("ascii", "backslashreplace") if alpn else None,
+            sni=_printable(name).lower() if name else None,
+            alpn=_printable(alpn) if alpn else None,
             resumed=_session_reused(ssl),
             peer_certificate=certificate,
-            peer_chain=tuple(chain or ()),
-            peer_verified=verifying and certificate is not None,
+            peer_chain=tuple(chain),
+            peer_verified=certificate is not None and ssl.get_verify_mode() != SSL.VERIFY_NONE,
         )
+
+
+def _printable(name: bytes) -> str:
+    """The peer's words, which end in logs: OpenSSL lets anything but NUL pass."""
+    text = name.decode("ascii", "backslashreplace")
+    return text if text.isprintable() else "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def _session_reused(ssl: SSL.Connection) -> bool:
@@ -103,10 +118,10 @@ class ServerContext:
         """`alpn` are the ids offered, the one we like best first. Raises `OperatorError` naming the file that is wrong."""
         self._settings = settings
         self._alpn = [protocol.encode("ascii") for protocol in alpn]
+        self._trusted = self._read_client_ca()
         self._served = _Certificates([self._certificate(files) for files in settings.certificates])
-        #: The front context. Every connection starts in it; it shows the first certificate that was loaded.
-        self.openssl = self._context(settings.certificates[0])
-        self.openssl.set_tlsext_servername_callback(self._choose)
+        #: The front context. Every connection starts in it, and `_choose` moves it on.
+        self.openssl = self._front()
 
     def connection(self, sock: socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
@@ -117,22 +132,53 @@ class ServerContext:
     def reload(self) -> None:
         """Read the files again. Raises `OperatorError` where one is wrong, and everything stays as it was then.
 
-        Connections that are open are not touched, sessions can still be resumed.
+        Connections that are open are not touched. Sessions can still be resumed, unless `client_ca` changed: a resumed session
+        is not verified again, so that a client of a CA that was taken out could come back for as long as it likes.
         """
-        self._served = _Certificates([self._certificate(files) for files in self._settings.certificates])
+        trusted = self._read_client_ca()
+        served = _Certificates([self._certificate(files) for files in self._settings.certificates])
+        front = self.openssl if trusted == self._trusted else self._front()
+        self._trusted, self._served, self.openssl = trusted, served, front
+
+    def _front(self) -> SSL.Context:
+        front = self._context(self._settings.certificates[0])
+        front.set_tlsext_servername_callback(self._choose)
+        return front
 
     def _choose(self, ssl: SSL.Connection) -> None:
-        # Exceptions here would end in pyOpenSSL's excepthook and an alert; there is nothing to raise.
-        name = ssl.get_servername()
-        ssl.set_context(self._served.context_for(name.decode("ascii", "replace").lower() if name else None))
+        try:
+            name = ssl.get_servername()
+            ssl.set_context(self._served.context_for(name.decode("ascii", "replace").lower() if name else None))
+        except BaseException as error:
+            # Of an Exception pyOpenSSL makes a traceback and an alert. Of anything else (a signal's) cffi would make a traceback and a
+            # handshake that goes on, with what the front context holds since the start.
+            raise RuntimeError("no certificate could be chosen") from error
+
+    def _read_client_ca(self) -> bytes:
+        path = self._settings.client_ca
+        if path is None:
+            return b""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise OperatorError(f"ca_certs: {path}: {error.strerror}") from None
 
     def _certificate(self, files: CertificateFiles) -> "_Certificate":
         context = self._context(files)
-        leaf = _read_leaf(files.certfile)
-        left = leaf.not_valid_after_utc - datetime.now(UTC)
-        if left.total_seconds() < 0:
-            log.warning("%s: the certificate expired on %s", files.certfile, f"{leaf.not_valid_after_utc:%Y-%m-%d}")
-        return _Certificate(_names(leaf), context)
+        try:
+            with open(files.certfile, "rb") as file:
+                leaf = x509.load_pem_x509_certificate(file.read())
+            names = _names(leaf)
+            begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        except (OSError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            raise OperatorError(f"certfile: {files.certfile}: the certificate cannot be read: {_first_line(error)}") from None
+        now = datetime.now(UTC)
+        if end < now:
+            log.warning("%s: the certificate expired on %s", files.certfile, f"{end:%Y-%m-%d}")
+        elif begin > now:
+            log.warning("%s: the certificate is not valid before %s", files.certfile, f"{begin:%Y-%m-%d %H:%M} UTC")
+        return _Certificate(names, context)
 
     def _context(self, files: CertificateFiles) -> SSL.Context:
         """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
@@ -153,8 +199,8 @@ class ServerContext:
             try:
                 context.load_verify_locations(settings.client_ca)
                 context.load_client_ca(settings.client_ca.encode())
-            except SSL.Error:
-                raise OperatorError(f"ca_certs: {_why_unreadable(settings.client_ca, 'CA certificates in PEM')}") from None
+            except SSL.Error as error:
+                raise OperatorError(f"ca_certs: {_why_refused(settings.client_ca, 'CA certificates in PEM', error)}") from None
         context.set_verify(_VERIFY[settings.client_certificates])
         if self._alpn:
             context.set_alpn_select_callback(self._select_alpn)
@@ -186,8 +232,8 @@ class ClientContext:
         if ca_file is not None:
             try:
                 self.openssl.load_verify_locations(ca_file)
-            except SSL.Error:
-                raise OperatorError(f"ca_file: {_why_unreadable(ca_file, 'CA certificates in PEM')}") from None
+            except SSL.Error as error:
+                raise OperatorError(f"ca_file: {_why_refused(ca_file, 'CA certificates in PEM', error)}") from None
         else:
             self.openssl.set_default_verify_paths()
         if certfile is not None:
@@ -197,26 +243,35 @@ class ClientContext:
             self.openssl.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
 
     def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
-        """A client's side of TLS. `server_hostname`, a name or an address, is needed to verify; a name is sent as SNI."""
+        """A client's side of TLS. `server_hostname`, a name or an address, is needed to verify; a name is sent as SNI.
+
+        Raises `ValueError` where it is needed and missing, or can be neither.
+        """
         if self._verify and server_hostname is None:
             raise ValueError("a certificate can only be verified for a server_hostname")
+        host = _host(server_hostname) if server_hostname is not None else None
         ssl = SSL.Connection(self.openssl, sock)
         ssl.set_connect_state()
-        if server_hostname is not None and not _is_address(server_hostname):
-            ssl.set_tlsext_host_name(server_hostname.encode("idna"))
+        if isinstance(host, str):
+            ssl.set_tlsext_host_name(host.encode("ascii"))
         return ssl
 
     def verify_name(self, ssl: SSL.Connection, server_hostname: str | None) -> None:
-        """After the handshake: whether the certificate is one for the name (RFC 9525). Raises `HandshakeError`."""
+        """After the handshake: whether the certificate is one for the name (RFC 9525). Raises `HandshakeError`.
+
+        pyOpenSSL does not publish OpenSSL's own check (X509_VERIFY_PARAM_set1_host), which would come within the handshake.
+        """
         if not self._verify or server_hostname is None:
             return
+        host = _host(server_hostname)
         try:
-            if _is_address(server_hostname):
-                verify_ip_address(ssl, server_hostname)
+            if isinstance(host, str):
+                verify_hostname(ssl, host)
             else:
-                verify_hostname(ssl, server_hostname)
-        except (service_identity.VerificationError, service_identity.CertificateError) as error:
-            raise HandshakeError(f"TLS handshake: the certificate is not one for {server_hostname!r}") from error
+                verify_ip_address(ssl, str(host))
+        except (service_identity.VerificationError, service_identity.CertificateError, ValueError) as error:
+            text = f"TLS handshake: the certificate is not one for {server_hostname!r}"
+            raise HandshakeError(errno.ECONNABORTED, text) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,49 +299,66 @@ class _Certificates:
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:
-    """The names a certificate is for: of its SAN; its CN as the last resort."""
+    """The names and addresses a certificate is for: of its SAN; its CN as the last resort."""
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         return tuple(str(name.value).lower() for name in common)
-    return tuple(name.lower() for name in alternative.get_values_for_type(x509.DNSName))
-
-
-def _read_leaf(path: str) -> x509.Certificate:
-    with open(path, "rb") as file:
-        return x509.load_pem_x509_certificate(file.read())
+    # An address is no server name (RFC 6066 section 3), and yet there are clients that send one.
+    addresses = map(str, alternative.get_values_for_type(x509.IPAddress))
+    return (*(name.lower() for name in alternative.get_values_for_type(x509.DNSName)), *addresses)
 
 
 def _use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
     try:
         context.use_certificate_chain_file(files.certfile)
-    except SSL.Error:
-        raise OperatorError(f"certfile: {_why_unreadable(files.certfile, 'a certificate in PEM')}") from None
+    except SSL.Error as error:
+        raise OperatorError(f"certfile: {_why_refused(files.certfile, 'a certificate in PEM', error)}") from None
     try:
         with open(files.keyfile, "rb") as file:
             key = load_pem_private_key(file.read(), password=None)
-        context.use_privatekey(key)  # type: ignore[arg-type]  # of all key types the union is wider than OpenSSL's
-        context.check_privatekey()
-    except SSL.Error:
-        raise OperatorError(f"keyfile: {files.keyfile} is not the key of the certificate in {files.certfile}") from None
     except TypeError:
         raise OperatorError(f"keyfile: {files.keyfile} is encrypted: a server has nobody to ask for the passphrase") from None
-    except (OSError, ValueError, UnsupportedAlgorithm):
-        raise OperatorError(f"keyfile: {_why_unreadable(files.keyfile, 'a private key in PEM')}") from None
+    except OSError as error:
+        raise OperatorError(f"keyfile: {files.keyfile}: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise OperatorError(f"keyfile: {files.keyfile} does not hold a private key in PEM") from None
+    try:
+        context.use_privatekey(key)  # type: ignore[arg-type]  # of all key types the union is wider than OpenSSL's
+        context.check_privatekey()
+    except (SSL.Error, TypeError):  # TypeError: a kind of key that no certificate has
+        raise OperatorError(f"keyfile: {files.keyfile} is not the key of the certificate in {files.certfile}") from None
 
 
-def _why_unreadable(path: str, expected: str) -> str:
+def _why_refused(path: str, expected: str, error: SSL.Error) -> str:
+    """One line for what OpenSSL says of a file, which is a list of (library, function, reason)."""
     try:
         with open(path, "rb"):
-            return f"{path} does not hold {expected}"
-    except OSError as error:
-        return f"{path}: {os.strerror(error.errno or 0)}"
+            pass
+    except OSError as unreadable:
+        return f"{path}: {unreadable.strerror}"
+    queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    reason = queue[0][-1] if queue else ""
+    if reason in ("", "no start line", "no certificate or crl found"):
+        return f"{path} does not hold {expected}"
+    return f"{path} does not hold {expected} that OpenSSL takes: {reason}"
 
 
-def _is_address(name: str) -> bool:
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _host(name: str) -> str | IPv4Address | IPv6Address:
+    """An address without its zone, or a name in ASCII and lower case, without the dot that ends it (RFC 6066 section 3)."""
     try:
-        ip_address(name)
+        return ip_address(name.partition("%")[0])
     except ValueError:
-        return False
-    return True
+        pass
+    try:
+        host = name.removesuffix(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        host = ""
+    if not HOST_NAME.fullmatch(host):
+        raise ValueError(f"{name!r} is neither a host name nor an address")
+    return host
