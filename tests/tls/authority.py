@@ -26,10 +26,12 @@ class Authority:
         self.root = str(folder / f"{name}-root.pem")
         Path(self.root).write_bytes(self._root.public_bytes(Encoding.PEM))
 
-    def leaf(self, *names: str, common_name: str | None = None, days: int = 10, passphrase: bytes | None = None) -> CertificateFiles:
-        """A leaf for `names`, with its chain."""
+    def leaf(
+        self, *names: str, common_name: str | None = None, since: int = -20, days: int = 10, passphrase: bytes | None = None
+    ) -> CertificateFiles:
+        """A leaf for `names`, with its chain, valid from day `since` to day `days` from now on."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(common_name or (names or ("nobody",))[0], key, self._intermediate, self._key, names=names, days=days)
+        certificate = _certificate(common_name or (names or ("nobody",))[0], key, self._intermediate, self._key, names=names, since=since, days=days)
         stem = f"{(common_name or (names or ('nobody',))[0]).replace('*', 'any')}-{certificate.serial_number:x}"
         certfile, keyfile = self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
         certfile.write_bytes(certificate.public_bytes(Encoding.PEM) + self._intermediate.public_bytes(Encoding.PEM))
@@ -46,6 +48,7 @@ def _certificate(
     *,
     ca: bool = False,
     names: Sequence[str] = (),
+    since: int = -20,
     days: int = 10,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -56,7 +59,7 @@ def _certificate(
         .issuer_name(issuer.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=20))
+        .not_valid_before(now + timedelta(days=since))
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
