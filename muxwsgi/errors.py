@@ -8,7 +8,7 @@ Connection errors are all `OSError`s, so that code written for sockets (redis-py
 handles them without knowing muxwsgi.
 """
 
-__all__ = ["Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "TLSError"]
+__all__ = ["Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "ResponseAborted", "TLSError"]
 
 
 class OperatorError(Exception):
@@ -38,3 +38,8 @@ class TLSError(OSError):
 
 class HandshakeError(TLSError):
     """The TLS handshake did not complete; the text names the alert or the reason that OpenSSL gave."""
+
+
+class ResponseAborted(Exception):
+    """Raised by an application that cannot finish the response it has begun, for a reason that is no error of its own and that it has told
+    whoever needs to know: a gateway whose upstream broke off. The client's connection is cut, so that half a response looks like one."""

@@ -310,6 +310,13 @@ class Input:
             buffer += data
         return self._cut(len(buffer) if everything else (size or 0))
 
+    def read1(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes, as soon as there are any; b"" at the end of the body. For who passes a body on as it comes."""
+        most = BLOCK if size is None or size < 0 else size
+        if self._buffer:
+            return self._cut(most)
+        return self._body.read_some(most)
+
     def readline(self, size: int | None = -1) -> bytes:
         """A line with its newline; at most `size` bytes of it; the rest at the end of the body."""
         most = -1 if size is None else size

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, sleep
 
-from muxwsgi.errors import Draining, Expired, PeerError, TLSError
+from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, connection_environ
 from muxwsgi.http.head import Head, HeadParser, refuse_early
@@ -99,6 +99,7 @@ class HTTP1:
         try:
             while (raw := self._read_head(incoming, patience)) is not None:
                 environ = shared.copy()
+                environ["muxwsgi.head"] = raw
                 head = heads.parse(raw, environ)
                 body: Body = no_body
                 if head.chunked or head.length:
@@ -189,6 +190,7 @@ class HTTP1:
         response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
         takeover = Takeover(incoming, body, response)
         environ["muxwsgi.hijack"] = takeover.hijack
+        environ["muxwsgi.response"] = response
         environ["werkzeug.socket"] = takeover
 
         # 2. The application, and what it returns, which is closed once and whatever happens.
@@ -248,7 +250,10 @@ class HTTP1:
         if response.complete:
             self._log_application_error(environ, "the response is complete all the same")
             return True
-        self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
+        if isinstance(error, ResponseAborted):
+            log.debug("%s: the response is cut: %s", environ["muxwsgi.connection"], error)
+        else:
+            self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
         if response.head_sent:
             if response.ends_with_connection:
                 # An ordinary end would make half a response look whole; a reset does not.

@@ -53,7 +53,7 @@ _PLAIN, _LENGTH = _Kind.PLAIN, _Kind.LENGTH
 
 #: Fields that describe the connection, which is not the application's. PEP 3333 forbids them; they are dropped, as gunicorn does, because
 #: applications that pass an upstream's fields on are common and mean no harm.
-_HOP_BY_HOP = frozenset({"keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"})
+_HOP_BY_HOP = frozenset({"keep-alive", "te", "transfer-encoding", "upgrade", "proxy-connection"})
 
 #: Whether the application gave Date, and Server.
 _NOTHING_STATED = (False, False)
@@ -119,6 +119,7 @@ class Response:
     complete        whether the whole response is out
     body_bytes      of the body that were sent, without chunk framing
     peer_error      the error that sending met, None while all is well: so that it is not taken for the application's
+    trailers        fields that an application adds until its body ends; sent where the body is chunked (RFC 9112 section 7.1.2)
     """
 
     __slots__ = (
@@ -143,6 +144,7 @@ class Response:
         "method",
         "peer_error",
         "status",
+        "trailers",
     )
 
     def __init__(self, connection: "Connection", terms: Terms, body: "Body", method: str, minor: int, keep_alive: bool) -> None:
@@ -156,6 +158,7 @@ class Response:
         self.complete = False
         self.body_bytes = 0
         self.peer_error: OSError | None = None
+        self.trailers: "list[Header] | tuple[()]" = ()
         self.forget()
 
     def forget(self) -> None:
@@ -240,6 +243,31 @@ class Response:
             self._put(head, data)
         elif head:
             self._send(head)
+
+    # What an application may also do, through environ["muxwsgi.response"]
+
+    def informational(self, code: int, reason: str, headers: Iterable[Header]) -> None:
+        """Send an interim response (RFC 9110 section 15.2), such as 103 Early Hints; nothing to a client of HTTP/1.0, which knows none.
+
+        100 and 101 are not for this: reading the body says the one, `muxwsgi.hijack` is for the other. Raises `ValueError` for what no
+        head can hold and `RuntimeError` once the final response has begun.
+        """
+        if not 102 <= code <= 199:
+            raise ValueError(f"{code} is no interim status that an application may send")
+        if self.head_sent:
+            raise RuntimeError("the final response has begun")
+        lines = [f"HTTP/1.1 {code} {reason}"]
+        _check_value("reason", reason)
+        for name, value in headers:
+            if (_KINDS.get(name) or _learn_name(name)) in (_Kind.PLAIN, _Kind.DATE, _Kind.SERVER):
+                _check_value(name, value)
+                lines.append(f"{name}: {value}")
+        if self._minor:
+            self._send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+
+    def omit_server(self) -> None:
+        """Leave our Server field out: the response comes from somebody else (RFC 9110 section 10.2.4). Called after `start_response`."""
+        self._stated = (self._stated[0], True)
 
     # What the engine calls
 
@@ -338,7 +366,7 @@ class Response:
                 raise RuntimeError("the application returned without calling start_response()")
             self._send(self._head(0))
         elif self._chunked and not self._silent:
-            self._send(b"0\r\n\r\n")
+            self._send(b"0\r\n\r\n" if not self.trailers else _last_chunk(self.trailers))
         self._check_owed()
 
     def _check_owed(self) -> None:
@@ -420,6 +448,16 @@ class Response:
         except OSError as error:
             self.peer_error = error
             raise
+
+
+def _last_chunk(trailers: Iterable[Header]) -> bytes:
+    lines = ["0"]
+    for name, value in trailers:
+        if (_KINDS.get(name) or _learn_name(name)) is not _PLAIN:
+            raise ValueError(f"{name!r} cannot be a trailer")
+        _check_value(name, value)
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def _not_bytes(data: object) -> TypeError:

@@ -30,14 +30,11 @@ from muxwsgi.settings import BindSettings, ServerSettings
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener
-from muxwsgi.wire.ready import Lifeline, sweep
+from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
 
 log = logging.getLogger("muxwsgi.error")
-
-#: Seconds between two sweeps of the deadlines: how late an expiry may be noticed.
-SWEEP_INTERVAL = 1.0
 
 #: Seconds between two looks at what is left during a drain.
 DRAIN_INTERVAL = 0.05
@@ -81,12 +78,12 @@ class Server:
         wanted = self.settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
         #: How many connections ended with an error of the peer, since the start.
         self.peer_errors = 0
-        self._lines: dict[Lifeline, gevent.Greenlet[..., object]] = {}
+        self._sweeper = Sweeper()
+        self._lines = self._sweeper.lines
         self._listeners: list[Listener] = []
         self._stop_wanted = False
         self._stopped: Event | None = None
         self._cut_at = 0.0
-        self._sweeper: gevent.Greenlet[..., None] | None = None
         self._listening: list[Listening] = []
         try:
             for bind in wanted:
@@ -169,7 +166,7 @@ class Server:
             listener = Listener(listening.socket, self._serve(self.muxes[listening.address], listening), pool)
             self._listeners.append(listener)
             listener.start()
-        self._sweeper = gevent.spawn(self._sweep)
+        self._sweeper.start()
 
     def serve_forever(self) -> None:
         """`start`, and return after `stop` or `request_stop` when everything has ended."""
@@ -205,9 +202,7 @@ class Server:
         if self._lines:
             log.warning("%d connections were cut at shutdown", len(self._lines))
             gevent.killall(list(self._lines.values()), timeout=5)
-        if self._sweeper is not None:
-            self._sweeper.kill()
-            self._sweeper = None
+        self._sweeper.stop()
         if self._stopped is not None:
             self._stopped.set()
 
@@ -230,11 +225,6 @@ class Server:
     def connections(self) -> int:
         """Connections that are served right now."""
         return len(self._lines)
-
-    def _sweep(self) -> None:
-        while True:
-            gevent.sleep(SWEEP_INTERVAL)
-            sweep(list(self._lines), monotonic())
 
     def _serve(self, mux: Mux, listening: Listening) -> Callable[[socket.socket, Address], None]:
         lines = self._lines

@@ -55,6 +55,7 @@ class Connection:
         server: address that the peer connected to.
         destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
         identity: who authenticated, if somebody did.
+        tunnel: what a proxy knows of the tunnel that this stream runs in (a `muxwsgi.proxy.Context`); None outside of one.
         id: number of the accepted connection, the same for all layers on it.
         trace: one line for each decision that brought the connection where it is.
         parent: the connection that this one is layered on.
@@ -82,6 +83,7 @@ class Connection:
         "server",
         "tls",
         "trace",
+        "tunnel",
     )
 
     def __init__(
@@ -106,12 +108,14 @@ class Connection:
             self.trace: list[str] = []
             self.destination: tuple[str, int] | None = None
             self.identity: str | None = None
+            self.tunnel: Any = None
             self.depth = 0
         else:
             self.id = parent.id
             self.trace = parent.trace
             self.destination = parent.destination
             self.identity = parent.identity
+            self.tunnel = parent.tunnel
             self.depth = parent.depth
         self.lifeline.top = self
 

@@ -1,0 +1,39 @@
+"""`Sweeper`: keeps the deadlines of the connections that it is told of, about once a second."""
+
+from time import monotonic
+
+import gevent
+
+from muxwsgi.wire.ready import Lifeline, sweep
+
+__all__ = ["Sweeper"]
+
+#: Seconds between two sweeps: how late an expiry may be noticed.
+INTERVAL = 1.0
+
+
+class Sweeper:
+    """Whoever opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
+
+    lines   each lifeline with the greenlet that serves it, None where it is nobody's alone
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[Lifeline, gevent.Greenlet[..., object] | None] = {}
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> None:
+        """Sweep from now on. Idempotent."""
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Sweep no more. Idempotent."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(INTERVAL)
+            sweep(list(self.lines), monotonic())
