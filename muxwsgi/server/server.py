@@ -251,7 +251,7 @@ class Server:
                 else:
                     log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
             finally:
-                del lines[line]
+                lines.pop(line, None)
                 connection.finish()
 
         return serve

@@ -104,6 +104,11 @@ class Ready:
             self.fail(OSError(errno.EBADF, "the connection was closed by another greenlet"))
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
     def waiting(self) -> bool:
         """Whether a greenlet waits right now."""
         return self._waiter is not None
@@ -241,6 +246,11 @@ class Lifeline:
         """End both directions, before the descriptor is closed or given away."""
         self.reader.close()
         self.writer.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.reader.closed
 
     def check_idle(self, now: float) -> None:
         """Fail the waits with `Expired` once no byte has moved for `idle_timeout` seconds."""

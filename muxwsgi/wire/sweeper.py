@@ -15,7 +15,7 @@ INTERVAL = 1.0
 class Sweeper:
     """Whoever opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
 
-    lines   each lifeline with the greenlet that serves it, None where it is nobody's alone
+    lines   each lifeline with the greenlet that serves it, None where that is nobody in particular. One that is closed leaves by itself.
     """
 
     def __init__(self) -> None:
@@ -36,4 +36,6 @@ class Sweeper:
     def _run(self) -> None:
         while True:
             gevent.sleep(INTERVAL)
+            for line in [line for line in self.lines if line.closed]:
+                del self.lines[line]
             sweep(list(self.lines), monotonic())

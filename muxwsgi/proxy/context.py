@@ -1,0 +1,104 @@
+"""`Context`: what rules, hooks and hijackers know of the exchange or tunnel that they look at. goproxy's `ProxyCtx`."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from muxwsgi.wire.connection import Address, Connection
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.fault import Fault
+    from muxwsgi.proxy.flow import Flow
+    from muxwsgi.proxy.message import Request, Response
+    from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+
+__all__ = ["ClientTLS", "Context", "Dial", "Door"]
+
+#: How a client came in.
+Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
+
+#: (host, port) -> a plain connection to there. What a rule may give a request of its own as `ctx.dial`.
+Dial = Callable[[str, int], Connection]
+
+_sessions = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTLS:
+    """What a client said in the ClientHello of the innermost TLS layer.
+
+    sni         the server name, None without
+    alpn        protocol ids it offers, in its order
+    ja3, ja4    fingerprints of the hello (MD5 hex digest of JA3; JA4 as FoxIO defines it)
+    """
+
+    sni: str | None
+    alpn: tuple[str, ...]
+    ja3: str
+    ja4: str
+
+
+class Context:
+    """One per request, and one per tunnel, whose `user_data` all that happens inside shares.
+
+    session         number of the request or tunnel in this process
+    door            how the client came in
+    client          its address
+    connection      the client's connection, as far as its layers are peeled off
+    destination     (host, port) of the tunnel or of the request
+    identity        who authenticated, None where nobody had to
+    tls             what the client said in its ClientHello, None without TLS
+    user_data       for rules: what they put here at CONNECT is here in every request and hijack inside
+    tunnel          the context of the tunnel that a request runs in, None outside
+    request         None until there is one (in tunnels that carry no HTTP, always)
+    response        None until there is one
+    error           why the upstream gave no response, None where it did
+    dial            a rule's own way to connect for this request or tunnel, None for the proxy's
+    upstream        the proxy to go through: None for the proxy's own choice, `DIRECT` for none
+    flow            what the flow log will say, None without one
+    """
+
+    __slots__ = (
+        "client",
+        "connection",
+        "destination",
+        "dial",
+        "door",
+        "error",
+        "flow",
+        "identity",
+        "request",
+        "response",
+        "session",
+        "tls",
+        "tunnel",
+        "upstream",
+        "user_data",
+    )
+
+    def __init__(self, connection: Connection, door: Door, destination: tuple[str, int] | None, tunnel: "Context | None" = None) -> None:
+        self.session = next(_sessions)
+        self.connection = connection
+        self.door: Door = door
+        self.client: Address = connection.client
+        self.destination = destination
+        self.identity = connection.identity
+        self.tunnel = tunnel
+        self.request: "Request | None" = None
+        self.response: "Response | None" = None
+        self.error: "Fault | None" = None
+        self.flow: "Flow | None" = None
+        if tunnel is None:
+            self.tls: ClientTLS | None = None
+            self.user_data: dict[str, Any] = {}
+            self.dial: Dial | None = None
+            self.upstream: "UpstreamProxy | None" = None
+        else:
+            self.tls = tunnel.tls
+            self.user_data = tunnel.user_data
+            self.dial = tunnel.dial
+            self.upstream = tunnel.upstream
+
+    def __repr__(self) -> str:
+        return f"<Context {self.session} {self.door} from {self.client!r} to {self.destination!r}>"

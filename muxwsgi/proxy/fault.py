@@ -1,0 +1,40 @@
+"""`Fault`: why the proxy cannot do what a client asked of it, by the phase in which that showed.
+
+Each front door says it in its own words: HTTP by a status and a text (RFC 9110 section 15.6), SOCKS by a reply code, a raw tunnel by its end.
+"""
+
+from enum import Enum
+
+__all__ = ["Fault", "Phase"]
+
+
+class Phase(Enum):
+    """Where it went wrong."""
+
+    POLICY = "policy"  # we may not go there
+    LOOP = "loop"  # there is ourselves (RFC 5842 section 7.2)
+    RESOLVE = "resolve"  # the name has no address
+    CONNECT = "connect"  # nobody answers at the address
+    TLS = "tls"  # the handshake or the verification failed
+    CHAIN = "chain"  # the next proxy refused
+    SEND = "send"  # the request could not be sent
+    HEAD = "head"  # the response's head is missing, broken or no HTTP
+    BODY = "body"  # the response's body broke off
+    TIMEOUT = "timeout"  # any of it took too long
+
+
+_STATUSES = {Phase.POLICY: 403, Phase.LOOP: 508, Phase.TIMEOUT: 504}
+
+
+class Fault(Exception):
+    """`reason` is one line for the client and the logs, without secrets."""
+
+    def __init__(self, phase: Phase, reason: str) -> None:
+        super().__init__(reason)
+        self.phase = phase
+        self.reason = reason
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that the fault deserves."""
+        return _STATUSES.get(self.phase, 502)

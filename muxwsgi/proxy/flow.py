@@ -1,0 +1,121 @@
+"""`Flow`: the record of one exchange or one raw stream, filled in while it happens and given to the sinks (flow log, HAR) when it has ended.
+
+Nothing here is made unless somebody listens.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Captured", "Flow", "FlowSink", "Head", "TLSSide"]
+
+Kind = Literal["http", "websocket", "raw", "connect"]
+
+#: Called with each flow that has ended, by the greenlet that served it: it must not wait.
+FlowSink = Callable[["Flow"], None]
+
+_ids = itertools.count(1)
+
+
+class Captured:
+    """A body, or one direction of a stream: `size` bytes passed, of which `data` keeps the first `limit`."""
+
+    __slots__ = ("data", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self.data = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        room = self.limit - len(self.data)
+        if room > 0:
+            self.data += chunk[:room]
+        self.size += len(chunk)
+
+    @property
+    def truncated(self) -> bool:
+        return len(self.data) < self.size
+
+
+@dataclass(slots=True)
+class Head:
+    """A request or status line with its fields, as they were sent on.
+
+    line        ("GET", "https://example.com/", "HTTP/1.1") or ("HTTP/1.1", "200", "OK")
+    fields      (name, value) in order
+    """
+
+    line: tuple[str, str, str]
+    fields: list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class TLSSide:
+    """TLS as one side of the proxy has it. `ja3` and `ja4` are the client's alone."""
+
+    version: str
+    cipher: str
+    sni: str | None = None
+    alpn: str | None = None
+    ja3: str | None = None
+    ja4: str | None = None
+    peer_certificate: str | None = None  # SHA-256 fingerprint in hex
+
+
+@dataclass(slots=True)
+class Flow:
+    """One HTTP exchange, WebSocket, raw stream, or refused or accepted CONNECT.
+
+    id                  number in this process
+    session             number of the context, `tunnel` that of the tunnel around it, `connection` that of the accepted connection
+    kind                http, websocket, raw (relayed bytes), connect (a tunnel that was refused, or could not be made)
+    started             seconds since the epoch; all other times are seconds since then, None where that did not happen
+    client, server      "address:port" of the client, and of what it connected to (us)
+    door                how it came in: http, connect, socks4, socks5, redirect, tproxy
+    destination         "host:port"
+    address             the address that was dialled, None where no upstream was
+    trace               why each route matched, a line each
+    tags                words that rules put there
+    """
+
+    kind: Kind
+    client: str
+    server: str
+    door: str
+    session: int
+    connection: int
+    capture_limit: int
+    tunnel: int | None = None
+    destination: str | None = None
+    address: str | None = None
+    identity: str | None = None
+    id: int = field(default_factory=lambda: next(_ids))
+    started: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+    trace: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    client_tls: TLSSide | None = None
+    upstream_tls: TLSSide | None = None
+    reused: bool = False  # the upstream connection came from the pool
+    resolved: float | None = None
+    connected: float | None = None
+    secured: float | None = None
+    sent: float | None = None
+    first_byte: float | None = None
+    ended: float | None = None
+    request: Head | None = None
+    response: Head | None = None
+    error: str | None = None
+    forth: Captured = field(init=False)  # request body, or bytes from the client
+    back: Captured = field(init=False)  # response body, or bytes to the client
+
+    def __post_init__(self) -> None:
+        self.forth = Captured(self.capture_limit)
+        self.back = Captured(self.capture_limit)
+
+    def now(self) -> float:
+        """Seconds since it started."""
+        return time.monotonic() - self.began
