@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import CertificateFiles
 
-__all__ = ["development_certificate"]
+__all__ = ["BACKDATED", "FOR_SIGNATURES", "data_folder", "development_certificate", "write_private"]
 
 LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=7)
@@ -30,8 +30,8 @@ RENEW_BEFORE = timedelta(days=7)
 #: A clock that is a little behind should take it too.
 BACKDATED = timedelta(hours=24)
 
-#: All that TLS asks of an ECDSA key.
-_FOR_SIGNATURES = x509.KeyUsage(
+#: All that TLS asks of a key, since RSA key exchange is gone.
+FOR_SIGNATURES = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
     key_encipherment=False,
@@ -52,7 +52,7 @@ def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
     servers that ask for different ones do not take it from each other. Raises `OperatorError` where that cannot be.
     """
     wanted = [_general_name(name) for name in ("localhost", "127.0.0.1", "::1", *_own_name(), *names)]
-    folder = _folder()
+    folder = data_folder()
     path = folder / "development.pem"  # one file: a certificate and a key that do not fit cannot happen
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,20 +62,24 @@ def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
             fcntl.flock(lock, fcntl.LOCK_EX)
             kept = _names_kept(path)
             if kept is None or not set(wanted) <= set(kept):
-                _write_private(path, _make(list(dict.fromkeys([*wanted, *(kept or ())]))))
+                write_private(path, _make(list(dict.fromkeys([*wanted, *(kept or ())]))))
     except OSError as error:
         raise OperatorError(f"the development certificate cannot be kept in {folder}: {error.strerror or error}") from error
     return CertificateFiles(certfile=str(path), keyfile=str(path))
 
 
-def _folder() -> Path:
+def data_folder() -> Path:
+    """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), where keys that were made here are kept; it need not exist.
+
+    Raises `OperatorError` for a user who has no such place.
+    """
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"
         return data / "muxwsgi"
     try:
         return Path.home() / ".local" / "share" / "muxwsgi"
     except RuntimeError:  # a container whose user has neither HOME nor an entry in passwd
-        raise OperatorError("the development certificate has no place to be kept: set HOME or XDG_DATA_HOME") from None
+        raise OperatorError("keys and certificates have no place to be kept: set HOME or XDG_DATA_HOME") from None
 
 
 def _names_kept(path: Path) -> list[x509.GeneralName] | None:
@@ -131,7 +135,7 @@ def _make(names: list[x509.GeneralName]) -> bytes:
         .not_valid_after(now + LIFETIME)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_FOR_SIGNATURES, critical=True)
+        .add_extension(FOR_SIGNATURES, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
@@ -140,7 +144,7 @@ def _make(names: list[x509.GeneralName]) -> bytes:
     return certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes) -> None:
     """Replace `path` in one step by a file that only its owner could ever read (mkstemp makes it 0600)."""
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

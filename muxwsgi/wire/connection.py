@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import gevent.socket
 from OpenSSL import SSL
 
-from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
+from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
@@ -318,7 +318,7 @@ class Connection:
     # The next layer
 
     def start_tls(
-        self, context: ServerContext | ClientContext, *, server_hostname: str | None = None
+        self, context: ServerSide | ClientContext, *, server_hostname: str | None = None
     ) -> "Connection":
         """Do a TLS handshake, on the side that the context is for; the connection inside it.
 
@@ -532,8 +532,8 @@ def _only_peek(flags: int) -> None:
 
 
 def _tls_side(
-    context: ServerContext | ClientContext, sock: socket_module.socket | None, server_hostname: str | None
+    context: ServerSide | ClientContext, sock: socket_module.socket | None, server_hostname: str | None
 ) -> SSL.Connection:
-    if isinstance(context, ServerContext):
-        return context.connection(sock)
-    return context.connection(sock, server_hostname)
+    if isinstance(context, ClientContext):
+        return context.connection(sock, server_hostname)
+    return context.connection(sock)

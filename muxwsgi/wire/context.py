@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import socket
-from typing import Self
+from typing import Protocol, Self
 
 import service_identity
 from cryptography import x509
@@ -27,7 +27,16 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.settings import CertificateFiles, TLSSettings
 
-__all__ = ["ClientContext", "ServerContext", "TLSInfo"]
+__all__ = [
+    "ClientContext",
+    "ServerContext",
+    "ServerSide",
+    "TLSInfo",
+    "certificate_names",
+    "host_or_address",
+    "server_openssl",
+    "use_certificate",
+]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -111,6 +120,14 @@ def _session_reused(ssl: SSL.Connection) -> bool:
         return False
 
 
+class ServerSide(Protocol):
+    """Whatever TLS is served with: the `ServerContext` of a bind, or what somebody else chose for one connection."""
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
+        ...
+
+
 class ServerContext:
     """What one bind serves TLS with."""
 
@@ -166,35 +183,15 @@ class ServerContext:
 
     def _certificate(self, files: CertificateFiles) -> "_Certificate":
         context = self._context(files)
-        try:
-            with open(files.certfile, "rb") as file:
-                leaf = x509.load_pem_x509_certificate(file.read())
-            names = _names(leaf)
-            begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-        except (OSError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-            raise OperatorError(f"certfile: {files.certfile}: the certificate cannot be read: {_first_line(error)}") from None
-        now = datetime.now(UTC)
-        if end < now:
-            log.warning("%s: the certificate expired on %s", files.certfile, f"{end:%Y-%m-%d}")
-        elif begin > now:
-            log.warning("%s: the certificate is not valid before %s", files.certfile, f"{begin:%Y-%m-%d %H:%M} UTC")
-        return _Certificate(names, context)
+        return _Certificate(certificate_names(files), context)
 
     def _context(self, files: CertificateFiles) -> SSL.Context:
         """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
         was switched to, and all else from the front."""
         settings = self._settings
-        context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no record buffers: 34 KiB less
-        try:
-            context.set_cipher_list((settings.ciphers or CIPHERS).encode())
-        except SSL.Error:
-            raise OperatorError(f"ciphers: OpenSSL knows none of {settings.ciphers!r}") from None
-        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets: nothing is kept here
+        context = server_openssl(self._alpn, settings.ciphers)
         context.set_session_id(b"muxwsgi")  # resumption with client certificates needs one
-        _use_certificate(context, files)
+        use_certificate(context, files)
         if settings.client_ca is not None:
             try:
                 context.load_verify_locations(settings.client_ca)
@@ -202,15 +199,34 @@ class ServerContext:
             except SSL.Error as error:
                 raise OperatorError(f"ca_certs: {_why_refused(settings.client_ca, 'CA certificates in PEM', error)}") from None
         context.set_verify(_VERIFY[settings.client_certificates])
-        if self._alpn:
-            context.set_alpn_select_callback(self._select_alpn)
         return context
 
-    def _select_alpn(self, ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
-        for protocol in self._alpn:
-            if protocol in offered:
-                return protocol
-        return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+
+def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None) -> SSL.Context:
+    """An OpenSSL context for servers, still without a certificate. `alpn` are the ids offered, the one we like best first.
+
+    Raises `OperatorError` where OpenSSL knows none of `ciphers`, a list for TLS 1.2.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no record buffers: 34 KiB less
+    try:
+        context.set_cipher_list((ciphers or CIPHERS).encode())
+    except SSL.Error:
+        raise OperatorError(f"ciphers: OpenSSL knows none of {ciphers!r}") from None
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets: nothing is kept here
+    if alpn:
+        liked = tuple(alpn)
+
+        def select(ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
+            for protocol in liked:
+                if protocol in offered:
+                    return protocol
+            return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+
+        context.set_alpn_select_callback(select)
+    return context
 
 
 class ClientContext:
@@ -237,7 +253,7 @@ class ClientContext:
         else:
             self.openssl.set_default_verify_paths()
         if certfile is not None:
-            _use_certificate(self.openssl, CertificateFiles(certfile=certfile, keyfile=keyfile or certfile))
+            use_certificate(self.openssl, CertificateFiles(certfile=certfile, keyfile=keyfile or certfile))
         self.openssl.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
         if alpn:
             self.openssl.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
@@ -249,7 +265,7 @@ class ClientContext:
         """
         if self._verify and server_hostname is None:
             raise ValueError("a certificate can only be verified for a server_hostname")
-        host = _host(server_hostname) if server_hostname is not None else None
+        host = host_or_address(server_hostname) if server_hostname is not None else None
         ssl = SSL.Connection(self.openssl, sock)
         ssl.set_connect_state()
         if isinstance(host, str):
@@ -263,7 +279,7 @@ class ClientContext:
         """
         if not self._verify or server_hostname is None:
             return
-        host = _host(server_hostname)
+        host = host_or_address(server_hostname)
         try:
             if isinstance(host, str):
                 verify_hostname(ssl, host)
@@ -310,7 +326,28 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
     return (*(name.lower() for name in alternative.get_values_for_type(x509.DNSName)), *addresses)
 
 
-def _use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
+def certificate_names(files: CertificateFiles) -> tuple[str, ...]:
+    """The names and addresses that a certificate is for, in lower case. That it is not valid today is a warning in the error log.
+
+    Raises `OperatorError` where it cannot be read.
+    """
+    try:
+        with open(files.certfile, "rb") as file:
+            leaf = x509.load_pem_x509_certificate(file.read())
+        names = _names(leaf)
+        begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    except (OSError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise OperatorError(f"certfile: {files.certfile}: the certificate cannot be read: {_first_line(error)}") from None
+    now = datetime.now(UTC)
+    if end < now:
+        log.warning("%s: the certificate expired on %s", files.certfile, f"{end:%Y-%m-%d}")
+    elif begin > now:
+        log.warning("%s: the certificate is not valid before %s", files.certfile, f"{begin:%Y-%m-%d %H:%M} UTC")
+    return names
+
+
+def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
+    """Give `context` a certificate, its chain and its key. Raises `OperatorError` naming the file that is wrong."""
     try:
         context.use_certificate_chain_file(files.certfile)
     except SSL.Error as error:
@@ -349,8 +386,11 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _host(name: str) -> str | IPv4Address | IPv6Address:
-    """An address without its zone, or a name in ASCII and lower case, without the dot that ends it (RFC 6066 section 3)."""
+def host_or_address(name: str) -> str | IPv4Address | IPv6Address:
+    """An address without its zone, or a name in ASCII and lower case, without the dot that ends it (RFC 6066 section 3).
+
+    Raises `ValueError` for what is neither.
+    """
     try:
         return ip_address(name.partition("%")[0])
     except ValueError:
