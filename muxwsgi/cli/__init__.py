@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from muxwsgi import __version__
+from muxwsgi.cli.ca import ca as certificate_authority
 from muxwsgi.cli.options import OPTIONS, Option, collect
 from muxwsgi.errors import OperatorError
 
@@ -95,6 +96,9 @@ def hijackers(config: str | None, **flags: Any) -> None:
     from muxwsgi.cli.look import list_hijackers
 
     list_hijackers(collect(flags, config))
+
+
+cli.add_command(certificate_authority)
 
 
 def main() -> None:
