@@ -1,0 +1,268 @@
+"""`Dialer`: makes the connections that the proxy opens, checked, in time, directly or through another proxy.
+
+One dial reads from top to bottom: which way, resolve, guard, connect, and where there is another proxy, what has to be said to it.
+"""
+
+import math
+from dataclasses import dataclass
+from time import monotonic
+
+from muxwsgi.errors import Expired, OperatorError
+from muxwsgi.proxy.chain import Unreachable, request_stream
+from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.guard import Guard
+from muxwsgi.proxy.happy_eyeballs import Unanswered, connect_first
+from muxwsgi.proxy.resolve import Resolved, Resolver, addresses, host_name, literal
+from muxwsgi.proxy.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
+from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.sweeper import Sweeper
+
+__all__ = ["DialSettings", "Dialer", "Dialled"]
+
+#: Who asks where no client does: the operator's own code, which may go where a client on this machine may.
+_NO_CLIENT: Address = ("127.0.0.1", 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DialSettings:
+    """How the proxy connects to others.
+
+    connect_timeout     seconds for a whole dial: resolving, connecting, and what is said to another proxy
+    resolve_timeout     seconds of these for the name servers
+    source_addresses    addresses of ours to come from, one of a family; destinations of a family without one are not reached then
+    proxy_ca_file       CA certificates that https proxies are verified with, None for the system's
+    """
+
+    connect_timeout: float = 10.0
+    resolve_timeout: float = 5.0
+    source_addresses: tuple[str, ...] = ()
+    proxy_ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "resolve_timeout"):
+            if not getattr(self, name) > 0:
+                raise OperatorError(f"{name}: {getattr(self, name)} is not more than 0")
+        self.sources()
+
+    def sources(self) -> dict[int, str]:
+        """`source_addresses` by family."""
+        sources: dict[int, str] = {}
+        for text in self.source_addresses:
+            known = literal(text)
+            if known is None:
+                raise OperatorError(f"source_addresses: {text!r} is no address")
+            if known[0] in sources:
+                raise OperatorError(f"source_addresses: {text} is the second one of its family")
+            sources[known[0]] = known[1]
+        return sources
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connection that was made.
+
+    address     "ip:port" or "[ip]:port" that was connected to: with a chain, the proxy's
+    via         the proxy in between, `DIRECT` without
+    began       absolute `time.monotonic()` seconds, as the following
+    resolved    None where there was nothing to resolve
+    connected   when the stream was there: with a chain, after the other proxy had agreed
+    """
+
+    connection: Connection
+    address: str
+    via: UpstreamProxy
+    began: float
+    resolved: float | None
+    connected: float
+
+
+class Dialer:
+    """Connects to destinations. Safe for any number of greenlets at once; it keeps nothing of a dial."""
+
+    def __init__(
+        self,
+        settings: DialSettings,
+        guard: Guard,
+        choice: UpstreamChoice,
+        resolver: Resolver,
+        sweeper: Sweeper,
+    ) -> None:
+        """The `sweeper` keeps the deadlines of all that is dialled. Raises `OperatorError` where `proxy_ca_file` is of no use."""
+        self._settings = settings
+        self._sources = settings.sources()
+        self._guard = guard
+        self._choice = choice
+        self._resolver = resolver
+        self._sweeper = sweeper
+        # The system's CAs take tens of milliseconds to read, and few have https proxies.
+        self._tls = None if settings.proxy_ca_file is None else self._make_tls()
+
+    def _make_tls(self) -> ClientContext:
+        return ClientContext(ca_file=self._settings.proxy_ca_file, alpn=("http/1.1",))
+
+    def way(self, scheme: str, host: str, port: int, ctx: Context | None) -> UpstreamProxy:
+        """The proxy to go through, `DIRECT` for none: `ctx.upstream` if a rule set it, else the operator's choice.
+
+        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel.
+        """
+        if ctx is not None and ctx.upstream is not None:
+            return ctx.upstream
+        return self._choice.choose(scheme, host, port) or DIRECT
+
+    def connect(
+        self, host: str, port: int, ctx: Context | None, *, via: UpstreamProxy | None = None, deadline: float = math.inf
+    ) -> Dialled:
+        """A plain stream to `host`, a name or an address (IPv6 without brackets).
+
+        `via` None goes the `way` of a tunnel; `DIRECT` goes directly. `deadline` is in absolute `time.monotonic()` seconds and
+        can only shorten `connect_timeout`. The connection is the caller's to close; it is in the sweeper's `lines`, without a deadline.
+
+        Raises `Fault`: RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
+        """
+        dial = _Dial(deadline, self._settings)
+        if not 0 < port < 65536:
+            raise Fault(Phase.POLICY, f"{port} is no port to connect to")
+        if via is None:
+            via = self.way("tunnel", host, port, ctx)
+        if via.scheme == "direct":
+            found = self._permitted(dial, host, port, _client(ctx))
+            connection, ip = self._open(dial, _shown(host, port), found, port)
+            return dial.done(connection, ip, port, via)
+        return self._through(dial, via, host, port, ctx)
+
+    def to_proxy(self, via: UpstreamProxy, ctx: Context | None, *, deadline: float = math.inf) -> Dialled:
+        """A connection to an http or https proxy itself, to which requests are sent in absolute form with `via.authorization`.
+
+        Raises `Fault` as `connect` does, and `ValueError` for a proxy that takes no requests.
+        """
+        if not via.speaks_http:
+            raise ValueError(f"{via} takes no requests")
+        dial = _Dial(deadline, self._settings)
+        connection, ip = self._open_proxy(dial, via, ctx)
+        return dial.done(connection, ip, via.port, via)
+
+    def _through(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, ctx: Context | None) -> Dialled:
+        """A stream to `host` by way of a proxy: one attempt, or where names are resolved here, one for each address."""
+        targets = self._named(dial, via, host, port, _client(ctx))
+        while True:
+            target = targets.pop(0)
+            connection, ip = self._open_proxy(dial, via, ctx)
+            try:
+                connection.deadline = dial.deadline
+                request_stream(connection, via, target, port)
+                connection.deadline = math.inf
+                return dial.done(connection, ip, via.port, via)
+            except BaseException as error:
+                connection.close()
+                if isinstance(error, Unreachable) and targets:
+                    continue
+                if isinstance(error, Expired):
+                    raise Fault(Phase.TIMEOUT, f"the proxy {via} has not answered in time") from error
+                if isinstance(error, OSError):
+                    raise Fault(Phase.CHAIN, f"the proxy {via}: {error.strerror or error}") from error
+                raise
+
+    def _named(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, client: Address) -> list[str]:
+        """What the proxy can be asked for: addresses that were checked, or a name that only it can resolve."""
+        if via.scheme == "socks5":
+            return [ip for _, ip in self._permitted(dial, host, port, client)]
+        known = literal(host)
+        name = host_name(host) if known is None else known[1]
+        if known is not None:
+            self._guard.check(name, port, client)
+        elif name.lower() == "localhost" or name.lower().endswith(".localhost"):  # RFC 6761 section 6.3: not a matter of resolving
+            self._guard.check("127.0.0.1", port, client)
+        return [name]
+
+    def _open_proxy(self, dial: "_Dial", via: UpstreamProxy, ctx: Context | None) -> tuple[Connection, str]:
+        """A connection to the proxy itself, with TLS where it has TLS. Faults say that they are about the proxy."""
+        try:
+            if via.trusted:
+                found = dial.resolve(self._resolver, via.host, via.port)
+                for _, ip in found:
+                    self._guard.check_loop(ip, via.port)
+            else:
+                found = self._permitted(dial, via.host, via.port, _client(ctx))
+        except Fault as fault:
+            raise Fault(fault.phase, f"the proxy {via}: {fault.reason}") from fault
+        connection, ip = self._open(dial, f"the proxy {via}", found, via.port)
+        if via.scheme != "https":
+            return connection, ip
+        try:
+            connection.deadline = dial.deadline
+            if self._tls is None:
+                self._tls = self._make_tls()
+            secured = connection.start_tls(self._tls, server_hostname=via.host)
+        except BaseException as error:
+            connection.finish()
+            if isinstance(error, Expired):
+                raise Fault(Phase.TIMEOUT, f"the proxy {via} has not finished the TLS handshake in time") from error
+            if isinstance(error, OSError):
+                raise Fault(Phase.TLS, f"the proxy {via}: {error.strerror or error}") from error
+            raise
+        secured.deadline = math.inf
+        return secured, ip
+
+    def _permitted(self, dial: "_Dial", host: str, port: int, client: Address) -> list[Resolved]:
+        """The addresses of `host` that `client` may be connected to, at least one."""
+        known = literal(host)
+        if known is not None:
+            self._guard.check(known[1], port, client)
+            return [known]
+        found = dial.resolve(self._resolver, host, port)
+        permitted: list[Resolved] = []
+        refusal: Fault | None = None
+        for address in found:
+            try:
+                self._guard.check(address[1], port, client)
+            except Fault as fault:
+                if fault.phase is Phase.LOOP:  # whatever else it is the name of
+                    raise Fault(Phase.LOOP, f"{host}: {fault.reason}") from None
+                refusal = fault
+            else:
+                permitted.append(address)
+        if not permitted and refusal is not None:
+            raise Fault(refusal.phase, f"{host}: {refusal.reason}") from None
+        return permitted
+
+    def _open(self, dial: "_Dial", shown: str, found: list[Resolved], port: int) -> tuple[Connection, str]:
+        """A connection to one of the addresses, and which."""
+        try:
+            sock, ip = connect_first(found, port, dial.deadline, self._sources)
+        except Unanswered as unanswered:
+            phase = Phase.TIMEOUT if unanswered.late else Phase.CONNECT
+            raise Fault(phase, f"{shown}: {unanswered}") from unanswered
+        connection = Connection.from_socket(sock, client=(ip, port))
+        self._sweeper.lines[connection.lifeline] = None
+        return connection, ip
+
+
+class _Dial:
+    """The times of one dial."""
+
+    __slots__ = ("began", "deadline", "resolved", "_resolve_timeout")
+
+    def __init__(self, deadline: float, settings: DialSettings) -> None:
+        self.began = monotonic()
+        self.deadline = min(deadline, self.began + settings.connect_timeout)
+        self._resolve_timeout = settings.resolve_timeout
+        self.resolved: float | None = None
+
+    def resolve(self, resolver: Resolver, host: str, port: int) -> list[Resolved]:
+        found = addresses(resolver, host, port, min(self._resolve_timeout, self.deadline - monotonic()))
+        self.resolved = monotonic()
+        return found
+
+    def done(self, connection: Connection, ip: str, port: int, via: UpstreamProxy) -> Dialled:
+        return Dialled(connection, _shown(ip, port), via, self.began, self.resolved, monotonic())
+
+
+def _client(ctx: Context | None) -> Address:
+    return _NO_CLIENT if ctx is None else ctx.client
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

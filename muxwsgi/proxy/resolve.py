@@ -1,0 +1,87 @@
+"""From what a client calls its destination to the addresses that can be checked and dialled.
+
+`literal` and `host_name` say what a string is, without asking anybody. `addresses` asks a `Resolver`, within a time limit.
+"""
+
+import re
+import socket as socket_module
+from collections.abc import Callable
+
+import gevent
+import gevent.socket
+
+from muxwsgi.proxy.fault import Fault, Phase
+
+__all__ = ["Resolved", "Resolver", "addresses", "host_name", "literal", "system_resolver"]
+
+#: An address family (AF_INET or AF_INET6) and an address of it in text.
+Resolved = tuple[int, str]
+
+#: (name, port) -> where it may be, best first. Raises `OSError` (`gaierror`) or `Fault` where it is nowhere.
+Resolver = Callable[[str, int], list[Resolved]]
+
+#: Addresses of one name that are looked at: what a name server says must not keep a dial busy for as long as it likes.
+MAX_ADDRESSES = 20
+
+# RFC 1123 section 2.1, and the underscore, which is no letter of host names and is in many of them all the same.
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.IGNORECASE)
+
+# What `inet_aton` may be asked about: on its own it also takes "127.0.0.1 and more".
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
+
+
+def literal(host: str) -> Resolved | None:
+    """The address that `host` spells, in its usual form; None where it is a name. IPv6 comes without brackets.
+
+    Also the forms that resolvers and other proxies take for IPv4 (`127.1`, `0x7f000001`, `2130706433`), so that nothing that they would
+    connect to gets around the guard as a name. Addresses with a zone (`fe80::1%eth0`) are not known.
+    """
+    try:
+        if ":" in host:
+            packed = socket_module.inet_pton(socket_module.AF_INET6, host)
+            return socket_module.AF_INET6, socket_module.inet_ntop(socket_module.AF_INET6, packed)
+        bare = host.removesuffix(".")
+        if _NUMBERS.fullmatch(bare):
+            return socket_module.AF_INET, socket_module.inet_ntoa(socket_module.inet_aton(bare))
+    except OSError:
+        pass
+    return None
+
+
+def host_name(host: str) -> str:
+    """`host` in ASCII (IDNA) and without the dot at its end. Raises `Fault` (RESOLVE) for what can be no name."""
+    try:
+        name = host.removesuffix(".")
+        if not name.isascii():
+            name = name.encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    if not _NAME.fullmatch(name):
+        raise Fault(Phase.RESOLVE, f"{host[:100]!r} is neither a host name nor an address")
+    return name
+
+
+def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:
+    """Where `host` is, at least one and at most `MAX_ADDRESSES`. A literal is asked of nobody.
+
+    Raises `Fault`: RESOLVE where it is nowhere, TIMEOUT after `seconds`.
+    """
+    known = literal(host)
+    if known is not None:
+        return [known]
+    name = host_name(host)
+    late = Fault(Phase.TIMEOUT, f"{name}: no answer from the name servers in {seconds:.3g} s")
+    try:
+        with gevent.Timeout(max(seconds, 0.001), late):
+            found = resolver(name, port)
+    except OSError as error:
+        raise Fault(Phase.RESOLVE, f"{name}: {error.strerror or error}") from error
+    if not found:
+        raise Fault(Phase.RESOLVE, f"{name}: the name has no address")
+    return list(dict.fromkeys(found))[:MAX_ADDRESSES]
+
+
+def system_resolver(host: str, port: int) -> list[Resolved]:
+    """What the system says (hosts file, DNS, in the order of RFC 6724), asked through gevent's resolver, which does not hold up the hub."""
+    found = gevent.socket.getaddrinfo(host, port, 0, socket_module.SOCK_STREAM)
+    return [(family, str(address[0])) for family, _, _, _, address in found if family in (socket_module.AF_INET, socket_module.AF_INET6)]
