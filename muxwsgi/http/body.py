@@ -18,7 +18,7 @@ from muxwsgi.wire.ready import Pace
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["Body", "BrokenBody", "ChunkedBody", "EmptyBody", "Incoming", "Input", "LengthBody"]
+__all__ = ["Body", "BrokenBody", "ChunkedBody", "CloseBody", "EmptyBody", "Incoming", "Input", "LengthBody"]
 
 #: Bytes read from the connection at once.
 BLOCK = 65536
@@ -109,6 +109,11 @@ class Body:
     def _read(self, most: int) -> bytes:
         raise NotImplementedError
 
+    @property
+    def ready(self) -> bool:
+        """Whether `read_some` has something to give without waiting, the end included."""
+        return self.done or bool(self._incoming.buffer)
+
     def forgo_continue(self) -> None:
         """A final response is sent: 100 may not follow it."""
         self.withheld = False
@@ -192,6 +197,28 @@ class LengthBody(Body):
         return data
 
 
+class CloseBody(Body):
+    """A response's body that ends with the connection (RFC 9112 section 6.3, the last item). Whether it is whole nobody can tell."""
+
+    __slots__ = ()
+
+    def _read(self, most: int) -> bytes:
+        if self.done or most <= 0:
+            return b""
+        incoming = self._incoming
+        if incoming.buffer:
+            data = incoming.take()
+        else:
+            with self._in_time():
+                data = incoming.connection.recv(BLOCK)
+        if len(data) > most:
+            incoming.buffer = data[most:]
+            data = data[:most]
+        self._count(len(data))
+        self.done = not data
+        return data
+
+
 class ChunkedBody(Body):
     """A chunked body (RFC 9112 section 7.1), which llhttp reads.
 
@@ -213,6 +240,11 @@ class ChunkedBody(Body):
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._parser.feed_data(_CHUNKED_HEAD)
         self._in_trailers = True
+
+    @property
+    def ready(self) -> bool:
+        # A part of a chunk's line in the buffer may turn out to be nothing to give: then the read waits after all.
+        return self._at < len(self._block) or super().ready
 
     # Called by the parser
 

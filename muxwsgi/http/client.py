@@ -1,0 +1,285 @@
+"""The client's side of HTTP/1.1: one upstream connection, one exchange after the other, and never a byte of one in another.
+
+It frames and parses, and decides nothing: which request is sent, whether one may be sent again, and where a connection goes afterwards is
+the caller's. Requests come in as bytes; what their sender must say is whether there is more of the same request to come.
+"""
+
+import math
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gevent.monkey import get_original
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.http.body import Body, ChunkedBody, CloseBody, EmptyBody, Incoming, LengthBody
+from muxwsgi.http.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
+from muxwsgi.settings import HTTPSettings
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["BrokenResponse", "ClientConnection", "ClientSettings", "NoResponse", "OnInterim", "ResponseHead"]
+
+#: Called with each 1xx response but 101.
+OnInterim = Callable[[ResponseHead], None]
+
+#: Bodies of responses have no minimum rate and no limit: an event stream is silent for hours, and how long silence may last is
+#: `Connection.idle_timeout`'s to say.
+_BODIES = HTTPSettings(body_min_rate=0, limit_request_body=0)
+
+#: The kernel's own, patched process or not: it is asked without waiting.
+_poll: Callable[[], "select.poll"] = get_original("select", "poll")
+
+
+class NoResponse(BrokenResponse):
+    """The upstream closed without a byte of a response. On a connection that was used before it may just have grown tired of waiting: a
+    request that may be repeated can be tried on another (RFC 9112 section 9.5)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientSettings:
+    """Limits and deadlines towards an upstream.
+
+    limit_response_head     bytes of one head
+    limit_response_fields   number of fields in it
+    limit_interim           1xx responses before the final one
+    response_head_timeout   seconds from the end of the request, and from each interim response, to the end of the head; 0 for no limit
+    """
+
+    limit_response_head: int = 131072
+    limit_response_fields: int = 256
+    limit_interim: int = 64
+    response_head_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("limit_response_head", "limit_response_fields", "limit_interim"):
+            if getattr(self, name) < 1:
+                raise OperatorError(f"{name}: {getattr(self, name)} is less than 1")
+        if not self.response_head_timeout >= 0:
+            raise OperatorError(f"response_head_timeout: {self.response_head_timeout} is less than 0")
+
+
+class ClientConnection:
+    """An upstream connection that speaks HTTP/1.1, which it owns.
+
+    An exchange: `send` the request, `receive` the head, read `body` to its end. Then, if `reusable`, another. One greenlet may send while
+    another receives, so that a response that comes before the request is sent whole is seen.
+
+    Deadlines are set on the connection's lifeline: somebody sweeps it (`Sweeper.lines`).
+
+    Attributes:
+        connection: the stream below; not to be read from or written to.
+        body: of the response whose head `receive` returned last. Its faults are `OSError`s (`BrokenBody`).
+        fresh: no response has come on it yet.
+        answered: a byte of a response has come since the last request began. While False, that request can be repeated elsewhere if its
+            method allows it.
+        closing: the connection serves no other request. To be set by who sends `Connection: close`.
+        address: where it leads, for logs: for who opened it to set.
+    """
+
+    __slots__ = (
+        "_awaited",
+        "_incoming",
+        "_keep_alive",
+        "_no_body",
+        "_outer",
+        "_poll",
+        "_receiving",
+        "_sending",
+        "_settings",
+        "address",
+        "answered",
+        "body",
+        "closing",
+        "connection",
+        "fresh",
+    )
+
+    def __init__(self, connection: "Connection", settings: ClientSettings) -> None:
+        self.connection = connection
+        self._settings = settings
+        self._incoming = Incoming(connection)
+        self._no_body = EmptyBody(self._incoming, _BODIES)
+        self.body: Body = self._no_body
+        self.fresh = True
+        self.answered = False
+        self.closing = False
+        self.address = ""
+        self._keep_alive = True  # what the last response says
+        self._sending = False  # more of the request is to come
+        self._awaited = False  # a request has begun, its final head has not come
+        self._receiving = False  # a greenlet waits for a head
+        self._outer = math.inf  # the deadline that the caller set, meanwhile
+        self._poll: "select.poll | None" = None
+
+    def __repr__(self) -> str:
+        state = "fresh" if self.fresh else "reusable" if self.reusable else "busy"
+        return f"<ClientConnection {state} on {self.connection!r}>"
+
+    # The request
+
+    def send(self, data: bytes | memoryview, *, more: bool = False) -> None:
+        """Send a request or a part of one, framed by the caller. `more` says that it goes on: `data` may be empty to say that it does not.
+
+        Raises the connection's errors. A response may have come all the same: a server that refuses a body answers and closes.
+        """
+        if not self._sending:
+            self._awaited = True
+            self.answered = False
+        # Until it is all sent: a response that is complete by then says nothing about the rest of the request.
+        self._sending = True
+        try:
+            if data:
+                self.connection.sendall(data)
+            self._sending = more
+        except BaseException:
+            self.closing = True
+            self._sending = False  # no more will come: what is left to wait for is a response
+            raise
+        finally:
+            if self._receiving and not self._sending:
+                self._set_deadline()
+
+    # The response
+
+    def receive(self, method: str, on_interim: OnInterim | None = None) -> ResponseHead:
+        """The head of the final response to the request that was sent, whose method decides whether there is a body (RFC 9112 section 6.3).
+
+        Interim responses are given to `on_interim`; 101 is final, see `take_over`. Raises `BrokenResponse`, `NoResponse` where the stream
+        ended without a byte, `Expired` at the deadline, and the connection's errors. The connection is to be closed then.
+        """
+        line = self.connection.lifeline
+        self._outer = line.deadline
+        interim = 0
+        self.body = self._no_body
+        self._keep_alive = False  # until a head says so
+        self._receiving = True
+        try:
+            while True:
+                if not self._sending:
+                    self._set_deadline()
+                head = parse_response_head(self._read_head(), self._settings.limit_response_fields)
+                self.fresh = False
+                if head.status >= 200 or head.status == 101:
+                    break
+                interim += 1
+                if interim > self._settings.limit_interim:
+                    raise BrokenResponse(f"more than {self._settings.limit_interim} interim responses")
+                if on_interim is not None:
+                    on_interim(head)
+        finally:
+            self._receiving = False
+            line.deadline = self._outer
+        self.body = self._body_of(head, method)
+        self._keep_alive = head.keep_alive
+        self._awaited = False
+        return head
+
+    def _set_deadline(self) -> None:
+        """The rest of the head is due. A deadline that the caller set for the whole exchange stays."""
+        timeout = self._settings.response_head_timeout
+        if timeout:
+            self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
+
+    def _read_head(self) -> bytes:
+        """The next head with its CRLFCRLF; what came behind it is in the buffer."""
+        incoming = self._incoming
+        limit = self._settings.limit_response_head
+        buffer = incoming.take()
+        if not buffer:
+            raise NoResponse("the upstream closed the connection without a response")
+        self.answered = True
+        end = buffer.find(b"\r\n\r\n")
+        searched = 0
+        while end < 0:
+            refuse_response_early(buffer, limit, searched)
+            searched = len(buffer)
+            more = incoming.connection.recv()
+            if not more:
+                raise BrokenResponse("the upstream closed the connection in the response head")
+            buffer += more
+            end = buffer.find(b"\r\n\r\n", searched - 3 if searched > 3 else 0)
+        end += 4
+        if end > limit:
+            raise BrokenResponse(f"the response head is longer than {limit} bytes")
+        if end == len(buffer):
+            return buffer
+        incoming.buffer = buffer[end:]
+        return buffer[:end]
+
+    def _body_of(self, head: ResponseHead, method: str) -> Body:
+        """Where the body ends (RFC 9112 section 6.3). Corrects `keep_alive` of a head whose body ends with the connection."""
+        status = head.status
+        if status == 101 or (method == "CONNECT" and 200 <= status < 300):
+            head.keep_alive = False  # HTTP ends here
+            return self._no_body
+        if method == "HEAD" or status == 304 or status == 204:
+            return self._no_body
+        if head.chunked:
+            return ChunkedBody(self._incoming, _BODIES, expects_continue=False)
+        if head.length is None:
+            head.keep_alive = False
+            return CloseBody(self._incoming, _BODIES, expects_continue=False)
+        if head.length == 0:
+            return self._no_body
+        return LengthBody(self._incoming, _BODIES, expects_continue=False, length=head.length)
+
+    # Between and after exchanges
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: request and response are complete, neither side said close, nothing is left over."""
+        body = self.body
+        return (
+            self._keep_alive
+            and body.done
+            and body.fault is None
+            and not (self._sending or self._awaited or self.closing or self._incoming.buffer)
+        )
+
+    def alive(self) -> bool:
+        """Whether nothing has come on an idle connection: neither its end nor bytes that nobody asked for. Does not wait.
+
+        False is final.
+        """
+        if self.closing:
+            return False
+        connection = self.connection
+        if connection.parent is None and connection.fileno() >= 0:
+            # A plain socket, of which the kernel knows all there is to know, at an eighth of the cost.
+            if self._poll is None:
+                self._poll = _poll()
+                self._poll.register(connection.fileno(), select.POLLIN)
+            if not self._poll.poll(0):
+                return True
+        timeout = connection.gettimeout()
+        connection.settimeout(0)
+        try:
+            connection.peek(1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        finally:
+            connection.settimeout(timeout)
+        self.closing = True
+        return False
+
+    def take_over(self) -> "Connection":
+        """The stream, with every byte behind the head, which is another protocol's from now on: after 101, or 2xx to CONNECT.
+
+        It is the caller's to close. Raises `RuntimeError` where a response is not read to its end.
+        """
+        if self._awaited or not self.body.done:
+            raise RuntimeError("the connection cannot be taken over before its response is read")
+        self.closing = True
+        self._incoming.give_back()
+        return self.connection
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self.closing = True
+        self.connection.finish()

@@ -1,0 +1,173 @@
+"""One response head of an upstream: llhttp parses it, and the policy here closes what llhttp leaves open.
+
+As with requests (see `head.py`) the parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. What llhttp
+(through httptools) lets through and the policy refuses: versions other than HTTP/1.0 and 1.1, control characters in the reason phrase,
+Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. Doubt about an upstream's framing is never repaired: whoever forwards the
+message would spread it (RFC 9112 section 11).
+
+Nothing here reads from a connection.
+"""
+
+import re
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+__all__ = ["BrokenResponse", "ResponseHead", "parse_response_head", "refuse_response_early"]
+
+#: HTTP-version SP status-code SP [ reason-phrase ] CRLF (RFC 9112 section 4). That the second SP may be missing is no doubt about
+#: anything, and many servers leave it out together with the phrase.
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+
+_VERSION = b"HTTP/1."
+
+#: LF without a CR before it, CR without an LF behind it: neither ends a line (RFC 9112 section 2.2).
+_BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+
+#: Fields that the engine itself looks at. What they begin with tells most others apart.
+_SPECIAL = frozenset({"content-length", "transfer-encoding", "connection"})
+_SPECIAL_INITIALS = frozenset("CcTt")
+
+
+class BrokenResponse(OSError):
+    """What came is no HTTP/1 response, or one whose framing is in doubt. `reason` is one line. The connection is of no further use.
+
+    It is an `OSError`, as everything is that a connection may raise.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ResponseHead:
+    """Status line and fields of a response.
+
+    status      100 to 999
+    reason      the phrase as sent, latin-1; "" where there is none
+    minor       of the version: HTTP/1.`minor`
+    fields      (name, value) as sent, latin-1, in order, repeated ones kept; values without the white space around them
+    length      what Content-Length says, None without. A response to HEAD and a 304 have one without having a body
+    chunked     whether Transfer-Encoding is chunked
+    keep_alive  whether another response may follow on the connection: as the server says (RFC 9112 section 9.3), and not where the body
+                ends with the connection, or where the connection is HTTP's no more (101, 2xx to CONNECT)
+    """
+
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "minor", "reason", "status")
+
+    def __init__(
+        self, status: int, reason: str, minor: int, fields: list[tuple[str, str]], length: int | None, chunked: bool, keep_alive: bool
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.minor = minor
+        self.fields = fields
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status} {self.reason!r}, {len(self.fields)} fields>"
+
+
+class _Nothing:
+    """The parser is asked whether the head is well-formed, and for nothing else: it looks for each callback when it is made."""
+
+    on_message_begin = on_status = on_header = on_headers_complete = None
+    on_body = on_message_complete = on_chunk_header = on_chunk_complete = None
+
+
+_NOTHING = _Nothing()
+
+
+def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
+    """`raw` is one head with its CRLFCRLF. Raises `BrokenResponse`. `keep_alive` does not know yet where the body ends."""
+    # 1. The status line.
+    line = _STATUS_LINE.match(raw)
+    if line is None:
+        raise _bad_status_line(raw)
+    if raw.count(b"\r\n") - 2 > limit_fields:
+        raise BrokenResponse(f"the response has more than {limit_fields} header fields")
+    minor_byte, status, phrase = line.groups()
+    minor = 1 if minor_byte == b"1" else 0
+
+    # 2. The fields. Once llhttp has passed them, each is one line, `token ":" OWS value OWS`: no folds, no bare CR or LF, no white space in
+    # a name. To cut them there takes half the time that its callbacks would, and has no room for another opinion (a property test says so).
+    try:
+        HttpResponseParser(_NOTHING).feed_data(raw)
+    except HttpParserUpgrade:
+        pass  # 101: what follows the head is the new protocol's
+    except HttpParserError as error:
+        raise BrokenResponse(f"the response head is malformed: {error}") from None
+    fields: list[tuple[str, str]] = []
+    special: list[tuple[str, str]] = []
+    block = raw[line.end() : -4].decode("latin-1")
+    for text in block.split("\r\n") if block else ():
+        name, _, value = text.partition(":")
+        field = (name, value.strip(" \t"))
+        fields.append(field)
+        if name[:1] in _SPECIAL_INITIALS and name.lower() in _SPECIAL:
+            special.append(field)
+
+    # 3. What they mean together.
+    length: int | None = None
+    chunked = False
+    keep_alive = minor == 1
+    if special:
+        length, chunked, keep_alive = _framing(special, minor)
+    return ResponseHead(int(status), phrase.decode("latin-1") if phrase else "", minor, fields, length, chunked, keep_alive)
+
+
+def _framing(special: list[tuple[str, str]], minor: int) -> tuple[int | None, bool, bool]:
+    """Content-Length, whether the body is chunked, whether the connection goes on (RFC 9112 sections 6.3 and 9.3)."""
+    length: str | None = None
+    coding: str | None = None
+    options: str | None = None
+    for name, value in special:
+        name = name.lower()
+        if name == "content-length":
+            if length is not None:
+                raise BrokenResponse("the response has more than one Content-Length")
+            length = value
+        elif name == "transfer-encoding":
+            if coding is not None:
+                raise BrokenResponse("the response has more than one Transfer-Encoding")
+            coding = value
+        else:
+            options = value if options is None else f"{options},{value}"
+    if coding is not None:
+        if minor == 0:
+            raise BrokenResponse("the response has a Transfer-Encoding in HTTP/1.0")
+        if length is not None:
+            raise BrokenResponse("the response has both Transfer-Encoding and Content-Length")
+        if coding.lower() != "chunked":
+            raise BrokenResponse("the response's Transfer-Encoding is not chunked")
+    if length is not None and not _CONTENT_LENGTH.fullmatch(length):
+        raise BrokenResponse("the response's Content-Length is not a number")
+    keep_alive = minor == 1
+    if options is not None:
+        words = {option.strip(" \t") for option in options.lower().split(",")}
+        keep_alive = "close" not in words and (minor == 1 or "keep-alive" in words)
+    return None if length is None else int(length), coding is not None, keep_alive
+
+
+def _bad_status_line(raw: bytes) -> BrokenResponse:
+    if raw.startswith(b"HTTP/") and not raw.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
+        return BrokenResponse("the response is of another version than HTTP/1.0 or HTTP/1.1")
+    if raw.startswith(_VERSION):
+        return BrokenResponse("the status line is malformed")
+    return BrokenResponse("what came is no HTTP response")
+
+
+def refuse_response_early(head: bytes, limit_head: int, searched: int = 0) -> None:
+    """Raise `BrokenResponse` for what is wrong with a head as far as it has come; the first `searched` bytes were looked at before.
+
+    A server that speaks something else, or ends its lines with a bare LF, would never end its head: nobody waits for the deadline then.
+    """
+    if not head.startswith(_VERSION) and not _VERSION.startswith(head):
+        raise _bad_status_line(head)
+    if _BARE_BREAK.search(head, max(searched - 1, 0)):
+        raise BrokenResponse("the response head is malformed: a line ends with a bare CR or LF")
+    if len(head) > limit_head:
+        raise BrokenResponse(f"the response head is longer than {limit_head} bytes")
