@@ -22,6 +22,15 @@ def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"the page of " + environ["HTTP_HOST"].encode() + b"\n"]
 
 
+class Clock:
+    """Seconds that the test counts."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Tunnels:
     """What a proxy does behind a door, as plainly as can be: connect and relay. It remembers who came."""
 

@@ -17,6 +17,7 @@ from muxwsgi.settings import TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.context import ClientContext, ServerContext
+from tests.proxy.doors.conftest import Clock
 from tests.tls.authority import Authority
 
 ANN = one_user("ann", "pass:word")
@@ -33,13 +34,6 @@ def coming_from(client: Address) -> Connection:
 
 def basic(user: str, password: str, encoding: str = "utf-8") -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode(encoding)).decode()
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # Addresses
