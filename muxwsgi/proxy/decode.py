@@ -1,0 +1,265 @@
+"""Content codings off, while the body streams (RFC 9110 section 8.4.1): gzip and deflate always, br and zstd where their packages are.
+
+Every step's output is bounded, whatever a few bytes of input claim to become: so a decoder must be able to stop in the middle. That is
+why brotli counts from 1.2 on only (before, one call could return gigabytes), and zstd by the interface of Python 3.14's `compression.zstd`,
+which `backports.zstd` has for the versions before. What bounds the whole is `DecodeLimits`.
+
+Nothing is encoded again: what was decoded is sent on as it is.
+"""
+
+import importlib
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+from werkzeug.datastructures import Headers
+
+from muxwsgi.proxy.fault import Fault, Phase
+
+__all__ = ["DecodeLimits", "decodable", "decoded", "limit_accept_encoding"]
+
+#: Bytes that one step of a decoder gives at most.
+STEP = 1 << 16
+
+#: Codings applied one after the other. Nobody means more than one.
+LAYERS_AT_MOST = 3
+
+#: A zstd decoder keeps this window at most: 8 MiB, which is what RFC 9659 lets a server use.
+ZSTD_WINDOW_LOG = 23
+
+#: Codings that clients decode (the IANA registry). Any other word there is a mistake of the server, and clients show the body as it is.
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What a body may become.
+
+    ratio           times its encoded size that a body may be; gzip can do 1032, honest text rarely 30
+    ratio_from      decoded bytes from which that counts, so that a small page of blanks may pass
+    size            decoded bytes in all, which bounds the time that one body costs
+    """
+
+    ratio: int = 200
+    ratio_from: int = 16 << 20
+    size: int = 16 << 30
+
+
+class _Decoder(Protocol):
+    """`feed` gives what `data` decodes to, in pieces of at most about `STEP` bytes. `complete` says whether the coding's end was seen."""
+
+    complete: bool
+
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+
+
+class _Zlib:
+    """gzip (RFC 1952), of several members too, and deflate: zlib (RFC 1950) as it is written, or raw (RFC 1951) as some servers read it."""
+
+    def __init__(self, *, gzip: bool) -> None:
+        self._gzip = gzip
+        self._start = b""
+        self._stream = zlib.decompressobj(wbits=31) if gzip else None
+        self.complete = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._stream is None:
+            data = self._start + data
+            if len(data) < 2:
+                self._start = data
+                return
+            self._start = b""
+            zlib_header = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
+            self._stream = zlib.decompressobj(wbits=15 if zlib_header else -15)
+        if self._start:
+            data, self._start = self._start + data, b""
+        while data:
+            if self.complete:
+                # Another member, or padding, which gunzip ignores as well.
+                if len(data) < 2:
+                    self._start = data
+                    return
+                if not self._gzip or data[:2] != b"\x1f\x8b":
+                    return
+                self._stream = zlib.decompressobj(wbits=31)
+                self.complete = False
+            piece = self._stream.decompress(data, STEP)
+            if piece:
+                yield piece
+            data = self._stream.unconsumed_tail
+            if self._stream.eof:
+                self.complete = True
+                data = self._stream.unused_data
+            elif not data and len(piece) == STEP:
+                # All input is inside, and there may be more output in there.
+                while piece := self._stream.decompress(b"", STEP):
+                    yield piece
+                self.complete = self._stream.eof
+                data = self._stream.unused_data
+
+
+class _Brotli:
+    def __init__(self, brotli: ModuleType) -> None:
+        self._stream = brotli.Decompressor()
+        self.complete = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        stream = self._stream
+        if self.complete:
+            return
+        while True:
+            piece = stream.process(data, output_buffer_limit=STEP)
+            data = b""
+            if piece:
+                yield piece
+            if stream.is_finished():
+                self.complete = True
+                return
+            if stream.can_accept_more_data():
+                return
+
+
+class _Zstd:
+    """Of several frames too."""
+
+    def __init__(self, zstd: ModuleType) -> None:
+        self._zstd = zstd
+        self._stream = self._new()
+        self.complete = False
+
+    def _new(self) -> Any:
+        return self._zstd.ZstdDecompressor(options={self._zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data or not self._stream.needs_input:
+            if self._stream.eof:
+                if not data:
+                    return
+                self._stream = self._new()
+                self.complete = False
+            piece = self._stream.decompress(data, STEP)
+            if piece:
+                yield piece
+            data = b""
+            if self._stream.eof:
+                self.complete = True
+                data = self._stream.unused_data
+                if not data:
+                    return
+
+
+def _found(*names: str) -> ModuleType | None:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+def _brotli() -> ModuleType | None:
+    brotli = _found("brotli")
+    return brotli if brotli is not None and hasattr(brotli.Decompressor, "can_accept_more_data") else None
+
+
+def _decoders() -> dict[str, Callable[[], _Decoder]]:
+    decoders: dict[str, Callable[[], _Decoder]] = {
+        "gzip": lambda: _Zlib(gzip=True),
+        "x-gzip": lambda: _Zlib(gzip=True),
+        "deflate": lambda: _Zlib(gzip=False),
+    }
+    brotli = _brotli()
+    if brotli is not None:
+        decoders["br"] = lambda: _Brotli(brotli)
+    zstd = _found("compression.zstd", "backports.zstd")
+    if zstd is not None:
+        decoders["zstd"] = lambda: _Zstd(zstd)
+    return decoders
+
+
+_DECODERS = _decoders()
+
+
+def decodable() -> frozenset[str]:
+    """The codings that can be taken off here."""
+    return frozenset(_DECODERS)
+
+
+def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits = DecodeLimits()) -> Iterator[bytes] | None:
+    """`pieces` without what Content-Encoding says; None where that is nothing that a client would take off either.
+
+    Raises `Fault` at once for a coding that exists and cannot be taken off here, and while iterating for a body that is malformed, cut off
+    or larger than `limits`.
+    """
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    codings = [coding for coding in codings if coding in _CODINGS]
+    if not codings:
+        return None
+    if len(codings) > LAYERS_AT_MOST:
+        raise Fault(Phase.BODY, f"the response is encoded {len(codings)} times")
+    for coding in codings:
+        if coding not in _DECODERS:
+            raise Fault(Phase.BODY, f"the response is encoded with {coding!r}, which cannot be decoded here")
+    source = _Counted(pieces)
+    steps: Iterator[bytes] = iter(source)
+    for coding in reversed(codings):
+        steps = _decode(steps, coding)
+    return _limited(steps, source, limits)
+
+
+class _Counted:
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.size += len(piece)
+            yield piece
+
+
+def _decode(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
+    decoder = _DECODERS[coding]()
+    began = False
+    for piece in pieces:
+        began = began or bool(piece)
+        try:
+            yield from decoder.feed(piece)
+        except Fault:
+            raise
+        except Exception as error:  # each package has its own class for bad input
+            raise Fault(Phase.BODY, f"the response's body is no {coding}: {error}")
+    if began and not decoder.complete:
+        raise Fault(Phase.BODY, f"the response's body ends in the middle of its {coding} coding")
+
+
+def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) -> Iterator[bytes]:
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limits.size or (size > limits.ratio_from and size > limits.ratio * source.size):
+            raise Fault(Phase.BODY, f"the response's body of {source.size} bytes decodes to more than {size}, which is too much")
+        yield piece
+
+
+_CODING = re.compile(r"\s*([^\s;,]+)\s*(?:;\s*(.*))?")
+
+
+def limit_accept_encoding(headers: Headers) -> None:
+    """Make a request's Accept-Encoding (RFC 9110 section 12.5.3) name only what can be decoded here, with the weights that it gave them.
+
+    Nothing is added where the field is missing. With Range it becomes "identity", since a part of an encoded body cannot be decoded.
+    """
+    values = headers.getlist("Accept-Encoding")
+    if "Range" in headers:
+        headers["Accept-Encoding"] = "identity"
+    elif values:
+        kept = []
+        for item in ",".join(values).split(","):
+            match = _CODING.fullmatch(item)
+            if match is not None and match[1].lower() in {*_DECODERS, "identity"}:
+                kept.append(item.strip())
+        headers["Accept-Encoding"] = ", ".join(kept) or "identity"

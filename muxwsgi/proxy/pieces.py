@@ -1,0 +1,53 @@
+"""A message's body as bytes that pass by: pieces of a file, a file over pieces, all of them up to a limit."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+__all__ = ["BUFFER_LIMIT", "PieceFile", "join", "pieces_of"]
+
+#: Bytes of one body that a rule may have in memory at once. A rule that reads all of everything should not be able to fill the machine.
+BUFFER_LIMIT = 16 << 20
+
+BLOCK = 65536
+
+
+class PieceFile(io.RawIOBase):
+    """A file over an iterable."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def pieces_of(file: Any) -> Iterator[bytes]:
+    """A file as it comes: without waiting for a block to fill where the file can do that."""
+    read = getattr(file, "read1", file.read)
+    while piece := read(BLOCK):
+        yield piece
+
+
+def join(pieces: Iterable[bytes], limit: int, too_large: Callable[[], Exception]) -> bytes:
+    """All of `pieces`. Raises what `too_large` makes once there are more than `limit` bytes."""
+    parts = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise too_large()
+        parts.append(piece)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
