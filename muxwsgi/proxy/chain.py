@@ -40,7 +40,7 @@ _SOCKS4_REPLIES = {91: "rejected or failed", 92: "it cannot reach our identd", 9
 
 
 class Unreachable(Fault):
-    """The proxy took the question and could not get there: another address of the destination may do."""
+    """A SOCKS proxy took the question and could not get there: another address of the destination may do."""
 
 
 def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
@@ -67,8 +67,7 @@ def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int) -
         if 200 <= status < 300:  # framing fields mean nothing in these (RFC 9110 section 9.3.6)
             return
         if not 100 <= status < 200 or status == 101:
-            kind = Unreachable if status in (502, 503, 504) else Fault
-            raise kind(Phase.CHAIN, f"the proxy {via} answered {status} {reason}".rstrip())
+            raise Fault(Phase.CHAIN, f"the proxy {via} answered {status} {reason}".rstrip())
     raise Fault(Phase.CHAIN, f"the proxy {via} sends interim responses and no answer")
 
 

@@ -4,6 +4,8 @@ One dial reads from top to bottom: which way, resolve, guard, connect, and where
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -106,11 +108,24 @@ class Dialer:
     def way(self, scheme: str, host: str, port: int, ctx: Context | None) -> UpstreamProxy:
         """The proxy to go through, `DIRECT` for none: `ctx.upstream` if a rule set it, else the operator's choice.
 
-        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel.
+        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel. To be asked for each request: this
+        is where it shows that a client may not be given what it wants by way of a proxy. Raises `Fault` (POLICY, LOOP, RESOLVE) then.
         """
         if ctx is not None and ctx.upstream is not None:
-            return ctx.upstream
-        return self._choice.choose(scheme, host, port) or DIRECT
+            via = ctx.upstream
+        else:
+            via = self._choice.choose(scheme, host, port) or DIRECT
+        if via.scheme not in ("direct", "socks5"):  # with these two, addresses are known and checked when they are dialled
+            self._named(host, port, _client(ctx))
+        return via
+
+    def check_reuse(self, connection: Connection, ctx: Context | None) -> None:
+        """Whether the client of `ctx` may be given a connection that was made directly, perhaps for somebody who may go further.
+
+        Raises `Fault` (POLICY, LOOP) where not.
+        """
+        ip, port = connection.client[:2]
+        self._guard.check(str(ip), int(port), _client(ctx))
 
     def connect(
         self, host: str, port: int, ctx: Context | None, *, via: UpstreamProxy | None = None, deadline: float = math.inf
@@ -146,36 +161,31 @@ class Dialer:
 
     def _through(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, ctx: Context | None) -> Dialled:
         """A stream to `host` by way of a proxy: one attempt, or where names are resolved here, one for each address."""
-        targets = self._named(dial, via, host, port, _client(ctx))
-        while True:
-            target = targets.pop(0)
+        if via.scheme == "socks5":
+            targets = [ip for _, ip in self._permitted(dial, host, port, _client(ctx))]
+        else:
+            targets = [self._named(host, port, _client(ctx))]
+        for target in targets:
             connection, ip = self._open_proxy(dial, via, ctx)
             try:
-                connection.deadline = dial.deadline
-                request_stream(connection, via, target, port)
-                connection.deadline = math.inf
-                return dial.done(connection, ip, via.port, via)
-            except BaseException as error:
-                connection.close()
-                if isinstance(error, Unreachable) and targets:
-                    continue
-                if isinstance(error, Expired):
-                    raise Fault(Phase.TIMEOUT, f"the proxy {via} has not answered in time") from error
-                if isinstance(error, OSError):
-                    raise Fault(Phase.CHAIN, f"the proxy {via}: {error.strerror or error}") from error
-                raise
+                with _spoken(dial, connection, via, Phase.CHAIN):
+                    request_stream(connection, via, target, port)
+            except Unreachable:
+                if target is targets[-1]:
+                    raise
+            else:
+                break
+        return dial.done(connection, ip, via.port, via)
 
-    def _named(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, client: Address) -> list[str]:
-        """What the proxy can be asked for: addresses that were checked, or a name that only it can resolve."""
-        if via.scheme == "socks5":
-            return [ip for _, ip in self._permitted(dial, host, port, client)]
+    def _named(self, host: str, port: int, client: Address) -> str:
+        """What a proxy can be asked for: an address, which is checked, or a name, which only the proxy can resolve."""
         known = literal(host)
         name = host_name(host) if known is None else known[1]
         if known is not None:
             self._guard.check(name, port, client)
         elif name.lower() == "localhost" or name.lower().endswith(".localhost"):  # RFC 6761 section 6.3: not a matter of resolving
             self._guard.check("127.0.0.1", port, client)
-        return [name]
+        return name
 
     def _open_proxy(self, dial: "_Dial", via: UpstreamProxy, ctx: Context | None) -> tuple[Connection, str]:
         """A connection to the proxy itself, with TLS where it has TLS. Faults say that they are about the proxy."""
@@ -191,20 +201,10 @@ class Dialer:
         connection, ip = self._open(dial, f"the proxy {via}", found, via.port)
         if via.scheme != "https":
             return connection, ip
-        try:
-            connection.deadline = dial.deadline
-            if self._tls is None:
-                self._tls = self._make_tls()
-            secured = connection.start_tls(self._tls, server_hostname=via.host)
-        except BaseException as error:
-            connection.finish()
-            if isinstance(error, Expired):
-                raise Fault(Phase.TIMEOUT, f"the proxy {via} has not finished the TLS handshake in time") from error
-            if isinstance(error, OSError):
-                raise Fault(Phase.TLS, f"the proxy {via}: {error.strerror or error}") from error
-            raise
-        secured.deadline = math.inf
-        return secured, ip
+        if self._tls is None:
+            self._tls = self._make_tls()
+        with _spoken(dial, connection, via, Phase.TLS):
+            return connection.start_tls(self._tls, server_hostname=via.host), ip
 
     def _permitted(self, dial: "_Dial", host: str, port: int, client: Address) -> list[Resolved]:
         """The addresses of `host` that `client` may be connected to, at least one."""
@@ -258,6 +258,22 @@ class _Dial:
 
     def done(self, connection: Connection, ip: str, port: int, via: UpstreamProxy) -> Dialled:
         return Dialled(connection, _shown(ip, port), via, self.began, self.resolved, monotonic())
+
+
+@contextmanager
+def _spoken(dial: _Dial, connection: Connection, via: UpstreamProxy, phase: Phase) -> Iterator[None]:
+    """Talking with a proxy: within the dial's deadline, and whatever goes wrong ends the connection and is a `Fault` (of `phase`)."""
+    connection.deadline = dial.deadline
+    try:
+        yield
+    except BaseException as error:
+        connection.finish()
+        if isinstance(error, Expired):
+            raise Fault(Phase.TIMEOUT, f"the proxy {via} has not answered in time") from error
+        if isinstance(error, OSError):
+            raise Fault(phase, f"the proxy {via}: {error.strerror or error}") from error
+        raise
+    connection.lifeline.deadline = math.inf  # which the layers share
 
 
 def _client(ctx: Context | None) -> Address:

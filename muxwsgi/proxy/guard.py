@@ -4,8 +4,6 @@ It is asked about each address that is about to be dialled, after names were res
 name points somewhere else (DNS rebinding).
 """
 
-import errno
-import socket as socket_module
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from functools import lru_cache
@@ -13,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.local_address import is_local
 from muxwsgi.wire.connection import Address
 
 __all__ = ["Guard", "Kind", "kinds"]
@@ -134,7 +133,7 @@ class Guard:
             return
         for face, kind in _faces(ip):
             for host in listening:
-                own = _faces(host)[-1][0]
+                own = _faces(host.partition("%")[0])[-1][0]
                 if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or is_local(face))):
                     raise Fault(Phase.LOOP, f"{ip} port {port} is this proxy itself")
 
@@ -143,14 +142,3 @@ def _on_loopback(client: Address) -> bool:
     """Whether a client is on this machine: unix sockets are."""
     return isinstance(client, str) or any(kind is Kind.LOOPBACK for _, kind in _faces(client[0]))
 
-
-def is_local(address: _Address) -> bool:
-    """Whether packets to `address` stay on this machine."""
-    with socket_module.socket(socket_module.AF_INET if address.version == 4 else socket_module.AF_INET6, socket_module.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((str(address), 0))
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                return False
-            raise
-    return True

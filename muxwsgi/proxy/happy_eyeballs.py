@@ -108,7 +108,10 @@ class _Race:
         self._next_at = 0.0  # when the next attempt begins
 
     def run(self) -> tuple[socket_module.socket, str]:
-        poller = _epoll()
+        try:
+            poller = _epoll()
+        except OSError as error:  # no descriptor left
+            raise Unanswered([(self._waiting[-1][1], error)], []) from error
         ready = DescriptorReady(poller.fileno(), READ)
         try:
             while True:

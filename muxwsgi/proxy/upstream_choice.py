@@ -10,14 +10,14 @@ from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.resolve import host_name, literal
 from muxwsgi.proxy.upstream_proxy import UpstreamProxy
 
-__all__ = ["Exceptions", "UpstreamChoice"]
+__all__ = ["NoProxy", "UpstreamChoice"]
 
 _PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One exception: a network or a domain, on one port or (None) on all."""
+    """One of them: a network or a domain, on one port or (None) on all."""
 
     network: IPv4Network | IPv6Network | None
     domain: str
@@ -31,7 +31,7 @@ class _Entry:
         return address is None and (name == self.domain or name.endswith("." + self.domain))
 
 
-class Exceptions:
+class NoProxy:
     """Destinations that are reached without a proxy: what NO_PROXY lists, separated by commas or spaces.
 
     example.com, .example.com, *.example.com    the name and all names below it, as curl has it
@@ -95,12 +95,12 @@ class UpstreamChoice:
         *,
         http: UpstreamProxy | None = None,
         tunnel: UpstreamProxy | None = None,
-        exceptions: Exceptions | None = None,
+        no_proxy: NoProxy | None = None,
     ) -> None:
         """`http` is for requests in plain HTTP, `tunnel` for everything else: HTTPS, WebSockets over TLS and all that is not HTTP."""
         self._http = http
         self._tunnel = tunnel
-        self._exceptions = exceptions or Exceptions()
+        self._no_proxy = no_proxy or NoProxy()
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str]) -> "UpstreamChoice":
@@ -125,10 +125,10 @@ class UpstreamChoice:
         return cls(
             http=proxy("http_proxy", "all_proxy", "ALL_PROXY"),
             tunnel=proxy("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
-            exceptions=Exceptions(variable("no_proxy", "NO_PROXY")),
+            no_proxy=NoProxy(variable("no_proxy", "NO_PROXY")),
         )
 
     def choose(self, scheme: str, host: str, port: int) -> UpstreamProxy | None:
         """The proxy for a destination, None for none. `scheme` is "http" or "ws" for plain HTTP; everything else goes by tunnel."""
         proxy = self._http if scheme in ("http", "ws") else self._tunnel
-        return None if proxy is None or (host, port) in self._exceptions else proxy
+        return None if proxy is None or (host, port) in self._no_proxy else proxy

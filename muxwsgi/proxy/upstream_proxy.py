@@ -50,12 +50,12 @@ class UpstreamProxy:
         if not separator:
             scheme, rest = "http", url.strip()
         scheme = scheme.lower()
-        shown = f"{scheme[:20]}://{rest.rpartition('@')[2][:100]}"
         if scheme not in _PORTS:
-            raise OperatorError(f"upstream proxy {shown}: the scheme is none of {', '.join(_PORTS)}")
+            raise OperatorError(f"upstream proxy: the scheme is none of {', '.join(_PORTS)}")
         match = _AUTHORITY.fullmatch(rest.removesuffix("/"))
-        if match is None:
-            raise OperatorError(f"upstream proxy {shown}: expected {scheme}://[USER[:PASSWORD]@]HOST[:PORT]")
+        if match is None:  # what is what is unknown then, and any of it may be the password
+            raise OperatorError(f"upstream proxy {scheme}://...: expected {scheme}://[USER[:PASSWORD]@]HOST[:PORT]")
+        shown = f"{scheme}://{rest.rpartition('@')[2][:100]}"
         try:
             host = _host(match["address"], match["host"])
             port = int(match["port"]) if match["port"] else _PORTS[scheme]
