@@ -133,7 +133,7 @@ def _encoded(certificate: "x509.Certificate", form: str) -> bytes:
 
 def _write(output: Path, data: bytes, folder: Path) -> None:
     try:
-        if output.exists() and output.parent.resolve() == folder.resolve():
+        if output.exists() and output.resolve().parent == folder.resolve():
             raise OperatorError(f"--output: {output} belongs to the CA itself")
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         with open(fd, "wb") as file:

@@ -213,15 +213,17 @@ def _named(names: tuple[str, ...], like: x509.Certificate | None) -> tuple[x509.
     alternative = [_general(name) for name in names]
     if like is None:
         return _subject({NameOID.COMMON_NAME: names[0]}), x509.SubjectAlternativeName(alternative)
-    shown = {NameOID.COMMON_NAME: names[0]}
-    for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME):
-        try:
-            values = like.subject.get_attributes_for_oid(oid)
-        except ValueError:
-            break
-        if values:
-            shown[oid] = str(values[0].value)
-    return _subject(shown), x509.SubjectAlternativeName(list(dict.fromkeys(alternative + _names_of(like))))
+    organization, common = _first(like, NameOID.ORGANIZATION_NAME), _first(like, NameOID.COMMON_NAME)
+    subject = _subject({NameOID.ORGANIZATION_NAME: organization, NameOID.COMMON_NAME: common or names[0]})
+    return subject, x509.SubjectAlternativeName(list(dict.fromkeys(alternative + _names_of(like))))
+
+
+def _first(like: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    try:
+        values = like.subject.get_attributes_for_oid(oid)
+    except ValueError:
+        return ""
+    return str(values[0].value) if values else ""
 
 
 def _subject(shown: dict[x509.ObjectIdentifier, str]) -> x509.Name:
