@@ -1,0 +1,115 @@
+"""`Pool`: upstream connections that rest between exchanges.
+
+What is in it belongs to nobody; what was taken out belongs to who took it, until it is put back or closed. A connection goes in only where
+its last exchange is over without a byte to spare, and comes out only where none has come since: what an upstream sends unasked can never be
+taken for the response to the next request.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from time import monotonic
+
+from muxwsgi.http.client import ClientConnection
+
+__all__ = ["Pool"]
+
+
+class Pool:
+    """Idle connections by key: whatever tells those apart that may not stand in for each other (scheme, host, port, server name, the
+    proxy on the way and its credentials).
+
+    Counters:
+        opened      connections made because none was here: for who makes them to count
+        reused      connections handed out again
+        kept        connections put in
+        refused     connections closed instead of being kept: of no further use, or no room
+        dropped     idle connections closed: ended by the upstream, too old, pushed out, or at `close`
+    """
+
+    def __init__(self, max_idle: int, max_idle_per_key: int, idle_timeout: float, *, clock: Callable[[], float] = monotonic) -> None:
+        """At most `max_idle` connections, and `max_idle_per_key` of one key, are kept for `idle_timeout` seconds; 0 keeps none."""
+        self._max_idle = max_idle
+        self._max_idle_per_key = max_idle_per_key
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+        self._closed = False
+        # Both in the order in which they were put in, so that the first of either is the oldest.
+        self._since: dict[ClientConnection, tuple[Hashable, float]] = {}
+        self._by_key: dict[Hashable, deque[ClientConnection]] = {}
+        self.opened = 0
+        self.reused = 0
+        self.kept = 0
+        self.refused = 0
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Pool of {self.idle}, {self.reused} reused, {self.opened} opened>"
+
+    @property
+    def idle(self) -> int:
+        """How many connections are in it."""
+        return len(self._since)
+
+    def take(self, key: Hashable) -> ClientConnection | None:
+        """The connection that rested least, which is the least likely to end; None where none is left. It is the caller's from now on."""
+        kept = self._by_key.get(key)
+        if kept is None:
+            return None
+        oldest = self._clock() - self._idle_timeout
+        while kept:
+            client = kept.pop()  # before anything is asked of it: nobody else can have it
+            _, since = self._since.pop(client)
+            if not kept:
+                self._by_key.pop(key, None)
+            if since > oldest and client.alive():
+                self.reused += 1
+                return client
+            self._drop(client)
+        return None
+
+    def put(self, key: Hashable, client: ClientConnection) -> None:
+        """Keep `client` for the next who asks for `key`, or close it. It is no longer the caller's either way.
+
+        With no room for `key` it is closed; with no room at all, the one that rested longest makes way.
+        """
+        if client in self._since:
+            raise RuntimeError(f"{client!r} is in the pool already: somebody gives back what is not theirs")
+        if self._closed or not client.reusable or self._max_idle <= 0 or len(self._by_key.get(key, ())) >= self._max_idle_per_key:
+            self.refused += 1
+            client.close()
+            return
+        while len(self._since) >= self._max_idle:
+            self._remove(next(iter(self._since)))
+        self._since[client] = (key, self._clock())
+        kept = self._by_key.get(key)
+        if kept is None:
+            self._by_key[key] = deque((client,))
+        else:
+            kept.append(client)
+        self.kept += 1
+
+    def prune(self, now: float | None = None) -> None:
+        """Close what has rested too long, and what its upstream has ended. To be called every few seconds: it costs a few microseconds a
+        connection. `now` is on the clock's time."""
+        oldest = (self._clock() if now is None else now) - self._idle_timeout
+        for client, (_, since) in list(self._since.items()):
+            if client in self._since and (since <= oldest or not client.alive()):
+                self._remove(client)
+
+    def close(self) -> None:
+        """Close all, and whatever is put in later. Idempotent."""
+        self._closed = True
+        while self._since:
+            self._remove(next(iter(self._since)))
+
+    def _remove(self, client: ClientConnection) -> None:
+        key, _ = self._since.pop(client)
+        kept = self._by_key[key]
+        kept.remove(client)  # at its front, but for a dead one found by `prune`
+        if not kept:
+            del self._by_key[key]
+        self._drop(client)
+
+    def _drop(self, client: ClientConnection) -> None:
+        self.dropped += 1
+        client.close()
