@@ -281,7 +281,7 @@ def dst_host_is(*hosts: str) -> Condition:
 
 
 def _destination(request: Request, ctx: Context) -> tuple[str, int]:
-    return ctx.destination if ctx.destination is not None else request.destination
+    return request.destination if request.redirected or ctx.destination is None else ctx.destination
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
@@ -301,6 +301,7 @@ def port_is(*ports: int) -> Condition:
     )
 
 
+@lru_cache(1024)
 def _is_local(host: str) -> bool:
     name = canonical_host(host)
     if name == "localhost" or name.endswith(".localhost"):

@@ -23,6 +23,7 @@ _HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:]*)(?::([0-9]{1,5}))?")
 _OLD_IPV4 = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+)){0,3}")
 
 
+@lru_cache(4096)
 def split_host_port(text: str) -> tuple[str, int | None]:
     """"host:port", "[::1]:port", a host or an address alone: the host without brackets, and the port or None."""
     match = _HOST_PORT.fullmatch(text)
@@ -69,6 +70,8 @@ class Place:
         scheme, separator, rest = text.partition("://")
         if not separator:
             scheme, rest = "", text
+        if not rest:
+            raise ValueError(f"{text!r} is no URL")
         rest, has_query, query = rest.partition("?")
         authority, slash, path = rest.partition("/")
         self._scheme = scheme.lower()

@@ -13,7 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.urls import iri_to_uri
 
 from muxwsgi.proxy.pieces import BUFFER_LIMIT, PieceFile, join, pieces_of
-from muxwsgi.proxy.place import DEFAULT_PORTS
+from muxwsgi.proxy.place import DEFAULT_PORTS, split_host_port
 
 if TYPE_CHECKING:
     from werkzeug.formparser import FormDataParser
@@ -55,7 +55,7 @@ class _Unread:
         self.touched = False
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("read"):
+        if name.startswith("read") and name != "readable":
             self.touched = True
         return getattr(self._file, name)
 
@@ -103,7 +103,11 @@ class Request(werkzeug.wrappers.Request):
                 self._absolute = True
                 url_scheme = url_scheme or absolute[1].lower()
                 authority = authority or absolute[2]
-                target = absolute[3] if absolute[3][:1] == "/" else "/" + absolute[3]
+                target = absolute[3]
+                if not target and environ.get("REQUEST_METHOD") == "OPTIONS":
+                    target = "*"  # which is what is meant (RFC 9112 section 3.2.4)
+                elif target[:1] != "/":
+                    target = "/" + target
         # What werkzeug's own constructor does, without decoding what nobody may ask for.
         self.method = environ.get("REQUEST_METHOD", "GET")
         self.scheme = url_scheme or environ.get("wsgi.url_scheme", "http")
@@ -141,9 +145,10 @@ class Request(werkzeug.wrappers.Request):
 
     @target.setter
     def target(self, value: str) -> None:
-        value = iri_to_uri(value)
-        if _TARGET.fullmatch(value) is None or value[:1] not in ("/", "*", ""):
+        target = value if _TARGET.fullmatch(value) else iri_to_uri(value)
+        if _TARGET.fullmatch(target) is None or not (target[:1] == "/" or target in ("*", "")):
             raise ValueError(f"{value!r} is no request-target")
+        value = target
         self._target = value
         self._forget(_OF_URL)
 
@@ -177,10 +182,8 @@ class Request(werkzeug.wrappers.Request):
     @property
     def destination(self) -> tuple[str, int]:
         """Host without brackets and port that the URL says."""
-        match = _AUTHORITY.fullmatch(self._authority)
-        if match is None:
-            return self._authority, DEFAULT_PORTS.get(self.scheme, 0)
-        return match[1].strip("[]"), int(match[2]) if match[2] else DEFAULT_PORTS.get(self.scheme, 0)
+        host, port = split_host_port(self._authority)
+        return host, port or DEFAULT_PORTS.get(self.scheme, 0)
 
     def _move(self, scheme: str, authority: str) -> None:
         authority = authority if authority.isascii() else authority.encode("idna").decode()
@@ -264,6 +267,7 @@ class Request(werkzeug.wrappers.Request):
         return self._fields() if self._headers is None else list(self._headers)
 
     def _fields(self) -> list[tuple[str, str]]:
+        fields: list[tuple[str, str]]
         raw = self.environ.get("muxwsgi.head")
         if raw is None:
             fields = list(EnvironHeaders(self.environ))
@@ -273,6 +277,8 @@ class Request(werkzeug.wrappers.Request):
         if self._absolute:
             # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
             fields = [(name, self._authority if name.lower() == "host" else value) for name, value in fields]
+        if "HTTP_HOST" not in self.environ and self._authority:
+            fields.insert(0, ("Host", self._authority))  # HTTP/1.0
         return fields
 
     # The body
@@ -314,7 +320,7 @@ class Request(werkzeug.wrappers.Request):
             elif self._unread is not None and self._unread.touched:
                 raise RuntimeError("a rule has read from request.stream: the rest is not the whole body")
             else:
-                pieces = pieces_of(self.environ["wsgi.input"])
+                pieces = pieces_of(self.stream)
                 length = self.content_length
                 if length is not None and length > self.buffer_limit:
                     raise self._too_large()
@@ -381,7 +387,7 @@ class Request(werkzeug.wrappers.Request):
         if self._data is not None:
             return Outgoing(length, chunked, (self._data,))
         if self._unread is not None and self._unread.touched:
-            raise RuntimeError("a rule has read from request.stream and has set no body in its place: what is left is not the whole body")
+            raise RuntimeError("a rule has read from the request's body and put nothing in its place: what is left is not the whole body")
         return Outgoing(length, chunked, pieces_of(environ["wsgi.input"]))
 
     def to_environ(self) -> dict[str, Any]:
@@ -400,6 +406,8 @@ class Request(werkzeug.wrappers.Request):
         environ["REQUEST_URI"] = environ["RAW_URI"] = self._target or self._authority
         if self._headers is not None:
             _put_fields(environ, self._headers)
+        environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # that was for us
+        environ.pop("HTTP_PROXY_CONNECTION", None)
         if self._given is not None or self._data is not None:
             outgoing = self.outgoing()
             environ["wsgi.input"] = io.BytesIO(self._data) if self._data is not None else io.BufferedReader(PieceFile(outgoing.pieces))

@@ -24,9 +24,9 @@ class Response(werkzeug.wrappers.Response):
     buffer_limit = BUFFER_LIMIT
     autocorrect_location_header = False
 
-    @classmethod
+    @staticmethod
     def of_upstream(
-        cls, status: int, reason: str, fields: Iterable[tuple[str, str]], body: Iterable[bytes], *, buffer_limit: int = BUFFER_LIMIT
+        status: int, reason: str, fields: Iterable[tuple[str, str]], body: Iterable[bytes], *, buffer_limit: int = BUFFER_LIMIT
     ) -> "Response":
         """The response that an upstream gave. `body` streams; its `close` gives the connection back, and may be called more than once."""
         headers = Headers()
@@ -90,15 +90,22 @@ class Response(werkzeug.wrappers.Response):
         self.set_data(value)
 
     def decode(self) -> None:
-        """Take the Content-Encoding off, piece by piece while it streams. Raises `Fault` for one that cannot be."""
+        """Take the Content-Encoding off, piece by piece while the body streams. Raises `Fault` for one that cannot be."""
         coding = self.headers.get("Content-Encoding")
         if coding is None:
             return
         if self.status_code == 206:
             raise Fault(Phase.BODY, f"a part of a body that is encoded with {coding!r} cannot be decoded")
         pieces = decoded(self.iter_encoded(), coding)
-        if pieces is not None:
-            self._replace(pieces)
+        if pieces is None:
+            return
+        self._replace(pieces)
+        # What was said of the encoded bytes.
+        for name in ("Content-MD5", "Digest", "Content-Digest", "Repr-Digest"):
+            self.headers.pop(name, None)
+        etag = self.headers.get("ETag")
+        if etag is not None and etag.startswith('"'):
+            self.headers["ETag"] = f"W/{etag}"  # RFC 9110 section 8.8.1
 
 
 class _UpstreamResponse(Response):

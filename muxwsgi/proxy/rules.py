@@ -172,7 +172,7 @@ class Rules:
             action, goes_to = result if isinstance(result, tuple) and len(result) == 2 else (result, host)
             if not isinstance(action, (Accept, Reject, Mitm, Hijack)):
                 raise TypeError(f"the connect rule {name_of(rule.function)} returned {result!r}, which is no action (and host)")
-            if goes_to is not host and (not isinstance(goes_to, str) or split_host_port(goes_to)[1] is None):
+            if goes_to is not host and not (isinstance(goes_to, str) and 0 < (split_host_port(goes_to)[1] or 0) < 65536):
                 raise TypeError(f"the connect rule {name_of(rule.function)} returned the host {goes_to!r}, which is not host:port")
             return action, goes_to
         return None, host
@@ -230,8 +230,11 @@ class Rules:
         """A rule's answer where the upstream gave none; None for the proxy's own. Sets `ctx.error`."""
         ctx.error = fault
         for rule in self._error:
-            if rule.is_for(ctx.request if ctx.request is not None else _tunnel(ctx), ctx):
-                result = rule.function(fault, ctx)
+            if rule.is_for(_subject(ctx), ctx):
+                try:
+                    result = rule.function(fault, ctx)
+                except HTTPException as error:
+                    result = error.get_response()
                 if result is None:
                     continue
                 if not isinstance(result, AnyResponse):
@@ -248,7 +251,11 @@ class Rules:
 
     def frame_hooks(self, ctx: Context) -> list[FrameFunction]:
         """The functions that want to see the frames of this WebSocket, `ctx.request` of which asked for it: for `filter_frame`."""
-        return [rule.function for rule in self._frame if rule.is_for(ctx.request if ctx.request is not None else _tunnel(ctx), ctx)]
+        return [rule.function for rule in self._frame if rule.is_for(_subject(ctx), ctx)]
+
+
+def _subject(ctx: Context) -> Request | str:
+    return ctx.request if ctx.request is not None else _tunnel(ctx)
 
 
 def _tunnel(ctx: Context) -> str:
