@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import cast
 
 from muxwsgi.errors import Expired, OperatorError
 from muxwsgi.proxy.chain import Unreachable, request_stream
@@ -124,8 +125,8 @@ class Dialer:
 
         Raises `Fault` (POLICY, LOOP) where not.
         """
-        ip, port = connection.client[:2]
-        self._guard.check(str(ip), int(port), _client(ctx))
+        ip, port = cast(tuple[str, int], connection.client[:2])
+        self._guard.check(ip, port, _client(ctx))
 
     def connect(
         self, host: str, port: int, ctx: Context | None, *, via: UpstreamProxy | None = None, deadline: float = math.inf
