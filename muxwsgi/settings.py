@@ -18,6 +18,7 @@ __all__ = [
     "ServerSettings",
     "TLSMode",
     "TLSSettings",
+    "Transparent",
 ]
 
 ClientCertificates = Literal["none", "optional", "required"]
@@ -123,6 +124,9 @@ def _check(name: str, value: float, *, at_least: float | None = None, above: flo
 
 TLSMode = Literal["off", "required", "optional"]
 
+#: How the kernel brings connections to a proxy whose clients know of none (nftables).
+Transparent = Literal["redirect", "tproxy"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindSettings:
@@ -134,6 +138,7 @@ class BindSettings:
     tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
     certificates        of this bind
     redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
+    transparent         whether the kernel brings connections here that were meant for others, and how; for a proxy alone
     """
 
     host: str = ""
@@ -143,8 +148,11 @@ class BindSettings:
     tls: TLSMode = "off"
     certificates: tuple[CertificateFiles, ...] = ()
     redirect_http: bool = False
+    transparent: Transparent | None = None
 
     def __post_init__(self) -> None:
+        if self.transparent is not None and (self.path is not None or self.tls != "off"):
+            raise OperatorError(f"bind {self.address}: a transparent bind is TCP, and its TLS is that of the tunnels: tls=off")
         if self.tls not in ("off", "required", "optional"):
             raise OperatorError(f"bind {self.address}: tls={self.tls} is not off, required or optional")
         if self.tls != "off" and not self.certificates:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from muxwsgi.wire.connection import Address, Connection
 
 if TYPE_CHECKING:
+    import werkzeug.wrappers
+
+    from muxwsgi.proxy.actions import Action
     from muxwsgi.proxy.fault import Fault
     from muxwsgi.proxy.flow import Flow
-    from muxwsgi.proxy.message import Request, Response
+    from muxwsgi.proxy.message import Request
     from muxwsgi.proxy.upstream_proxy import UpstreamProxy
 
-__all__ = ["ClientTLS", "Context", "Dial", "Door"]
+__all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]
 
 #: How a client came in.
 Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
@@ -39,6 +42,14 @@ class ClientTLS:
     ja4: str
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of TLS as an upstream gets it: done with `server_name`, offering the protocol ids `alpn`."""
+
+    server_name: str
+    alpn: tuple[str, ...] = ()
+
+
 class Context:
     """One per request, and one per tunnel, whose `user_data` all that happens inside shares.
 
@@ -56,10 +67,13 @@ class Context:
     error           why the upstream gave no response, None where it did
     dial            a rule's own way to connect for this request or tunnel, None for the proxy's
     upstream        the proxy to go through: None for the proxy's own choice, `DIRECT` for none
+    action          what was decided about the tunnel, None outside
+    layers          the layers of TLS that were taken off inside the tunnel, the outermost first
     flow            what the flow log will say, None without one
     """
 
     __slots__ = (
+        "action",
         "client",
         "connection",
         "destination",
@@ -68,6 +82,7 @@ class Context:
         "error",
         "flow",
         "identity",
+        "layers",
         "request",
         "response",
         "session",
@@ -86,9 +101,11 @@ class Context:
         self.identity = connection.identity
         self.tunnel = tunnel
         self.request: "Request | None" = None
-        self.response: "Response | None" = None
+        self.response: "werkzeug.wrappers.Response | None" = None
         self.error: "Fault | None" = None
         self.flow: "Flow | None" = None
+        self.action: "Action | None" = None
+        self.layers: tuple[Layer, ...] = ()
         if tunnel is None:
             self.tls: ClientTLS | None = None
             self.user_data: dict[str, Any] = {}

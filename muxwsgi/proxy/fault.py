@@ -1,6 +1,6 @@
 """`Fault`: why the proxy cannot do what a client asked of it, by the phase in which that showed.
 
-Each front door says it in its own words: HTTP by a status and a text (RFC 9110 section 15.6), SOCKS by a reply code, a raw tunnel by its end.
+Each front door says it in its own words: HTTP by a status and a text (RFC 9110 section 15.6), SOCKS by a reply code, a tunnel by its end.
 """
 
 from enum import Enum

@@ -1,4 +1,4 @@
-"""`Flow`: the record of one exchange or one raw stream, filled in while it happens and given to the sinks (flow log, HAR) when it has ended.
+"""`Flow`: the record of one exchange or raw stream, filled in while it happens and given to the sinks (flow log, HAR) when it has ended.
 
 Nothing here is made unless somebody listens.
 """

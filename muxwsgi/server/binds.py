@@ -6,7 +6,7 @@ import socket
 import stat
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.settings import BindSettings, CertificateFiles
+from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.transport import PlainSocket
 
 __all__ = ["Listening", "parse_bind"]
@@ -15,14 +15,15 @@ __all__ = ["Listening", "parse_bind"]
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, with options of this bind behind commas.
 
-    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE` and `redirect-http`; what they leave open is as in
-    `default`. Raises `OperatorError`.
+    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http` and `transparent=redirect|tproxy`; what
+    they leave open is as in `default`. Raises `OperatorError`.
     """
     address, *options = text.split(",")
     default = default or BindSettings()
     tls = default.tls
     certificates = default.certificates
     redirect_http = default.redirect_http
+    transparent: Transparent | None = None
     files: dict[str, str] = {}
     for option in options:
         name, _, value = option.strip().partition("=")
@@ -33,9 +34,12 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
                 files[name] = value
             case "redirect-http" if not value:
                 redirect_http = True
+            case "transparent" if value in ("redirect", "tproxy"):
+                transparent = value  # type: ignore[assignment]  # the guard has checked it
             case _:
                 raise OperatorError(
-                    f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE or redirect-http"
+                    f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http or "
+                    "transparent=redirect|tproxy"
                 )
     if "keyfile" in files and "certfile" not in files:
         raise OperatorError(f"bind {text!r}: a keyfile without a certfile")
@@ -43,12 +47,23 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         certificates = (CertificateFiles(certfile=files["certfile"], keyfile=files.get("keyfile", files["certfile"])),)
         if not any(option.strip().startswith("tls=") for option in options) and tls == "off":
             tls = "required"
+    if transparent is not None and not any(option.strip().startswith("tls=") for option in options):
+        tls = "off"
     if tls == "off":
         certificates, redirect_http = (), False
     elif tls == "optional":
         redirect_http = False
     host, port, path, fd = _parse_address(text, address.strip())
-    return BindSettings(host=host, port=port, path=path, fd=fd, tls=tls, certificates=certificates, redirect_http=redirect_http)
+    return BindSettings(
+        host=host,
+        port=port,
+        path=path,
+        fd=fd,
+        tls=tls,
+        certificates=certificates,
+        redirect_http=redirect_http,
+        transparent=transparent,
+    )
 
 
 def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int | None]:

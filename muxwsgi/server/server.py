@@ -26,7 +26,8 @@ from muxwsgi.mux.route import Handler, Route
 from muxwsgi.mux.tls_route import tls_route
 from muxwsgi.server.binds import Listening, parse_bind
 from muxwsgi.server.plain_http import https_required, redirect_to_https
-from muxwsgi.settings import BindSettings, ServerSettings
+from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener
@@ -69,9 +70,11 @@ class Server:
         self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange)
         self._engines = [self._http]
         self._contexts: list[tuple[BindSettings, ServerContext]] = []
-        #: What is asked on each bind, by its address as the operator wrote it.
+        #: What is asked on each bind, by its address as the operator wrote it. Nothing is on a transparent one.
         self.muxes: dict[str, Mux] = {}
-        #: HTTP and the hijackers, as they are asked on every bind.
+        self._fronts: dict[str, Handler] = {}
+        self._proxy = app if isinstance(app, ProxyApplication) else None
+        #: HTTP and the hijackers, as they are asked on every bind; SOCKS too, where the application is a proxy.
         self.routes = self._shared_routes(hijackers)
         self._fallback = self._named("fallback", self.settings.fallback, registered)
         self._silence = self._named("silence", self.settings.silence, registered)
@@ -86,10 +89,18 @@ class Server:
         self._cut_at = 0.0
         self._listening: list[Listening] = []
         try:
+            if self._proxy is not None:
+                self._proxy.serve_in(self.settings.http, self.routes[1:], self._tcp_addresses, on_exchange)
+                self._engines.append(self._proxy.engine)
             for bind in wanted:
                 listening = Listening(bind, self.settings.backlog)
                 self._listening.append(listening)
-                self.muxes[listening.address] = self._front_mux(bind, listening)
+                if self._proxy is not None:
+                    self._proxy.check(listening.name, transparent=bind.transparent is not None)
+                if bind.transparent is not None:
+                    self._fronts[listening.address] = self._transparent_door(bind.transparent, listening)
+                else:
+                    self._fronts[listening.address] = self.muxes[listening.address] = self._front_mux(bind, listening)
         except BaseException:
             self.close()
             raise
@@ -107,6 +118,8 @@ class Server:
             if described is None:
                 raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
             routes.append(described.route())
+        if self._proxy is not None:
+            routes += self._proxy.front_routes()
         for route in routes:
             if sum(other.name == route.name for other in routes) > 1:
                 raise OperatorError(f"hijackers: two are named {route.name!r}")
@@ -146,6 +159,19 @@ class Server:
         self._engines.append(engine)
         return self._mux(listening.address, [tls, Route("plain-http", matchers.http1, engine)], None, None)
 
+    def _transparent_door(self, way: Transparent, listening: Listening) -> Handler:
+        """Nothing is asked in front: where a connection goes is known, and its own server may speak first."""
+        if self._proxy is None:
+            raise OperatorError(f"bind {listening.bind.address}: transparent={way} is for a proxy, and the application is none")
+        if way == "tproxy":
+            from muxwsgi.proxy.transparent import prepare_tproxy
+
+            prepare_tproxy(listening.socket)
+        return self._proxy.transparent_door(way, listening.name)
+
+    def _tcp_addresses(self) -> list[tuple[str, int]]:
+        return [listening.name[:2] for listening in self._listening if isinstance(listening.name, tuple)]
+
     @property
     def addresses(self) -> list[str]:
         """Where it listens, as an operator writes it: `HOST:PORT` with the real port, or `unix:PATH`."""
@@ -163,7 +189,7 @@ class Server:
         self._stopped = Event()
         pool = Pool(self.settings.max_connections) if self.settings.max_connections else None
         for listening in self._listening:
-            listener = Listener(listening.socket, self._serve(self.muxes[listening.address], listening), pool)
+            listener = Listener(listening.socket, self._serve(self._fronts[listening.address], listening), pool)
             self._listeners.append(listener)
             listener.start()
         self._sweeper.start()
@@ -203,6 +229,8 @@ class Server:
             log.warning("%d connections were cut at shutdown", len(self._lines))
             gevent.killall(list(self._lines.values()), timeout=5)
         self._sweeper.stop()
+        if self._proxy is not None:
+            self._proxy.close()
         if self._stopped is not None:
             self._stopped.set()
 
@@ -226,7 +254,7 @@ class Server:
         """Connections that are served right now."""
         return len(self._lines)
 
-    def _serve(self, mux: Mux, listening: Listening) -> Callable[[socket.socket, Address], None]:
+    def _serve(self, front: Handler, listening: Listening) -> Callable[[socket.socket, Address], None]:
         lines = self._lines
         server = None if listening.wildcard else listening.name
 
@@ -240,7 +268,7 @@ class Server:
             line = connection.lifeline
             lines[line] = gevent.getcurrent()
             try:
-                mux(connection)
+                front(connection)
             except GreenletExit:
                 raise
             except (PeerError, ConnectionError, TimeoutError, TLSError) as error:

@@ -1,0 +1,306 @@
+"""One request on its way to where the client wants it, and the response on its way back. An exchange reads from `forward` down.
+
+Bodies pass as they come, both ways: the next block is read when the last one is sent. Nothing of one exchange is left on the upstream
+connection when another may have it: only a response that was read to its end gives it back.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from muxwsgi.errors import Expired, ResponseAborted
+from muxwsgi.http.body import BrokenBody
+from muxwsgi.http.client import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.fields import Fields, RequestPlan, end_to_end
+from muxwsgi.proxy.flow import Head
+from muxwsgi.proxy.hangup import ClientGone, Hangups
+from muxwsgi.proxy.upload import Upload, chunked, pieces_of
+from muxwsgi.proxy.upstreams import Endpoint, Upstreams
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.settings import ProxySettings
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Forwarder", "Incoming", "Outcome"]
+
+log = logging.getLogger("muxwsgi.proxy")
+
+BLOCK = 65536
+
+#: Bodies up to this size are read before the request is sent, so that they leave with the head; larger ones are sent while the response is
+#: waited for.
+SEND_WITH_HEAD = 65536
+
+#: Seconds that a client's `Expect: 100-continue` keeps the body back from a server that does not answer it (RFC 9110 section 10.1.1).
+CONTINUE_TIMEOUT = 1.0
+
+#: Requests that may be sent again when a kept connection turns out to be closed (RFC 9110 section 9.2.2).
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+class Incoming:
+    """A request's body on its way upstream.
+
+    pieces              what it consists of, as it comes; a tuple where it is in memory
+    length, chunked     how it is framed; neither where there is none
+    expects_continue    whether the client waits for 100 before it sends it
+    environ             of the request
+    """
+
+    __slots__ = ("chunked", "environ", "expects_continue", "length", "pieces")
+
+    def __init__(self, environ: dict[str, Any], length: int | None, chunked: bool, pieces: Iterable[bytes]) -> None:
+        self.environ = environ
+        self.length = length
+        self.chunked = chunked
+        self.pieces = pieces
+        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple
+
+    @classmethod
+    def untouched(cls, environ: dict[str, Any]) -> "Incoming":
+        """As the client sends it."""
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            return cls(environ, None, True, pieces_of(environ["wsgi.input"]))
+        text = environ.get("CONTENT_LENGTH")
+        if not text:
+            return cls(environ, None, False, ())
+        length = int(text)
+        return cls(environ, length, False, pieces_of(environ["wsgi.input"]) if length else ())
+
+
+class Outcome:
+    """An upstream's response: its head, and its body as an iterator that is to be closed."""
+
+    __slots__ = ("body", "fields", "head")
+
+    def __init__(self, head: ResponseHead, fields: Fields, body: "ResponseBody") -> None:
+        self.head = head
+        self.fields = fields
+        self.body = body
+
+
+class Forwarder:
+    """Sends requests upstream."""
+
+    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, hangups: Hangups) -> None:
+        self._settings = settings
+        self._upstreams = upstreams
+        self._hangups = hangups
+
+    def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
+        """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
+        via = self._upstreams.way(endpoint, ctx)
+        if via.speaks_http and not endpoint.layers and ctx.dial is None:
+            plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
+            if via.authorization is not None:
+                plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
+
+        # 1. The request, and as much of its body as leaves with the head.
+        plan.chunked = incoming.chunked
+        plan.length = incoming.length
+        try:
+            head, fields = plan.head()
+        except ValueError as error:
+            raise Fault(Phase.SEND, str(error)) from error
+        first = b""
+        streamed = type(incoming.pieces) is not tuple
+        if not streamed or (incoming.length is not None and incoming.length <= SEND_WITH_HEAD and not incoming.expects_continue):
+            streamed = False
+            first = b"".join(incoming.pieces)
+            if incoming.chunked:
+                first = chunked(first)
+        flow = ctx.flow
+        if flow is not None:
+            flow.request = Head((plan.method, f"{endpoint.scheme}://{endpoint.authority}{plan.target}", "HTTP/1.1"), fields)
+            if not streamed:
+                flow.forth.add(first)
+
+        # 2. A connection, and the response's head. A kept connection may have been closed by the server a moment ago: that is no answer,
+        # and the request is sent once more where that can do no harm.
+        may_retry = not streamed and plan.method in _IDEMPOTENT
+        while True:
+            client = self._upstreams.take(endpoint, ctx, via)
+            kept = not client.fresh
+            try:
+                answer, upload = self._ask(client, plan, head + first if first else head, incoming, streamed, ctx)
+                break
+            except BaseException as error:
+                client.close()
+                passing = isinstance(error, OSError) and not isinstance(error, (ClientGone, TimeoutError))
+                if kept and may_retry and passing and not client.answered:
+                    continue
+                raise _fault(error, endpoint) from error
+
+        # 3. Its body follows.
+        if flow is not None:
+            flow.first_byte = flow.now()
+            flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
+        body = ResponseBody(
+            client, upload, ctx, self._hangups, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
+        )
+        return Outcome(answer, end_to_end(answer.fields, keep=self._settings.keep_destination_headers), body)
+
+    def _ask(
+        self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
+    ) -> tuple[ResponseHead, Upload | None]:
+        """Send the request and read the head of the response."""
+        connection = client.connection
+        waiting = self._hangups.waiting
+        upload: Upload | None = None
+        waiting[ctx.connection] = connection
+        try:
+            try:
+                client.send(data, more=streamed)
+            except ConnectionError:
+                pass  # the server may have answered and closed before it had it all: what it said counts more
+            if ctx.flow is not None:
+                ctx.flow.sent = ctx.flow.now()
+            if streamed:
+                trailers = incoming.environ.get("muxwsgi.trailers", {})
+                upload = Upload(incoming.pieces, trailers, client, incoming.chunked, ctx.flow)
+                upload.start(CONTINUE_TIMEOUT if incoming.expects_continue else 0.0)
+            return client.receive(plan.method, self._pass_interim(incoming, upload)), upload
+        except BaseException:
+            waiting.pop(ctx.connection, None)
+            if upload is not None:
+                upload.stop()
+            raise
+
+    def _pass_interim(self, incoming: Incoming, upload: Upload | None) -> Callable[[ResponseHead], None]:
+        """What is done with a 1xx: 100 lets the body go, any other goes on to the client."""
+
+        def on_interim(head: ResponseHead) -> None:
+            if head.status == 100:
+                if upload is not None:
+                    upload.start()
+                return
+            try:
+                incoming.environ["muxwsgi.response"].informational(head.status, head.reason, end_to_end(head.fields))
+            except ValueError as error:
+                raise BrokenResponse(f"interim response: {error}") from error
+
+        return on_interim
+
+
+def _fault(error: BaseException, endpoint: Endpoint) -> BaseException:
+    """What the exchange fails with, for what `_ask` raised."""
+    if isinstance(error, (ClientGone, ResponseAborted)) or not isinstance(error, OSError):
+        return error
+    if isinstance(error, NoResponse):
+        return Fault(Phase.HEAD, f"{endpoint.authority}: the connection was closed without a response")
+    if isinstance(error, BrokenResponse):
+        return Fault(Phase.HEAD, f"{endpoint.authority}: {error.reason}")
+    if isinstance(error, TimeoutError):
+        return Fault(Phase.TIMEOUT, f"{endpoint.authority}: no response in time")
+    return Fault(Phase.HEAD, f"{endpoint.authority}: the connection broke before the response was there: {error.strerror or error}")
+
+
+class ResponseBody:
+    """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
+
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "on_end")
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        upload: Upload | None,
+        ctx: "Context",
+        hangups: Hangups,
+        give_back: Callable[[], None],
+        switched: bool,
+    ) -> None:
+        """`switched` says that no HTTP follows the head, so that there is nothing to give back."""
+        self._client = client
+        self._upload = upload
+        self._ctx = ctx
+        self._hangups = hangups
+        self._give_back = give_back
+        self._done = False
+        self._first = b""
+        #: Called once with what broke it, None where it was whole.
+        self.on_end: Callable[[str | None], None] | None = None
+        if client.body.done and not switched:
+            self._finish()
+
+    def __iter__(self) -> "ResponseBody":
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.read()
+        if not block:
+            raise StopIteration
+        return block
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it has been given out."""
+        return self._done
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would return at once."""
+        return self._done or self._client.body.ready
+
+    @property
+    def trailers(self) -> list[tuple[str, str]]:
+        """The trailer fields, once it is done."""
+        return list(self._client.body.trailers.items())
+
+    def read(self) -> bytes:
+        """The next bytes as they come; b"" at the end. Raises `ResponseAborted` where it breaks off."""
+        if self._first:
+            block, self._first = self._first, b""
+            return block
+        if self._done:
+            return b""
+        try:
+            block = self._client.body.read_some(BLOCK)
+        except (BrokenBody, OSError) as error:
+            reason = "no byte in time" if isinstance(error, Expired) else str(error)
+            self._end(reason)
+            raise ResponseAborted(f"the upstream's body broke off: {reason}") from error
+        if self._ctx.flow is not None:
+            self._ctx.flow.back.add(block)
+        if self._client.body.done:
+            self._finish()
+        return block
+
+    def close(self) -> None:
+        """Called by the engine in any case."""
+        if not self._done:
+            self._end("the client went away")
+
+    def put_back(self, block: bytes) -> None:
+        """Give `block`, which was read already, out first."""
+        self._first = block
+
+    def take_over(self) -> "Connection":
+        """The upstream connection, which speaks another protocol from here on (101). It is the caller's to close."""
+        self._done = True
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None:
+            self._upload.stop()
+        return self._client.take_over()
+
+    def _finish(self) -> None:
+        self._done = True
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None and not self._upload.complete:
+            self._upload.stop()
+            self._client.close()
+        else:
+            self._give_back()
+        if self.on_end is not None:
+            self.on_end(None)
+
+    def _end(self, reason: str) -> None:
+        self._done = True
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None:
+            self._upload.stop()
+        self._client.close()
+        if self.on_end is not None:
+            self.on_end(reason)
+

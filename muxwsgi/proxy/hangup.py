@@ -1,0 +1,70 @@
+"""`Hangups`: notices clients that go away while the proxy waits for an upstream on their behalf.
+
+Who waits for an upstream does not read from the client, so that nobody would tell. About once a second the descriptors of all waiting
+clients are polled, which costs nothing per exchange. A reset counts at once. An end of the client's sending direction alone may be a
+half-close by a client that still reads, which TCP cannot tell from a close: it counts after a while.
+"""
+
+import select
+from time import monotonic
+
+import gevent
+
+from muxwsgi.wire.connection import Connection
+
+__all__ = ["ClientGone", "Hangups"]
+
+#: Seconds between two looks.
+INTERVAL = 1.0
+
+#: Seconds that an exchange goes on whose client has ended its sending direction.
+HALF_CLOSED_AT_MOST = 10.0
+
+
+class ClientGone(ConnectionAbortedError):
+    """The client for whom somebody waits has left."""
+
+
+class Hangups:
+    """Pairs of a client and the upstream connection that is waited on for it: add one to `waiting`, and take it out again."""
+
+    def __init__(self) -> None:
+        #: client -> upstream
+        self.waiting: dict[Connection, Connection] = {}
+        self._half_closed: dict[Connection, float] = {}
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> None:
+        """Look from now on. Idempotent."""
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Look no more. Idempotent."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(INTERVAL)
+            self.look(monotonic())
+
+    def look(self, now: float) -> None:
+        """Make the waits fail whose clients are gone. `now` is `time.monotonic()`."""
+        by_descriptor: dict[int, Connection] = {}
+        poll = select.poll()
+        for client in self.waiting:
+            descriptor = client.fileno()
+            if descriptor >= 0:
+                by_descriptor[descriptor] = client
+                poll.register(descriptor, select.POLLRDHUP)
+        half_closed = {}
+        for descriptor, events in poll.poll(0):
+            client = by_descriptor[descriptor]
+            since = self._half_closed.get(client, now)
+            if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) or now - since >= HALF_CLOSED_AT_MOST:
+                self.waiting[client].lifeline.fail(ClientGone("the client went away"))
+            else:
+                half_closed[client] = since
+        self._half_closed = half_closed

@@ -1,0 +1,369 @@
+"""`Proxy`: the forward proxy, a WSGI application.
+
+    proxy = Proxy()
+
+    @proxy.on_request(req_host_is("ads.example"))
+    def no_ads(request, ctx):
+        return Response("no", 403)
+
+    proxy.on_connect().mitm()
+
+Every way in ends in one of two methods. A request (to a proxy, or inside of a tunnel) goes through `_exchange`: rules, then a mounted
+application or the upstream, then rules again. A tunnel (CONNECT, SOCKS, transparent) goes through `enter`: rules, then what they decided.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import werkzeug.wrappers
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
+from muxwsgi.mux.route import Route
+from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted
+from muxwsgi.proxy.actions import Accept, Action, Hijack, Mitm, Reject
+from muxwsgi.proxy.authority import Authority
+from muxwsgi.proxy.context import Context, Door, Layer
+from muxwsgi.proxy.dial import Dialer, DialSettings
+from muxwsgi.proxy.door import Reply
+from muxwsgi.proxy.exchange import Exchanges, error_response
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.flow import FlowSink
+from muxwsgi.proxy.forward import Forwarder
+from muxwsgi.proxy.front_page import FrontPage
+from muxwsgi.proxy.guard import Guard
+from muxwsgi.proxy.hangup import Hangups
+from muxwsgi.proxy.key_log import KeyLog
+from muxwsgi.proxy.leaf_context import LeafContext
+from muxwsgi.proxy.leaves import Leaves
+from muxwsgi.proxy.message import to_wsgi
+from muxwsgi.proxy.passthrough import PassThrough
+from muxwsgi.proxy.place import split_host_port
+from muxwsgi.proxy.pool import Pool
+from muxwsgi.proxy.recorder import Recorder, address_text
+from muxwsgi.proxy.resolve import Resolver, system_resolver
+from muxwsgi.proxy.rules import Rules
+from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.proxy.socks import SocksDoor
+from muxwsgi.proxy.transparent import TransparentDoor, Way
+from muxwsgi.proxy.tunnel import Tunnels
+from muxwsgi.proxy.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+from muxwsgi.proxy.upstreams import Endpoint, Upstreams
+from muxwsgi.settings import CertificateFiles, HTTPSettings
+from muxwsgi.wire.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Address, Connection
+
+__all__ = ["Proxy"]
+
+log = logging.getLogger("muxwsgi.proxy")
+
+#: Seconds between two looks at the upstream connections that are kept.
+PRUNE_INTERVAL = 5.0
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+
+#: What the client of a CONNECT is told when its tunnel stands.
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+class Rejected(Fault):
+    """A rule refuses the tunnel, with `response` or without a word of its own."""
+
+    def __init__(self, response: werkzeug.wrappers.Response | None) -> None:
+        super().__init__(Phase.POLICY, "a rule refuses this destination")
+        self.response = response
+
+
+class Proxy(Rules):
+    """A WSGI application that passes requests on, and takes tunnels over. Served by muxwsgi alone: tunnels need its connections.
+
+    The rules are those of `Rules`. `wsgi_app` is what answers requests: middleware is put around it, as one does with Flask
+    (`proxy.wsgi_app = Middleware(proxy.wsgi_app)`), and sees the requests inside of tunnels too.
+
+    Attributes:
+        settings: as given.
+        access: who may use the proxy.
+        passthrough: the hosts whose TLS is not looked into, and what was learned of them.
+        pool: the upstream connections that are kept.
+    """
+
+    def __init__(
+        self,
+        settings: ProxySettings | None = None,
+        *,
+        access: Access | None = None,
+        authority: Authority | None = None,
+        certificates: Mapping[str, CertificateFiles] | None = None,
+        hijackers: Iterable[Route] = (),
+        upstreams: UpstreamChoice | None = None,
+        resolver: Resolver = system_resolver,
+        dialing: DialSettings | None = None,
+        allow_private: bool = False,
+        allow_networks: Iterable[str] = (),
+        key_log: KeyLog | None = None,
+        sinks: Iterable[FlowSink] = (),
+        direct_hosts: Iterable[str] = (),
+        nonproxy: WSGIApplication | None = None,
+    ) -> None:
+        """
+        access          who may use it; None for anybody on this machine, and nobody elsewhere
+        authority       mints the leaves; None for the one in `settings.ca_folder`, read when it is first needed
+        certificates    own certificates by host, shown instead of minted ones
+        hijackers       routes for protocols inside of tunnels, beside those of the server that the proxy runs in
+        upstreams       which further proxy to go through; None as HTTPS_PROXY, NO_PROXY and the like say
+        resolver        (host, port) -> addresses
+        dialing         how connections are made; None for the built-in deadlines
+        allow_private, allow_networks   where clients may go beyond public addresses, see `Guard`
+        key_log         where TLS secrets are written, for Wireshark
+        sinks           get a `Flow` of each exchange and each relayed stream
+        direct_hosts    that the PAC file sends past the proxy
+        nonproxy        answers requests that are meant for the proxy itself; None for a page with the PAC file and the CA
+
+        Raises `OperatorError`.
+        """
+        super().__init__()
+        self.settings = settings = settings or ProxySettings()
+        self.access = access or Access()
+        self.passthrough = PassThrough(settings.passthrough, learn_after=settings.learn_after or None)
+        self.pool = Pool(settings.max_idle, settings.max_idle_per_host, settings.idle_timeout)
+        self.wsgi_app: WSGIApplication = self._serve
+        self._authority = authority
+        self._certificates = certificates
+        self._key_log = key_log
+        self._leaves: LeafContext | None = None
+        self._addresses: Callable[[], list[tuple[str, int]]] = list
+        self._sweeper = Sweeper()
+        self._hangups = Hangups()
+        self._pruning: gevent.Greenlet[..., None] | None = None
+        self._recorder = Recorder(sinks, settings.capture_limit)
+        choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
+        guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
+        dialing = dialing or DialSettings(connect_timeout=settings.connect_timeout)
+        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool)
+        forwarder = Forwarder(settings, self._upstreams, self._hangups)
+        self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
+        self._hijackers = tuple(hijackers)
+        #: Serves HTTP inside of tunnels.
+        self.engine = HTTP1(self, HTTPSettings(server_header=""))
+        self._tunnels = self._make_tunnels(())
+        self._nonproxy = nonproxy or FrontPage(direct=tuple(direct_hosts), ca=self._ca_certificate)
+
+    # In a server
+
+    def front_routes(self) -> list[Route]:
+        """What is asked beside HTTP of connections to the proxy: SOCKS."""
+        return SocksDoor(self.access, self._open, self.settings.handshake_timeout).routes()
+
+    def transparent_door(self, way: Way, listening: "Address") -> Callable[["Connection"], None]:
+        """A handler for the connections that the kernel brings to a bind that listens at `listening` (`getsockname`)."""
+        return TransparentDoor(self.access, self._open, way, listening)
+
+    def check(self, address: Any, *, transparent: bool) -> None:
+        """Whether the proxy may be served at `address`, as `getsockname` has it. Raises `OperatorError` where it would be open to all."""
+        self.access.check_bind(address, can_ask=not transparent)
+        if self.looks_inside:
+            self._leaf_context()
+
+    def serve_in(
+        self,
+        http: HTTPSettings,
+        routes: Iterable[Route],
+        addresses: Callable[[], list[tuple[str, int]]],
+        on_exchange: OnExchange | None,
+    ) -> None:
+        """What the server says that the proxy runs in: its HTTP settings, its hijackers, where it listens, its access log."""
+        self.engine = HTTP1(self, replace(http, server_header=""), on_exchange=on_exchange)
+        self._addresses = addresses
+        self._tunnels = self._make_tunnels(routes)
+
+    def close(self) -> None:
+        """Close what is kept open for later. For the end of the server."""
+        self._upstreams.close()
+        self._hangups.stop()
+        self._sweeper.stop()
+        if self._pruning is not None:
+            self._pruning.kill()
+            self._pruning = None
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether a tunnel may be looked into, so that a CA is needed."""
+        if self.settings.default_action == "mitm":
+            return True
+        return any(isinstance(getattr(rule.function, "action", None), Mitm) for rule in self._connect)
+
+    def _make_tunnels(self, routes: Iterable[Route]) -> Tunnels:
+        own = {route.name for route in self._hijackers}
+        hijackers = [*self._hijackers, *(route for route in routes if route.name not in own)]
+        return Tunnels(
+            self.settings, self, self._upstreams, self._recorder, self.engine, self._leaf_context, self.passthrough, hijackers
+        )
+
+    def _start(self) -> None:
+        if self._pruning is None:
+            self._pruning = gevent.spawn(self._prune)
+            self._sweeper.start()
+            self._hangups.start()
+
+    def _prune(self) -> None:
+        while True:
+            gevent.sleep(PRUNE_INTERVAL)
+            self.pool.prune()
+
+    def _leaf_context(self) -> LeafContext:
+        if self._leaves is None:
+            if self._authority is None:
+                self._authority = Authority.load(None if self.settings.ca_folder is None else Path(self.settings.ca_folder))
+            self._leaves = LeafContext(
+                Leaves(self._authority), alpn=self._tunnels.mux.alpn, own=self._certificates, key_log=self._key_log
+            )
+        return self._leaves
+
+    def _ca_certificate(self) -> bytes | None:
+        try:
+            self._leaf_context()
+        except OperatorError:
+            return None
+        assert self._authority is not None
+        return self._authority.certificate.public_bytes(Encoding.PEM)
+
+    # Requests
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self.wsgi_app(environ, start_response)
+
+    def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self._pruning is None:
+            self._start()
+        connection: "Connection" = environ["muxwsgi.connection"]
+        tunnel: Context | None = connection.tunnel
+        if environ["REQUEST_METHOD"] == "CONNECT":
+            return self._serve_connect(environ, start_response, connection, tunnel)
+
+        # 1. Inside of a tunnel it is known where requests go.
+        if tunnel is not None:
+            assert tunnel.destination is not None
+            ctx = Context(connection, tunnel.door, tunnel.destination, tunnel)
+            return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, tunnel.layers))
+
+        # 2. Outside, the target says so; without one the request is for the proxy itself.
+        target: str = environ["RAW_URI"]
+        if target[:1] == "/" or target == "*":
+            return self._nonproxy(environ, start_response)
+        try:
+            connection.identity = self.access.identify(connection, environ.get("HTTP_PROXY_AUTHORIZATION"))
+        except (NotAdmitted, CredentialsWanted) as refusal:
+            return _refuse(start_response, refusal)
+        secure = target[:5].lower() == "https"
+        host, port = split_host_port(environ["HTTP_HOST"])
+        ctx = Context(connection, "http", (host, port or (443 if secure else 80)))
+        layers = (Layer(host, ("http/1.1",)),) if secure else ()
+        assert ctx.destination is not None
+        return self._exchanges.serve(environ, start_response, ctx, Endpoint(*ctx.destination, layers))
+
+    # Tunnels
+
+    def _serve_connect(
+        self, environ: Environ, start_response: StartResponse, connection: "Connection", tunnel: Context | None
+    ) -> Iterable[bytes]:
+        """CONNECT (RFC 9110 section 9.3.6)."""
+        if tunnel is None:
+            try:
+                connection.identity = self.access.identify(connection, environ.get("HTTP_PROXY_AUTHORIZATION"))
+            except (NotAdmitted, CredentialsWanted) as refusal:
+                return _refuse(start_response, refusal)
+        host, port = split_host_port(environ["RAW_URI"])
+        assert port is not None  # the engine has looked
+        ctx = Context(connection, "connect", (host, port), tunnel)
+        if tunnel is not None and tunnel.destination is not None:
+            # The client takes whom it is connected to for a proxy: the tunnel goes on through that one.
+            ctx.upstream = UpstreamProxy("https" if tunnel.layers else "http", *tunnel.destination, trusted=False)
+
+        def established() -> "Connection":
+            taken: "Connection" = environ["muxwsgi.hijack"]()
+            taken.sendall(ESTABLISHED)
+            return taken
+
+        try:
+            self._enter(ctx, established)
+        except Fault as fault:
+            given = fault.response if isinstance(fault, Rejected) else None
+            response = given or self.error(fault, ctx) or error_response(fault)
+            status, fields, pieces = to_wsgi(response, "GET")
+            start_response(status, fields)
+            return pieces
+        return ()
+
+    def _open(self, connection: "Connection", door: Door, destination: tuple[str, int], reply: Reply) -> None:
+        self._start()
+        ctx = Context(connection, door, destination)
+
+        def established() -> "Connection":
+            reply(None)
+            return connection
+
+        try:
+            self._enter(ctx, established)
+        except Fault as fault:
+            reply(fault)
+
+    def _enter(self, ctx: Context, established: Callable[[], "Connection"]) -> None:
+        """Decide about a tunnel and serve it to its end. Raises `Fault` where there is none: `established` was not called then."""
+        assert ctx.destination is not None
+        said, goes_to = self.connect(address_text(ctx.destination), ctx)
+        if goes_to != address_text(ctx.destination):
+            host, port = split_host_port(goes_to)
+            assert port is not None  # `Rules` has looked
+            ctx.destination = (host, port)
+        action: Action = said or (Mitm() if self.settings.default_action == "mitm" else Accept())
+        ctx.action = action
+        match action:
+            case Reject(response):
+                self._record_refusal(ctx, "a rule refuses this destination")
+                raise Rejected(response)
+            case Accept():
+                # The upstream comes first: the client is told what is wrong with it while it still can be.
+                flow = self._recorder.begin("raw", ctx, ctx.connection)
+                try:
+                    upstream = self._upstreams.stream(Endpoint(*ctx.destination), ctx)
+                except Fault as fault:
+                    self._recorder.end(flow, ctx, fault.reason)
+                    raise
+                try:
+                    connection = self._in_tunnel(established(), ctx)
+                except BaseException as error:
+                    upstream.finish()
+                    self._recorder.end(flow, ctx, repr(error))
+                    raise
+                self._tunnels.relay_to(connection, upstream, ctx, flow)
+            case Mitm():
+                self._tunnels.look(self._in_tunnel(established(), ctx), ctx, action)
+            case Hijack(handler):
+                handler(self._in_tunnel(established(), ctx), ctx)
+
+    def _in_tunnel(self, connection: "Connection", ctx: Context) -> "Connection":
+        connection.tunnel = ctx
+        connection.destination = ctx.destination
+        ctx.connection = connection
+        return connection
+
+    def _record_refusal(self, ctx: Context, reason: str) -> None:
+        self._recorder.end(self._recorder.begin("connect", ctx, ctx.connection), ctx, reason)
+
+
+def _refuse(start_response: StartResponse, refusal: NotAdmitted | CredentialsWanted) -> Iterable[bytes]:
+    text = f"{refusal.reason}\n".encode()
+    phrase = HTTPStatus(refusal.status).phrase
+    start_response(f"{refusal.status} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields])
+    return [text]

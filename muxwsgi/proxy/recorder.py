@@ -1,0 +1,101 @@
+"""`Recorder`: makes flows while somebody listens, and nothing while nobody does."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from muxwsgi.proxy.flow import Flow, FlowSink, Kind, TLSSide
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.wire.connection import Address, Connection
+
+__all__ = ["Recorded", "Recorder"]
+
+
+class Recorder:
+    """Begins and ends flows. `sinks` get each flow when it has ended."""
+
+    def __init__(self, sinks: Iterable[FlowSink], capture_limit: int) -> None:
+        self.sinks = list(sinks)
+        self._capture_limit = capture_limit
+
+    def begin(self, kind: Kind, ctx: "Context", connection: "Connection") -> Flow | None:
+        """A flow for what begins now, as `ctx.flow`; None where nobody listens."""
+        if not self.sinks:
+            return None
+        ctx.flow = flow = Flow(
+            kind,
+            address_text(connection.client),
+            address_text(connection.server),
+            ctx.door,
+            ctx.session,
+            connection.id,
+            self._capture_limit,
+            tunnel=None if ctx.tunnel is None else ctx.tunnel.session,
+            destination=None if ctx.destination is None else address_text(ctx.destination),
+            identity=ctx.identity,
+        )
+        if connection.tls is not None:
+            said = ctx.tls
+            flow.client_tls = TLSSide(
+                version=connection.tls.version,
+                cipher=connection.tls.cipher,
+                sni=connection.tls.sni,
+                alpn=connection.tls.alpn,
+                ja3=None if said is None else said.ja3,
+                ja4=None if said is None else said.ja4,
+            )
+        return flow
+
+    def end(self, flow: Flow | None, ctx: "Context", error: str | None) -> None:
+        """It has ended, whole or by `error`. Called once for each flow that was begun."""
+        if flow is None:
+            return
+        flow.ended = flow.now()
+        flow.error = error
+        flow.trace = list(ctx.connection.trace)
+        for sink in self.sinks:
+            sink(flow)
+
+
+class Recorded:
+    """The body of a response that did not come from an upstream, on its way into a flow."""
+
+    __slots__ = ("_body", "_ctx", "_flow", "_iterator", "_recorder", "_whole")
+
+    def __init__(self, body: Iterable[bytes], flow: Flow, ctx: "Context", recorder: Recorder) -> None:
+        self._body = body
+        self._iterator: Iterator[bytes] = iter(body)
+        self._flow = flow
+        self._ctx = ctx
+        self._recorder = recorder
+        self._whole = False
+
+    def __iter__(self) -> "Recorded":
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            block = next(self._iterator)
+        except StopIteration:
+            self._whole = True
+            raise
+        self._flow.back.add(block)
+        return block
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._recorder.end(self._flow, self._ctx, None if self._whole else "the client went away")
+
+
+def address_text(address: "Address") -> str:
+    """host:port, with an IPv6 address in brackets; the path of a unix socket."""
+    match address:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            return f"unix:{address}"

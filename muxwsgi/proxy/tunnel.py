@@ -1,0 +1,202 @@
+"""What runs inside of tunnels. One inner `Mux` serves all tunnels of a proxy, and asks again behind each layer of TLS:
+
+    the tunnel's first bytes -+-> TLS: a leaf for the server name, the handshake, and the same question at the decrypted bytes
+                              +-> HTTP/1: the proxy's own WSGI application, rules and all
+                              +-> a hijacker's protocol: that hijacker, which finds `connection.destination` and `connection.tunnel`
+                              +-> anything else, or silence: relayed to the destination, encrypted again where it came encrypted
+
+Nothing here looks at a port number.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from muxwsgi.errors import Expired, HandshakeError, PeerError
+from muxwsgi.http.h1 import HTTP1
+from muxwsgi.mux import client_hello, matchers
+from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.mux import Mux
+from muxwsgi.mux.route import Route
+from muxwsgi.proxy.actions import CONTINUE, Mitm, Refused
+from muxwsgi.proxy.context import ClientTLS, Context, Layer
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.fingerprint import ja3, ja4
+from muxwsgi.proxy.flow import Flow
+from muxwsgi.proxy.inspected import relay_inspected
+from muxwsgi.proxy.leaf_context import LeafContext
+from muxwsgi.proxy.leaves import MintingFailed
+from muxwsgi.proxy.passthrough import PassThrough
+from muxwsgi.proxy.recorder import Recorder
+from muxwsgi.proxy.rules import Rules
+from muxwsgi.proxy.upstreams import Endpoint, Upstreams
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.settings import ProxySettings
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Tunnels"]
+
+log = logging.getLogger("muxwsgi.proxy")
+
+#: Asked first: the six bytes that begin a ClientHello are nobody else's.
+TLS_FIRST = 1 << 30
+
+
+class Tunnels:
+    """Serves the inside of tunnels, whose connections have a `Context` as `connection.tunnel`."""
+
+    def __init__(
+        self,
+        settings: "ProxySettings",
+        rules: Rules,
+        upstreams: Upstreams,
+        recorder: Recorder,
+        engine: HTTP1,
+        leaves: Callable[[], LeafContext],
+        passthrough: PassThrough,
+        hijackers: Iterable[Route],
+    ) -> None:
+        """`leaves` makes the context to serve TLS with when it is first needed. It may raise `OperatorError`, which ends the connection."""
+        self._settings = settings
+        self._rules = rules
+        self._upstreams = upstreams
+        self._recorder = recorder
+        self._leaves = leaves
+        self._passthrough = passthrough
+        relayed = Route("relay", matchers.never, self.relay)
+        self.mux = Mux(
+            [
+                Route("tls", matchers.tls, self._serve_tls, priority=TLS_FIRST),
+                Route("http", matchers.http1, engine, alpn=("http/1.1",)),
+                *hijackers,
+            ],
+            name="tunnel",
+            fallback=relayed,
+            silence=relayed,
+            sniff_timeout=settings.sniff_timeout,
+        )
+
+    def look(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
+        """Serve what runs in the tunnel, with TLS taken off."""
+        ctx.action = action
+        if action.before is not None and action.before(connection, ctx) is not CONTINUE:
+            return
+        self.mux(connection)
+
+    # TLS
+
+    def _serve_tls(self, connection: "Connection") -> None:
+        """The server's side of TLS, in the name of whom the client wanted. Raises `HandshakeError` and what happens inside."""
+        ctx: Context = connection.tunnel
+        assert ctx.destination is not None  # there is no tunnel to nowhere
+        host = ctx.destination[0]
+
+        # 1. Whom does the client want?
+        connection.deadline = monotonic() + self._settings.handshake_timeout
+        hello = _client_hello(connection)
+        if hello is not None:
+            ctx.tls = ClientTLS(hello.sni, hello.alpn, ja3(hello), ja4(hello))
+        name = (hello.sni if hello is not None else None) or host
+
+        # 2. Some are not looked into.
+        if hello is None or self._passthrough.covers(name) or self._passthrough.covers(host):
+            connection.deadline = math.inf
+            connection.trace.append(f"TLS for {name} is passed through")
+            self.relay(connection)
+            return
+
+        # 3. The handshake, with a leaf that is minted before it.
+        try:
+            like = self._names_of_upstream(ctx, name) if self._settings.mimic else None
+            side = self._leaves().for_host(name, () if name == host else (host,), like)
+        except (ValueError, MintingFailed) as error:
+            raise PeerError(400, f"there is no leaf for {name!r}: {error}") from error
+        try:
+            inside = connection.start_tls(side)
+        except HandshakeError as error:
+            if self._passthrough.rejected(name, str(error)):
+                log.warning("clients do not take our certificate for %s: its TLS is passed through from now on", name)
+            raise
+        inside.deadline = math.inf
+        ctx.connection = inside
+        tls = inside.tls
+        ctx.layers = (*ctx.layers, Layer(name, (tls.alpn,) if tls is not None and tls.alpn else ()))
+        if tls is not None:
+            inside.trace.append(f"{tls.version}, server name {tls.sni or 'none'}, ALPN {tls.alpn or 'none'}")
+
+        # 4. The same question at the decrypted bytes.
+        after = ctx.action.after if isinstance(ctx.action, Mitm) else None
+        if after is not None and after(inside, ctx) is not CONTINUE:
+            return
+        self.mux(inside)
+
+    def _names_of_upstream(self, ctx: Context, name: str) -> x509.Certificate | None:
+        """The certificate of the server, whose names the leaf is to have; None where it cannot be had: then there is nothing to be like."""
+        assert ctx.destination is not None
+        try:
+            upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name))), ctx)
+        except Fault as fault:
+            log.debug("no certificate of %s to take the names of: %s", name, fault)
+            return None
+        certificate = upstream.tls.peer_certificate if upstream.tls is not None else None
+        upstream.finish()
+        return certificate
+
+    # Anything else
+
+    def relay(self, connection: "Connection") -> None:
+        """Carry the bytes to the destination and back, through the chunk hooks."""
+        ctx: Context = connection.tunnel
+        flow = self._recorder.begin("raw", ctx, connection)
+        try:
+            assert ctx.destination is not None
+            upstream = self._upstreams.stream(Endpoint(*ctx.destination, ctx.layers), ctx)
+        except Fault as fault:
+            ctx.error = fault
+            connection.trace.append(f"relay: {fault.reason}")
+            self._recorder.end(flow, ctx, fault.reason)
+            log.debug("%r: %s", connection, fault)
+            return
+        self.relay_to(connection, upstream, ctx, flow)
+
+    def relay_to(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
+        """The same to an `upstream` that is there already, which is closed at the end."""
+        reason: str | None = None
+        try:
+            result = relay_inspected(connection, upstream, ctx, self._rules.chunk_hooks(ctx), self._settings.tunnel_idle_timeout)
+            reason = None if result.error is None else str(result.error)
+            connection.trace.append(f"relayed: {result.forth} bytes there, {result.back} back" + (f", ended by {reason}" if reason else ""))
+        except Refused as refused:
+            reason = str(refused)
+            connection.trace.append(f"relay: refused: {reason}")
+            log.info("%r to %s: refused by a rule: %s", connection, ctx.destination, reason)
+        except BaseException as error:
+            reason = repr(error)
+            raise
+        finally:
+            upstream.finish()
+            self._recorder.end(flow, ctx, reason)
+
+
+def _client_hello(connection: "Connection") -> ClientHello | None:
+    """The ClientHello that the first bytes begin, left in the stream; None where it is none after all: OpenSSL will say why."""
+    seen = 0
+    try:
+        while True:
+            data = connection.peek_beyond(seen, client_hello.MAX_LENGTH)
+            found = client_hello.parse(data)
+            if isinstance(found, ClientHello):
+                return found
+            if found is Match.NO or len(data) <= seen:
+                return None
+            seen = len(data)
+    except Expired:
+        raise PeerError(408, "the ClientHello came too late") from None
+    finally:
+        connection.settle()

@@ -1,0 +1,98 @@
+"""`Upload`: sends a request's body upstream while the response is waited for.
+
+A server may answer before it has read the body (413, or a stream both ways), and one that stops reading must not keep its answer from us.
+So a body that is not in memory has a greenlet of its own.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from muxwsgi.errors import PeerError
+
+if TYPE_CHECKING:
+    from muxwsgi.http.client import ClientConnection
+    from muxwsgi.proxy.flow import Flow
+
+__all__ = ["Upload", "chunked", "pieces_of"]
+
+log = logging.getLogger("muxwsgi.error")
+
+BLOCK = 65536
+
+
+def pieces_of(source: Any) -> Iterator[bytes]:
+    """What `wsgi.input` gives, as it comes."""
+    while piece := source.read1(BLOCK):
+        yield piece
+
+
+def chunked(data: bytes) -> bytes:
+    """A whole body in one chunk (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+
+
+class Upload:
+    """A body on its way. It ends when all is sent, when either side fails, or with `stop`."""
+
+    __slots__ = ("_chunked", "_client", "_flow", "_greenlet", "_pieces", "_trailers", "complete")
+
+    def __init__(
+        self, pieces: Iterable[bytes], trailers: dict[str, str], client: "ClientConnection", chunked: bool, flow: "Flow | None"
+    ) -> None:
+        """`trailers` is filled when `pieces` have been read to their end."""
+        self._pieces = pieces
+        self._trailers = trailers
+        self._client = client
+        self._chunked = chunked
+        self._flow = flow
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+        #: Whether all of it is sent.
+        self.complete = False
+
+    def start(self, after: float = 0.0) -> None:
+        """Send from now on, or at the latest `after` seconds from now. Called again, it starts at once what still waits."""
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn_later(after, self._run) if after else gevent.spawn(self._run)
+        elif not after and not self._greenlet.started:
+            self._greenlet.kill()
+            self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Send no more: what is half sent makes the upstream connection useless."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        pieces = iter(self._pieces)
+        while True:
+            try:
+                piece = next(pieces, b"")
+            except (PeerError, OSError):
+                # The engine has taken note, and answers for it. Whoever waits for the response has nobody to give it to.
+                self._client.close()
+                return
+            except Exception:
+                log.exception("a rule's request body failed")
+                self._client.close()
+                return
+            try:
+                self._send(piece)
+            except OSError:
+                return  # whoever waits for the response will see: it may have come before the end of the body
+            if not piece:
+                self.complete = True
+                return
+            if self._flow is not None:
+                self._flow.forth.add(piece)
+
+    def _send(self, piece: bytes) -> None:
+        if piece:
+            self._client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, more=True)
+        elif self._chunked:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in self._trailers.items())
+            self._client.send(b"0\r\n%b\r\n" % lines.encode("latin-1"))
+        else:
+            self._client.send(b"")

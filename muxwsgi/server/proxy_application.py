@@ -1,0 +1,39 @@
+"""What the server asks of an application that is a proxy: it is more than HTTP, and has to know where it is served."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+from muxwsgi.http.h1 import HTTP1, OnExchange
+from muxwsgi.mux.route import Handler, Route
+from muxwsgi.settings import HTTPSettings, Transparent
+from muxwsgi.wire.connection import Address
+
+__all__ = ["ProxyApplication"]
+
+
+@runtime_checkable
+class ProxyApplication(Protocol):
+    """`muxwsgi.proxy.Proxy` is one. The server knows it by its methods, so that it need not import a proxy to serve an application."""
+
+    engine: HTTP1
+
+    def front_routes(self) -> list[Route]:
+        """What is asked beside HTTP on every bind."""
+
+    def transparent_door(self, way: Transparent, listening: Address) -> Handler:
+        """Who gets all connections of a transparent bind that listens at `listening`."""
+
+    def check(self, address: Address, *, transparent: bool) -> None:
+        """Whether it may be served at `address`. Raises `OperatorError`."""
+
+    def serve_in(
+        self,
+        http: HTTPSettings,
+        routes: Iterable[Route],
+        addresses: Callable[[], list[tuple[str, int]]],
+        on_exchange: OnExchange | None,
+    ) -> None:
+        """Told once, before it serves: the HTTP settings, the hijackers, where we listen, the access log."""
+
+    def close(self) -> None:
+        """The server has stopped."""
