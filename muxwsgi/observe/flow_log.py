@@ -1,0 +1,44 @@
+"""`FlowLog`: the flow log, one JSON object a line. docs/flows.md says what is in it."""
+
+import json
+from collections.abc import Callable, Collection
+
+from muxwsgi.observe.flow_record import SECRET_FIELDS, record_of
+from muxwsgi.observe.flow_spool import FlowSpool
+from muxwsgi.observe.record_file import RecordFile
+from muxwsgi.proxy.flow import Flow
+
+__all__ = ["FlowLog"]
+
+# ASCII alone: what passed through the proxy must not steer the terminal on which somebody reads the log.
+_encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False)
+
+
+class FlowLog(FlowSpool):
+    """A `FlowSink` that writes JSON lines.
+
+    path            "-" is standard output
+    flow_filter     which flows are written (`flow_filter.parse_filter`), None for all
+    redact          names of header fields, in any case, whose values are left out
+    max_bytes       where the file would become larger it is rotated, and `keep` old ones are kept; 0 for no limit
+    max_queued      bytes of flows that may wait for the disk
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        flow_filter: Callable[[Flow], bool] | None = None,
+        redact: Collection[str] = SECRET_FIELDS,
+        max_bytes: int = 0,
+        keep: int = 5,
+        max_queued: int = 64 << 20,
+    ) -> None:
+        """Raises `OperatorError` where the file cannot be opened."""
+        secret = frozenset(name.lower() for name in redact)
+        super().__init__(
+            RecordFile(path, max_bytes=max_bytes, keep=keep),
+            lambda flow: _encoder.encode(record_of(flow, secret)).encode("ascii") + b"\n",
+            flow_filter=flow_filter,
+            max_queued=max_queued,
+        )

@@ -1,0 +1,192 @@
+"""`HARFile`: flows as an HTTP Archive 1.2, which browsers and many tools read. It is valid JSON after each batch, while the proxy runs too.
+
+What the format has no place for stands in fields whose names begin with `_`, as it says itself, and as Chromium does.
+Specification: http://www.softwareishard.com/blog/har-12-spec/
+"""
+
+import base64
+import json
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from muxwsgi import __version__
+from muxwsgi.observe.flow_record import REDACTED, SECRET_FIELDS, flow_url, redacted, side_of, text_of
+from muxwsgi.observe.flow_spool import FlowSpool
+from muxwsgi.observe.record_file import RecordFile
+from muxwsgi.proxy.flow import Captured, Flow
+
+__all__ = ["HARFile", "har_entry"]
+
+_encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False)
+
+_CREATOR = _encoder.encode({"name": "muxwsgi", "version": __version__})
+_HEAD = f'{{"log":{{"version":"1.2","creator":{_CREATOR},"pages":[],"entries":[\n'.encode("ascii")
+_TAIL = b"\n]}}\n"
+
+
+class HARFile(FlowSpool):
+    """A `FlowSink` that writes a HAR file. The arguments are those of `FlowLog`; the path must be that of a file."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        flow_filter: Callable[[Flow], bool] | None = None,
+        redact: Collection[str] = SECRET_FIELDS,
+        max_bytes: int = 0,
+        keep: int = 5,
+        max_queued: int = 64 << 20,
+    ) -> None:
+        """Raises `OperatorError` where the file cannot be opened, or another process has it."""
+        secret = frozenset(name.lower() for name in redact)
+        super().__init__(
+            RecordFile(path, head=_HEAD, separator=b",\n", tail=_TAIL, max_bytes=max_bytes, keep=keep),
+            lambda flow: _encoder.encode(har_entry(flow, secret)).encode("ascii"),
+            flow_filter=flow_filter,
+            max_queued=max_queued,
+        )
+
+
+def har_entry(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, Any]:
+    """One element of `log.entries`. `secret` are names of header fields, in lower case."""
+    timings = _timings(flow)
+    entry: dict[str, Any] = {
+        "startedDateTime": datetime.fromtimestamp(flow.started, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": round(sum(timings[phase] for phase in ("dns", "connect", "send", "wait", "receive") if timings[phase] > 0), 3),
+        "request": _request(flow, secret),
+        "response": _response(flow, secret),
+        "cache": {},
+        "timings": timings,
+        "connection": str(flow.connection),
+        "_id": flow.id,
+        "_session": flow.session,
+        "_door": flow.door,
+        "_client": flow.client,
+        "_resourceType": {"http": "other"}.get(flow.kind, flow.kind),
+    }
+    if flow.address is not None:
+        entry["serverIPAddress"] = flow.address.rpartition(":")[0].strip("[]")
+    if flow.client_tls is not None:
+        entry["_clientTLS"] = side_of(flow.client_tls)
+    if flow.upstream_tls is not None:
+        entry["_upstreamTLS"] = side_of(flow.upstream_tls)
+    for name in ("tunnel", "destination", "identity", "trace", "tags"):
+        if getattr(flow, name):
+            entry[f"_{name}"] = getattr(flow, name)
+    return entry
+
+
+def _timings(flow: Flow) -> dict[str, float]:
+    """Milliseconds of each phase, -1 for what did not happen. They add up to the whole, of which `ssl` is no part of its own: the
+    format counts it in `connect`."""
+    at = 0.0
+
+    def until(mark: float | None) -> float:
+        """From the end of the phase before. One that ended before that, as a response that comes during the request, took no time."""
+        nonlocal at
+        before, at = at, max(at, mark or 0.0)
+        return round((at - before) * 1e3, 3)
+
+    dns = -1.0 if flow.resolved is None else until(flow.resolved)
+    connect = -1.0 if flow.connected is None else until(flow.connected)
+    ssl = -1.0 if flow.secured is None else until(flow.secured)
+    if ssl >= 0:
+        connect = round(max(connect, 0.0) + ssl, 3)
+    return {
+        "blocked": -1.0,
+        "dns": dns,
+        "connect": connect,
+        "ssl": ssl,
+        "send": until(flow.sent),
+        "wait": until(flow.ended if flow.first_byte is None else flow.first_byte),
+        "receive": until(flow.ended),
+    }
+
+
+def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
+    """A raw stream is the CONNECT that would have led to it."""
+    head_fields = redacted(flow.request.fields, secret) if flow.request else []
+    method, _, version = flow.request.line if flow.request else ("CONNECT", "", "")
+    url = flow_url(flow) or f"tcp://{flow.destination or flow.server}"
+    request: dict[str, Any] = {
+        "method": method,
+        "url": url,
+        "httpVersion": version,
+        "cookies": _cookies(value for name, value in head_fields if name.lower() == "cookie"),
+        "headers": _pairs(head_fields),
+        "queryString": _pairs(_query(url)),
+        "headersSize": -1,
+        "bodySize": flow.forth.size,
+    }
+    if flow.forth.size:
+        mime = _value(head_fields, "content-type") or "application/octet-stream"
+        request["postData"] = {"mimeType": mime, "params": [], **_content(flow.forth, "_encoding")}
+    return request
+
+
+def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
+    """Where there is none, what Chromium writes then: status 0, and `_error`."""
+    head_fields = redacted(flow.response.fields, secret) if flow.response else []
+    version, status, reason = flow.response.line if flow.response else ("", "0", "")
+    response: dict[str, Any] = {
+        "status": int(status) if status.isascii() and status.isdigit() else 0,
+        "statusText": reason,
+        "httpVersion": version,
+        "cookies": _cookies_set(value for name, value in head_fields if name.lower() == "set-cookie"),
+        "headers": _pairs(head_fields),
+        "content": {
+            "size": flow.back.size,
+            "mimeType": _value(head_fields, "content-type") or "x-unknown",
+            **(_content(flow.back, "encoding") if flow.back.size else {}),
+        },
+        "redirectURL": _value(head_fields, "location") or "",
+        "headersSize": -1,
+        "bodySize": flow.back.size if flow.response or flow.back.size else -1,
+    }
+    if flow.error is not None:
+        response["_error"] = flow.error
+    return response
+
+
+def _content(captured: Captured, encoding: str) -> dict[str, Any]:
+    """The text of a body; in base64, as `encoding` then says, where it is none."""
+    text = text_of(captured.data, captured.truncated)
+    content = {"text": text} if text is not None else {"text": base64.b64encode(captured.data).decode("ascii"), encoding: "base64"}
+    return content | ({"comment": f"the first {len(captured.data)} of {captured.size} bytes"} if captured.truncated else {})
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in pairs]
+
+
+def _value(head_fields: Iterable[tuple[str, str]], wanted: str) -> str | None:
+    return next((value for name, value in head_fields if name.lower() == wanted), None)
+
+
+def _query(url: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    except ValueError:  # no URL, or more fields than anybody reads
+        return []
+
+
+def _cookies(values: Iterable[str]) -> list[dict[str, Any]]:
+    """The cookies of the Cookie fields."""
+    pairs = (pair.partition("=") for value in values if value != REDACTED for pair in value.split(";"))
+    return [{"name": name.strip(), "value": value.strip()} for name, equals, value in pairs if equals]
+
+
+def _cookies_set(values: Iterable[str]) -> list[dict[str, Any]]:
+    """The cookies of the Set-Cookie fields. `Expires`, in the many spellings that there are, is left to the headers."""
+    found = []
+    for value in values:
+        pair, *attributes = value.split(";")
+        name, equals, text = pair.partition("=")
+        if equals:
+            known = {key.strip().lower(): what.strip() for key, _, what in (attribute.partition("=") for attribute in attributes)}
+            cookie: dict[str, Any] = {"name": name.strip(), "value": text.strip()}
+            cookie |= {key: known[key] for key in ("path", "domain") if key in known}
+            found.append(cookie | {"httpOnly": "httponly" in known, "secure": "secure" in known})
+    return found

@@ -1,0 +1,181 @@
+"""`RecordFile`: records in a file that only its owner may read. All of a batch is written or none of it, and the file is rotated by size.
+
+What it holds is whole after every write, also where the format has a frame around its records (HAR): the new records replace the closing
+brackets, and are followed by them again, in one system call. Everything here waits for the disk: it is called from a thread.
+"""
+
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Sequence
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["RecordFile"]
+
+log = logging.getLogger("muxwsgi.error")
+
+
+class RecordFile:
+    """Records one behind the other (`head` and `tail` empty), or framed by them with `separator` between.
+
+    path        "-" is standard output. What is no regular file (a pipe, a terminal) is written to and never rotated
+    max_bytes   where one more batch would make the file larger than that, it becomes `path.1`, `path.1` becomes `path.2`, and so on;
+                0 for no limit
+    keep        how many of those there may be
+
+    A file made here is 0600 from its first moment. One that was there keeps its mode, with a warning where others can read it; it
+    is continued, or moved to `path.1` where it does not end with `tail`.
+    """
+
+    def __init__(
+        self, path: str, *, head: bytes = b"", separator: bytes = b"", tail: bytes = b"", max_bytes: int = 0, keep: int = 5
+    ) -> None:
+        """Raises `OperatorError` where the file cannot be opened, or is written by another process that needs it for itself."""
+        if max_bytes < 0:
+            raise OperatorError(f"{path}: {max_bytes} is no size to rotate at")
+        if keep < 1:
+            raise OperatorError(f"{path}: rotation keeps at least one old file, not {keep}")
+        self.path = path
+        self.max_bytes = max_bytes
+        self._head, self._separator, self._tail = head, separator, tail
+        self._keep = keep
+        self._fd: int | None = None
+        self._regular = False
+        self._end = 0  # where the next record goes
+        try:
+            self._open()
+        except BlockingIOError:
+            raise OperatorError(f"{path}: another process writes to it") from None
+        except OSError as error:
+            raise OperatorError(f"{path}: {error.strerror}") from error
+
+    def write(self, records: Sequence[bytes]) -> None:
+        """Add them all. Raises `OSError` where they could not be, and then none is in the file."""
+        size = sum(map(len, records)) + len(self._separator) * len(records)
+        if self._fd is not None and self._rotates_before(size):
+            self._rotate()
+        if self._fd is None:
+            self._open()
+        assert self._fd is not None
+        if not self._regular:
+            _write_all(self._fd, b"".join(records))
+            return
+        self._find_end(self._fd)
+        data = self._separator.join(records)
+        if self._end > len(self._head):
+            data = self._separator + data
+        if not self._tail and self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
+            data = b"\n" + data  # whoever wrote here last was killed within a line
+        self._put(self._fd, data)
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now: another one, after somebody moved it. Raises `OSError` or
+        `OperatorError`, and then goes on in the old one.
+        """
+        before = self._fd, self._regular, self._end
+        fd = self._fd
+        if self.path == "-" or (fd is not None and self._has_the_name(fd)):
+            return
+        try:
+            self._open()
+        except (OSError, OperatorError):
+            self._fd, self._regular, self._end = before
+            raise
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def _has_the_name(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _open(self) -> None:
+        if self.path == "-":
+            fd = os.dup(1)
+        else:
+            # Appending as the kernel does it is right also where somebody truncates the file (copytruncate) or writes to it too.
+            mode = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if self._tail else os.O_APPEND)
+            fd = os.open(self.path, mode, 0o600)
+        try:
+            self._begin(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _begin(self, fd: int) -> None:
+        status = os.fstat(fd)
+        self._regular = stat.S_ISREG(status.st_mode) and self.path != "-"
+        if not self._regular:
+            if self._tail:
+                raise OperatorError(f"{self.path}: it is no file that could be sought in")
+        else:
+            if status.st_mode & 0o077:
+                log.warning("%s: others than its owner may read what passed through the proxy (mode %o)", self.path, status.st_mode & 0o777)
+            if self._tail:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if status.st_size and not self._is_ours(fd, status.st_size):
+                    self._shift()
+                    self._open()
+                    os.close(fd)
+                    return
+                self._end = status.st_size - len(self._tail)
+                self._find_end(fd)
+        self._fd = fd
+
+    def _is_ours(self, fd: int, size: int) -> bool:
+        """Whether the file ends as we would have left it: another program's, or one that a crash cut, does not."""
+        frame = len(self._head) + len(self._tail)
+        return size >= frame and os.pread(fd, len(self._tail), size - len(self._tail)) == self._tail
+
+    def _find_end(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        if not self._tail:
+            self._end = size
+        elif size < self._end + len(self._tail) or self._end < len(self._head):  # new, or truncated by somebody
+            self._end = 0
+            os.ftruncate(fd, 0)
+            self._put(fd, self._head)
+
+    def _put(self, fd: int, data: bytes) -> None:
+        """`data` and the tail at the end. On an error the file is as it was before."""
+        if self._tail:
+            os.lseek(fd, self._end, os.SEEK_SET)
+        try:
+            _write_all(fd, data + self._tail)
+        except OSError:
+            if self._end and self._tail:
+                os.pwrite(fd, self._tail, self._end)  # in place of what just was there: that needs no new block
+            os.ftruncate(fd, self._end and self._end + len(self._tail))
+            raise
+        self._end += len(data)
+
+    def _rotates_before(self, size: int) -> bool:
+        if not self.max_bytes or not self._regular or self._fd is None:
+            return False
+        held = os.fstat(self._fd).st_size
+        return held + size > self.max_bytes and held > len(self._head) + len(self._tail)
+
+    def _rotate(self) -> None:
+        self._shift()
+        self.close()
+
+    def _shift(self) -> None:
+        for number in range(self._keep - 1, 0, -1):
+            if os.path.lexists(f"{self.path}.{number}"):
+                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
+        os.replace(self.path, f"{self.path}.1")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # a file takes less than all where the disk is nearly full, and then says why
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,86 @@
+"""Flows to write, read and choose from."""
+
+from hypothesis import strategies as st
+
+from muxwsgi.proxy.flow import Flow, Head, TLSSide
+
+Fields = list[tuple[str, str]]
+
+
+def http_flow(
+    method: str = "GET",
+    url: str = "https://example.com/path?a=1&b=2",
+    status: int | None = 200,
+    *,
+    request_fields: Fields | None = None,
+    response_fields: Fields | None = None,
+    request_body: bytes = b"",
+    response_body: bytes = b"",
+    capture_limit: int = 1 << 20,
+) -> Flow:
+    """One exchange in a tunnel, with everything filled in."""
+    flow = Flow("http", "127.0.0.1:50000", "127.0.0.1:8080", "connect", 7, 3, capture_limit, tunnel=6, destination="example.com:443")
+    flow.address, flow.identity = "192.0.2.1:443", "ann"
+    flow.client_tls = TLSSide(
+        "TLSv1.3", "TLS_AES_128_GCM_SHA256", "example.com", "http/1.1", "0" * 32, "t13d1516h2_8daaf6152771_02713d6af862"
+    )
+    flow.upstream_tls = TLSSide("TLSv1.3", "TLS_AES_256_GCM_SHA384", alpn="http/1.1", peer_certificate="ab" * 32)
+    flow.trace, flow.tags = ["http1: YES"], ["seen"]
+    flow.resolved, flow.connected, flow.secured, flow.sent, flow.first_byte, flow.ended = 0.01, 0.03, 0.06, 0.07, 0.17, 0.2
+    fields = [("Host", "example.com"), ("User-Agent", "test")] if request_fields is None else request_fields
+    flow.request = Head((method, url, "HTTP/1.1"), fields)
+    if status is not None:
+        flow.response = Head(("HTTP/1.1", str(status), "OK"), response_fields or [("Content-Type", "text/plain")])
+    flow.forth.add(request_body)
+    flow.back.add(response_body)
+    return flow
+
+
+def raw_flow(forth: bytes = b"", back: bytes = b"", destination: str = "example.com:22") -> Flow:
+    flow = Flow("raw", "127.0.0.1:50001", "127.0.0.1:8080", "socks5", 8, 4, 1 << 20, destination=destination)
+    flow.forth.add(forth)
+    flow.back.add(back)
+    flow.ended = 1.5
+    return flow
+
+
+latin = st.text(st.characters(max_codepoint=255), max_size=20)
+fields = st.lists(st.tuples(latin, latin), max_size=4)
+seconds = st.none() | st.floats(0, 1e5).map(lambda value: round(value, 6))
+maybe = st.none() | st.text(max_size=12)
+sides = st.none() | st.builds(TLSSide, st.text(max_size=8), st.text(max_size=8), maybe, maybe, maybe, maybe, maybe)
+bodies = st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@st.composite
+def any_flow(draw: st.DrawFn) -> Flow:
+    """Any flow that could end, and some that could not."""
+    flow = Flow(
+        draw(st.sampled_from(["http", "websocket", "raw", "connect"])),
+        draw(st.text(max_size=20)),
+        draw(st.text(max_size=20)),
+        draw(st.sampled_from(["http", "connect", "socks4", "socks5", "redirect", "tproxy"])),
+        draw(st.integers(0, 1 << 60)),
+        draw(st.integers(0, 1 << 60)),
+        draw(st.integers(0, 40)),
+        tunnel=draw(st.none() | st.integers(0, 1 << 60)),
+        destination=draw(maybe),
+        address=draw(maybe),
+        identity=draw(maybe),
+        trace=draw(st.lists(latin, max_size=3)),
+        tags=draw(st.lists(st.text(max_size=9), max_size=3)),
+        client_tls=draw(sides),
+        upstream_tls=draw(sides),
+        reused=draw(st.booleans()),
+        error=draw(maybe),
+    )
+    flow.started = round(flow.started, 6)
+    for mark in ("resolved", "connected", "secured", "sent", "first_byte", "ended"):
+        setattr(flow, mark, draw(seconds))
+    if draw(st.booleans()):
+        flow.request = Head((draw(latin), draw(latin | st.just("http://h/x")), draw(latin)), draw(fields))
+    if draw(st.booleans()):
+        flow.response = Head((draw(latin), str(draw(st.integers(100, 999))), draw(latin)), draw(fields))
+    flow.forth.add(draw(bodies))
+    flow.back.add(draw(bodies))
+    return flow
