@@ -19,16 +19,11 @@ from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.access import Access, NotAdmitted, decode_credentials
 from muxwsgi.proxy.context import Door
+from muxwsgi.proxy.door import Open
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.connection import Connection
 
-__all__ = ["Open", "Reply", "SocksDoor", "socks4", "socks5"]
-
-#: Tells the client that its tunnel stands (None), or why not. Called once, before the first byte of the tunnel.
-Reply = Callable[[Fault | None], None]
-
-#: (connection, door, (host, port), reply): opens the tunnel and serves it until it ends.
-Open = Callable[[Connection, Door, tuple[str, int], Reply], None]
+__all__ = ["SocksDoor", "socks4", "socks5"]
 
 NO_AUTHENTICATION, USER_AND_PASSWORD, NONE_ACCEPTABLE = 0x00, 0x02, 0xFF
 CONNECT, BIND = 1, 2

@@ -11,10 +11,12 @@ import pytest
 from muxwsgi import Server
 from muxwsgi.proxy.access import Access
 from muxwsgi.proxy.context import Door
+from muxwsgi.proxy.door import Reply
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.socks import Reply, SocksDoor
+from muxwsgi.proxy.socks import SocksDoor
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay import relay
+from tests.proxy.doors.netns import Lab
 
 
 def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -88,3 +90,10 @@ def patience() -> Iterator[None]:
     """No test waits for ever."""
     with gevent.Timeout(60):
         yield
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A client, a router and a server on a network of their own."""
+    with Lab() as lab:
+        yield lab
