@@ -118,7 +118,7 @@ class _Brotli:
             if stream.is_finished():
                 self.complete = True
                 return
-            if stream.can_accept_more_data():
+            if stream.can_accept_more_data() and len(piece) < STEP:
                 return
 
 

@@ -36,7 +36,7 @@ class PieceFile(io.RawIOBase):
 
 def pieces_of(file: Any) -> Iterator[bytes]:
     """A file as it comes: without waiting for a block to fill where the file can do that."""
-    read = getattr(file, "read1", file.read)
+    read = file.read1 if hasattr(file, "read1") else file.read
     while piece := read(BLOCK):
         yield piece
 

@@ -89,8 +89,9 @@ class Request(werkzeug.wrappers.Request):
         buffer_limit: int = BUFFER_LIMIT,
     ) -> None:
         """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
-        target = environ.get("RAW_URI")
-        if target is None:  # under a server that does not give it
+        if "muxwsgi.head" in environ:
+            target = environ["RAW_URI"]
+        else:  # other servers, and werkzeug's test client, may have decoded it
             path = cast(str, environ.get("SCRIPT_NAME", "")) + cast(str, environ.get("PATH_INFO", ""))
             query = environ.get("QUERY_STRING")
             target = quote(path.encode("latin-1")) + (f"?{query}" if query else "")

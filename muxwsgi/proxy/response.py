@@ -65,7 +65,10 @@ class Response(werkzeug.wrappers.Response):
     def set_data(self, value: bytes | str) -> None:
         """Give the response another body, without any encoding; Content-Length says its size."""
         data = value.encode() if isinstance(value, str) else bytes(value)
-        self._replace([data])
+        if "response" in self.__dict__:
+            self._replace([data])
+        else:  # werkzeug's constructor gives it its first body, whose fields are the caller's
+            self.response = [data]
         self.headers["Content-Length"] = str(len(data))
 
     def set_stream(self, pieces: Iterable[bytes]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.websocket import Frame
 
 __all__ = [
+    "Always",
     "ChunkFunction",
     "ConnectFunction",
     "ErrorFunction",
@@ -88,6 +89,16 @@ class Rule(Generic[Function]):
         return all(each.reads_response or each.request(request, ctx) for each in self.conditions)
 
 
+@dataclass(frozen=True, slots=True)
+class Always:
+    """A connect function that knows what it will say: so it can be seen beforehand whether a proxy will need a CA."""
+
+    action: Action
+
+    def __call__(self, host: str, ctx: Context) -> Action:
+        return self.action
+
+
 class Sentence(Generic[Function]):
     """`.do(function)` ends it, and gives the function back."""
 
@@ -150,7 +161,7 @@ class OnConnect(Sentence[ConnectFunction]):
         return tuple(each.connect for each in self._conditions)
 
     def _always(self, action: Action) -> None:
-        self._add(Rule(self._conditions, self._tests(), lambda host, ctx: action))
+        self._add(Rule(self._conditions, self._tests(), Always(action)))
 
     def accept(self) -> None:
         """Relay these tunnels without a look inside."""
