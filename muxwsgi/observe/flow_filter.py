@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.observe.flow_content import content_of
 from muxwsgi.observe.flow_record import flow_host, flow_url
 from muxwsgi.proxy.flow import Flow, Head
 
@@ -55,10 +56,10 @@ def _hosts(flow: Flow) -> list[str]:
 
 
 #: Operators with a regex, and the texts that it is searched in: one that fits is enough. Of bodies, what was kept of them.
-_SEARCHED: dict[str, Callable[[Flow], Iterable[str | bytearray]]] = {
-    "~b": lambda flow: [flow.forth.data, flow.back.data],
-    "~bq": lambda flow: [flow.forth.data],
-    "~bs": lambda flow: [flow.back.data],
+_SEARCHED: dict[str, Callable[[Flow], Iterable[str | bytes | bytearray]]] = {
+    "~b": lambda flow: (content_of(*side)[0] for side in ((flow.forth, flow.request), (flow.back, flow.response))),
+    "~bq": lambda flow: [content_of(flow.forth, flow.request)[0]],
+    "~bs": lambda flow: [content_of(flow.back, flow.response)[0]],
     "~d": _hosts,
     "~door": lambda flow: [flow.door],
     "~dst": lambda flow: _texts(flow.destination, flow.address),

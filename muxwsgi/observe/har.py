@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from muxwsgi import __version__
+from muxwsgi.observe.flow_content import content_of
 from muxwsgi.observe.flow_record import REDACTED, SECRET_FIELDS, flow_url, redacted, side_of, text_of
 from muxwsgi.observe.flow_spool import FlowSpool
 from muxwsgi.observe.record_file import RecordFile
-from muxwsgi.proxy.flow import Captured, Flow
+from muxwsgi.proxy.flow import Flow
 
 __all__ = ["HARFile", "har_entry"]
 
@@ -122,7 +123,7 @@ def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
     }
     if flow.forth.size:
         mime = _value(head_fields, "content-type") or "application/octet-stream"
-        request["postData"] = {"mimeType": mime, "params": [], **_content(flow.forth, "_encoding")}
+        request["postData"] = {"mimeType": mime, "params": [], **_text(*content_of(flow.forth, flow.request), "_encoding")}
     return request
 
 
@@ -130,17 +131,22 @@ def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
     """Where there is none, what Chromium writes then: status 0, and `_error`."""
     head_fields = redacted(flow.response.fields, secret) if flow.response else []
     version, status, reason = flow.response.line if flow.response else ("", "0", "")
+    data, whole = content_of(flow.back, flow.response)
+    content: dict[str, Any] = {
+        "size": len(data) if whole else flow.back.size,
+        "mimeType": _value(head_fields, "content-type") or "x-unknown",
+    }
+    if whole and len(data) != flow.back.size:
+        content["compression"] = len(data) - flow.back.size
+    if flow.back.size:
+        content |= _text(data, whole, "encoding")
     response: dict[str, Any] = {
         "status": int(status) if status.isascii() and status.isdigit() else 0,
         "statusText": reason,
         "httpVersion": version,
         "cookies": _cookies_set(value for name, value in head_fields if name.lower() == "set-cookie"),
         "headers": _pairs(head_fields),
-        "content": {
-            "size": flow.back.size,
-            "mimeType": _value(head_fields, "content-type") or "x-unknown",
-            **(_content(flow.back, "encoding") if flow.back.size else {}),
-        },
+        "content": content,
         "redirectURL": _value(head_fields, "location") or "",
         "headersSize": -1,
         "bodySize": flow.back.size if flow.response or flow.back.size else -1,
@@ -150,11 +156,11 @@ def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
     return response
 
 
-def _content(captured: Captured, encoding: str) -> dict[str, Any]:
+def _text(content: bytes | bytearray, whole: bool, encoding: str) -> dict[str, Any]:
     """The text of a body; in base64, as `encoding` then says, where it is none."""
-    text = text_of(captured.data, captured.truncated)
-    content = {"text": text} if text is not None else {"text": base64.b64encode(captured.data).decode("ascii"), encoding: "base64"}
-    return content | ({"comment": f"the first {len(captured.data)} of {captured.size} bytes"} if captured.truncated else {})
+    text = text_of(content, not whole)
+    record = {"text": text} if text is not None else {"text": base64.b64encode(content).decode("ascii"), encoding: "base64"}
+    return record if whole else record | {"comment": f"the first {len(content)} bytes"}
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

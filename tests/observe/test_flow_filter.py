@@ -1,5 +1,6 @@
 """Filter expressions: what they mean, and where they mean nothing."""
 
+import gzip
 import re
 
 import pytest
@@ -127,3 +128,10 @@ def test_any_text_is_a_filter_or_an_operators_fault(text: str) -> None:
         assert column and 1 <= int(column[1]) <= len(text) + 1
     else:
         assert parse_filter(str(found)) == found
+
+
+def test_bodies_are_searched_without_their_coding() -> None:
+    flow = http_flow(response_fields=[("Content-Encoding", "gzip")], response_body=gzip.compress(b"the password is here"))
+    for operator in ("~b", "~bs"):
+        assert parse_filter(f"{operator} PASSWORD")(flow)
+    assert not parse_filter("~bq password")(flow)

@@ -1,7 +1,9 @@
 """HAR 1.2, against the specification written a second time, and valid at every moment."""
 
 import base64
+import gzip
 import json
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.observe.flow_content import CONTENT_LIMIT
 from muxwsgi.observe.flow_filter import parse_filter
 from muxwsgi.observe.har import HARFile, har_entry
 from muxwsgi.proxy.flow import Flow
@@ -180,3 +183,32 @@ def test_an_archive_of_somebody_else_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "h").write_text(theirs)
     HARFile(str(tmp_path / "h")).close()
     assert read(tmp_path / "h") == [] and (tmp_path / "h.1").read_text() == theirs
+
+
+def test_content_is_shown_without_its_coding() -> None:
+    page = b"<p>" + b"hello " * 1000
+    flow = http_flow(response_fields=[("Content-Encoding", "gzip"), ("Content-Type", "text/html")], response_body=gzip.compress(page))
+    response = har_entry(flow)["response"]
+    assert (response["content"]["text"], response["content"]["size"]) == (page.decode(), len(page))
+    assert response["bodySize"] == flow.back.size == len(page) - response["content"]["compression"]
+
+
+def test_of_a_coded_body_that_was_cut_there_is_what_can_be_decoded() -> None:
+    page = b"<p>" + os.urandom(4000).hex().encode()
+    flow = http_flow(response_fields=[("Content-Encoding", "gzip")], response_body=gzip.compress(page), capture_limit=2000)
+    content = har_entry(flow)["response"]["content"]
+    assert len(content["text"]) > 1000 and page.startswith(content["text"].encode()) and content["comment"].startswith("the first")
+    assert content["size"] == flow.back.size and "compression" not in content
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "no-such", "gzip, gzip, gzip, gzip"])
+def test_a_body_that_cannot_be_decoded_is_its_own_content(coding: str) -> None:
+    flow = http_flow(response_fields=[("Content-Encoding", coding)], response_body=b"\xffno coding")
+    content = har_entry(flow)["response"]["content"]
+    assert (base64.b64decode(content["text"]), content["encoding"], content["size"]) == (b"\xffno coding", "base64", 10)
+
+
+def test_a_bomb_is_looked_at_as_far_as_content_is() -> None:
+    flow = http_flow(response_fields=[("Content-Encoding", "gzip")], response_body=gzip.compress(bytes(20 << 20)))
+    content = har_entry(flow)["response"]["content"]
+    assert len(base64.b64decode(content["text"])) == CONTENT_LIMIT and content["comment"] == f"the first {CONTENT_LIMIT} bytes"

@@ -1,0 +1,33 @@
+"""What a body says: without its content coding (RFC 9110 section 8.4), which is how filters and HAR see it.
+
+The flow log keeps the bytes as they passed.
+"""
+
+from muxwsgi.proxy.decode import decoded
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.flow import Captured, Head
+
+__all__ = ["CONTENT_LIMIT", "content_of"]
+
+#: Bytes of content that are looked at: more can be made of a few bytes of gzip.
+CONTENT_LIMIT = 4 << 20
+
+
+def content_of(captured: Captured, head: Head | None) -> tuple[bytes | bytearray, bool]:
+    """The content, and whether that is all of it. A body that cannot be decoded is its own content."""
+    as_it_came = captured.data, not captured.truncated
+    coding = ",".join(value for name, value in head.fields if name.lower() == "content-encoding") if head is not None else ""
+    if not coding or not captured.data:
+        return as_it_came
+    content = bytearray()
+    try:
+        pieces = decoded([bytes(captured.data)], coding)
+        if pieces is None:
+            return as_it_came
+        for piece in pieces:
+            content += piece
+            if len(content) > CONTENT_LIMIT:
+                return content[:CONTENT_LIMIT], False
+    except Fault:  # broken, or cut where we stopped to keep it
+        return (content, False) if content else as_it_came
+    return content, not captured.truncated
