@@ -19,7 +19,7 @@ from typing import Literal
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
@@ -39,6 +39,14 @@ RSA_BITS = 3072
 
 #: A common name is no longer (RFC 5280 appendix A.1, ub-common-name), and ends in a space and eight digits here.
 NAME_LIMIT = 64 - 9
+
+# RFC 5758 section 3.2, RFC 8017 appendix A.2.4
+ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+RSA_WITH_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+
+_SHA256 = hashes.SHA256()
+_ECDSA = ec.ECDSA(_SHA256)
+_PKCS1 = padding.PKCS1v15()
 
 _FOR_CERTIFICATES = x509.KeyUsage(
     digital_signature=False,
@@ -136,9 +144,16 @@ class Authority:
             write_private(folder / f"ca-OLD-{old.serial_number:x}.pem", old.public_bytes(Encoding.PEM))
             return cls._make(folder, key_type, name, lifetime_days)
 
-    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """Finish a certificate whose issuer name is our subject."""
-        return builder.sign(self._key, hashes.SHA256())
+    @property
+    def signature_algorithm(self) -> bytes:
+        """What `sign` does, as certificates name it: an AlgorithmIdentifier in DER (RFC 5280 section 4.1.1.2)."""
+        return ECDSA_WITH_SHA256 if isinstance(self._key, ec.EllipticCurvePrivateKey) else RSA_WITH_SHA256
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of a TBSCertificate."""
+        if isinstance(self._key, ec.EllipticCurvePrivateKey):
+            return self._key.sign(data, _ECDSA)
+        return self._key.sign(data, _PKCS1, _SHA256)
 
     @classmethod
     def _make(cls, folder: Path, key_type: KeyType, name: str, lifetime_days: int) -> "Authority":
@@ -242,7 +257,7 @@ def _self_signed(key: Key, name: str, begins: datetime, ends: datetime) -> x509.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_FOR_CERTIFICATES, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, _SHA256)
     )
 
 

@@ -17,13 +17,14 @@ from time import time
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 from gevent.event import AsyncResult
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_ASN1, X509, load_certificate
 
 from muxwsgi.proxy.authority import Authority, Key, KeyType
 from muxwsgi.proxy.host_name import canonical
-from muxwsgi.wire.certificates import BACKDATED, FOR_SIGNATURES
+from muxwsgi.proxy.leaf_template import LeafTemplate
+from muxwsgi.wire.certificates import BACKDATED
 from muxwsgi.wire.context import HOST_NAME
 
 __all__ = ["Leaf", "Leaves", "MintingFailed"]
@@ -90,7 +91,7 @@ class Leaves:
         self._clock = clock
         self._kept: OrderedDict[_Wanted, Leaf] = OrderedDict()
         self._minting: dict[_Wanted, AsyncResult] = {}
-        self._alike = self._what_all_have()
+        self._template = LeafTemplate(authority, self.key)
 
     @property
     def size(self) -> int:
@@ -156,41 +157,16 @@ class Leaves:
         if ends <= now:
             raise ValueError(f"the CA expired on {authority.ends:%Y-%m-%d}")
         subject, alternative = _named(names, like)
-        certificate = authority.sign(
-            self._alike.subject_name(subject)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(max(now - BACKDATED, authority.certificate.not_valid_before_utc))
-            .not_valid_after(ends)
-            # Without a subject it is all there is, and critical then (RFC 5280 section 4.2.1.6).
-            .add_extension(alternative, critical=not list(subject))
-        )
+        begins = max(now - BACKDATED, authority.certificate.not_valid_before_utc)
+        der = self._template.mint(subject, alternative, x509.random_serial_number(), begins, ends)
         renew_at = max(ends - RENEW_BEFORE, now + (ends - now) / 2)  # the CA may have less than a day left
         return Leaf(
-            certificate=certificate,
-            openssl=X509.from_cryptography(certificate),
+            certificate=x509.load_der_x509_certificate(der),
+            openssl=load_certificate(FILETYPE_ASN1, der),
             names=names,
             not_after=ends,
             renew_at=renew_at.timestamp(),
             session_id=sha256("\0".join(names).encode()).digest(),
-        )
-
-    def _what_all_have(self) -> x509.CertificateBuilder:
-        issuer, public = self.authority.certificate, self.key.public_key()
-        try:
-            # A company's CA may have an identifier of its own making (RFC 5280 section 4.2.1.2).
-            identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-            signed_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-        except x509.ExtensionNotFound:
-            signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
-        return (
-            x509.CertificateBuilder()
-            .issuer_name(issuer.subject)
-            .public_key(public)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(FOR_SIGNATURES, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(signed_by, critical=False)
         )
 
 
