@@ -58,7 +58,8 @@ class Namespace:
         self._running: list[gevent.subprocess.Popen[str]] = []
         _do("ip", "netns", "add", name)
         with self.entered():  # interfaces need not wait for a second whether their link-local address is somebody else's
-            Path("/proc/sys/net/ipv6/conf/default/dad_transmits").write_text("0")
+            for which in ("all", "default"):
+                Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -99,6 +99,16 @@ def hear(sock: "gevent.socket.socket") -> str:
         return heard.decode()
 
 
+def is_reset(lab: Lab, host: str, port: int) -> bool:
+    """Whether the client's connection to there is reset. That may come as soon as it is made, before there is a socket to read from."""
+    try:
+        with lab.client.connect(host, port) as sock:
+            sock.recv(1)
+    except ConnectionResetError:
+        return True
+    return False
+
+
 @ways
 @families
 def test_the_door_sees_where_a_client_wanted_to_go_that_knows_of_no_proxy(way: Way, family: int, lab: Lab, router: Callable[..., Router]) -> None:
@@ -119,8 +129,7 @@ def test_one_listening_socket_may_serve_both_versions_of_ip(way: Way, lab: Lab, 
 @families
 def test_who_connects_to_the_proxy_itself_is_not_sent_round_in_circles(way: Way, family: int, lab: Lab, router: Callable[..., Router]) -> None:
     one = router(way, ROUTER[family])
-    with lab.client.connect(ROUTER[family], one.port) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    assert is_reset(lab, ROUTER[family], one.port)
     (error,) = one.errors
     assert isinstance(error, PeerError)
     assert error.status == 508
@@ -134,8 +143,7 @@ def test_the_same_holds_where_the_proxy_listens_on_every_address(way: Way, famil
     door = lab.router.popen(sys.executable, "-m", "tests.proxy.doors.lonely_door", way, WILDCARD[family], stdout=subprocess.PIPE)
     port = int(door.stdout.readline())
     (lab.tproxy if way == "tproxy" else lab.redirect)(port)
-    with lab.client.connect(ROUTER[family], port) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    assert is_reset(lab, ROUTER[family], port)
     assert door.stdout.readline() == f"508: the client connected to {ROUTER[family]} port {port}, which is the proxy, and not through it\n"
     assert hear(lab.client.connect(SERVER[family], port)) == f"{way} to {SERVER[family]} port {port}\n"
 
@@ -161,8 +169,7 @@ def test_curl_that_knows_of_no_proxy_fetches_a_page(way: Way, family: int, lab: 
 def test_a_destination_that_does_not_answer_is_a_reset_and_no_empty_answer(way: Way, lab: Lab, router: Callable[..., Router]) -> None:
     one = router(way, "0.0.0.0")
     one.door._open = one.pass_on
-    with lab.client.connect(SERVER[socket.AF_INET], 80) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    assert is_reset(lab, SERVER[socket.AF_INET], 80)
     assert not one.errors
 
 
@@ -171,14 +178,12 @@ def test_a_fault_that_open_raises_is_a_reset_too(lab: Lab, router: Callable[...,
         raise Fault(Phase.POLICY, "not there")
 
     router("redirect", "0.0.0.0", open=opens)
-    with lab.client.connect(SERVER[socket.AF_INET], 80) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    assert is_reset(lab, SERVER[socket.AF_INET], 80)
 
 
 def test_an_address_that_may_not_use_the_proxy_is_not_passed_on(lab: Lab, router: Callable[..., Router]) -> None:
     one = router("redirect", "0.0.0.0", access=Access(allow=["10.77.2.0/24"]))
-    with lab.client.connect(SERVER[socket.AF_INET], 80) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    assert is_reset(lab, SERVER[socket.AF_INET], 80)
     assert [error.status for error in one.errors] == [403]
 
 
