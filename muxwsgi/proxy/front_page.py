@@ -1,0 +1,169 @@
+"""What the proxy answers to requests that are meant for itself: how browsers find it (PAC), its CA certificate, and a page that says what
+it is.
+
+PAC has no standard but Netscape's of 1996 and what browsers made of it; the script is in the JavaScript of that time.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["FrontPage", "pac"]
+
+#: `uri-host [ ":" port ]` (RFC 9112 section 3.2): a name or an IPv4 address, or an IPv6 address in brackets. What a client says here ends
+#: up in a script.
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5})?)?")
+
+_NAME = re.compile(r"(?P<wild>\*?\.)?(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)")
+
+_SCRIPT = """\
+function FindProxyForURL(url, host) {
+    var names = %(names)s;
+    var domains = %(domains)s;
+    var networks = %(networks)s;
+    var i;
+    host = host.toLowerCase().replace(/^\\[|\\]$|\\.$/g, "");
+    if (host === "::1" || host === "localhost" || /\\.localhost$/.test(host)) return "DIRECT";
+    if (isPlainHostName(host) && host.indexOf(":") < 0) return "DIRECT";
+    for (i = 0; i < names.length; i++) {
+        if (host === names[i]) return "DIRECT";
+    }
+    for (i = 0; i < domains.length; i++) {
+        if (dnsDomainIs(host, domains[i])) return "DIRECT";
+    }
+    if (/^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$/.test(host)) {
+        for (i = 0; i < networks.length; i++) {
+            if (isInNet(host, networks[i][0], networks[i][1])) return "DIRECT";
+        }
+    }
+    return %(proxy)s;
+}
+"""
+
+
+class FrontPage:
+    """A WSGI application.
+
+    /proxy.pac, /wpad.dat       the script that tells a browser to use the proxy, at the address at which it was asked
+    /ca.pem, /ca.der            the CA certificate, for clients to trust
+    /                           what this is, in plain text
+
+    Everything else is 404, methods other than GET and HEAD are 405.
+    """
+
+    def __init__(
+        self, *, direct: Iterable[str] = (), ca_pem: Callable[[], bytes] | None = None, ca_der: Callable[[], bytes] | None = None
+    ) -> None:
+        """`direct` are hosts that browsers reach without the proxy, as in `pac`. Without `ca_pem` and `ca_der` there is no certificate.
+
+        Raises `OperatorError`.
+        """
+        self._direct = tuple(direct)
+        pac("PROXY localhost:1", self._direct)  # what is wrong with them shows now and not to a browser
+        self._ca_pem = ca_pem
+        self._ca_der = ca_der
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Sequence[bytes]:
+        """Errors of `ca_pem` and `ca_der` pass through."""
+        secure = environ["wsgi.url_scheme"] == "https"
+        address = _reached_at(environ, secure)
+        status = "200 OK"
+        fields: list[tuple[str, str]] = []
+        kind = "text/plain; charset=utf-8"
+        method = environ["REQUEST_METHOD"]
+        match environ["PATH_INFO"]:
+            case "/" | "/proxy.pac" | "/wpad.dat" | "/ca.pem" | "/ca.der" if method not in ("GET", "HEAD"):
+                status, body = "405 Method Not Allowed", b"This answers to GET and HEAD.\n"
+                fields.append(("Allow", "GET, HEAD"))
+            case "/":
+                body = self._about(address, secure).encode()
+            case "/proxy.pac" | "/wpad.dat":
+                kind = "application/x-ns-proxy-autoconfig"
+                body = pac(f"{'HTTPS' if secure else 'PROXY'} {address}", self._direct).encode()
+            case "/ca.pem" if self._ca_pem is not None:
+                kind = "application/x-x509-ca-cert"
+                fields.append(("Content-Disposition", 'attachment; filename="muxwsgi-ca.pem"'))
+                body = self._ca_pem()
+            case "/ca.der" if self._ca_der is not None:
+                kind = "application/x-x509-ca-cert"
+                fields.append(("Content-Disposition", 'attachment; filename="muxwsgi-ca.der"'))
+                body = self._ca_der()
+            case _:
+                status, body = "404 Not Found", b"This is a proxy. It has no such page of its own.\n"
+        fields += [
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-cache"),  # the script is another for who comes by another name
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        start_response(status, fields)
+        return [] if method == "HEAD" else [body]
+
+    def _about(self, address: str, secure: bool) -> str:
+        scheme = "https" if secure else "http"
+        lines = [
+            "This is muxwsgi, a proxy.",
+            "",
+            f"curl            curl --proxy {scheme}://{address} https://example.com/",
+            f"environment     https_proxy={scheme}://{address}",
+            f"browsers        {scheme}://{address}/proxy.pac",
+        ]
+        if self._ca_pem is not None:
+            lines += [
+                "",
+                "It may look into TLS. Clients that are to let it need its CA certificate:",
+                f"PEM             {scheme}://{address}/ca.pem",
+            ]
+            if self._ca_der is not None:
+                lines.append(f"DER             {scheme}://{address}/ca.der")
+        return "\n".join(lines) + "\n"
+
+
+def pac(proxy: str, direct: Iterable[str] = ()) -> str:
+    """The script for browsers that are to use `proxy`, such as `PROXY 192.0.2.1:8080`, for all but loopback, names without a dot, and
+    what is in `direct`:
+
+    `www.example.com`   this host; an IP address too
+    `*.example.com`     the hosts below
+    `.example.com`      both it and the hosts below
+    `10.0.0.0/8`        addresses of an IPv4 network, where a URL has one. Names are not looked up: that would make every page slower
+
+    It never says `DIRECT` as the second choice: a browser that cannot reach the proxy does not get around it. Raises `OperatorError`.
+    """
+    names: list[str] = []
+    domains: list[str] = []
+    networks: list[tuple[str, str]] = [("127.0.0.0", "255.0.0.0")]
+    for entry in direct:
+        text = entry.strip().lower().removesuffix(".")
+        name = _NAME.fullmatch(text)
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError:
+            if name is None:
+                raise OperatorError(f"direct: {entry!r} is no host name, *.DOMAIN, .DOMAIN, address or IPv4 network") from None
+            if name["wild"]:
+                domains.append(f".{name['name']}")
+            if name["wild"] != "*.":
+                names.append(name["name"])
+            continue
+        if isinstance(network, ipaddress.IPv4Network):
+            networks.append((str(network.network_address), str(network.netmask)))
+        elif network.prefixlen == network.max_prefixlen:
+            names.append(str(network.network_address))
+        else:
+            raise OperatorError(f"direct: {entry!r}: PAC knows no IPv6 networks, only addresses")
+    values = {"names": names, "domains": domains, "networks": networks, "proxy": proxy}
+    return _SCRIPT % {key: json.dumps(value) for key, value in values.items()}
+
+
+def _reached_at(environ: dict[str, Any], secure: bool) -> str:
+    """`host:port` by which the client has reached us."""
+    said = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
+    if said is not None and int(said["port"] or 1) in range(1, 65536):
+        return f"{said['host']}:{said['port'] or (443 if secure else 80)}"
+    host, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
