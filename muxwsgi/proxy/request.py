@@ -89,6 +89,7 @@ class Request(werkzeug.wrappers.Request):
         buffer_limit: int = BUFFER_LIMIT,
     ) -> None:
         """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
+        target: str
         if "muxwsgi.head" in environ:
             target = environ["RAW_URI"]
         else:  # other servers, and werkzeug's test client, may have decoded it
@@ -121,7 +122,7 @@ class Request(werkzeug.wrappers.Request):
         self.redirected = False
         self.body_replaced = False
         self._target = target
-        self._authority = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+        self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         self._headers: Headers | None = None
         self._data: bytes | None = None
         self._given: tuple[int | None, Iterable[bytes]] | None = None

@@ -24,7 +24,7 @@ def make_environ() -> MakeEnviron:
         raw = head.strip().replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n"
         environ: dict[str, Any] = {"wsgi.url_scheme": "http", "REMOTE_ADDR": "192.0.2.7", "muxwsgi.head": raw}
         HeadParser(HTTPSettings()).parse(raw, environ)
-        environ["wsgi.input"] = io.BufferedReader(io.BytesIO(body))  # type: ignore[arg-type]
+        environ["wsgi.input"] = io.BufferedReader(io.BytesIO(body))
         environ["wsgi.input_terminated"] = True
         return environ
 

@@ -1,6 +1,7 @@
 """Content codings off: whole, cut anywhere, in layers, broken, cut short, and grown out of all proportion."""
 
 import gzip
+import itertools
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,10 +32,12 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "zstd": ("zstd", zstd.compress),
 }
 
+LIMITS = DecodeLimits()
+
 codings = pytest.mark.parametrize("name", ENCODERS)
 
 
-def decode_all(pieces: list[bytes], coding: str, limits: DecodeLimits = DecodeLimits()) -> bytes:
+def decode_all(pieces: list[bytes], coding: str, limits: DecodeLimits = LIMITS) -> bytes:
     steps = decoded(pieces, coding, limits)
     assert steps is not None
     return b"".join(steps)
@@ -42,7 +45,7 @@ def decode_all(pieces: list[bytes], coding: str, limits: DecodeLimits = DecodeLi
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(at % (len(data) + 1) for at in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def test_all_that_browsers_ask_for_can_be_decoded() -> None:
@@ -185,7 +188,7 @@ def test_what_the_upstream_or_a_rule_raises_passes_untouched() -> None:
         raise Fault(Phase.TIMEOUT, "it took too long")
 
     with pytest.raises(Fault, match="too long") as caught:
-        decode_all(broken(), "gzip")  # type: ignore[arg-type]
+        decode_all(broken(), "gzip")
     assert caught.value.phase is Phase.TIMEOUT
 
 
