@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
 
 from muxwsgi import __version__
 from muxwsgi.cli.ca import ca as certificate_authority
-from muxwsgi.cli.options import OPTIONS, Option, collect
+from muxwsgi.cli.option import Option
+from muxwsgi.cli.options import OPTIONS, collect
+from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 
 __all__ = ["main"]
@@ -25,9 +27,17 @@ def cli() -> None:
 
 def _options(command: Command) -> Command:
     """The table as click options. No defaults and no checks here: they would hide what the file and the environment say."""
-    for option in reversed(OPTIONS):
+    return click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")(_with(OPTIONS, command))
+
+
+def _with(options: Iterable[Option], command: Command) -> Command:
+    for option in reversed(tuple(options)):
         command = click.option(*option.flags, option.flag, option.name, **_click_arguments(option))(command)
-    return click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")(command)
+    return command
+
+
+def _proxy_options(command: Command) -> Command:
+    return _with(PROXY_OPTIONS, command)
 
 
 def _click_arguments(option: Option) -> dict[str, Any]:
@@ -55,6 +65,20 @@ def run(app: str, config: str | None, **flags: Any) -> None:
     from muxwsgi.cli.run import serve
 
     serve(app, values)
+
+
+@cli.command()
+@_proxy_options
+@_options
+def proxy(config: str | None, **flags: Any) -> None:
+    """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
+    values = collect(flags, config, defaults={"bind": ["127.0.0.1:8080"], "server_header": ""})
+    from gevent import monkey
+
+    monkey.patch_all()
+    from muxwsgi.cli.proxy import serve
+
+    serve(values)
 
 
 @cli.command()

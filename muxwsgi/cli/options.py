@@ -1,4 +1,5 @@
-"""The one table of options. Flags, the configuration file, MUXWSGI_ variables and docs/configuration.md all come from it.
+"""The table of options; those of the proxy alone are in `proxy_options`. Flags, the configuration file, MUXWSGI_ variables and
+docs/configuration.md all come from it.
 
 For each option the flag wins over the variable, the variable over the file, the file over the default. What is wrong is an `OperatorError`
 that names the source and the place; a name that does not exist is answered with the nearest one that does.
@@ -7,79 +8,19 @@ that names the source and the place; a name that does not exist is answered with
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from muxwsgi.cli.option import PREFIX, Option, option
+from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 
-__all__ = ["OPTIONS", "Option", "collect", "markdown"]
-
-PREFIX = "MUXWSGI_"
+__all__ = ["OPTIONS", "collect", "markdown"]
 
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
 NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
-    """One setting. `name` is its key in the file; the flag is `--name` with dashes, the variable MUXWSGI_NAME.
-
-    kind        int, float, str or bool (a bool is a flag without a value)
-    many        a list: a repeatable flag, an array in the file, separated by spaces in the variable
-    flags       further spellings of the flag
-    """
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    section: str
-    many: bool = False
-    flags: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    metavar: str = ""
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return PREFIX + self.name.upper()
-
-    def read(self, value: Any, where: str) -> Any:
-        """`value` of a file or a variable as the type of the option."""
-        if self.many:
-            values = value.split() if isinstance(value, str) else value
-            if not isinstance(values, list):
-                raise OperatorError(f"{where}: {value!r} is not a list")
-            return [self._read_one(each, where) for each in values]
-        return self._read_one(value, where)
-
-    def _read_one(self, value: Any, where: str) -> Any:
-        if self.kind is bool:
-            known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-            if isinstance(value, bool):
-                return value
-            if isinstance(value, str) and value.lower() in known:
-                return known[value.lower()]
-            raise OperatorError(f"{where}: {value!r} is not true or false")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}")
-        try:
-            read = self.kind(value)
-        except ValueError:
-            raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}") from None
-        if self.kind is int and isinstance(value, float):
-            raise OperatorError(f"{where}: {value!r} is not a whole number")
-        if self.choices and read not in self.choices:
-            raise OperatorError(f"{where}: {value!r} is not {', '.join(self.choices[:-1])} or {self.choices[-1]}")
-        return read
-
-
-_KIND_NAMES = {int: "a whole number", float: "a number", str: "a text"}
 
 _BIND = "Where to listen"
 _TLS = "TLS"
@@ -89,64 +30,66 @@ _APP = "The application"
 _PROCESS = "The process"
 _LOGS = "Logs"
 
-
-def _option(name: str, kind: type, default: Any, section: str, help: str, **more: Any) -> Option:
-    return Option(name=name, kind=kind, default=default, section=section, help=help, **more)
-
-
 OPTIONS: tuple[Option, ...] = (
-    _option("bind", str, ["127.0.0.1:8000"], _BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; behind commas what is this bind's own: "
-            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http.", many=True, flags=("-b",), metavar="ADDRESS"),
-    _option("backlog", int, 2048, _BIND, "Connections that the kernel keeps until they are accepted.", metavar="N"),
-    _option("max_connections", int, 0, _BIND, "Connections served at once, 0 for no limit; further ones wait in the backlog.", metavar="N"),
-    _option("tls", str, None, _TLS, "off, required, or optional (TLS and plain on one port). Default: required where there is a certificate.",
+    option("bind", str, ["127.0.0.1:8000"], _BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; behind commas what is this bind's own: "
+            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
+    option("backlog", int, 2048, _BIND, "Connections that the kernel keeps until they are accepted.", metavar="N"),
+    option("max_connections", int, 0, _BIND, "Connections served at once, 0 for no limit; further ones wait in the backlog.", metavar="N"),
+    option("tls", str, None, _TLS, "off, required, or optional (TLS and plain on one port). Default: required where there is a certificate.",
             choices=("off", "required", "optional")),
-    _option("certfile", str, [], _TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first where none fits.", many=True,
+    option("certfile", str, [], _TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first where none fits.", many=True,
             metavar="FILE"),
-    _option("keyfile", str, [], _TLS, "Private key of the certfile at the same place, PEM. Default: the certfile itself.", many=True, metavar="FILE"),
-    _option("tls_dev", bool, False, _TLS, "Serve TLS with a self-signed certificate for this machine, made on first use and kept."),
-    _option("redirect_http", bool, False, _TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
-    _option("client_certificates", str, "none", _TLS, "Whether clients are asked for a certificate, and must have one.",
+    option("keyfile", str, [], _TLS, "Private key of the certfile at the same place, PEM. Default: the certfile itself.", many=True, metavar="FILE"),
+    option("tls_dev", bool, False, _TLS, "Serve TLS with a self-signed certificate for this machine, made on first use and kept."),
+    option("redirect_http", bool, False, _TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
+    option("client_certificates", str, "none", _TLS, "Whether clients are asked for a certificate, and must have one.",
             choices=("none", "optional", "required")),
-    _option("ca_certs", str, None, _TLS, "CA certificates that client certificates are verified with, PEM.", metavar="FILE"),
-    _option("ciphers", str, None, _TLS, "OpenSSL cipher list for TLS 1.2. Default: forward secrecy and AEAD only.", metavar="LIST"),
-    _option("handshake_timeout", float, 10.0, _TLS, "Seconds that a TLS handshake may take.", metavar="SECONDS"),
-    _option("hijack", str, None, _ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all.", many=True, metavar="NAME"),
-    _option("no_hijack", str, [], _ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
-    _option("fallback", str, "close", _ROUTES, "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.", metavar="WHO"),
-    _option("silence", str, "close", _ROUTES, "Who gets connections on which the client waits for the server to speak: as for fallback.", metavar="WHO"),
-    _option("sniff_timeout", float, 3.0, _ROUTES, "Seconds that first bytes may take to decide.", metavar="SECONDS"),
-    _option("peek_limit", int, 16384, _ROUTES, "First bytes looked at, at most.", metavar="BYTES"),
-    _option("keep_alive", float, 75.0, _HTTP, "Seconds that a connection may rest between requests.", metavar="SECONDS"),
-    _option("request_head_timeout", float, 30.0, _HTTP, "Seconds that a request head may take: 408.", metavar="SECONDS"),
-    _option("body_min_rate", float, 500.0, _HTTP, "Bytes per second that a body must move, either way; 0 for no minimum.", metavar="RATE"),
-    _option("body_rate_grace", float, 20.0, _HTTP, "Seconds until the minimum rate counts.", metavar="SECONDS"),
-    _option("limit_request_line", int, 8190, _HTTP, "Bytes of a request line: 414 above.", metavar="BYTES"),
-    _option("limit_request_fields", int, 100, _HTTP, "Number of request fields: 431 above.", metavar="N"),
-    _option("limit_request_field_size", int, 8190, _HTTP, "Bytes of one request field: 431 above.", flags=("--limit-request-field_size",), metavar="BYTES"),
-    _option("limit_request_head", int, 65536, _HTTP, "Bytes of a whole request head: 431 above.", metavar="BYTES"),
-    _option("limit_request_body", int, 0, _HTTP, "Bytes of a request body, 0 for no limit: 413 above.", metavar="BYTES"),
-    _option("server_header", str, "muxwsgi", _HTTP, "Value of the Server field; empty for none.", metavar="TEXT"),
-    _option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
-    _option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
-    _option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
-    _option("graceful_timeout", float, 30.0, _PROCESS, "Seconds that open exchanges and hijacked connections have to end at shutdown.", metavar="SECONDS"),
-    _option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
-    _option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms. Default: the combined log format.", metavar="FORMAT"),
-    _option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
-    _option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
+    option("ca_certs", str, None, _TLS, "CA certificates that client certificates are verified with, PEM.", metavar="FILE"),
+    option("ciphers", str, None, _TLS, "OpenSSL cipher list for TLS 1.2. Default: forward secrecy and AEAD only.", metavar="LIST"),
+    option("handshake_timeout", float, 10.0, _TLS, "Seconds that a TLS handshake may take.", metavar="SECONDS"),
+    option("hijack", str, None, _ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all.", many=True, metavar="NAME"),
+    option("no_hijack", str, [], _ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
+    option("fallback", str, "close", _ROUTES, "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.", metavar="WHO"),
+    option("silence", str, "close", _ROUTES, "Who gets connections on which the client waits for the server to speak: as for fallback.", metavar="WHO"),
+    option("sniff_timeout", float, 3.0, _ROUTES, "Seconds that first bytes may take to decide.", metavar="SECONDS"),
+    option("peek_limit", int, 16384, _ROUTES, "First bytes looked at, at most.", metavar="BYTES"),
+    option("keep_alive", float, 75.0, _HTTP, "Seconds that a connection may rest between requests.", metavar="SECONDS"),
+    option("request_head_timeout", float, 30.0, _HTTP, "Seconds that a request head may take: 408.", metavar="SECONDS"),
+    option("body_min_rate", float, 500.0, _HTTP, "Bytes per second that a body must move, either way; 0 for no minimum.", metavar="RATE"),
+    option("body_rate_grace", float, 20.0, _HTTP, "Seconds until the minimum rate counts.", metavar="SECONDS"),
+    option("limit_request_line", int, 8190, _HTTP, "Bytes of a request line: 414 above.", metavar="BYTES"),
+    option("limit_request_fields", int, 100, _HTTP, "Number of request fields: 431 above.", metavar="N"),
+    option("limit_request_field_size", int, 8190, _HTTP, "Bytes of one request field: 431 above.", flags=("--limit-request-field_size",), metavar="BYTES"),
+    option("limit_request_head", int, 65536, _HTTP, "Bytes of a whole request head: 431 above.", metavar="BYTES"),
+    option("limit_request_body", int, 0, _HTTP, "Bytes of a request body, 0 for no limit: 413 above.", metavar="BYTES"),
+    option("server_header", str, "muxwsgi", _HTTP, "Value of the Server field; empty for none.", metavar="TEXT"),
+    option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
+    option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
+    option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
+    option("graceful_timeout", float, 30.0, _PROCESS, "Seconds that open exchanges and hijacked connections have to end at shutdown.", metavar="SECONDS"),
+    option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
+    option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms. Default: the combined log format.", metavar="FORMAT"),
+    option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
+    option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_BY_NAME = {option.name: option for option in OPTIONS}
+ALL = (*OPTIONS, *PROXY_OPTIONS)
+
+_BY_NAME = {each.name: each for each in ALL}
 
 
-def collect(flags: Mapping[str, Any], config: str | None, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+def collect(
+    flags: Mapping[str, Any],
+    config: str | None,
+    environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for what was not given on the command line.
 
-    `config` is the file named there, or None. Raises `OperatorError`.
+    `config` is the file named there, or None. `defaults` are a command's own. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
-    values = {option.name: option.default for option in OPTIONS}
+    values = {each.name: each.default for each in ALL} | dict(defaults or {})
     path = config or environ.get("MUXWSGI_CONFIG")
     if path:
         values.update(_from_file(path))
@@ -165,23 +108,23 @@ def _from_file(path: str) -> dict[str, Any]:
         raise OperatorError(f"{path}: {error}") from error
     values = {}
     for key, value in found.items():
-        option = _BY_NAME.get(key.replace("-", "_"))
-        if option is None:
+        found_option = _BY_NAME.get(key.replace("-", "_"))
+        if found_option is None:
             raise OperatorError(f"{path}: {_unknown(key, list(_BY_NAME))}")
-        values[option.name] = option.read(value, f"{path}: {key}")
+        values[found_option.name] = found_option.read(value, f"{path}: {key}")
     return values
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    by_variable = {option.variable: option for option in OPTIONS}
+    by_variable = {each.variable: each for each in ALL}
     values = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable in NOT_OPTIONS:
             continue
-        option = by_variable.get(variable)
-        if option is None:
+        known = by_variable.get(variable)
+        if known is None:
             raise OperatorError(f"environment: {_unknown(variable, list(by_variable))}")
-        values[option.name] = option.read(value, f"environment: {variable}")
+        values[known.name] = known.read(value, f"environment: {variable}")
     return values
 
 
@@ -193,15 +136,15 @@ def _unknown(name: str, known: list[str]) -> str:
 def markdown() -> str:
     """The tables of docs/configuration.md."""
     lines: list[str] = []
-    for section in dict.fromkeys(option.section for option in OPTIONS):
+    for section in dict.fromkeys(each.section for each in ALL):
         lines += [f"## {section}", "", "| flag | in the file | default | what it says |", "|---|---|---|---|"]
-        for option in OPTIONS:
-            if option.section == section:
-                flags = ", ".join(f"`{flag}`" for flag in (*option.flags, option.flag))
-                value = "" if option.kind is bool else f" `{option.metavar or '|'.join(option.choices)}`".replace("|", "\\|")
-                default = "" if option.default in (None, []) else f"`{_shown(option.default)}`"
-                repeat = " (repeatable)" if option.many else ""
-                lines.append(f"| {flags}{value}{repeat} | `{option.name}` | {default} | {option.help.replace('|', chr(92) + '|')} |")
+        for each in ALL:
+            if each.section == section:
+                flags = ", ".join(f"`{flag}`" for flag in (*each.flags, each.flag))
+                value = "" if each.kind is bool else f" `{each.metavar or '|'.join(each.choices)}`".replace("|", "\\|")
+                default = "" if each.default in (None, []) else f"`{_shown(each.default)}`"
+                repeat = " (repeatable)" if each.many else ""
+                lines.append(f"| {flags}{value}{repeat} | `{each.name}` | {default} | {each.help.replace('|', chr(92) + '|')} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -3,8 +3,8 @@
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import gevent
 
@@ -15,33 +15,51 @@ from muxwsgi.observe.access_log import DEFAULT_FORMAT, AccessLog
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings
 
-__all__ = ["serve"]
+__all__ = ["Log", "serve", "serve_made"]
 
 log = logging.getLogger("muxwsgi.error")
 
 
+class Log(Protocol):
+    """What is written while we serve, beside the error log."""
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name: the old one was moved away."""
+
+    def close(self) -> None:
+        """Write what waits. Nothing comes after it."""
+
+
 def serve(app_spec: str, values: Mapping[str, Any]) -> None:
-    """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
+    """Serve the application that `app_spec` names until a signal says stop. Raises `OperatorError` before anything is served."""
+    serve_made(lambda: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values)
+
+
+def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any]) -> None:
+    """The same with an application that is made once the process is prepared, with what it writes."""
     handler = set_up_logging(values)
     prepare_process(values)
     settings = server_settings(values)
     plugins, installed = wanted_hijackers(values)
     hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
-    app = mounted(load_app(app_spec), values["mount"])
+    app, logs = make()
     access_log = None
     if values["access_logfile"]:
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
+        logs.append(access_log)
     server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log)
-    _announce(server, app_spec, hijackers)
-    _take_signals(server, access_log, handler)
+    _announce(server, name, hijackers)
+    _take_signals(server, logs)
     writer = gevent.spawn(_flush_regularly, access_log) if access_log else None
     try:
         server.serve_forever()
     finally:
-        if access_log is not None and writer is not None:
+        if writer is not None:
             writer.kill()
-            access_log.flush()
+        for each in logs:
+            each.close()
     log.info("stopped")
+    handler.flush()
 
 
 def _flush_regularly(access_log: AccessLog) -> None:
@@ -50,14 +68,14 @@ def _flush_regularly(access_log: AccessLog) -> None:
         access_log.flush()
 
 
-def _take_signals(server: Server, access_log: AccessLog | None, handler: logging.Handler) -> None:
+def _take_signals(server: Server, logs: Iterable[Log]) -> None:
     def stop() -> None:
         log.info("stopping: connections have %g s to end; a second signal cuts them", server.settings.graceful_timeout)
         server.request_stop()
 
     def reopen() -> None:
-        if access_log is not None:
-            access_log.reopen()
+        for each in logs:
+            each.reopen()
         log.info("logs reopened")  # the error log's handler notices a moved file by itself
 
     gevent.signal_handler(signal.SIGTERM, stop)

@@ -149,6 +149,12 @@ class AccessLog:
             self._file.close()
             self._file = opened
 
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self.flush()
+        if self._file is not sys.stdout:
+            self._file.close()
+
     def _open(self) -> TextIO:
         if self._path == "-":
             return sys.stdout

@@ -22,9 +22,9 @@ from muxwsgi.proxy.hangup import ClientGone
 from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.message import Request, Response, to_wsgi
 from muxwsgi.proxy.recorder import Recorded, Recorder
-from muxwsgi.proxy.rules import MountedApp, Rules
+from muxwsgi.proxy.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.upstreams import Endpoint
-from muxwsgi.proxy.websocket import relay_frames, without_extensions
+from muxwsgi.proxy.websocket import Frame, relay_frames, without_extensions
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
@@ -284,12 +284,19 @@ class Exchanges:
         return ()
 
     def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context) -> str | None:
-        hooks = self._rules.frame_hooks(ctx)
         idle = self._settings.tunnel_idle_timeout
-        if hooks:
-            relayed = relay_frames(connection, upstream, hooks, ctx, idle_timeout=idle)
-        else:
+        hooks = self._rules.frame_hooks(ctx)
+        if not hooks:
             relayed = relay_inspected(connection, upstream, ctx, (), idle)
+            return None if relayed.error is None else str(relayed.error)
+
+        def on_frame(frame: Frame) -> Frame | None:
+            passed = filter_frame(hooks, frame, ctx)
+            if ctx.flow is not None and passed is not None:
+                (ctx.flow.forth if frame.from_client else ctx.flow.back).add(passed.data)
+            return passed
+
+        relayed = relay_frames(connection, upstream, on_frame, idle_timeout=idle)
         return None if relayed.error is None else str(relayed.error)
 
 

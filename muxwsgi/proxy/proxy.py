@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
+from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted
 from muxwsgi.proxy.actions import Accept, Action, Hijack, Mitm, Reject
@@ -43,7 +44,7 @@ from muxwsgi.proxy.hangup import Hangups
 from muxwsgi.proxy.key_log import KeyLog
 from muxwsgi.proxy.leaf_context import LeafContext
 from muxwsgi.proxy.leaves import Leaves
-from muxwsgi.proxy.message import to_wsgi
+from muxwsgi.proxy.message import Request, Response, to_wsgi
 from muxwsgi.proxy.passthrough import PassThrough
 from muxwsgi.proxy.place import split_host_port
 from muxwsgi.proxy.pool import Pool
@@ -157,9 +158,30 @@ class Proxy(Rules):
         #: Serves HTTP inside of tunnels.
         self.engine = HTTP1(self, HTTPSettings(server_header=""))
         self._tunnels = self._make_tunnels(())
-        self._nonproxy = nonproxy or FrontPage(direct=tuple(direct_hosts), ca=self._ca_certificate)
+        self._nonproxy = nonproxy or FrontPage(direct=direct_hosts, **self._ca_pages())
+
+    def block(self, blocked: Callable[[str], str | None]) -> None:
+        """Refuse all that goes to a host for which `blocked` gives a reason: requests, tunnels, and the server names inside of tunnels."""
+
+        def of_request(request: Request, ctx: Context) -> Response | None:
+            reason = blocked(request.destination[0])
+            if reason is None and ctx.destination is not None:
+                reason = blocked(ctx.destination[0])
+            return None if reason is None else error_response(Fault(Phase.POLICY, f"blocked: {reason}"))
+
+        def of_tunnel(host: str, ctx: Context) -> Action | None:
+            reason = blocked(split_host_port(host)[0])
+            return None if reason is None else Reject(error_response(Fault(Phase.POLICY, f"blocked: {reason}")))
+
+        self.on_request().do(of_request)
+        self.on_connect().do(of_tunnel)
 
     # In a server
+
+    @property
+    def mux(self) -> Mux:
+        """What is asked inside of tunnels."""
+        return self._tunnels.mux
 
     def front_routes(self) -> list[Route]:
         """What is asked beside HTTP of connections to the proxy: SOCKS."""
@@ -230,13 +252,17 @@ class Proxy(Rules):
             )
         return self._leaves
 
-    def _ca_certificate(self) -> bytes | None:
-        try:
+    def _ca_pages(self) -> dict[str, Callable[[], bytes]]:
+        """The CA certificate in both forms, where there is a CA at all."""
+        if self._authority is None and not self.looks_inside:
+            return {}
+
+        def certificate(encoding: Encoding) -> bytes:
             self._leaf_context()
-        except OperatorError:
-            return None
-        assert self._authority is not None
-        return self._authority.certificate.public_bytes(Encoding.PEM)
+            assert self._authority is not None
+            return self._authority.anchor.public_bytes(encoding)
+
+        return {"ca_pem": lambda: certificate(Encoding.PEM), "ca_der": lambda: certificate(Encoding.DER)}
 
     # Requests
 
@@ -286,6 +312,7 @@ class Proxy(Rules):
         host, port = split_host_port(environ["RAW_URI"])
         assert port is not None  # the engine has looked
         ctx = Context(connection, "connect", (host, port), tunnel)
+        ctx.request = Request(environ)
         if tunnel is not None and tunnel.destination is not None:
             # The client takes whom it is connected to for a proxy: the tunnel goes on through that one.
             ctx.upstream = UpstreamProxy("https" if tunnel.layers else "http", *tunnel.destination, trusted=False)

@@ -23,7 +23,7 @@ from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
-from muxwsgi.proxy.actions import CONTINUE, Mitm, Refused
+from muxwsgi.proxy.actions import CONTINUE, Accept, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.fingerprint import ja3, ja4
@@ -32,7 +32,8 @@ from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.leaf_context import LeafContext
 from muxwsgi.proxy.leaves import MintingFailed
 from muxwsgi.proxy.passthrough import PassThrough
-from muxwsgi.proxy.recorder import Recorder
+from muxwsgi.proxy.place import split_host_port
+from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules import Rules
 from muxwsgi.proxy.upstreams import Endpoint, Upstreams
 
@@ -104,14 +105,18 @@ class Tunnels:
             ctx.tls = ClientTLS(hello.sni, hello.alpn, ja3(hello), ja4(hello))
         name = (hello.sni if hello is not None else None) or host
 
-        # 2. Some are not looked into.
+        # 2. A name that was not known before: the rules are asked about it too.
+        if name != host and self._decided_by_name(name, connection, ctx):
+            return
+
+        # 3. Some are not looked into.
         if hello is None or self._passthrough.covers(name) or self._passthrough.covers(host):
             connection.deadline = math.inf
             connection.trace.append(f"TLS for {name} is passed through")
             self.relay(connection)
             return
 
-        # 3. The handshake, with a leaf that is minted before it.
+        # 4. The handshake, with a leaf that is minted before it.
         try:
             like = self._names_of_upstream(ctx, name) if self._settings.mimic else None
             side = self._leaves().for_host(name, () if name == host else (host,), like)
@@ -130,11 +135,34 @@ class Tunnels:
         if tls is not None:
             inside.trace.append(f"{tls.version}, server name {tls.sni or 'none'}, ALPN {tls.alpn or 'none'}")
 
-        # 4. The same question at the decrypted bytes.
+        # 5. The same question at the decrypted bytes.
         after = ctx.action.after if isinstance(ctx.action, Mitm) else None
         if after is not None and after(inside, ctx) is not CONTINUE:
             return
         self.mux(inside)
+
+    def _decided_by_name(self, name: str, connection: "Connection", ctx: Context) -> bool:
+        """What rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
+        us an address). Whether the connection was served by it."""
+        assert ctx.destination is not None
+        said, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
+        if said is None:
+            return False
+        connection.deadline = math.inf
+        if isinstance(said, Reject):
+            raise PeerError(403, f"a rule refuses {name}")
+        if goes_to != address_text((name, ctx.destination[1])):
+            host, port = split_host_port(goes_to)
+            assert port is not None  # `Rules` has looked
+            ctx.destination = connection.destination = (host, port)
+        ctx.action = said
+        if isinstance(said, Hijack):
+            said.handler(connection, ctx)
+            return True
+        if isinstance(said, Accept):
+            self.relay(connection)
+            return True
+        return False
 
     def _names_of_upstream(self, ctx: Context, name: str) -> x509.Certificate | None:
         """The certificate of the server, whose names the leaf is to have; None where it cannot be had: then there is nothing to be like."""

@@ -1,0 +1,75 @@
+"""`Option`: one setting, as the tables of options list them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["PREFIX", "Option", "option"]
+
+PREFIX = "MUXWSGI_"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One setting. `name` is its key in the file; the flag is `--name` with dashes, the variable MUXWSGI_NAME.
+
+    kind        int, float, str or bool (a bool is a flag without a value)
+    many        a list: a repeatable flag, an array in the file, separated by spaces in the variable
+    flags       further spellings of the flag
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    section: str
+    many: bool = False
+    flags: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    def read(self, value: Any, where: str) -> Any:
+        """`value` of a file or a variable as the type of the option."""
+        if self.many:
+            values = value.split() if isinstance(value, str) else value
+            if not isinstance(values, list):
+                raise OperatorError(f"{where}: {value!r} is not a list")
+            return [self._read_one(each, where) for each in values]
+        return self._read_one(value, where)
+
+    def _read_one(self, value: Any, where: str) -> Any:
+        if self.kind is bool:
+            known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+            if isinstance(value, bool):
+                return value
+            if isinstance(value, str) and value.lower() in known:
+                return known[value.lower()]
+            raise OperatorError(f"{where}: {value!r} is not true or false")
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}")
+        try:
+            read = self.kind(value)
+        except ValueError:
+            raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}") from None
+        if self.kind is int and isinstance(value, float):
+            raise OperatorError(f"{where}: {value!r} is not a whole number")
+        if self.choices and read not in self.choices:
+            raise OperatorError(f"{where}: {value!r} is not {', '.join(self.choices[:-1])} or {self.choices[-1]}")
+        return read
+
+
+_KIND_NAMES = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def option(name: str, kind: type, default: Any, section: str, help: str, **more: Any) -> Option:
+    """A row of a table."""
+    return Option(name=name, kind=kind, default=default, section=section, help=help, **more)

@@ -1,0 +1,106 @@
+"""`muxwsgi proxy`: from option values to a `Proxy`. Imported in a process that is patched already."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muxwsgi.cli.load_app import load_app
+from muxwsgi.cli.run import Log, serve_made
+from muxwsgi.errors import OperatorError
+from muxwsgi.observe.flow_filter import parse_filter
+from muxwsgi.observe.flow_log import FlowLog
+from muxwsgi.observe.har import HARFile
+from muxwsgi.proxy.access import Access
+from muxwsgi.proxy.authority import Authority
+from muxwsgi.proxy.blocklist import BlockList
+from muxwsgi.proxy.dial import DialSettings
+from muxwsgi.proxy.flow import FlowSink
+from muxwsgi.proxy.htpasswd import Htpasswd
+from muxwsgi.proxy.key_log import KeyLog
+from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.proxy.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+
+__all__ = ["made_proxy", "serve"]
+
+
+def serve(values: Mapping[str, Any]) -> None:
+    """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
+    if values["mount"]:
+        raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application (--rules)")
+    serve_made(lambda: made_proxy(values), "proxy", values)
+
+
+def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
+    """The proxy that the options mean, and what it writes. Raises `OperatorError`."""
+    sinks, logs = _records(values)
+    key_log = KeyLog(values["keylog"]) if values["keylog"] else None
+    proxy = Proxy(
+        _settings(values),
+        access=Access(
+            Htpasswd(values["proxy_auth"]) if values["proxy_auth"] else None,
+            realm=values["proxy_realm"],
+            allow=values["allow"] or None,
+            client_certificates=values["client_certificates"] != "none",
+            open=values["open_proxy"],
+        ),
+        authority=Authority.load(Path(values["ca_folder"]) if values["ca_folder"] else None) if values["mitm"] else None,
+        upstreams=_upstreams(values),
+        dialing=DialSettings(connect_timeout=values["connect_timeout"], source_addresses=tuple(values["source_address"])),
+        allow_private=values["allow_private"],
+        allow_networks=values["allow_destination"],
+        key_log=key_log,
+        sinks=sinks,
+        direct_hosts=values["pac_direct"],
+    )
+    if values["block"]:
+        proxy.block(BlockList(values["block"]).blocked)
+    if values["rules"]:
+        load_app(values["rules"])(proxy)
+    return proxy, logs
+
+
+def _settings(values: Mapping[str, Any]) -> ProxySettings:
+    return ProxySettings(
+        default_action="mitm" if values["mitm"] else "accept",
+        ca_folder=values["ca_folder"],
+        sniff_timeout=values["tunnel_sniff_timeout"],
+        handshake_timeout=values["handshake_timeout"],
+        connect_timeout=values["connect_timeout"],
+        response_head_timeout=values["response_head_timeout"],
+        upstream_idle_timeout=values["upstream_idle_timeout"],
+        tunnel_idle_timeout=values["tunnel_idle_timeout"],
+        limit_body=values["limit_rule_body"],
+        insecure_upstream=values["insecure_upstream"],
+        upstream_ca=values["upstream_ca"],
+        mimic=values["mimic"],
+        passthrough=tuple(values["passthrough"]),
+        learn_after=values["passthrough_after"],
+        keep_header=values["keep_header"],
+        keep_destination_headers=values["keep_destination_headers"],
+        via=values["via"],
+        capture_limit=values["flow_bodies"],
+    )
+
+
+def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:
+    url = values["upstream_proxy"]
+    if url is None:
+        return None
+    if url == "direct":
+        return UpstreamChoice()
+    upstream = UpstreamProxy.parse(url)
+    return UpstreamChoice(http=upstream, tunnel=upstream)
+
+
+def _records(values: Mapping[str, Any]) -> tuple[list[FlowSink], list[Log]]:
+    wanted = parse_filter(values["flow_filter"]) if values["flow_filter"] else None
+    sinks: list[FlowSink] = []
+    logs: list[Log] = []
+    for make, path in ((FlowLog, values["flows"]), (HARFile, values["har"])):
+        if path:
+            written = make(path, flow_filter=wanted, max_bytes=values["flow_rotate"])
+            sinks.append(written)
+            logs.append(written)
+    return sinks, logs
