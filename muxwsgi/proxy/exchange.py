@@ -6,6 +6,7 @@ Where there are no rules, nothing of werkzeug is made and the message passes as 
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import werkzeug.wrappers
@@ -302,7 +303,7 @@ class Exchanges:
 
 def error_response(fault: Fault) -> Response:
     """What a client is told of a fault: the reason in the body, and by its type in Proxy-Status (RFC 9209)."""
-    response = Response(f"{fault.reason}\n", fault.status, mimetype="text/plain")
+    response = Response(f"{fault.reason}\n", f"{fault.status} {HTTPStatus(fault.status).phrase}", mimetype="text/plain")
     response.headers["Proxy-Status"] = f"muxwsgi; error={_ERROR_TYPES[fault.phase]}"
     response.headers["Cache-Control"] = "no-store"
     return response
