@@ -10,6 +10,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from cryptography import x509
@@ -27,6 +28,8 @@ Network = IPv4Network | IPv6Network
 
 #: `credentials = "Basic" 1*SP token68` (RFC 9110 section 11.4), where token68 is base64 (RFC 7617 section 2).
 _BASIC = re.compile(r"basic +([A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class NotAdmitted(PeerError):
@@ -246,7 +249,7 @@ def decode_credentials(data: bytes) -> str | None:
         text = data.decode()
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    return None if any(char < " " or "\x7f" <= char <= "\x9f" for char in text) else text
+    return None if _CONTROLS.search(text) else text
 
 
 def _identity(answer: bool | str | None, user: str) -> str | None:
@@ -276,7 +279,12 @@ def _ip(address: Address) -> IPv4Address | IPv6Address | None:
     """The IP address in `address`, an IPv4 one in IPv6 clothes as what it is; None for a unix socket and a stream in memory."""
     if not isinstance(address, tuple) or address[0] == "memory":
         return None
-    ip = ip_address(address[0])
+    return _parsed(address[0])
+
+
+@lru_cache(4096)
+def _parsed(host: str) -> IPv4Address | IPv6Address:
+    ip = ip_address(host)
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     return ip

@@ -34,6 +34,8 @@ class Failures:
 
     def wait(self, address: IPv4Address | IPv6Address) -> int:
         """Seconds until `address` may try again, rounded up; 0 for now."""
+        if not self._clean_at:  # nobody was wrong yet
+            return 0
         clean_at = self._clean_at.get(_key(address))
         if clean_at is None:
             return 0

@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -13,15 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muxwsgi import Server
 from muxwsgi.errors import PeerError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.match import Match
 from muxwsgi.proxy.access import Access, one_user
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.socks import SocksDoor, socks4, socks5
+from muxwsgi.settings import BindSettings, CertificateFiles, ServerSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from tests.proxy.doors.conftest import Tunnels
+from muxwsgi.wire.context import ClientContext
+from tests.proxy.doors.conftest import Clock, Tunnels, page
+from tests.tls.authority import Authority
 
 Open = Callable[..., tuple[str, int]]
 
@@ -356,3 +361,65 @@ def test_who_is_slow_to_say_where_to_is_dropped(door: Open) -> None:
         assert client.recv(2) == b"\x05\x00"
         client.sendall(b"\x05\x01\x00")
         assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("message", [GREETING + request5("example.com", 443), request4("example.com", 443, b"ann"), request4("192.0.2.1", 443)])
+def test_what_follows_the_request_is_left_in_the_kernel(message: bytes, door: Open) -> None:
+    """So TLS in the tunnel may have the descriptor."""
+    ahead = []
+
+    def opens(connection: Connection, _door: Any, _destination: Any, reply: Any) -> None:
+        reply(None)
+        sock, read = connection.detach()
+        ahead.append(read)
+        with sock:
+            sock.sendall(b"heard " + sock.recv(100))
+
+    with gevent.socket.create_connection(door(open=opens), 10) as client:
+        client.sendall(message + b"\x16\x03\x01")
+        answer = b""
+        while data := client.recv(100):
+            answer += data
+    assert answer.endswith(b"heard \x16\x03\x01")
+    assert ahead == [b""]
+
+
+def test_who_guesses_is_not_heard_even_with_the_right_password() -> None:
+    access = Access(one_user("ann", "right"), clock=Clock())
+    answers = []
+    for password in [b"wrong"] * 10 + [b"right"]:
+        dialogue = Dialogue(access)
+        dialogue.near.client = ("192.0.2.7", 40000)
+        answers.append(dialogue.run(b"\x05\x01\x02", login(b"ann", password))[0])
+        assert not dialogue.opened
+    assert set(answers) == {b"\x05\x02\x01\x01"}
+
+
+@pytest.mark.parametrize("message", [GREETING + request5("127.0.0.1", 0)[:-2], request4("127.0.0.1", 0)])
+def test_a_client_certificate_lets_socks_in_without_a_password(message: bytes, tmp_path: Path, tunnels: Tunnels, web: int) -> None:
+    authority = Authority(tmp_path)
+    bind = BindSettings(host="127.0.0.1", tls="required", certificates=(authority.leaf("localhost"),))
+    settings = ServerSettings(client_certificates="optional", client_ca=authority.root)
+    entrance = SocksDoor(Access(one_user("ann", "x"), client_certificates=True), tunnels.open)
+    server = Server(page, [bind], entrance.routes(), settings=settings)
+    server.start()
+    port = int(server.addresses[0].rpartition(":")[2])
+    message = message + struct.pack("!H", web) if message[0] == 5 else message[:2] + struct.pack("!H", web) + message[4:]
+
+    def ask(certificate: CertificateFiles | None) -> bytes:
+        context = ClientContext(ca_file=authority.root, certfile=certificate and certificate.certfile, keyfile=certificate and certificate.keyfile)
+        outside = Connection.from_socket(gevent.socket.create_connection(("127.0.0.1", port), 10))
+        inside = outside.start_tls(context, server_hostname="localhost")
+        inside.sendall(message + b"GET / HTTP/1.1\r\nHost: inside\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while data := inside.recv():
+            answer += data
+        inside.finish()
+        return answer
+
+    try:
+        assert ask(authority.leaf("ann.test")).endswith(b"the page of inside\n")
+        assert tunnels.seen == [("socks5" if message[0] == 5 else "socks4", ("127.0.0.1", web), "ann.test")]
+        assert ask(None) in (b"\x05\xff", b"\x00\x5b" + bytes(6))
+    finally:
+        server.stop(0)
