@@ -59,7 +59,7 @@ class Mitm:
     """Look inside. goproxy's `MitmConnect`.
 
     before      is given the tunnel's connection first, before any byte of it is decided upon
-    after       is given what is inside: the decrypted connection where TLS came, otherwise the same connection
+    after       is given the decrypted connection, inside of each layer of TLS; never where the tunnel carries none
     """
 
     before: Look | None = None
