@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.proxy.fingerprint import ja3, ja4
 from muxwsgi.wire.connection import Address, Connection
 
 if TYPE_CHECKING:
@@ -27,19 +29,29 @@ Dial = Callable[[str, int], Connection]
 _sessions = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
 class ClientTLS:
     """What a client said in the ClientHello of the innermost TLS layer.
 
-    sni         the server name, None without
-    alpn        protocol ids it offers, in its order
-    ja3, ja4    fingerprints of the hello (MD5 hex digest of JA3; JA4 as FoxIO defines it)
+    sni     the server name, None without
+    alpn    protocol ids it offers, in its order
     """
 
-    sni: str | None
-    alpn: tuple[str, ...]
-    ja3: str
-    ja4: str
+    __slots__ = ("_hello", "alpn", "sni")
+
+    def __init__(self, hello: ClientHello) -> None:
+        self._hello = hello
+        self.sni = hello.sni
+        self.alpn = hello.alpn
+
+    @property
+    def ja3(self) -> str:
+        """MD5 hex digest of JA3. Made when it is asked for, as `ja4` is."""
+        return ja3(self._hello)
+
+    @property
+    def ja4(self) -> str:
+        """JA4 as FoxIO defines it."""
+        return ja4(self._hello)
 
 
 @dataclass(frozen=True, slots=True)

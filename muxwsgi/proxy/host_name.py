@@ -1,5 +1,7 @@
 """The names of hosts, as peers and operators spell them, in one spelling."""
 
+from functools import lru_cache
+
 from muxwsgi.wire.context import HOST_NAME, host_or_address
 
 __all__ = ["InvalidName", "canonical"]
@@ -12,6 +14,7 @@ class InvalidName(ValueError):
     """Neither a host name nor an address. Where a peer named it, the connection is closed."""
 
 
+@lru_cache(4096)
 def canonical(host: str) -> str:
     """A host name in ASCII and lower case without the dot that ends it, or an address in its shortest form without its zone.
 

@@ -91,6 +91,8 @@ class PassThrough:
 
     def covers(self, host: str) -> bool:
         """Whether TLS for `host` is passed through. Never for what is no host."""
+        if not (self._hosts or self._suffixes or self._expressions or self._until):
+            return False
         try:
             name = canonical(host)
         except InvalidName:

@@ -24,7 +24,6 @@ import gevent
 import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from muxwsgi.errors import OperatorError
 from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route

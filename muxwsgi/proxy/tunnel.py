@@ -26,7 +26,6 @@ from muxwsgi.mux.route import Route
 from muxwsgi.proxy.actions import CONTINUE, Accept, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.fingerprint import ja3, ja4
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.leaf_context import LeafContext
@@ -102,7 +101,7 @@ class Tunnels:
         connection.deadline = monotonic() + self._settings.handshake_timeout
         hello = _client_hello(connection)
         if hello is not None:
-            ctx.tls = ClientTLS(hello.sni, hello.alpn, ja3(hello), ja4(hello))
+            ctx.tls = ClientTLS(hello)
         name = (hello.sni if hello is not None else None) or host
 
         # 2. A name that was not known before: the rules are asked about it too.

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from muxwsgi.http.head import HeadParser
-from muxwsgi.proxy.context import ClientTLS, Context
+from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.message import Request
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
+from tests.proxy.hello import client_tls
 
 MakeEnviron = Callable[..., dict[str, Any]]
 MakeRequest = Callable[..., Request]
@@ -59,7 +60,7 @@ def make_context() -> Iterator[MakeContext]:
         ctx = Context(near, "connect", destination)
         ctx.request = request
         if tls:
-            ctx.tls = ClientTLS("example.com", (), "", "")
+            ctx.tls = client_tls("example.com")
         return ctx
 
     yield make
