@@ -1,1 +1,141 @@
-"""The forward proxy: a WSGI application that takes connections over, and asks its own inner mux about what runs in them."""
+"""The forward proxy: a WSGI application that takes connections over, and asks its own inner mux about what runs in them.
+
+    from muxwsgi.proxy import Proxy, Response, req_host_is
+
+What rules are written with is here. The names are loaded on first use, so that `muxwsgi ca` does not import gevent.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.access import Access
+    from muxwsgi.proxy.actions import CONTINUE, DROP, Accept, Chunk, Hijack, Mitm, Refused, Reject
+    from muxwsgi.proxy.authority import Authority
+    from muxwsgi.proxy.blocklist import BlockList
+    from muxwsgi.proxy.conditions import (
+        all_of,
+        any_of,
+        content_type_is,
+        dst_host_is,
+        header_matches,
+        is_localhost,
+        method_is,
+        not_,
+        port_is,
+        protocol_is,
+        req_host_is,
+        req_host_matches,
+        src_ip_is,
+        status_code_is,
+        url_has_prefix,
+        url_is,
+        url_matches,
+    )
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.fault import Fault, Phase
+    from muxwsgi.proxy.flow import Flow
+    from muxwsgi.proxy.htpasswd import Htpasswd
+    from muxwsgi.proxy.message import Request, Response
+    from muxwsgi.proxy.proxy import Proxy
+    from muxwsgi.proxy.settings import ProxySettings
+    from muxwsgi.proxy.upstream_choice import NoProxy, UpstreamChoice
+    from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
+    from muxwsgi.proxy.frame import Frame, Opcode
+
+_HOMES = {
+    "access": ("Access",),
+    "actions": ("CONTINUE", "DROP", "Accept", "Chunk", "Hijack", "Mitm", "Refused", "Reject"),
+    "authority": ("Authority",),
+    "blocklist": ("BlockList",),
+    "conditions": (
+        "all_of",
+        "any_of",
+        "content_type_is",
+        "dst_host_is",
+        "header_matches",
+        "is_localhost",
+        "method_is",
+        "not_",
+        "port_is",
+        "protocol_is",
+        "req_host_is",
+        "req_host_matches",
+        "src_ip_is",
+        "status_code_is",
+        "url_has_prefix",
+        "url_is",
+        "url_matches",
+    ),
+    "context": ("Context",),
+    "fault": ("Fault", "Phase"),
+    "flow": ("Flow",),
+    "frame": ("Frame", "Opcode"),
+    "htpasswd": ("Htpasswd",),
+    "message": ("Request", "Response"),
+    "proxy": ("Proxy",),
+    "settings": ("ProxySettings",),
+    "upstream_choice": ("NoProxy", "UpstreamChoice"),
+    "upstream_proxy": ("DIRECT", "UpstreamProxy"),
+}
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CONTINUE",
+    "DIRECT",
+    "DROP",
+    "Accept",
+    "Access",
+    "Authority",
+    "BlockList",
+    "Chunk",
+    "Context",
+    "Fault",
+    "Flow",
+    "Frame",
+    "Hijack",
+    "Htpasswd",
+    "Mitm",
+    "NoProxy",
+    "Opcode",
+    "Phase",
+    "Proxy",
+    "ProxySettings",
+    "Refused",
+    "Reject",
+    "Request",
+    "Response",
+    "UpstreamChoice",
+    "UpstreamProxy",
+    "all_of",
+    "any_of",
+    "content_type_is",
+    "dst_host_is",
+    "header_matches",
+    "is_localhost",
+    "method_is",
+    "not_",
+    "port_is",
+    "protocol_is",
+    "req_host_is",
+    "req_host_matches",
+    "src_ip_is",
+    "status_code_is",
+    "url_has_prefix",
+    "url_is",
+    "url_matches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
