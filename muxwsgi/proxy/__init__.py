@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
     from muxwsgi.proxy.fault import Fault, Phase
     from muxwsgi.proxy.flow import Flow
+    from muxwsgi.proxy.frame import Frame, Opcode
     from muxwsgi.proxy.htpasswd import Htpasswd
     from muxwsgi.proxy.message import Request, Response
     from muxwsgi.proxy.proxy import Proxy
     from muxwsgi.proxy.settings import ProxySettings
     from muxwsgi.proxy.upstream_choice import NoProxy, UpstreamChoice
     from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
-    from muxwsgi.proxy.frame import Frame, Opcode
 
 _HOMES = {
     "access": ("Access",),
