@@ -12,6 +12,7 @@ from muxwsgi.cli.ca import ca as certificate_authority
 from muxwsgi.cli.option import Option
 from muxwsgi.cli.options import OPTIONS, collect
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
+from muxwsgi.cli.replay import replay
 from muxwsgi.errors import OperatorError
 
 __all__ = ["main"]
@@ -123,6 +124,7 @@ def hijackers(config: str | None, **flags: Any) -> None:
 
 
 cli.add_command(certificate_authority)
+cli.add_command(replay)
 
 
 def main() -> None:

@@ -50,6 +50,10 @@ class RecordFile:
             raise OperatorError(f"{path}: another process writes to it") from None
         except OSError as error:
             raise OperatorError(f"{path}: {error.strerror}") from error
+        assert self._fd is not None
+        mode = os.fstat(self._fd).st_mode
+        if self._regular and mode & 0o077:
+            log.warning("%s: others than its owner may read what passed through the proxy (mode %o)", path, mode & 0o777)
 
     def write(self, records: Sequence[bytes]) -> None:
         """Add them all. Raises `OSError` where they could not be, and then none is in the file."""
@@ -118,8 +122,6 @@ class RecordFile:
             if self._tail:
                 raise OperatorError(f"{self.path}: it is no file that could be sought in")
         else:
-            if status.st_mode & 0o077:
-                log.warning("%s: others than its owner may read what passed through the proxy (mode %o)", self.path, status.st_mode & 0o777)
             if self._tail:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if status.st_size and not self._is_ours(fd, status.st_size):
