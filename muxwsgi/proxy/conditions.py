@@ -11,20 +11,19 @@ address, or to whether the scheme's default port is written; paths without their
 """
 
 import re
-from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Literal
+from typing import Literal
 
 import werkzeug.wrappers
 
+from muxwsgi.proxy.condition import Condition, all_of, any_of, condition, never, not_
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.message import Request
 from muxwsgi.proxy.place import DEFAULT_PORTS, Place, canonical_host, split_host_port
 
 __all__ = [
     "Condition",
-    "Test",
     "all_of",
     "any_of",
     "condition",
@@ -45,129 +44,10 @@ __all__ = [
     "url_matches",
 ]
 
-#: (request | response | "host:port", context) -> whether the rule is for it.
-Test = Callable[[Any, Context], bool]
-
 Response = werkzeug.wrappers.Response
 
 #: Where a tunnel goes to has no scheme, so either port is the default one.
 _EITHER = (80, 443)
-
-
-class Condition:
-    """What it says of each subject, and how it was written (`repr`). Made by the functions below.
-
-    request, response, connect      (subject, ctx) -> bool
-    reads_response                  whether its answer in `on_response` cannot be known before there is a response
-    needs_response                  whether it is about responses alone, so that it makes no sense elsewhere
-    """
-
-    __slots__ = ("_text", "connect", "needs_response", "reads_response", "request", "response")
-
-    def __init__(
-        self,
-        text: str,
-        *,
-        request: Callable[[Request, Context], bool],
-        response: Callable[[Response, Context], bool] | None = None,
-        connect: Callable[[str, Context], bool] | None = None,
-        needs_response: bool = False,
-        reads_response: bool | None = None,
-    ) -> None:
-        self._text = text
-        self.request = request
-        self.response = response if response is not None else _of_its_request(request)
-        self.connect = connect if connect is not None else _no
-        self.needs_response = needs_response
-        self.reads_response = response is not None if reads_response is None else reads_response
-
-    def __call__(self, subject: Any, ctx: Context) -> bool:
-        """Ask it of a request, a response, or the "host:port" of a tunnel."""
-        if isinstance(subject, str):
-            return self.connect(subject, ctx)
-        if isinstance(subject, Response):
-            return self.response(subject, ctx)
-        return self.request(subject, ctx)
-
-    def __and__(self, other: Test) -> "Condition":
-        return all_of(self, other)
-
-    def __rand__(self, other: Test) -> "Condition":
-        return all_of(other, self)
-
-    def __or__(self, other: Test) -> "Condition":
-        return any_of(self, other)
-
-    def __ror__(self, other: Test) -> "Condition":
-        return any_of(other, self)
-
-    def __invert__(self) -> "Condition":
-        return not_(self)
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _no(subject: object, ctx: Context) -> bool:
-    return False
-
-
-def _of_its_request(test: Callable[[Request, Context], bool]) -> Callable[[Response, Context], bool]:
-    def of_its_request(response: Response, ctx: Context) -> bool:
-        return ctx.request is not None and test(ctx.request, ctx)
-
-    return of_its_request
-
-
-def condition(test: Test) -> Condition:
-    """`test` itself, or a condition around a function, which is given whatever the rule is about."""
-    if isinstance(test, Condition):
-        return test
-    if not callable(test):
-        raise TypeError(f"{test!r} is no condition and no function")
-    name = getattr(test, "__qualname__", repr(test))
-    return Condition(name, request=test, response=test, connect=test)
-
-
-# Together
-
-
-def all_of(*tests: Test) -> Condition:
-    """All of them hold. Also spelled `a & b`. Of none it is always true."""
-    return _combined("all_of", " & ", all, [condition(test) for test in tests])
-
-
-def any_of(*tests: Test) -> Condition:
-    """One of them holds. Also spelled `a | b`."""
-    return _combined("any_of", " | ", any, [condition(test) for test in tests])
-
-
-def not_(test: Test) -> Condition:
-    """It does not hold. Also spelled `~a`. Of a tunnel `~url_is(...)` is therefore true."""
-    inner = condition(test)
-    request, response, connect = inner.request, inner.response, inner.connect
-    return Condition(
-        f"~{inner!r}",
-        request=lambda subject, ctx: not request(subject, ctx),
-        response=lambda subject, ctx: not response(subject, ctx),
-        connect=lambda subject, ctx: not connect(subject, ctx),
-        needs_response=inner.needs_response,
-        reads_response=inner.reads_response,
-    )
-
-
-def _combined(name: str, sign: str, fold: Callable[[Iterable[bool]], bool], parts: list[Condition]) -> Condition:
-    def asked(tests: list[Test]) -> Test:
-        return lambda subject, ctx: fold(test(subject, ctx) for test in tests)
-
-    return Condition(
-        f"({sign.join(map(repr, parts))})" if len(parts) > 1 else f"{name}({', '.join(map(repr, parts))})",
-        request=asked([part.request for part in parts]),
-        response=asked([part.response for part in parts]),
-        connect=asked([part.connect for part in parts]),
-        needs_response=any(part.needs_response for part in parts),
-        reads_response=any(part.reads_response for part in parts),
-    )
 
 
 def _text(name: str, *arguments: object) -> str:
@@ -384,7 +264,7 @@ def content_type_is(*types: str) -> Condition:
     wanted = frozenset(kind.lower() for kind in types)
     return Condition(
         _text("content_type_is", *types),
-        request=_no,
+        request=never,
         response=lambda response, ctx: response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in wanted,
         needs_response=True,
     )
@@ -394,7 +274,7 @@ def status_code_is(*codes: int) -> Condition:
     """The response's status is one of these. goproxy's `StatusCodeIs`."""
     wanted = frozenset(codes)
     return Condition(
-        _text("status_code_is", *codes), request=_no, response=lambda response, ctx: response.status_code in wanted, needs_response=True
+        _text("status_code_is", *codes), request=never, response=lambda response, ctx: response.status_code in wanted, needs_response=True
     )
 
 

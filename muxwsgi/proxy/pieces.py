@@ -2,14 +2,33 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["BUFFER_LIMIT", "PieceFile", "join", "pieces_of"]
+__all__ = ["BUFFER_LIMIT", "PieceFile", "Unread", "join", "pieces_of"]
 
 #: Bytes of one body that a rule may have in memory at once. A rule that reads all of everything should not be able to fill the machine.
 BUFFER_LIMIT = 16 << 20
 
 BLOCK = 65536
+
+
+class Unread:
+    """The client's body as `Request.stream` gives it: it notices when somebody reads from it."""
+
+    __slots__ = ("_file", "touched")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.touched = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("read") and name != "readable":
+            self.touched = True
+        return getattr(self._file, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.touched = True
+        return iter(self._file)
 
 
 class PieceFile(io.RawIOBase):

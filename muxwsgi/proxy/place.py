@@ -23,9 +23,22 @@ _HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:]*)(?::([0-9]{1,5}))?")
 _OLD_IPV4 = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+)){0,3}")
 
 
-@lru_cache(4096)
+#: No name is longer (RFC 1035 section 2.3.4). What is, is not remembered: peers choose what is asked here.
+LONGEST = 255
+
+
 def split_host_port(text: str) -> tuple[str, int | None]:
     """"host:port", "[::1]:port", a host or an address alone: the host without brackets, and the port or None."""
+    return _split(text) if len(text) <= LONGEST else _split.__wrapped__(text)
+
+
+def canonical_host(host: str) -> str:
+    """`host` (without brackets) in lower case and ASCII, without a dot at the end; of an IP address, its one spelling."""
+    return _canonical(host) if len(host) <= LONGEST else host.lower()
+
+
+@lru_cache(4096)
+def _split(text: str) -> tuple[str, int | None]:
     match = _HOST_PORT.fullmatch(text)
     if match is None:  # an IPv6 address without brackets
         return text, None
@@ -33,8 +46,7 @@ def split_host_port(text: str) -> tuple[str, int | None]:
 
 
 @lru_cache(4096)
-def canonical_host(host: str) -> str:
-    """`host` (without brackets) in lower case and ASCII, without a dot at the end; of an IP address, its one spelling."""
+def _canonical(host: str) -> str:
     host = host.rstrip(".").lower()
     if not host.isascii():
         try:

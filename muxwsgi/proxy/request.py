@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 from urllib.parse import quote, unquote, urlsplit
@@ -12,7 +12,7 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.urls import iri_to_uri
 
-from muxwsgi.proxy.pieces import BUFFER_LIMIT, PieceFile, join, pieces_of
+from muxwsgi.proxy.pieces import BUFFER_LIMIT, PieceFile, Unread, join, pieces_of
 from muxwsgi.proxy.place import DEFAULT_PORTS, split_host_port
 
 if TYPE_CHECKING:
@@ -43,25 +43,6 @@ class Outgoing:
 
 
 _NOTHING = Outgoing(None, False, ())
-
-
-class _Unread:
-    """The client's body as `Request.stream` gives it: it notices when somebody reads from it."""
-
-    __slots__ = ("_file", "touched")
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.touched = False
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("read") and name != "readable":
-            self.touched = True
-        return getattr(self._file, name)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.touched = True
-        return iter(self._file)
 
 
 class Request(werkzeug.wrappers.Request):
@@ -126,7 +107,7 @@ class Request(werkzeug.wrappers.Request):
         self._headers: Headers | None = None
         self._data: bytes | None = None
         self._given: tuple[int | None, Iterable[bytes]] | None = None
-        self._unread: _Unread | None = None
+        self._unread: Unread | None = None
         if populate_request:
             environ["werkzeug.request"] = self
 
@@ -301,7 +282,7 @@ class Request(werkzeug.wrappers.Request):
         if self._given is not None:
             raise RuntimeError("the request's body is a stream that another rule set")
         if self._unread is None:
-            self._unread = _Unread(self.environ["wsgi.input"])
+            self._unread = Unread(self.environ["wsgi.input"])
         return cast(IO[bytes], self._unread)
 
     @overload
@@ -346,6 +327,13 @@ class Request(werkzeug.wrappers.Request):
         `request.stream` was."""
         self._replace(length, pieces)
         self._data = None
+
+    def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+        """Let `watch` see the body on its way: it is given the pieces, as they come, and gives them on. They stay as many bytes as they are."""
+        body = self.outgoing()
+        if body.length or body.chunked:
+            self._given = (body.length, watch(body.pieces))
+            self._data = None
 
     def _replace(self, length: int | None, pieces: Iterable[bytes]) -> None:
         self._given = (length, pieces)

@@ -1,6 +1,6 @@
 """`Response` as rules see it: see `message`. And `to_wsgi`, which hands any response on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Literal, cast, overload
 
@@ -8,6 +8,7 @@ import werkzeug.wrappers
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
+from muxwsgi.errors import ResponseAborted
 from muxwsgi.proxy.decode import decoded
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.pieces import BUFFER_LIMIT, join
@@ -53,7 +54,10 @@ class Response(werkzeug.wrappers.Response):
             data = b"".join(self.iter_encoded())
         else:
             close = getattr(self.response, "close", None)
-            data = join(self.iter_encoded(), self.buffer_limit, self._too_large)
+            try:
+                data = join(self.iter_encoded(), self.buffer_limit, self._too_large)
+            except ResponseAborted as error:  # nothing has been sent yet, so the client can be told
+                raise Fault(Phase.BODY, str(error)) from error
             self.response = [data]
             if close is not None:
                 self.call_on_close(close)
@@ -74,6 +78,16 @@ class Response(werkzeug.wrappers.Response):
     def set_stream(self, pieces: Iterable[bytes]) -> None:
         """Give the response another body that is made while it is sent. `pieces` may read from what `response.response` was."""
         self._replace(pieces)
+
+    def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+        """Let `watch` see the body on its way: it is given the pieces, as they come, and gives them on. They stay as many bytes as they are."""
+        if self.is_sequence:
+            self.response = list(watch(list(self.iter_encoded())))
+            return
+        close = getattr(self.response, "close", None)
+        if close is not None:
+            self.call_on_close(close)
+        self.response = watch(self.iter_encoded())
 
     def _replace(self, pieces: Iterable[bytes]) -> None:
         close = getattr(self.response, "close", None)
@@ -121,7 +135,7 @@ def to_wsgi(response: werkzeug.wrappers.Response, method: str) -> tuple[str, lis
     """(status, fields, body) for `start_response` and the server, without the corrections that werkzeug makes for applications.
 
     A body in memory comes as a list, which the engine sends in one write with the head, and the response is closed; of any other the
-    server must call `close()`, as of any application's result.
+    server must call `close()`, as of any application's result. A `Fault` in it becomes `ResponseAborted`.
     """
     headers = list(response.headers)
     code = response.status_code
@@ -136,4 +150,12 @@ def to_wsgi(response: werkzeug.wrappers.Response, method: str) -> tuple[str, lis
         pieces = cast(Iterable[bytes], response.response)
     else:
         pieces = response.iter_encoded()
-    return response.status, headers, ClosingIterator(pieces, response.close)
+    return response.status, headers, ClosingIterator(_cut_short(pieces), response.close)
+
+
+def _cut_short(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A fault that shows while the body is sent is nobody's error here, and too late for another answer."""
+    try:
+        yield from pieces
+    except Fault as fault:
+        raise ResponseAborted(fault.reason) from fault

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import werkzeug.wrappers
 
 from muxwsgi.proxy.actions import Accept, Action, Chunk, Hijack, Hijacker, Look, Mitm, Passage, Reject
-from muxwsgi.proxy.conditions import Condition, Test, condition
+from muxwsgi.proxy.condition import Condition, Test, condition
 from muxwsgi.proxy.context import Context
 
 if TYPE_CHECKING:

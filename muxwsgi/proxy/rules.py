@@ -30,7 +30,7 @@ from muxwsgi.proxy.actions import (
     Refused,
     Reject,
 )
-from muxwsgi.proxy.conditions import Test
+from muxwsgi.proxy.condition import Test
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.message import Request, Response
 from muxwsgi.proxy.place import split_host_port
