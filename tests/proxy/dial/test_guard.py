@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -68,21 +68,25 @@ def refused(guard: Guard, ip: object, port: int, client: object) -> Phase | None
     return None
 
 
+@settings(deadline=None)
 @given(closed_addresses)
 def test_a_client_elsewhere_gets_to_no_special_address(address: object) -> None:
     assert refused(Guard(), address, 80, ELSEWHERE) is Phase.POLICY
 
 
+@settings(deadline=None)
 @given(closed_v4, st.sampled_from(sorted(CARRIERS)))
 def test_nor_by_any_ipv6_address_that_carries_it(address: IPv4Address, carrier: str) -> None:
     assert refused(Guard(), CARRIERS[carrier](address), 80, ELSEWHERE) is Phase.POLICY
 
 
+@settings(deadline=None)
 @given(public_v4)
 def test_a_client_elsewhere_gets_to_public_addresses(address: IPv4Address) -> None:
     assert refused(Guard(), address, 80, ELSEWHERE) is None
 
 
+@settings(deadline=None)
 @given(public_v4, st.sampled_from(["mapped", "translated", "nat64", "6to4"]))
 def test_nat64_and_its_like_are_open_where_what_they_carry_is(address: IPv4Address, carrier: str) -> None:
     assert refused(Guard(), CARRIERS[carrier](address), 80, ELSEWHERE) is None

@@ -4,7 +4,7 @@ import socket
 
 import gevent
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.proxy.fault import Fault, Phase
@@ -25,7 +25,10 @@ number_like = st.lists(octets | st.integers(0, 300).map(str), min_size=1, max_si
 address_like = st.text("0123456789abcdefx:.", min_size=1, max_size=24)
 
 
+@settings(max_examples=500, deadline=None)
 @given(st.ip_addresses().map(str) | number_like | address_like)
+@example("0.")
+@example("::1.")
 @example("127.1")
 @example("0x7f.1")
 @example("2130706433")
@@ -35,10 +38,11 @@ address_like = st.text("0123456789abcdefx:.", min_size=1, max_size=24)
 @example("::ffff:127.0.0.1")
 @example("1::2::3")
 def test_whatever_the_system_would_take_for_an_address_is_one(host: str) -> None:
-    assert literal(host) == by_the_system(host)
+    # The dot at the end of a name says that it is complete; what the proxy after us makes of it behind a number is not known.
+    assert literal(host) == by_the_system(host if ":" in host else host.removesuffix("."))
 
 
-@pytest.mark.parametrize("host", ["localhost", "", "127.0.0.1 and more", "127.0.0.1\n", "1.2.3.4/8", "[::1]", "fe80::1%eth0", "1.2.3.4:80", "۱۲۷.۰.۰.۱"])
+@pytest.mark.parametrize("host", ["localhost", "", "127.0.0.1 and more", "127.0.0.1\n", "1.2.3.4/8", "[::1]", "fe80::1%eth0", "1.2.3.4:80", "\u0661.2.3.4"])
 def test_other_strings_are_none(host: str) -> None:
     assert literal(host) is None
 
@@ -84,7 +88,7 @@ def test_a_name_that_is_nowhere_is_a_fault_of_resolving() -> None:
 
 
 def test_a_name_without_addresses_is_a_fault_of_resolving() -> None:
-    with pytest.raises(Fault, match="empty.example: the name has no address") as caught:
+    with pytest.raises(Fault, match=r"empty\.example: the name has no address") as caught:
         addresses(lambda host, port: [], "empty.example", 80, 1)
     assert caught.value.phase is Phase.RESOLVE
 
@@ -94,7 +98,7 @@ def test_name_servers_that_say_nothing_are_given_up() -> None:
         gevent.sleep(60)
         return []
 
-    with pytest.raises(Fault, match="slow.example: no answer from the name servers") as caught:
+    with pytest.raises(Fault, match=r"slow\.example: no answer from the name servers") as caught:
         addresses(silent, "slow.example", 80, 0.05)
     assert caught.value.phase is Phase.TIMEOUT
 

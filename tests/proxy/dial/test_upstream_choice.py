@@ -51,7 +51,7 @@ def test_lower_case_goes_before_upper_case_and_empty_is_not_set() -> None:
 
 
 def test_the_variable_is_named_where_it_is_wrong() -> None:
-    with pytest.raises(OperatorError, match="^HTTPS_PROXY: upstream proxy http://h:0: 0 is no port$"):
+    with pytest.raises(OperatorError, match=r"^HTTPS_PROXY: upstream proxy http://h:0: 0 is no port$"):
         UpstreamChoice.of_environment({"HTTPS_PROXY": "http://user:secret@h:0"})
 
 

@@ -4,7 +4,7 @@ import base64
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -37,6 +37,7 @@ def test_a_url_says_which_proxy(url: str, proxy: UpstreamProxy) -> None:
     assert UpstreamProxy.parse(url) == proxy
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["http", "https", "socks5", "socks5h"]), words, words, st.ip_addresses(), st.integers(1, 65535))
 def test_any_credentials_come_through_percent_encoded(scheme: str, user: str, password: str, ip: object, port: int) -> None:
     user = user.replace(":", ";")
