@@ -50,9 +50,9 @@ $(VENV)/base.stamp: setup.py muxwsgi/__init__.py
 	@$(BIN)/python -m pip install $(PIP_QUIET) --editable .
 	@touch $@
 
-$(VENV)/apps.stamp: $(VENV)/base.stamp apps/hijack-echo/setup.py apps/hijack-resp/setup.py
+$(VENV)/apps.stamp: $(VENV)/base.stamp apps/hijack-echo/setup.py apps/hijack-resp/setup.py apps/inspector-rules/setup.py
 	@echo "== installing the applications and hijackers"
-	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[apps]' --editable apps/hijack-echo --editable apps/hijack-resp
+	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[apps]' --editable apps/hijack-echo --editable apps/hijack-resp --editable apps/inspector-rules
 	@touch $@
 
 $(VENV)/tests.stamp: $(VENV)/apps.stamp pyproject.toml

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 from urllib.parse import quote, unquote, urlsplit
@@ -329,7 +329,7 @@ class Request(werkzeug.wrappers.Request):
         self._data = None
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way: it is given the pieces, as they come, and gives them on. They stay as many bytes as they are."""
+        """Let `watch` see the body on its way: it is given the pieces as they come, and gives them on, with not a byte more or less."""
         body = self.outgoing()
         if body.length or body.chunked:
             self._given = (body.length, watch(body.pieces))

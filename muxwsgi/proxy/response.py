@@ -1,6 +1,6 @@
 """`Response` as rules see it: see `message`. And `to_wsgi`, which hands any response on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Literal, cast, overload
 
@@ -80,7 +80,7 @@ class Response(werkzeug.wrappers.Response):
         self._replace(pieces)
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way: it is given the pieces, as they come, and gives them on. They stay as many bytes as they are."""
+        """Let `watch` see the body on its way: it is given the pieces as they come, and gives them on, with not a byte more or less."""
         if self.is_sequence:
             self.response = list(watch(list(self.iter_encoded())))
             return

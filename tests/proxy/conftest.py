@@ -44,7 +44,7 @@ class Lab:
 
     def __init__(self, stack: ExitStack, authority: tuple[Authority, Path], certificate: CertificateFiles) -> None:
         self._stack = stack
-        self._authority = authority
+        self.authority = authority[0]
         self.certificate = certificate
         self.ca_file = authority[1]
         self.flows: list[Flow] = []
@@ -83,7 +83,7 @@ class Lab:
         options["upstream_ca"] = options["upstream_ca"] or self.certificate.certfile
         more.setdefault("upstreams", UpstreamChoice())
         return Proxy(
-            ProxySettings(**options), authority=self._authority[0], sinks=[self.flows.append] if record else [], **more
+            ProxySettings(**options), authority=self.authority, sinks=[self.flows.append] if record else [], **more
         )
 
     def serve_proxy(self, proxy: Proxy, **more: Any) -> int:
