@@ -1,0 +1,27 @@
+"""docs/proxy.md runs as it stands there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from muxwsgi.cli.proxy_options import PROXY_OPTIONS
+from muxwsgi.proxy import Proxy, Reject
+from muxwsgi.proxy.actions import Accept, Mitm
+
+PAGE = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text()
+
+
+def test_the_rules_of_the_page_do_what_it_says() -> None:
+    namespace: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[0], namespace)
+    proxy = namespace["proxy"]
+    assert isinstance(proxy, Proxy) and proxy.has_request_rules
+    assert isinstance(proxy.connect("bank.example:443", None)[0], Accept)
+    assert isinstance(proxy.connect("other.example:443", None)[0], Mitm)
+    assert not isinstance(proxy.connect("other.example:443", None)[0], Reject)
+
+
+def test_every_option_of_the_page_is_one() -> None:
+    known = {option.flag for option in PROXY_OPTIONS}
+    written = set(re.findall(r"`(--[a-z-]+)", PAGE))
+    assert written and written <= known, written - known
