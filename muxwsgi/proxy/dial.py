@@ -16,7 +16,7 @@ from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.guard import Guard
 from muxwsgi.proxy.happy_eyeballs import Unanswered, connect_first
-from muxwsgi.proxy.resolve import Resolved, Resolver, addresses, host_name, literal
+from muxwsgi.proxy.resolve import Resolved, Resolver, addresses, literal, spelled
 from muxwsgi.proxy.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.connection import Address, Connection
@@ -27,6 +27,9 @@ __all__ = ["DialSettings", "Dialer", "Dialled"]
 
 #: Who asks where no client does: the operator's own code, which may go where a client on this machine may.
 _NO_CLIENT: Address = ("127.0.0.1", 0)
+
+#: Ways on which we know the address that a client gets to, and check it when it is dialled.
+_RESOLVED_HERE = frozenset({"direct", "socks5"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,17 +119,19 @@ class Dialer:
             via = ctx.upstream
         else:
             via = self._choice.choose(scheme, host, port) or DIRECT
-        if via.scheme not in ("direct", "socks5"):  # with these two, addresses are known and checked when they are dialled
-            self._named(host, port, _client(ctx))
+        if via.scheme not in _RESOLVED_HERE:
+            self._check_name(spelled(host), port, _client(ctx))
         return via
 
-    def check_reuse(self, connection: Connection, ctx: Context | None) -> None:
-        """Whether the client of `ctx` may be given a connection that was made directly, perhaps for somebody who may go further.
-
-        Raises `Fault` (POLICY, LOOP) where not.
+    def check_reuse(self, connection: Connection, ctx: Context | None, via: UpstreamProxy = DIRECT) -> None:
+        """Whether the client of `ctx` may be given a connection that was dialled before (`via` as then), perhaps for somebody who may
+        go further. That `way` was asked is taken for granted. Raises `Fault` (POLICY, LOOP) where not.
         """
-        ip, port = cast(tuple[str, int], connection.client[:2])
-        self._guard.check(ip, port, _client(ctx))
+        if connection.destination is not None:
+            self._guard.check(*connection.destination, _client(ctx))
+        if not via.trusted:
+            ip, port = cast(tuple[str, int], connection.client[:2])
+            self._guard.check(ip, port, _client(ctx))
 
     def connect(
         self, host: str, port: int, ctx: Context | None, *, via: UpstreamProxy | None = None, deadline: float = math.inf
@@ -134,18 +139,21 @@ class Dialer:
         """A plain stream to `host`, a name or an address (IPv6 without brackets).
 
         `via` None goes the `way` of a tunnel; `DIRECT` goes directly. `deadline` is in absolute `time.monotonic()` seconds and
-        can only shorten `connect_timeout`. The connection is the caller's to close; it is in the sweeper's `lines`, without a deadline.
+        can only shorten `connect_timeout`. The connection is the caller's to close; it is in the sweeper's `lines`, without a deadline. Its
+        `client` is whom we have connected to, and its `destination` the address that was checked (None where a proxy resolves the name).
 
         Raises `Fault`: RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
         """
         dial = _Dial(deadline, self._settings)
         if not 0 < port < 65536:
             raise Fault(Phase.POLICY, f"{port} is no port to connect to")
+        host = spelled(host)
         if via is None:
             via = self.way("tunnel", host, port, ctx)
         if via.scheme == "direct":
             found = self._permitted(dial, host, port, _client(ctx))
             connection, ip = self._open(dial, _shown(host, port), found, port)
+            connection.destination = ip, port
             return dial.done(connection, ip, port, via)
         return self._through(dial, via, host, port, ctx)
 
@@ -162,10 +170,12 @@ class Dialer:
 
     def _through(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, ctx: Context | None) -> Dialled:
         """A stream to `host` by way of a proxy: one attempt, or where names are resolved here, one for each address."""
-        if via.scheme == "socks5":
+        here = via.scheme in _RESOLVED_HERE
+        if here:
             targets = [ip for _, ip in self._permitted(dial, host, port, _client(ctx))]
         else:
-            targets = [self._named(host, port, _client(ctx))]
+            self._check_name(host, port, _client(ctx))
+            targets = [host]
         for target in targets:
             connection, ip = self._open_proxy(dial, via, ctx)
             try:
@@ -176,17 +186,16 @@ class Dialer:
                     raise
             else:
                 break
+        if here:
+            connection.destination = target, port
         return dial.done(connection, ip, via.port, via)
 
-    def _named(self, host: str, port: int, client: Address) -> str:
-        """What a proxy can be asked for: an address, which is checked, or a name, which only the proxy can resolve."""
-        known = literal(host)
-        name = host_name(host) if known is None else known[1]
-        if known is not None:
-            self._guard.check(name, port, client)
-        elif name.lower() == "localhost" or name.lower().endswith(".localhost"):  # RFC 6761 section 6.3: not a matter of resolving
+    def _check_name(self, host: str, port: int, client: Address) -> None:
+        """Whether a proxy may be asked for `host`: an address is checked, and a name is the proxy's to resolve and to judge."""
+        if literal(host) is not None:
+            self._guard.check(host, port, client)
+        elif host.lower() == "localhost" or host.lower().endswith(".localhost"):  # RFC 6761 section 6.3: not a matter of resolving
             self._guard.check("127.0.0.1", port, client)
-        return name
 
     def _open_proxy(self, dial: "_Dial", via: UpstreamProxy, ctx: Context | None) -> tuple[Connection, str]:
         """A connection to the proxy itself, with TLS where it has TLS. Faults say that they are about the proxy."""

@@ -12,7 +12,7 @@ import gevent.socket
 
 from muxwsgi.proxy.fault import Fault, Phase
 
-__all__ = ["Resolved", "Resolver", "addresses", "host_name", "literal", "system_resolver"]
+__all__ = ["Resolved", "Resolver", "addresses", "host_name", "literal", "spelled", "system_resolver"]
 
 #: An address family (AF_INET or AF_INET6) and an address of it in text.
 Resolved = tuple[int, str]
@@ -51,7 +51,7 @@ def literal(host: str) -> Resolved | None:
 def host_name(host: str) -> str:
     """`host` in ASCII (IDNA) and without the dot at its end. Raises `Fault` (RESOLVE) for what can be no name."""
     try:
-        name = host.removesuffix(".")
+        name = host.removesuffix(".") if len(host) < 256 else ""
         if not name.isascii():
             name = name.encode("idna").decode("ascii")
     except UnicodeError:
@@ -59,6 +59,12 @@ def host_name(host: str) -> str:
     if not _NAME.fullmatch(name):
         raise Fault(Phase.RESOLVE, f"{host[:100]!r} is neither a host name nor an address")
     return name
+
+
+def spelled(host: str) -> str:
+    """The address or the name that `host` is, in ASCII. Raises `Fault` (RESOLVE) for what is neither."""
+    known = literal(host)
+    return host_name(host) if known is None else known[1]
 
 
 def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:

@@ -176,6 +176,25 @@ def test_with_socks5_names_are_resolved_here(make_dialer: DialerMaker, greeter: 
     assert open_socks.asked == [(5, "127.0.0.1", greeter.port)]
 
 
+def test_a_pooled_connection_through_a_proxy_is_not_for_who_could_not_have_made_it(
+    make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer
+) -> None:
+    dialer = make_dialer(zone({"near.example": ["127.0.0.1"]}))
+    url = f"127.0.0.1:{open_socks.port}"
+    for host, via in (
+        ("near.example", UpstreamProxy.parse(f"socks5://{url}")),  # it leads to a private place
+        ("far.example", UpstreamProxy.parse(f"socks5h://{url}", trusted=False)),  # it stands in one
+    ):
+        with dialer.connect(host, greeter.port, None, via=via).connection as connection:
+            dialer.check_reuse(connection, context_of(("127.0.0.1", 2)), via)
+            with pytest.raises(Fault) as caught:
+                dialer.check_reuse(connection, context_of(ELSEWHERE), via)
+        assert caught.value.phase is Phase.POLICY
+    via = UpstreamProxy.parse(f"socks5h://{url}")
+    with dialer.connect("far.example", greeter.port, None, via=via).connection as connection:
+        dialer.check_reuse(connection, context_of(ELSEWHERE), via)
+
+
 def test_with_socks5_each_address_of_a_name_is_tried(make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer) -> None:
     via = UpstreamProxy.parse(f"socks5://127.0.0.1:{open_socks.port}")
     dialer = make_dialer(zone({"near.example": ["::1", "127.0.0.2", "127.0.0.1"], "gone.example": ["127.0.0.2", "127.0.0.3"]}))

@@ -4,9 +4,12 @@ import errno
 import os
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import gevent
+import gevent.subprocess
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,6 +185,32 @@ def test_a_pooled_connection_is_not_for_who_could_not_have_made_it(make_dialer: 
         with pytest.raises(Fault) as caught:
             dialer.check_reuse(connection, context_of(ELSEWHERE))
     assert caught.value.phase is Phase.POLICY
+
+
+def test_what_a_client_calls_a_host_comes_back_in_plain_letters(make_dialer: DialerMaker, closed_port: int) -> None:
+    dialer = make_dialer(zone({"xn--bcher-kva.example": ["127.0.0.1"]}))
+    for host, shown in (("b\u00fc\u00adcher.example.", "xn--bcher-kva.example"), ("2130706433", "127.0.0.1"), ("::0001", "[::1]")):
+        with pytest.raises(Fault) as caught:
+            dialer.connect(host, closed_port, None)
+        assert caught.value.reason.startswith(f"{shown}:{closed_port}: ")
+
+
+def test_a_patched_process_dials_as_well(greeter: Greeter) -> None:
+    program = f"""
+from gevent import monkey
+monkey.patch_all()
+import socket
+from muxwsgi.proxy.dial import Dialer, DialSettings
+from muxwsgi.proxy.guard import Guard
+from muxwsgi.proxy.upstream_choice import UpstreamChoice
+from muxwsgi.wire.sweeper import Sweeper
+resolver = lambda host, port: [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+dialer = Dialer(DialSettings(), Guard(lambda: [("0.0.0.0", 1)]), UpstreamChoice(), resolver, Sweeper())
+with dialer.connect("any.example", {greeter.port}, None).connection as connection:
+    print(connection.recv(100).decode())
+"""
+    done = gevent.subprocess.run([sys.executable, "-W", "error", "-c", program], stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.decode().strip() == "hello from 127.0.0.1"
 
 
 def test_a_connection_to_oneself_is_no_connection(make_dialer: DialerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
