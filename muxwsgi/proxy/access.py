@@ -19,7 +19,7 @@ from muxwsgi.errors import OperatorError, PeerError
 from muxwsgi.proxy.failures import Failures
 from muxwsgi.wire.connection import Address, Connection
 
-__all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "one_user", "parse_networks"]
+__all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "certificate_identity", "one_user", "parse_networks"]
 
 #: (user, password) -> whether they are right, or who that is. Called in the greenlet of the connection: it may wait as gevent waits.
 Credentials = Callable[[str, str], bool | str | None]

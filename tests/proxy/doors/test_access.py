@@ -1,17 +1,23 @@
 """Who may use the proxy: addresses, passwords, certificates, and what happens to who guesses."""
 
 import base64
+import dataclasses
 from collections.abc import Callable
+from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted, one_user, parse_networks
+from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted, certificate_identity, one_user, parse_networks
 from muxwsgi.proxy.failures import Failures
 from muxwsgi.settings import TLSSettings
 from muxwsgi.testing import connection_pair
@@ -288,3 +294,28 @@ def test_a_certificate_that_was_not_asked_for_proves_nothing(in_tls: PairOf) -> 
         Access(ANN).identify(in_tls("ann.test"), None)
     with pytest.raises(NotAdmitted):
         Access(client_certificates=True).identify(in_tls("ann.test", asked=False), None)
+
+
+def test_a_certificate_that_was_not_verified_proves_nothing(in_tls: PairOf) -> None:
+    connection = in_tls("ann.test")
+    assert connection.tls is not None
+    connection.tls = dataclasses.replace(connection.tls, peer_verified=False)
+    with pytest.raises(NotAdmitted):
+        Access(client_certificates=True).identify(connection, None)
+
+
+def test_a_certificate_without_a_common_name_goes_by_another_of_its_names() -> None:
+    def named(subject: list[x509.NameAttribute[str]], *names: x509.GeneralName) -> str:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = x509.CertificateBuilder().subject_name(x509.Name(subject)).issuer_name(x509.Name([])).public_key(key.public_key()).serial_number(1)
+        builder = builder.not_valid_before(datetime(2026, 1, 1)).not_valid_after(datetime(2026, 1, 2))
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+        return certificate_identity(builder.sign(key, hashes.SHA256()))
+
+    unit = [x509.NameAttribute(x509.NameOID.ORGANIZATIONAL_UNIT_NAME, "crew")]
+    assert named([*unit, x509.NameAttribute(x509.NameOID.COMMON_NAME, "ann")], x509.DNSName("other.test")) == "ann"
+    assert named(unit, x509.RFC822Name("ann@example.com"), x509.DNSName("other.test")) == "ann@example.com"
+    assert named(unit, x509.IPAddress(ip_address("192.0.2.1"))) == "192.0.2.1"
+    assert named(unit, x509.UniformResourceIdentifier("spiffe://example/ann")) == "spiffe://example/ann"
+    assert named(unit) == "OU=crew"

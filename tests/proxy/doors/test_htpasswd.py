@@ -170,13 +170,13 @@ def test_a_flood_of_passwords_is_turned_away(file: Path, monkeypatch: pytest.Mon
     assert users("ann", "pass:word")
 
 
-def test_what_is_remembered_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(htpasswd, "REMEMBERED", 1)
+def test_what_is_remembered_is_bounded_and_what_is_in_use_stays(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(htpasswd, "REMEMBERED", 2)
+    file.write_text(file.read_text() + line("eve", "eve's"))
     users = Htpasswd(file)
-    for _ in range(2):
-        assert users("ann", "pass:word")
-        assert users("bob", "bob's")
-    assert users.checked == 4
+    for user, password, checked in (("ann", "pass:word", 1), ("bob", "bob's", 2), ("ann", "pass:word", 2), ("eve", "eve's", 3), ("ann", "pass:word", 3), ("bob", "bob's", 4)):
+        assert users(user, password)
+        assert users.checked == checked
 
 
 def test_a_changed_file_counts_within_a_second(file: Path, clock: Clock) -> None:

@@ -1,5 +1,6 @@
 """SOCKS 4, 4a and 5: the matchers, the dialogue, and curl."""
 
+import math
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -423,3 +424,29 @@ def test_a_client_certificate_lets_socks_in_without_a_password(message: bytes, t
         assert ask(None) in (b"\x05\xff", b"\x00\x5b" + bytes(6))
     finally:
         server.stop(0)
+
+
+def test_a_request_that_drips_into_a_socket_leaves_it_in_order() -> None:
+    """Without a mux that has waited for all of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = gevent.socket.create_connection(listening.getsockname(), 10)
+        accepted, _ = listening.accept()
+    heard = []
+
+    def opens(connection: Connection, _door: Any, _destination: Any, reply: Any) -> None:
+        reply(None)
+        heard.append(connection.deadline)
+        heard.append(connection.recv(100))
+
+    connection = Connection.from_socket(accepted)
+    serving = gevent.spawn(SocksDoor(Access(), opens).serve_socks4, connection)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in request4("example.com", 443, b"ann"):
+        client.sendall(bytes((byte,)))
+        gevent.sleep(0.001)
+    assert client.recv(8) == b"\x00\x5a" + bytes(6)
+    client.sendall(b"x")
+    serving.get(timeout=10)
+    assert heard == [math.inf, b"x"]  # the tunnel has its own deadlines, and one byte wakes its reader
+    client.close()
+    connection.finish()
