@@ -279,10 +279,9 @@ class Request(werkzeug.wrappers.Request):
         """
         if self._data is not None:
             return io.BytesIO(self._data)
-        if self._given is not None:
-            raise RuntimeError("the request's body is a stream that another rule set")
         if self._unread is None:
-            self._unread = Unread(self.environ["wsgi.input"])
+            file = self.environ["wsgi.input"] if self._given is None else io.BufferedReader(PieceFile(self._given[1]))
+            self._unread = Unread(file)
         return cast(IO[bytes], self._unread)
 
     @overload
@@ -298,20 +297,19 @@ class Request(werkzeug.wrappers.Request):
         """
         data = self._data
         if data is None:
-            if self._given is not None:
-                pieces = self._given[1]
-            elif self._unread is not None and self._unread.touched:
-                raise RuntimeError("a rule has read from request.stream: the rest is not the whole body")
-            else:
-                pieces = pieces_of(self.stream)
-                length = self.content_length
-                if length is not None and length > self.buffer_limit:
-                    raise self._too_large()
-            data = join(pieces, self.buffer_limit, self._too_large)
+            self._check_unread()
+            length = self.content_length
+            if length is not None and length > self.buffer_limit:
+                raise self._too_large()
+            data = join(pieces_of(self.stream), self.buffer_limit, self._too_large)
             if self._given is not None:
                 self._given = (len(data), (data,))
             self._data = data
         return data.decode("utf-8", "replace") if as_text else data
+
+    def _check_unread(self) -> None:
+        if self._unread is not None and self._unread.touched:
+            raise RuntimeError("a rule has read from the request's body and put nothing in its place: what is left is not the whole body")
 
     def _too_large(self) -> Exception:
         return RequestEntityTooLarge(f"The body is larger than the {self.buffer_limit} bytes that may be read at once.")
@@ -333,10 +331,12 @@ class Request(werkzeug.wrappers.Request):
         body = self.outgoing()
         if body.length or body.chunked:
             self._given = (body.length, watch(body.pieces))
+            self._unread = None
             self._data = None
 
     def _replace(self, length: int | None, pieces: Iterable[bytes]) -> None:
         self._given = (length, pieces)
+        self._unread = None
         self.body_replaced = True
         self._forget(_OF_BODY)
         headers = self.headers
@@ -366,6 +366,8 @@ class Request(werkzeug.wrappers.Request):
 
     def outgoing(self) -> Outgoing:
         """The body as rules left it. Raises `RuntimeError` where one has read part of it and put nothing in its place."""
+        if self._data is None:
+            self._check_unread()
         if self._given is not None:
             length, pieces = self._given
             return Outgoing(length, length is None, pieces)
@@ -376,8 +378,6 @@ class Request(werkzeug.wrappers.Request):
         length = None if chunked else int(environ["CONTENT_LENGTH"])
         if self._data is not None:
             return Outgoing(length, chunked, (self._data,))
-        if self._unread is not None and self._unread.touched:
-            raise RuntimeError("a rule has read from the request's body and put nothing in its place: what is left is not the whole body")
         return Outgoing(length, chunked, pieces_of(environ["wsgi.input"]))
 
     def to_environ(self) -> dict[str, Any]:

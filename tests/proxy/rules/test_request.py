@@ -1,6 +1,7 @@
 """`Request`: what the client sent, what a rule makes of it, and what goes on."""
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -245,11 +246,49 @@ def test_a_stream_may_be_made_of_the_clients_stream(make_request: MakeRequest) -
 def test_a_stream_may_say_its_length_and_be_read_by_the_next_rule(make_request: MakeRequest) -> None:
     request = make_request()
     request.set_stream([b"ab", b"c"], 3)
-    with pytest.raises(RuntimeError, match="another rule"):
-        request.stream.read()
     assert request.headers["Content-Length"] == "3"
     assert request.get_data() == b"abc"
     assert request.outgoing() == Outgoing(3, False, (b"abc",))
+
+
+def test_streams_of_several_rules_are_put_through_each_other(make_request: MakeRequest) -> None:
+    request = make_request(method="POST", body=b"hello")
+    for change in (bytes.upper, lambda piece: piece + b"."):
+        stream = request.stream
+        request.set_stream(map(change, iter(lambda stream=stream: stream.read(2), b"")))
+    assert sent(request.outgoing()) == b"HE.LL.O."
+
+
+def test_half_a_stream_that_a_rule_set_is_not_sent_on_either(make_request: MakeRequest) -> None:
+    request = make_request(method="POST")
+    request.set_stream([b"ab", b"c"])
+    request.stream.read(1)
+    with pytest.raises(RuntimeError, match="has read"):
+        request.outgoing()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_watched_stays_as_it_is(make_request: MakeRequest, chunked: bool) -> None:
+    seen: list[bytes] = []
+
+    def watch(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            seen.append(piece)
+            yield piece
+
+    request = make_request(method="POST", body=b"hello", chunked=chunked)
+    before = request.fields
+    request.watch_body(watch)
+    assert seen == [] and request.fields == before and not request.body_replaced
+    outgoing = request.outgoing()
+    assert (outgoing.length, outgoing.chunked, sent(outgoing)) == (None if chunked else 5, chunked, b"hello")
+    assert b"".join(seen) == b"hello"
+    request = make_request(method="POST", body=b"hello", chunked=chunked)
+    request.watch_body(watch)
+    assert request.get_data() == sent(request.outgoing()) == b"hello"
+    nothing = make_request()
+    nothing.watch_body(watch)
+    assert nothing.outgoing() == Outgoing(None, False, ())
 
 
 @pytest.mark.parametrize("read", [lambda stream: stream.read(2), lambda stream: stream.readline(), lambda stream: next(iter(stream))])

@@ -1,7 +1,7 @@
 """`Response`: what an upstream sent, what a rule makes of it, and what the client gets."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import flask
 import pytest
@@ -92,6 +92,25 @@ def test_a_stream_may_be_made_of_the_upstreams_stream() -> None:
     assert body.left == [b"abc", b"def"]
     assert finish(response) == ("200 OK", FIELDS[:-1], [b"ABC", b"DEF"])
     assert body.closed
+
+
+def test_a_body_that_is_watched_stays_as_it_is() -> None:
+    seen: list[bytes] = []
+
+    def watch(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            seen.append(piece)
+            yield piece
+
+    body = Body(b"abc", b"def")
+    response = Response.of_upstream(200, "OK", FIELDS, body)
+    response.watch_body(watch)
+    assert seen == []
+    assert finish(response) == ("200 OK", FIELDS, [b"abc", b"def"])
+    assert seen == [b"abc", b"def"] and body.closed
+    response = Response("in memory")
+    response.watch_body(watch)
+    assert finish(response)[2] == [b"in memory"] and seen[-1] == b"in memory"
 
 
 @pytest.mark.parametrize(("status", "method"), [(200, "HEAD"), (204, "GET"), (304, "GET")])
