@@ -57,7 +57,8 @@ class FlowSpool:
         self._filter = flow_filter
         self._max_queued = max_queued
         self._queue: deque[tuple[Flow, int] | Callable[[], object]] = deque()  # flows, and what is to be done between them
-        self._queued = 0
+        self._queued = 0  # bytes
+        self._taken = 0  # flows that have left the queue, and are neither written nor lost yet
         self._carried: tuple[bytes, int] | None = None  # the record that did not fit in the batch before, and the size of its flow
         self._writer: gevent.Greenlet[[], None] | None = None
         self._work = Event()  # the writer has something to do
@@ -93,17 +94,18 @@ class FlowSpool:
         self._wake()
         self._hurry.set()
 
-    def close(self, timeout: float = 10.0) -> None:
+    def close(self, timeout: float = 3.0) -> None:
         """Write what waits, for at most `timeout` seconds, and close the file. What comes later is lost. Idempotent."""
         if self._closing:
             return
         self._closing = True
-        if self.flush(timeout):
-            if self._writer is not None:
-                self._writer.kill()
+        written = self.flush(timeout)
+        if self._writer is not None:
+            self._writer.kill()
+        if written:
             self._file.close()
         else:  # a thread is stuck within a write: closing the descriptor under it could hit another file
-            count = sum(isinstance(item, tuple) for item in self._queue)
+            count = self._taken + sum(isinstance(item, tuple) for item in self._queue)
             self._queue.clear()
             self._lose(count, f"it took longer than {timeout:g} s to close")
         if self.lost:
@@ -144,6 +146,7 @@ class FlowSpool:
             gevent.sleep(0)
         if records:
             error = self._in_thread(lambda: self._file.write(records))
+            self._taken -= len(records)
             if error is None:
                 self.written += len(records)
             else:
@@ -157,12 +160,14 @@ class FlowSpool:
             return carried
         while self._queue and isinstance(item := self._queue[0], tuple):
             self._queue.popleft()
+            self._taken += 1
             flow, size = item
             try:
                 return self._encode(flow), size
             except Exception:  # it is not as flows should be, which says nothing of the next one
                 log.exception("%s: flow %d cannot be written", self._file.path, flow.id)
                 self.lost += 1
+                self._taken -= 1
                 self._queued -= size
         return None
 
