@@ -1,36 +1,45 @@
 """SOCKS: two matchers, and the door that learns from the first bytes where a client wants to go.
 
-SOCKS 4 and 4a have no RFC ("SOCKS: A protocol for TCP proxy across firewalls", Ying-Da Lee; "SOCKS 4A", the same); SOCKS 5 is RFC 1928, its
-user and password RFC 1929. CONNECT alone is served: BIND wants a listening socket of ours for somebody else, UDP ASSOCIATE is no stream.
+CONNECT alone is served: BIND wants a listening socket of ours for somebody else, UDP ASSOCIATE is no stream.
 
 What happens with the tunnel is not known here. The door calls `open` and lends it `reply`, which says how it went in the client's version.
 """
 
 import math
-import re
 import socket
-import struct
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
 
 from muxwsgi.errors import PeerError
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
-from muxwsgi.proxy.access import Access, NotAdmitted, decode_credentials
+from muxwsgi.proxy.access import Access, NotAdmitted
 from muxwsgi.proxy.context import Door
 from muxwsgi.proxy.door import Open
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.socks_message import (
+    FAILED,
+    HOST_UNREACHABLE,
+    LONGEST_STRING,
+    NO_AUTHENTICATION,
+    NONE_ACCEPTABLE,
+    NOT_ALLOWED,
+    REFUSED,
+    SUCCEEDED,
+    TTL_EXPIRED,
+    USER_AND_PASSWORD,
+    Refusal,
+    answer4,
+    answer5,
+    has_name,
+    read_request4,
+    read_request5,
+    read_user_and_password,
+    take,
+)
 from muxwsgi.wire.connection import Connection
 
 __all__ = ["SocksDoor", "socks4", "socks5"]
-
-NO_AUTHENTICATION, USER_AND_PASSWORD, NONE_ACCEPTABLE = 0x00, 0x02, 0xFF
-CONNECT, BIND = 1, 2
-IPV4, DOMAIN, IPV6 = 1, 3, 4
-
-#: Replies of RFC 1928 section 6.
-SUCCEEDED, FAILED, NOT_ALLOWED, HOST_UNREACHABLE, REFUSED, TTL_EXPIRED, NO_SUCH_COMMAND, NO_SUCH_ADDRESS_TYPE = 0, 1, 2, 4, 5, 6, 7, 8
 
 #: None of the replies is made for a proxy that looks names up, checks certificates and asks other proxies. TTL expired is what others
 #: (Tor, for one) say when it took too long.
@@ -41,12 +50,6 @@ _REPLIES = {
     Phase.CONNECT: REFUSED,
     Phase.TIMEOUT: TTL_EXPIRED,
 }
-
-#: Bytes of the user id and of the host name in SOCKS 4. It knows no limit; a DNS name has 255 bytes at most (RFC 1035 section 2.3.4).
-LONGEST_STRING = 255
-
-#: Letters, digits, "-" and ".", and "_", which some names have although RFC 952 knows none. IPv4 addresses are of these too.
-_NAME = re.compile(rb"[A-Za-z0-9._-]+")
 
 #: Seconds that a refused client has to read why before the connection is closed, and the bytes of it that are thrown away meanwhile.
 LINGER = 2.0
@@ -90,7 +93,7 @@ def _is_socks4(data: bytes) -> Match:
     """
     if data[:1] not in (b"", b"\x04") or data[1:2] not in (b"", b"\x01", b"\x02"):
         return Match.NO
-    strings = 2 if _has_name(data[4:8]) else 1
+    strings = 2 if has_name(data[4:8]) else 1
     at = 8
     for _ in range(strings):
         end = data.find(b"\0", at, at + LONGEST_STRING + 1)
@@ -102,11 +105,6 @@ def _is_socks4(data: bytes) -> Match:
 
 socks5 = _Matcher("socks5", _is_socks5)
 socks4 = _Matcher("socks4", _is_socks4)
-
-
-def _has_name(address: bytes) -> bool:
-    """Whether this is no address but the sign of SOCKS 4a that a host name follows."""
-    return address[:3] == b"\0\0\0" and address[3:] not in (b"", b"\0")
 
 
 class SocksDoor:
@@ -127,11 +125,11 @@ class SocksDoor:
         connection.deadline = monotonic() + self._handshake_timeout
         try:
             connection.identity = self._greet(connection)
-            destination = _read_request5(connection)
-        except _Refusal as refusal:
+            destination = read_request5(connection)
+        except Refusal as refusal:
             _part(connection, refusal.answer)
             raise PeerError(400, f"SOCKS 5: {refusal.reason}") from None
-        self._enter(connection, "socks5", destination, _answer5)
+        self._enter(connection, "socks5", destination, answer5)
 
     def serve_socks4(self, connection: Connection) -> None:
         """The same for SOCKS 4 and 4a. They have no passwords: where one is needed, they are refused."""
@@ -139,23 +137,23 @@ class SocksDoor:
         try:
             if self._access.admits_address(connection.client):
                 connection.identity = self._access.certificate(connection)
-                destination = _read_request4(connection)
+                destination = read_request4(connection)
                 admitted = connection.identity is not None or not self._access.asks_identity
             else:
                 admitted = False
             if not admitted:
-                raise _Refusal("this client may not use the proxy", _answer4(NOT_ALLOWED))
-        except _Refusal as refusal:
+                raise Refusal("this client may not use the proxy", answer4(NOT_ALLOWED))
+        except Refusal as refusal:
             _part(connection, refusal.answer)
             raise PeerError(400, f"SOCKS 4: {refusal.reason}") from None
-        self._enter(connection, "socks4", destination, _answer4)
+        self._enter(connection, "socks4", destination, answer4)
 
     def _greet(self, connection: Connection) -> str | None:
         """Agree on how the client says who it is, and hear it (RFC 1928 section 3); who it is."""
-        offered = _take(connection, _take(connection, 2)[1])
+        offered = take(connection, take(connection, 2)[1])
         access = self._access
         if not access.admits_address(connection.client):
-            raise _Refusal("this address may not use the proxy", bytes((5, NONE_ACCEPTABLE)))
+            raise Refusal("this address may not use the proxy", bytes((5, NONE_ACCEPTABLE)))
         identity = access.certificate(connection)
         if identity is not None or not access.asks_identity:
             if NO_AUTHENTICATION in offered:
@@ -163,21 +161,21 @@ class SocksDoor:
                 return identity
             if USER_AND_PASSWORD in offered:  # some clients that were given a password offer nothing else
                 connection.sendall(bytes((5, USER_AND_PASSWORD)))
-                _read_user_and_password(connection)
+                read_user_and_password(connection)
                 connection.sendall(b"\x01\x00")
                 return identity
         elif access.asks_password and USER_AND_PASSWORD in offered:
             connection.sendall(bytes((5, USER_AND_PASSWORD)))
-            user, password = _read_user_and_password(connection)
+            user, password = read_user_and_password(connection)
             try:
                 identity = access.password(connection.client, user, password)
             except NotAdmitted as error:
-                raise _Refusal(error.reason, b"\x01\x01") from None
+                raise Refusal(error.reason, b"\x01\x01") from None
             if identity is None:
-                raise _Refusal("the user or the password is wrong", b"\x01\x01")
+                raise Refusal("the user or the password is wrong", b"\x01\x01")
             connection.sendall(b"\x01\x00")
             return identity
-        raise _Refusal("the client offers no way to say who it is that would do", bytes((5, NONE_ACCEPTABLE)))
+        raise Refusal("the client offers no way to say who it is that would do", bytes((5, NONE_ACCEPTABLE)))
 
     def _enter(self, connection: Connection, door: Door, destination: tuple[str, int], answer: Callable[[int], bytes]) -> None:
         connection.destination = destination
@@ -205,121 +203,6 @@ class SocksDoor:
             if not answered:
                 _part(connection, answer(FAILED))
             raise
-
-
-class _Refusal(Exception):
-    """The client is sent `answer` and away."""
-
-    def __init__(self, reason: str, answer: bytes) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.answer = answer
-
-
-# Reading. Never a byte more than belongs to the message: what follows it may be the ClientHello of the tunnel, which TLS wants to find in
-# the kernel.
-
-
-def _take(connection: Connection, n: int) -> bytes:
-    """The next `n` bytes. Raises `PeerError` where the stream ends before."""
-    data = connection.recv(n) if n else b""
-    while len(data) < n:
-        more = connection.recv(n - len(data))
-        if not more:
-            raise PeerError(400, "SOCKS: the client ended the stream within a message")
-        data += more
-    return data
-
-
-def _read_user_and_password(connection: Connection) -> tuple[str, str]:
-    """RFC 1929 section 2."""
-    version, length = _take(connection, 2)
-    if version != 1 or length == 0:
-        raise _Refusal("the message with user and password is broken", b"\x01\x01")
-    user = _take(connection, length)
-    password = _take(connection, _take(connection, 1)[0])
-    decoded = decode_credentials(user), decode_credentials(password)
-    if decoded[0] is None or decoded[1] is None:
-        raise _Refusal("control characters in user or password", b"\x01\x01")
-    return decoded[0], decoded[1]
-
-
-def _read_request5(connection: Connection) -> tuple[str, int]:
-    """RFC 1928 section 4; where the client wants to go."""
-    version, command, _, kind = _take(connection, 4)
-    if version != 5:
-        raise _Refusal(f"the request is one of version {version}", _answer5(FAILED))
-    if kind == IPV4:
-        host: str | None = str(IPv4Address(_take(connection, 4)))
-    elif kind == IPV6:
-        host = str(IPv6Address(_take(connection, 16)))
-    elif kind == DOMAIN:
-        host = _host_name(_take(connection, _take(connection, 1)[0]))
-    else:
-        raise _Refusal(f"address type {kind} is unknown", _answer5(NO_SUCH_ADDRESS_TYPE))
-    (port,) = struct.unpack("!H", _take(connection, 2))
-    if command != CONNECT:
-        raise _Refusal(f"command {command} is not served, only CONNECT", _answer5(NO_SUCH_COMMAND))
-    if host is None or port == 0:
-        raise _Refusal("the destination is no host name and port", _answer5(FAILED))
-    return host, port
-
-
-def _read_request4(connection: Connection) -> tuple[str, int]:
-    """Where the client wants to go. Its user id is what it calls itself (RFC 1413 was to check it), and counts for nothing."""
-    command, port, address = struct.unpack("!xBH4s", _take(connection, 8))
-    _take_string(connection)
-    host: str | None
-    if _has_name(address):
-        host = _host_name(_take_string(connection))
-    else:
-        host = str(IPv4Address(address))
-    if command != CONNECT:
-        raise _Refusal(f"command {command} is not served, only CONNECT", _answer4(FAILED))
-    if host is None or port == 0:
-        raise _Refusal("the destination is no host name and port", _answer4(FAILED))
-    return host, port
-
-
-def _take_string(connection: Connection) -> bytes:
-    """The bytes up to the next NUL, which is taken too."""
-    limit = LONGEST_STRING + 1
-    seen = b""
-    try:
-        while (end := seen.find(b"\0")) < 0:
-            data = connection.peek_beyond(len(seen), limit)
-            if len(data) <= len(seen):
-                raise _Refusal("a string in the request has no end", _answer4(FAILED))
-            seen = data
-    finally:
-        connection.settle()
-    return _take(connection, end + 1)[:-1]
-
-
-def _host_name(data: bytes) -> str | None:
-    """`data` as a name or address to connect to; None where it can be none, which ends up in logs otherwise.
-
-    Clients with an internationalised name send its ASCII form, as for DNS.
-    """
-    if _NAME.fullmatch(data):
-        return data.decode("ascii")
-    try:
-        return str(IPv6Address(data.decode("ascii"))) if b"%" not in data else None  # a zone of the client's is none of ours
-    except ValueError:
-        return None
-
-
-# Answering
-
-
-def _answer5(reply: int) -> bytes:
-    """RFC 1928 section 6. The address that we connect from is told to nobody, and often there is none: 0.0.0.0, port 0."""
-    return bytes((5, reply, 0, IPV4, 0, 0, 0, 0, 0, 0))
-
-
-def _answer4(reply: int) -> bytes:
-    """Version 0, 5A for granted or 5B for rejected or failed, and an address that only means something for BIND."""
-    return bytes((0, 0x5A if reply == SUCCEEDED else 0x5B, 0, 0, 0, 0, 0, 0))
 
 
 def _part(connection: Connection, answer: bytes) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -146,6 +146,7 @@ def test_the_scheme_is_not_case_sensitive_and_padding_may_be_missing() -> None:
         assert Access(ANN).basic(LAN, value) == "ann"
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.text())
 def test_any_user_and_password_that_may_be_sent_come_through(user: str, password: str) -> None:
     heard = []

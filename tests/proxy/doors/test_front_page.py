@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypac.parser import PACFile
 from werkzeug.test import Client, TestResponse
@@ -74,6 +74,7 @@ def test_an_ipv6_address_in_brackets_is_understood_too() -> None:
     assert script.find_proxy_for_url("https://[2001:db8::1]/", "[2001:db8::1]") == "PROXY proxy.test:8080"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_whatever_the_proxy_is_called_the_script_stays_a_script(proxy: str) -> None:
     script = pac(proxy)
