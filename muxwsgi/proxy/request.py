@@ -303,7 +303,7 @@ class Request(werkzeug.wrappers.Request):
                 raise self._too_large()
             data = join(pieces_of(self.stream), self.buffer_limit, self._too_large)
             if self._given is not None:
-                self._given = (len(data), (data,))
+                self._given = (None if self._given[0] is None else len(data), (data,))
             self._data = data
         return data.decode("utf-8", "replace") if as_text else data
 
