@@ -4,7 +4,7 @@ import gzip
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -109,16 +109,19 @@ filters = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(filters)
 def test_the_text_of_a_filter_is_an_expression_that_means_the_same(wanted: Filter) -> None:
     assert parse_filter(str(wanted)) == wanted
 
 
+@settings(deadline=None)
 @given(filters, any_flow())
 def test_a_filter_has_an_answer_for_any_flow(wanted: Filter, flow: object) -> None:
     assert wanted(flow) is not Not(wanted)(flow)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from(list("~abcduhet &|!()\"'\\5x")), max_size=25))
 def test_any_text_is_a_filter_or_an_operators_fault(text: str) -> None:
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.observe.flow_filter import parse_filter
@@ -30,6 +30,7 @@ def log(tmp_path: Path) -> FlowLog:
     return FlowLog(str(tmp_path / "flows"))
 
 
+@settings(deadline=None)
 @given(any_flow())
 def test_a_flow_that_was_written_can_be_read_again(flow: Flow) -> None:
     read = flow_of(json.loads(json.dumps(record_of(flow, ()))))
@@ -51,6 +52,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(any_flow(), st.data())
 def test_what_is_no_flow_is_a_value_error(flow: Flow, data: st.DataObject) -> None:
     """One part of a good record, at any depth, is replaced by anything: it is read, or it is said to be none."""
@@ -74,6 +76,7 @@ def test_no_record_at_all_is_a_value_error(nothing: object) -> None:
         flow_of(nothing)
 
 
+@settings(deadline=None)
 @given(bodies)
 def test_a_body_is_text_only_where_text_says_all(body: bytes) -> None:
     record = record_of(http_flow(response_body=body))["back"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_content import CONTENT_LIMIT
@@ -64,6 +64,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+@settings(deadline=None)
 @given(any_flow())
 def test_every_flow_is_an_entry_as_the_specification_says(flow: Flow) -> None:
     entry = json.loads(json.dumps(har_entry(flow)))

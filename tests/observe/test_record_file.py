@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -89,6 +89,7 @@ def test_it_is_continued_where_it_was_left(make: Make, tmp_path: Path) -> None:
     assert read(tmp_path / "file") == [0, 1, 2]
 
 
+@settings(deadline=None)
 @given(room=st.integers(0, 120), sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4))
 @pytest.mark.parametrize("frame", [{}, FRAME], ids=["lines", "framed"])
 def test_what_a_full_disk_does_not_take_leaves_no_trace(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
@@ -16,6 +16,7 @@ from muxwsgi.proxy.context import ClientTLS, Context
 from muxwsgi.proxy.message import Request, Response
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.memory import memory_pair
+from tests.proxy.hello import client_tls
 
 
 class Clock:
@@ -95,6 +96,7 @@ labels = st.text(st.sampled_from("abcdef0123456789-_"), min_size=1, max_size=8)
 hosts = st.lists(labels, min_size=1, max_size=4).map(lambda parts: "h" + ".".join(parts) + "x")
 
 
+@settings(deadline=None)
 @given(exact=st.lists(hosts, max_size=8), below=st.lists(hosts, max_size=4), asked=st.lists(hosts, max_size=4), data=st.data())
 def test_as_one_would_look_them_up_one_after_the_other(exact: list[str], below: list[str], asked: list[str], data: st.DataObject) -> None:
     lines = data.draw(st.permutations([*exact, *(f"*.{host}" for host in below)]))
@@ -264,5 +266,5 @@ def test_it_is_a_condition_of_tunnels_requests_and_responses() -> None:
 def test_a_host_that_only_the_client_hello_names_is_blocked_too() -> None:
     """A redirected client's tunnel goes to an address; the name comes later."""
     blocked = BlockList(patterns=["bad.example"])
-    assert blocked("192.0.2.1:443", context(ClientTLS("bad.example", (), "", ""))) is True
-    assert blocked("192.0.2.1:443", context(ClientTLS(None, (), "", ""))) is False
+    assert blocked("192.0.2.1:443", context(client_tls("bad.example"))) is True
+    assert blocked("192.0.2.1:443", context(client_tls(None))) is False
