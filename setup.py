@@ -26,10 +26,16 @@ setup(
         "werkzeug>=3.0",
         "httptools>=0.6.4",
         "click>=8.1",
+        "libpass>=1.9",
+        "bcrypt>=4.2",
     ],
     extras_require={
         "apps": ["flask>=3.0", "flask-sock>=0.7", "django>=5.1"],
+        "decode": ["brotli>=1.2", "backports.zstd>=1.0; python_version < '3.14'"],
         "tests": [
+            "brotli>=1.2",
+            "backports.zstd>=1.0; python_version < '3.14'",
+            "dukpy>=0.5",
             "pytest>=8",
             "hypothesis>=6.100",
             "mypy>=1.13",
