@@ -118,19 +118,17 @@ class RecordFile:
     def _begin(self, fd: int) -> None:
         status = os.fstat(fd)
         self._regular = stat.S_ISREG(status.st_mode) and self.path != "-"
-        if not self._regular:
-            if self._tail:
-                raise OperatorError(f"{self.path}: it is no file that could be sought in")
-        else:
-            if self._tail:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if status.st_size and not self._is_ours(fd, status.st_size):
-                    self._shift()
-                    self._open()
-                    os.close(fd)
-                    return
-                self._end = status.st_size - len(self._tail)
-                self._find_end(fd)
+        if self._tail and not self._regular:
+            raise OperatorError(f"{self.path}: it is no file that could be sought in")
+        if self._tail:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if status.st_size and not self._is_ours(fd, status.st_size):
+                self._shift()
+                self._open()
+                os.close(fd)
+                return
+            self._end = status.st_size - len(self._tail)
+            self._find_end(fd)
         self._fd = fd
 
     def _is_ours(self, fd: int, size: int) -> bool:
