@@ -35,7 +35,7 @@ setup(
         "tests": [
             "brotli>=1.2",
             "backports.zstd>=1.0; python_version < '3.14'",
-            "dukpy>=0.5",
+            "pypac>=0.17",
             "pytest>=8",
             "hypothesis>=6.100",
             "mypy>=1.13",

@@ -10,12 +10,11 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_filter import parse_filter
 from muxwsgi.observe.flow_log import FlowLog
 from muxwsgi.observe.har import HARFile
-from muxwsgi.proxy.access import Access
+from muxwsgi.proxy.access import Access, Credentials
 from muxwsgi.proxy.authority import Authority
 from muxwsgi.proxy.blocklist import BlockList
 from muxwsgi.proxy.dial import DialSettings
 from muxwsgi.proxy.flow import FlowSink
-from muxwsgi.proxy.htpasswd import Htpasswd
 from muxwsgi.proxy.key_log import KeyLog
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
@@ -39,7 +38,7 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
     proxy = Proxy(
         _settings(values),
         access=Access(
-            Htpasswd(values["proxy_auth"]) if values["proxy_auth"] else None,
+            _credentials(values),
             realm=values["proxy_realm"],
             allow=values["allow"] or None,
             client_certificates=values["client_certificates"] != "none",
@@ -59,6 +58,14 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
     if values["rules"]:
         load_app(values["rules"])(proxy)
     return proxy, logs
+
+
+def _credentials(values: Mapping[str, Any]) -> Credentials | None:
+    if not values["proxy_auth"]:
+        return None
+    from muxwsgi.proxy.htpasswd import Htpasswd  # 0.1 s, for those who need it
+
+    return Htpasswd(values["proxy_auth"])
 
 
 def _settings(values: Mapping[str, Any]) -> ProxySettings:
