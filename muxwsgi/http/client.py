@@ -155,7 +155,6 @@ class ClientConnection:
         self._outer = line.deadline
         interim = 0
         self.body = self._no_body
-        self._keep_alive = False  # until a head says so
         self._receiving = True
         try:
             while True:

@@ -170,6 +170,12 @@ def test_a_broken_response_is_refused_however_it_is_cut(what: str, cut: str) -> 
     server.finish()
 
 
+@pytest.mark.parametrize("parts", [(b"HTTP/1.1 200 OK\r", b"A: b"), (b"HTTP/1.1 200 OK\r\nA: b", b"\nC"), (b"HTT", b"X"), (b"\x00",)])
+def test_who_will_never_end_its_head_is_not_waited_for(ask: Any, parts: tuple[bytes, ...]) -> None:
+    with pytest.raises(BrokenResponse):
+        ask(*parts)
+
+
 def test_limits_are_checked() -> None:
     for name in ("limit_response_head", "limit_response_fields", "limit_interim"):
         with pytest.raises(OperatorError, match=name):
@@ -274,6 +280,13 @@ def test_broken_chunks_are_an_error(ask: Any) -> None:
         with pytest.raises(BrokenBody):
             whole(client)
         assert not client.reusable
+
+
+def test_more_trailers_than_anybody_has_end_the_connection_though_the_body_is_whole(ask: Any) -> None:
+    client, _, _ = ask(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"a" * 60000, b"a" * 6000 + b"\r\n\r\n")
+    with pytest.raises(BrokenBody):
+        whole(client)
+    assert client.body.done and not client.reusable
 
 
 def test_a_reset_is_the_connections_own_error() -> None:

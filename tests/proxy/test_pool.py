@@ -1,7 +1,9 @@
 """The pool of upstream connections: nobody gets one that somebody else has, that is over, or that has something to say."""
 
+import gc
 import random
 import socket
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -169,6 +171,23 @@ def test_what_is_in_the_pool_cannot_be_put_there_again(upstreams: list[Upstream]
     pool.close()
 
 
+def test_a_key_that_has_no_connections_left_is_forgotten(upstreams: list[Upstream]) -> None:
+    class Key:
+        pass
+
+    pool = Pool(10, 10, 60)
+    taken, pruned = Key(), Key()
+    pool.put(taken, upstreams[0].client)
+    pool.put(pruned, upstreams[1].client)
+    assert pool.take(taken) is upstreams[0].client
+    upstreams[1].server.finish()
+    pool.prune()
+    keys = [weakref.ref(taken), weakref.ref(pruned)]
+    del taken, pruned
+    gc.collect()
+    assert [key() for key in keys] == [None, None]
+
+
 class AnyUse(RuleBasedStateMachine):
     """Whatever is done in whatever order: a connection is in one hand, or in the pool, or closed."""
 
@@ -247,7 +266,7 @@ TestAnyUse = AnyUse.TestCase
 TestAnyUse.settings = settings(max_examples=60, deadline=None)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32), workers=st.integers(2, 8))
 def test_many_greenlets_never_share_a_connection(seed: int, workers: int) -> None:
     """Each asks for its own words of a server that repeats them, and now and then hangs up or says something unasked."""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -177,7 +178,12 @@ def test_nothing_follows_a_close() -> None:
     parser = FrameParser(False)
     close = encode_frame(Frame(Opcode.CLOSE, b"\x03\xe8"), masked=False)
     assert len(parse(parser, close + b"\x81\x01x\xff\xff")) == 1
-    assert parse(parser, b"more") == []
+    tracemalloc.start()
+    for _ in range(100):
+        assert parse(parser, bytes(65536)) == []
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < 65536
 
 
 def test_a_frame_that_cannot_be_is_not_written() -> None:
@@ -400,6 +406,57 @@ def test_a_broken_frame_closes_both_sides_behind_what_was_in_order(make_tunnel: 
         peer.close()
     error = tunnel.result().error
     assert isinstance(error, BrokenFrame) and error.code == 1002
+
+
+def test_who_breaks_the_protocol_can_read_so_whatever_else_it_sent(make_tunnel: Any) -> None:
+    tunnel = make_tunnel(leave)
+
+    def speak() -> None:
+        tunnel.client.connection.sendall(b"\x81\x01x" + bytes(1 << 20))
+        tunnel.client.connection.shutdown(socket.SHUT_WR)
+
+    def listen() -> Event | None:
+        closing = tunnel.server.next()
+        tunnel.server.close()
+        return closing
+
+    speaking, ending = gevent.spawn(speak), gevent.spawn(listen)
+    assert isinstance(tunnel.result().error, BrokenFrame)
+    for connection in tunnel.middle:
+        connection.finish()
+    closing = tunnel.client.next()
+    assert isinstance(closing, CloseConnection) and closing.code == 1002
+    assert isinstance(ending.get(), CloseConnection)
+    speaking.get()
+
+
+def test_nobody_is_told_twice_that_it_ends(make_tunnel: Any) -> None:
+    tunnel = make_tunnel(leave)
+    tunnel.server.send(CloseConnection(code=1000))
+    assert tunnel.client.next() == CloseConnection(code=1000, reason="")
+    tunnel.client.connection.sendall(b"\x81\x01x")
+    assert tunnel.client.next() is None
+    assert tunnel.client.raw == encode_frame(Frame(Opcode.CLOSE, b"\x03\xe8"), masked=False)
+    answer = tunnel.server.next()
+    assert isinstance(answer, CloseConnection) and answer.code == 1002
+
+
+def test_no_close_lands_in_the_middle_of_a_frame(make_tunnel: Any) -> None:
+    tunnel = make_tunnel(leave, piece=1 << 23)
+    wire = encode_frame(Frame(Opcode.BINARY, bytes(1 << 23)), masked=False)
+    sending = gevent.spawn(tunnel.server.connection.sendall, wire)
+    while len(tunnel.seen) < 1:
+        gevent.sleep(0)
+    gevent.sleep(0)
+    tunnel.client.connection.sendall(b"\x81\x01x")
+    received = tunnel.client.connection.recv()
+    while block := tunnel.client.connection.recv():
+        received += block
+    assert received == wire[: len(received)] and len(received) < len(wire)
+    sending.get()
+    tunnel.client.close()
+    tunnel.server.close()
+    assert isinstance(tunnel.result().error, BrokenFrame)
 
 
 def test_garbage_from_the_server_closes_both_sides(make_tunnel: Any) -> None:
