@@ -2,13 +2,16 @@
 
 Who waits for an upstream does not read from the client, so that nobody would tell. About once a second the descriptors of all waiting
 clients are polled, which costs nothing per exchange. A reset counts at once. An end of the client's sending direction alone may be a
-half-close by a client that still reads, which TCP cannot tell from a close: it counts after a while.
+half-close by a client that still reads, which TCP cannot tell from a close: it counts after a while in which nothing was sent to it, since
+who is gone answers what is sent with a reset.
 """
 
 import select
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
+from gevent.monkey import get_original
 
 from muxwsgi.wire.connection import Connection
 
@@ -17,8 +20,11 @@ __all__ = ["ClientGone", "Hangups"]
 #: Seconds between two looks.
 INTERVAL = 1.0
 
-#: Seconds that an exchange goes on whose client has ended its sending direction.
+#: Seconds that an exchange goes on without a byte for a client that has ended its sending direction.
 HALF_CLOSED_AT_MOST = 10.0
+
+#: The kernel's own, patched process or not: gevent's knows nothing of POLLRDHUP.
+_poll: Callable[[], "select.poll"] = get_original("select", "poll")
 
 
 class ClientGone(ConnectionAbortedError):
@@ -31,7 +37,8 @@ class Hangups:
     def __init__(self) -> None:
         #: client -> upstream
         self.waiting: dict[Connection, Connection] = {}
-        self._half_closed: dict[Connection, float] = {}
+        #: client -> since when, and the bytes that were sent to it then
+        self._half_closed: dict[Connection, tuple[float, int]] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
@@ -53,7 +60,7 @@ class Hangups:
     def look(self, now: float) -> None:
         """Make the waits fail whose clients are gone. `now` is `time.monotonic()`."""
         by_descriptor: dict[int, Connection] = {}
-        poll = select.poll()
+        poll = _poll()
         for client in self.waiting:
             descriptor = client.fileno()
             if descriptor >= 0:
@@ -62,9 +69,11 @@ class Hangups:
         half_closed = {}
         for descriptor, events in poll.poll(0):
             client = by_descriptor[descriptor]
-            since = self._half_closed.get(client, now)
+            since, sent = self._half_closed.get(client, (now, client.bytes_sent))
+            if client.bytes_sent != sent:
+                since = now
             if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) or now - since >= HALF_CLOSED_AT_MOST:
                 self.waiting[client].lifeline.fail(ClientGone("the client went away"))
             else:
-                half_closed[client] = since
+                half_closed[client] = (since, client.bytes_sent)
         self._half_closed = half_closed

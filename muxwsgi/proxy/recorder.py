@@ -1,5 +1,6 @@
 """`Recorder`: makes flows while somebody listens, and nothing while nobody does."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["Recorded", "Recorder"]
+
+log = logging.getLogger("muxwsgi.error")
 
 
 class Recorder:
@@ -48,20 +51,23 @@ class Recorder:
         return flow
 
     def end(self, flow: Flow | None, ctx: "Context", error: str | None) -> None:
-        """It has ended, whole or by `error`. Called once for each flow that was begun."""
-        if flow is None:
+        """It has ended, whole or by `error`. Only the first call for a flow counts, so that whoever sees it fail may say so."""
+        if flow is None or flow.ended is not None:
             return
         flow.ended = flow.now()
         flow.error = error
         flow.trace = list(ctx.connection.trace)
         for sink in self.sinks:
-            sink(flow)
+            try:
+                sink(flow)
+            except Exception:  # the traffic is not the sink's to stop
+                log.exception("the flow sink %r failed: it has not taken flow %d", sink, flow.id)
 
 
 class Recorded:
-    """The body of a response that did not come from an upstream, on its way into a flow."""
+    """The body of a response as rules and applications leave it, on its way into a flow, which ends with it."""
 
-    __slots__ = ("_body", "_ctx", "_flow", "_iterator", "_recorder", "_whole")
+    __slots__ = ("_body", "_ctx", "_error", "_flow", "_iterator", "_recorder")
 
     def __init__(self, body: Iterable[bytes], flow: Flow, ctx: "Context", recorder: Recorder) -> None:
         self._body = body
@@ -69,7 +75,7 @@ class Recorded:
         self._flow = flow
         self._ctx = ctx
         self._recorder = recorder
-        self._whole = False
+        self._error: str | None = "the client went away"
 
     def __iter__(self) -> "Recorded":
         return self
@@ -78,7 +84,10 @@ class Recorded:
         try:
             block = next(self._iterator)
         except StopIteration:
-            self._whole = True
+            self._error = None
+            raise
+        except Exception as error:
+            self._error = str(error) or repr(error)
             raise
         self._flow.back.add(block)
         return block
@@ -89,7 +98,7 @@ class Recorded:
             if close is not None:
                 close()
         finally:
-            self._recorder.end(self._flow, self._ctx, None if self._whole else "the client went away")
+            self._recorder.end(self._flow, self._ctx, self._error)
 
 
 def address_text(address: "Address") -> str:
