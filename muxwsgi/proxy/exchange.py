@@ -7,18 +7,20 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import werkzeug.wrappers
+from werkzeug.wsgi import ClosingIterator
 
-from muxwsgi.errors import Draining
+from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.proxy.actions import Refused
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.decode import limit_accept_encoding
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.fields import Fields, RequestPlan, head_fields
 from muxwsgi.proxy.flow import Flow, Head
-from muxwsgi.proxy.forward import Forwarder, Incoming, Outcome
+from muxwsgi.proxy.forward import Forwarder, Incoming, Outcome, ResponseBody
 from muxwsgi.proxy.hangup import ClientGone
 from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.message import Request, Response, to_wsgi
@@ -74,7 +76,8 @@ class Exchanges:
             request: Request | None = None
             if rules.has_request_rules or rules.has_response_rules:
                 authority = environ.get("HTTP_HOST") or endpoint.authority
-                request = Request.of(environ, endpoint.scheme, authority, buffer_limit=self._settings.limit_body)
+                scheme = _absolute_scheme(environ["RAW_URI"]) or endpoint.scheme
+                request = Request.of(environ, scheme, authority, buffer_limit=self._settings.limit_body)
                 ctx.request = request
                 answer = rules.request(request, ctx)
                 if not isinstance(answer, Request):
@@ -90,6 +93,8 @@ class Exchanges:
             outcome = self._forwarder.forward(plan, endpoint, incoming, ctx)
             if outcome.head.status == 101:
                 return self._switch(outcome, environ, ctx, flow)
+            if plan.method == "HEAD" and environ["REQUEST_METHOD"] != "HEAD":  # a rule's doing: nothing comes of what the length is of
+                outcome.fields = [field for field in outcome.fields if field[0].lower() != "content-length"]
 
             # 3. Rules on the response.
             if request is not None and rules.has_response_rules:
@@ -115,7 +120,7 @@ class Exchanges:
             # Inside of a tunnel the absolute form is for the proxy that the client thinks it speaks to.
             keep = absolute and ctx.tunnel is not None
             if absolute and not keep:
-                target = _origin_form(target)
+                target = _origin_form(target, environ["REQUEST_METHOD"])
             plan = RequestPlan(environ["REQUEST_METHOD"], target, head_fields(environ["muxwsgi.head"]))
             if absolute and not keep:
                 plan.host = environ["HTTP_HOST"]
@@ -123,18 +128,21 @@ class Exchanges:
                 plan.host = endpoint.authority
             incoming = Incoming.untouched(environ)
         else:
-            plan = RequestPlan(request.method, request.target or "/", request.fields)
+            target = request.target or "/"
+            if ctx.tunnel is not None and not request.redirected and _absolute_scheme(environ["RAW_URI"]):
+                target = request.url
+            plan = RequestPlan(request.method, target, request.fields)
             if "Host" not in request.headers:
                 plan.host = request.host
             body = request.outgoing()
             incoming = Incoming(environ, body.length, body.chunked, body.pieces)
         plan.in_tunnel = ctx.tunnel is not None
         plan.keep_hop = self._settings.keep_header
-        plan.upgrade = _wants_upgrade(environ)
+        plan.upgrade = "HTTP_UPGRADE" in environ and _wants_upgrade(environ, plan.fields)
         if self._settings.via:
             _check_loop(plan.fields, self._settings.via)
             plan.extra = (("Via", f"{environ['SERVER_PROTOCOL'][5:]} {self._settings.via}"),)
-        if plan.upgrade and environ["HTTP_UPGRADE"].lower() == "websocket" and self._rules.frame_hooks(ctx):
+        if plan.upgrade and "websocket" in environ["HTTP_UPGRADE"].lower() and self._rules.frame_hooks(ctx):
             plan.fields = without_extensions(plan.fields)
         return plan, incoming
 
@@ -158,10 +166,16 @@ class Exchanges:
                 self._recorder.end(flow, ctx, None)
                 return []
             answer = response
-        if self._rules.has_response_rules:
-            ctx.response = answer
-            answer = self._rules.response(answer, ctx)
-        return self._send(answer, request.method, start_response, ctx, flow)
+        try:
+            if self._rules.has_response_rules:
+                ctx.response = answer
+                answer = self._rules.response(answer, ctx)
+            status, fields, pieces = to_wsgi(answer, request.method)
+            start_response(status, fields)
+        except BaseException:
+            answer.close()
+            raise
+        return self._record(status, fields, pieces, ctx, flow)
 
     # The response
 
@@ -170,21 +184,35 @@ class Exchanges:
     ) -> Iterable[bytes]:
         """Pass the response on as it is."""
         head, body = outcome.head, outcome.body
-        write = _start(start_response, f"{head.status} {head.reason}", outcome.fields, body.close)
-        response = environ["muxwsgi.response"]
-        response.omit_server()
-        if body.done:
-            self._recorder.end(flow, ctx, None)
-            return ()
-        if (head.length is not None and head.length <= WAIT_FOR_BODY) or body.ready:
-            first = body.read()
-            if body.done and not body.trailers:
+        try:
+            write = _start(start_response, f"{head.status} {head.reason}", outcome.fields)
+            response = environ["muxwsgi.response"]
+            response.omit_server()
+            if body.done:
                 self._recorder.end(flow, ctx, None)
-                return (first,)
-            body.put_back(first)
-        else:
-            write(b"")  # an event stream's head does not wait for its first event
-        body.on_end = self._at_the_end(response, body, ctx, flow)
+                return ()
+            if not body.ready and (head.length is None or head.length > WAIT_FOR_BODY):
+                write(b"")  # an event stream's head does not wait for its first event
+            else:
+                first = _first(body)
+                if body.done:
+                    self._recorder.end(flow, ctx, None)
+                    if not body.trailers:
+                        return (first,)
+                    write(first)  # in a chunk: only behind chunks there is room for them
+                    response.trailers = body.trailers
+                    return iter(())
+                body.put_back(first)
+        except BaseException:
+            body.close()
+            raise
+
+        def on_end(error: str | None) -> None:
+            if error is None:
+                response.trailers = body.trailers
+            self._recorder.end(flow, ctx, error)
+
+        body.on_end = on_end
         return body
 
     def _respond_through_rules(
@@ -196,41 +224,28 @@ class Exchanges:
         )
         upstreams_own = response
         ctx.response = response
+        body.flow = None  # what is recorded is what goes on, and that is what rules leave of it
         try:
             response = self._rules.response(response, ctx)
-            if response is not upstreams_own:
-                body.close()
             status, fields, pieces = to_wsgi(response, request.method)
-            write = _start(start_response, status, fields, body.close)
+            if body.ready and not body.done:
+                pieces = _begun(pieces)
+            write = _start(start_response, status, fields)
+            if response is upstreams_own:
+                engines = environ["muxwsgi.response"]
+                engines.omit_server()
+                if not body.done and not isinstance(pieces, (list, tuple)):
+                    body.on_end = lambda error: setattr(engines, "trailers", body.trailers if error is None else ())
+                    if not body.ready:
+                        write(b"")
         except BaseException:
+            response.close()
             body.close()
             raise
-        if flow is not None:
-            flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
-        if response is upstreams_own:
-            environ["muxwsgi.response"].omit_server()
-        if body.done:
-            self._recorder.end(flow, ctx, None)
-            return pieces
-        if not body.ready and not isinstance(pieces, (list, tuple)):
-            write(b"")
-        body.on_end = self._at_the_end(environ["muxwsgi.response"], body, ctx, flow)
-        return pieces
+        return self._record(status, fields, pieces, ctx, flow)
 
-    def _at_the_end(self, response: Any, body: Any, ctx: Context, flow: Flow | None) -> Callable[[str | None], None]:
-        def on_end(error: str | None) -> None:
-            if error is None:
-                response.trailers = body.trailers
-            self._recorder.end(flow, ctx, error)
-
-        return on_end
-
-    def _send(
-        self, response: werkzeug.wrappers.Response, method: str, start_response: StartResponse, ctx: Context, flow: Flow | None
-    ) -> Iterable[bytes]:
-        """A response that is ours."""
-        status, fields, pieces = to_wsgi(response, method)
-        start_response(status, fields)
+    def _record(self, status: str, fields: Fields, pieces: Iterable[bytes], ctx: Context, flow: Flow | None) -> Iterable[bytes]:
+        """Let the flow, where there is one, see what goes to the client. It ends with it."""
         if flow is None:
             return pieces
         flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
@@ -245,13 +260,15 @@ class Exchanges:
         """There is no response: say why."""
         ctx.error = fault
         log.debug("%r: %s", ctx, fault.reason)
-        response = self._rules.error(fault, ctx) or error_response(fault)
-        status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
-        # There may have been a head that could not be sent.
-        start_response(status, fields, sys.exc_info())
-        if flow is not None:
-            flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
-        self._recorder.end(flow, ctx, fault.reason)
+        try:
+            response = self._rules.error(fault, ctx) or error_response(fault)
+            status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
+            # There may have been a head that could not be sent.
+            start_response(status, fields, sys.exc_info())
+            if flow is not None:
+                flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
+        finally:
+            self._recorder.end(flow, ctx, fault.reason)
         return pieces
 
     # Leaving HTTP
@@ -265,7 +282,8 @@ class Exchanges:
             head = outcome.head
             lines = [f"HTTP/1.1 101 {head.reason}", *(f"{name}: {value}" for name, value in head.fields), "", ""]
             connection.sendall("\r\n".join(lines).encode("latin-1"))
-            if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            # What the server says counts: the client may have offered a choice.
+            if any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in head.fields):
                 if flow is not None:
                     flow.kind = "websocket"
                 reason = self._relay_websocket(connection, upstream, ctx)
@@ -309,34 +327,57 @@ def error_response(fault: Fault) -> Response:
     return response
 
 
-def _start(
-    start_response: StartResponse, status: str, fields: Fields, give_up: Callable[[], None]
-) -> Callable[[bytes], None]:
+def _start(start_response: StartResponse, status: str, fields: Fields) -> Callable[[bytes], None]:
     try:
         return start_response(status, fields)
-    except (ValueError, UnicodeError) as error:
-        give_up()
+    except ValueError as error:
         raise Fault(Phase.HEAD, f"the response cannot be passed on: {error}") from error
-    except BaseException:
-        give_up()
-        raise
 
 
-def _origin_form(target: str) -> str:
-    """Path and query of an absolute target that the engine has accepted (RFC 9112 section 3.2.1)."""
+def _first(body: ResponseBody) -> bytes:
+    """The first bytes of a response whose head is not sent on yet, so that the client can still be told that there are none."""
+    try:
+        return body.read()
+    except ResponseAborted as error:
+        if isinstance(error.__cause__, ClientGone):
+            raise error.__cause__
+        raise Fault(Phase.TIMEOUT if isinstance(error.__cause__, Expired) else Phase.BODY, str(error)) from error
+
+
+def _begun(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """The same, read as far as the first of them, for the same reason."""
+    if isinstance(pieces, (list, tuple)):
+        return pieces
+    iterator = iter(pieces)
+    try:
+        first = next(iterator, b"")
+    except ResponseAborted as error:
+        raise Fault(Phase.BODY, str(error)) from error
+    return ClosingIterator(chain((first,), iterator), getattr(pieces, "close", None))
+
+
+def _absolute_scheme(target: str) -> str | None:
+    """The scheme of a target in absolute form, None where it has another form."""
+    return None if target[:1] in ("/", "*") else target.partition("://")[0].lower()
+
+
+def _origin_form(target: str, method: str) -> str:
+    """Path and query of an absolute target that the engine has accepted (RFC 9112 sections 3.2.1 and 3.2.4)."""
     start = target.index("://") + 3
     for at, char in enumerate(target[start:], start):
         if char == "/":
             return target[at:]
         if char == "?":
             return "/" + target[at:]
-    return "/"
+    return "*" if method == "OPTIONS" else "/"
 
 
-def _wants_upgrade(environ: Environ) -> bool:
-    if "HTTP_UPGRADE" not in environ or "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
+    """Whether the client asks for another protocol, and rules have left that in."""
+    if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
         return False
-    return "upgrade" in [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
+    options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
+    return "upgrade" in options and any(name.lower() == "upgrade" for name, _ in fields)
 
 
 def _redirected(request: Request) -> Endpoint:

@@ -5,7 +5,7 @@ connection when another may have it: only a response that was read to its end gi
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import Expired, ResponseAborted
@@ -56,7 +56,19 @@ class Incoming:
         self.length = length
         self.chunked = chunked
         self.pieces = pieces
-        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple
+        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+
+    @property
+    def fits_with_head(self) -> bool:
+        """Whether the whole body leaves with the head: it is small, and there is nothing to wait for."""
+        if type(self.pieces) is tuple:
+            return sum(map(len, self.pieces)) <= SEND_WITH_HEAD
+        return self.length is not None and self.length <= SEND_WITH_HEAD and not self.expects_continue
+
+    @property
+    def trailers(self) -> Mapping[str, str]:
+        """The client's, there once the body has been read to its end; none where it is not sent in chunks."""
+        return self.environ.get("muxwsgi.trailers", {}) if self.chunked else {}
 
     @classmethod
     def untouched(cls, environ: dict[str, Any]) -> "Incoming":
@@ -92,8 +104,12 @@ class Forwarder:
     def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
         """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
         via = self._upstreams.way(endpoint, ctx)
-        if via.speaks_http and not endpoint.layers and ctx.dial is None:
-            plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
+        flow = ctx.flow
+        url = _url(plan, endpoint) if flow is not None else ""
+        if via.speaks_http and not endpoint.layers:
+            if plan.target[:1] == "/" or plan.target == "*":
+                plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
+            plan.in_tunnel = False  # the next hop is our proxy, which gets our credentials and nobody else's
             if via.authorization is not None:
                 plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
 
@@ -105,31 +121,41 @@ class Forwarder:
         except ValueError as error:
             raise Fault(Phase.SEND, str(error)) from error
         first = b""
-        streamed = type(incoming.pieces) is not tuple
-        if not streamed or (incoming.length is not None and incoming.length <= SEND_WITH_HEAD and not incoming.expects_continue):
-            streamed = False
-            first = b"".join(incoming.pieces)
-            if incoming.chunked:
-                first = chunked(first)
-        flow = ctx.flow
+        streamed = not incoming.fits_with_head
         if flow is not None:
-            flow.request = Head((plan.method, f"{endpoint.scheme}://{endpoint.authority}{plan.target}", "HTTP/1.1"), fields)
-            if not streamed:
+            flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
+        if not streamed:
+            first = b"".join(incoming.pieces)
+            if incoming.length is not None and len(first) != incoming.length:
+                raise ValueError(f"a rule's request body has {len(first)} bytes, and its Content-Length says {incoming.length}")
+            if flow is not None:
                 flow.forth.add(first)
+            if incoming.chunked:
+                first = chunked(first, incoming.trailers)
+
+        authorization: str = incoming.environ.get("HTTP_AUTHORIZATION", "")
+        if authorization and authorization[:9].lower().startswith(("ntlm", "negotiate")):
+            self._upstreams.bind(ctx)
 
         # 2. A connection, and the response's head. A kept connection may have been closed by the server a moment ago: that is no answer,
-        # and the request is sent once more where that can do no harm.
+        # and the request is sent once more, on a new one, where that can do no harm.
         may_retry = not streamed and plan.method in _IDEMPOTENT
+        pooled = True
         while True:
-            client = self._upstreams.take(endpoint, ctx, via)
+            client = self._upstreams.take(endpoint, ctx, via, pooled=pooled)
             kept = not client.fresh
             try:
                 answer, upload = self._ask(client, plan, head + first if first else head, incoming, streamed, ctx)
+                if answer.status == 101:
+                    _check_switch(plan, upload)
                 break
             except BaseException as error:
                 client.close()
-                passing = isinstance(error, OSError) and not isinstance(error, (ClientGone, TimeoutError))
-                if kept and may_retry and passing and not client.answered:
+                self._hangups.waiting.pop(ctx.connection, None)
+                if not isinstance(error, OSError) or isinstance(error, ClientGone):
+                    raise
+                if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
+                    pooled = False
                     continue
                 raise _fault(error, endpoint) from error
 
@@ -158,10 +184,12 @@ class Forwarder:
             if ctx.flow is not None:
                 ctx.flow.sent = ctx.flow.now()
             if streamed:
-                trailers = incoming.environ.get("muxwsgi.trailers", {})
-                upload = Upload(incoming.pieces, trailers, client, incoming.chunked, ctx.flow)
+                upload = Upload(incoming.pieces, incoming.trailers, client, incoming.length, ctx.flow)
                 upload.start(CONTINUE_TIMEOUT if incoming.expects_continue else 0.0)
-            return client.receive(plan.method, self._pass_interim(incoming, upload)), upload
+            answer = client.receive(plan.method, self._pass_interim(incoming, upload))
+            if upload is not None and not upload.begun:
+                upload.stop()  # it has its answer, and the client still waits to be asked for the body: it never will be
+            return answer, upload
         except BaseException:
             waiting.pop(ctx.connection, None)
             if upload is not None:
@@ -184,10 +212,26 @@ class Forwarder:
         return on_interim
 
 
-def _fault(error: BaseException, endpoint: Endpoint) -> BaseException:
+def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
+    """What is asked for, as a log has it."""
+    target = plan.target
+    if target[:1] != "/" and target != "*":
+        return target
+    host = plan.host or next((value for name, value in plan.fields if name.lower() == "host"), "") or endpoint.authority
+    return f"{endpoint.scheme}://{host}{target if target != '*' else ''}"
+
+
+def _check_switch(plan: RequestPlan, upload: Upload | None) -> None:
+    """Whether a 101 answers what was asked (RFC 9110 section 15.2.2): what follows it is no HTTP, and nobody's whose client goes on with
+    HTTP. Raises `BrokenResponse`."""
+    if not plan.upgrade:
+        raise BrokenResponse("the upstream switches to another protocol, which nobody asked for")
+    if upload is not None and not upload.complete:
+        raise BrokenResponse("the upstream switches to another protocol before it has the request's body")
+
+
+def _fault(error: OSError, endpoint: Endpoint) -> Fault:
     """What the exchange fails with, for what `_ask` raised."""
-    if isinstance(error, (ClientGone, ResponseAborted)) or not isinstance(error, OSError):
-        return error
     if isinstance(error, NoResponse):
         return Fault(Phase.HEAD, f"{endpoint.authority}: the connection was closed without a response")
     if isinstance(error, BrokenResponse):
@@ -197,10 +241,22 @@ def _fault(error: BaseException, endpoint: Endpoint) -> BaseException:
     return Fault(Phase.HEAD, f"{endpoint.authority}: the connection broke before the response was there: {error.strerror or error}")
 
 
+def _why_broken(error: OSError) -> str:
+    if isinstance(error, ClientGone):
+        return str(error)
+    if isinstance(error, Expired):
+        reason = "no byte in time"
+    elif isinstance(error, BrokenBody):
+        reason = error.reason
+    else:
+        reason = error.strerror or str(error)
+    return f"the upstream's body broke off: {reason}"
+
+
 class ResponseBody:
     """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
 
-    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "on_end")
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "flow", "on_end")
 
     def __init__(
         self,
@@ -219,6 +275,8 @@ class ResponseBody:
         self._give_back = give_back
         self._done = False
         self._first = b""
+        #: Where the bytes are recorded.
+        self.flow = ctx.flow
         #: Called once with what broke it, None where it was whole.
         self.on_end: Callable[[str | None], None] | None = None
         if client.body.done and not switched:
@@ -257,12 +315,12 @@ class ResponseBody:
             return b""
         try:
             block = self._client.body.read_some(BLOCK)
-        except (BrokenBody, OSError) as error:
-            reason = "no byte in time" if isinstance(error, Expired) else str(error)
+        except OSError as error:
+            reason = _why_broken(error)
             self._end(reason)
-            raise ResponseAborted(f"the upstream's body broke off: {reason}") from error
-        if self._ctx.flow is not None:
-            self._ctx.flow.back.add(block)
+            raise ResponseAborted(reason) from error
+        if self.flow is not None:
+            self.flow.back.add(block)
         if self._client.body.done:
             self._finish()
         return block

@@ -24,6 +24,7 @@ import gevent
 import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from muxwsgi.errors import PeerError
 from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
@@ -44,6 +45,7 @@ from muxwsgi.proxy.key_log import KeyLog
 from muxwsgi.proxy.leaf_context import LeafContext
 from muxwsgi.proxy.leaves import Leaves
 from muxwsgi.proxy.message import Request, Response, to_wsgi
+from muxwsgi.proxy.onward import NotOnward, Onward
 from muxwsgi.proxy.passthrough import PassThrough
 from muxwsgi.proxy.place import split_host_port
 from muxwsgi.proxy.pool import Pool
@@ -55,7 +57,6 @@ from muxwsgi.proxy.socks import SocksDoor
 from muxwsgi.proxy.transparent import TransparentDoor, Way
 from muxwsgi.proxy.tunnel import Tunnels
 from muxwsgi.proxy.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream_proxy import UpstreamProxy
 from muxwsgi.proxy.upstreams import Endpoint, Upstreams
 from muxwsgi.settings import CertificateFiles, HTTPSettings
 from muxwsgi.wire.sweeper import Sweeper
@@ -141,7 +142,8 @@ class Proxy(Rules):
         self._authority = authority
         self._certificates = certificates
         self._key_log = key_log
-        self._leaves: LeafContext | None = None
+        self._leaves: Leaves | None = None
+        self._leaf_contexts: dict[tuple[str, ...], LeafContext] = {}
         self._addresses: Callable[[], list[tuple[str, int]]] = list
         self._sweeper = Sweeper()
         self._hangups = Hangups()
@@ -150,7 +152,7 @@ class Proxy(Rules):
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
         dialing = dialing or DialSettings(connect_timeout=settings.connect_timeout)
-        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool)
+        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool, self._sweeper)
         forwarder = Forwarder(settings, self._upstreams, self._hangups)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
         self._hijackers = tuple(hijackers)
@@ -194,7 +196,7 @@ class Proxy(Rules):
         """Whether the proxy may be served at `address`, as `getsockname` has it. Raises `OperatorError` where it would be open to all."""
         self.access.check_bind(address, can_ask=not transparent)
         if self.looks_inside:
-            self._leaf_context()
+            self._leaf_context(self._tunnels.mux.alpn)
 
     def serve_in(
         self,
@@ -242,14 +244,22 @@ class Proxy(Rules):
             gevent.sleep(PRUNE_INTERVAL)
             self.pool.prune()
 
-    def _leaf_context(self) -> LeafContext:
-        if self._leaves is None:
-            if self._authority is None:
-                self._authority = Authority.load(None if self.settings.ca_folder is None else Path(self.settings.ca_folder))
-            self._leaves = LeafContext(
-                Leaves(self._authority), alpn=self._tunnels.mux.alpn, own=self._certificates, key_log=self._key_log
-            )
-        return self._leaves
+    def _leaf_context(self, alpn: tuple[str, ...]) -> LeafContext:
+        """What TLS is served with that offers `alpn`. Raises `OperatorError`."""
+        context = self._leaf_contexts.get(alpn)
+        if context is None:
+            if self._leaves is None:
+                self._leaves = Leaves(self._loaded_authority())
+            if len(self._leaf_contexts) >= 16:  # servers name protocols as they like
+                self._leaf_contexts.clear()
+            context = LeafContext(self._leaves, alpn=alpn, own=self._certificates, key_log=self._key_log)
+            self._leaf_contexts[alpn] = context
+        return context
+
+    def _loaded_authority(self) -> Authority:
+        if self._authority is None:
+            self._authority = Authority.load(None if self.settings.ca_folder is None else Path(self.settings.ca_folder))
+        return self._authority
 
     def _ca_pages(self) -> dict[str, Callable[[], bytes]]:
         """The CA certificate in both forms, where there is a CA at all."""
@@ -257,9 +267,7 @@ class Proxy(Rules):
             return {}
 
         def certificate(encoding: Encoding) -> bytes:
-            self._leaf_context()
-            assert self._authority is not None
-            return self._authority.anchor.public_bytes(encoding)
+            return self._loaded_authority().anchor.public_bytes(encoding)
 
         return {"ca_pem": lambda: certificate(Encoding.PEM), "ca_der": lambda: certificate(Encoding.DER)}
 
@@ -310,11 +318,13 @@ class Proxy(Rules):
                 return _refuse(start_response, refusal)
         host, port = split_host_port(environ["RAW_URI"])
         assert port is not None  # the engine has looked
+        if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+            raise _refused_body(environ)
         ctx = Context(connection, "connect", (host, port), tunnel)
         ctx.request = Request(environ)
-        if tunnel is not None and tunnel.destination is not None:
+        if tunnel is not None:
             # The client takes whom it is connected to for a proxy: the tunnel goes on through that one.
-            ctx.upstream = UpstreamProxy("https" if tunnel.layers else "http", *tunnel.destination, trusted=False)
+            ctx.dial = Onward(self._upstreams, tunnel, environ["muxwsgi.head"], self.settings.connect_timeout)
 
         def established() -> "Connection":
             taken: "Connection" = environ["muxwsgi.hijack"]()
@@ -324,11 +334,15 @@ class Proxy(Rules):
         try:
             self._enter(ctx, established)
         except Fault as fault:
-            given = fault.response if isinstance(fault, Rejected) else None
+            given = fault.response if isinstance(fault, (Rejected, NotOnward)) else None
             response = given or self.error(fault, ctx) or error_response(fault)
             status, fields, pieces = to_wsgi(response, "GET")
             start_response(status, fields)
             return pieces
+        except PeerError as error:
+            if not environ["muxwsgi.response"].head_sent:
+                raise
+            log.debug("%r: %s", ctx, error)  # what a client does wrong in its tunnel is no error of this application's
         return ()
 
     def _open(self, connection: "Connection", door: Door, destination: tuple[str, int], reply: Reply) -> None:
@@ -363,8 +377,8 @@ class Proxy(Rules):
                 flow = self._recorder.begin("raw", ctx, ctx.connection)
                 try:
                     upstream = self._upstreams.stream(Endpoint(*ctx.destination), ctx)
-                except Fault as fault:
-                    self._recorder.end(flow, ctx, fault.reason)
+                except BaseException as error:
+                    self._recorder.end(flow, ctx, error.reason if isinstance(error, Fault) else repr(error))
                     raise
                 try:
                     connection = self._in_tunnel(established(), ctx)
@@ -386,6 +400,13 @@ class Proxy(Rules):
 
     def _record_refusal(self, ctx: Context, reason: str) -> None:
         self._recorder.end(self._recorder.begin("connect", ctx, ctx.connection), ctx, reason)
+
+
+def _refused_body(environ: Environ) -> PeerError:
+    """A CONNECT with a body: left in the stream it would be taken for the tunnel's first bytes (RFC 9110 section 9.3.6)."""
+    error = PeerError(400, "CONNECT has no body")
+    environ["muxwsgi.response"].peer_error = error
+    return error
 
 
 def _refuse(start_response: StartResponse, refusal: NotAdmitted | CredentialsWanted) -> Iterable[bytes]:

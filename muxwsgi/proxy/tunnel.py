@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from muxwsgi.errors import Expired, HandshakeError, PeerError
+from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
 from muxwsgi.http.h1 import HTTP1
 from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
@@ -31,7 +31,7 @@ from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.leaf_context import LeafContext
 from muxwsgi.proxy.leaves import MintingFailed
 from muxwsgi.proxy.passthrough import PassThrough
-from muxwsgi.proxy.place import split_host_port
+from muxwsgi.proxy.place import canonical_host, split_host_port
 from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules import Rules
 from muxwsgi.proxy.upstreams import Endpoint, Upstreams
@@ -58,11 +58,12 @@ class Tunnels:
         upstreams: Upstreams,
         recorder: Recorder,
         engine: HTTP1,
-        leaves: Callable[[], LeafContext],
+        leaves: Callable[[tuple[str, ...]], LeafContext],
         passthrough: PassThrough,
         hijackers: Iterable[Route],
     ) -> None:
-        """`leaves` makes the context to serve TLS with when it is first needed. It may raise `OperatorError`, which ends the connection."""
+        """`leaves` gives the context to serve TLS with that offers the protocol ids it is given. It may raise `OperatorError`, which ends
+        the connection."""
         self._settings = settings
         self._rules = rules
         self._upstreams = upstreams
@@ -70,9 +71,10 @@ class Tunnels:
         self._leaves = leaves
         self._passthrough = passthrough
         relayed = Route("relay", matchers.never, self.relay)
+        tls = Route("tls", matchers.tls, self._serve_tls, priority=TLS_FIRST)
         self.mux = Mux(
             [
-                Route("tls", matchers.tls, self._serve_tls, priority=TLS_FIRST),
+                tls,
                 Route("http", matchers.http1, engine, alpn=("http/1.1",)),
                 *hijackers,
             ],
@@ -81,13 +83,28 @@ class Tunnels:
             silence=relayed,
             sniff_timeout=settings.sniff_timeout,
         )
+        # Where somebody wants to look behind TLS, what is there is known to be that only when no TLS comes.
+        open_to_see = Route("after", matchers.never, self._look_after)
+        self._before_after = Mux(
+            [tls], name="tunnel, TLS or not", fallback=open_to_see, silence=open_to_see, sniff_timeout=settings.sniff_timeout
+        )
 
     def look(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
         """Serve what runs in the tunnel, with TLS taken off."""
         ctx.action = action
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
             return
-        self.mux(connection)
+        if action.after is not None:
+            self._before_after(connection)
+        else:
+            self.mux(connection)
+
+    def _look_after(self, connection: "Connection") -> None:
+        """What is inside, to whom wants to see it, and on where that one lets it."""
+        action = connection.tunnel.action
+        after = action.after if isinstance(action, Mitm) else None
+        if after is None or after(connection, connection.tunnel) is CONTINUE:
+            self.mux(connection)
 
     # TLS
 
@@ -105,22 +122,29 @@ class Tunnels:
         name = (hello.sni if hello is not None else None) or host
 
         # 2. A name that was not known before: the rules are asked about it too.
-        if name != host and self._decided_by_name(name, connection, ctx):
+        if canonical_host(name) != canonical_host(host) and self._decided_by_name(name, connection, ctx):
             return
 
         # 3. Some are not looked into.
-        if hello is None or self._passthrough.covers(name) or self._passthrough.covers(host):
+        if self._passthrough.covers(name) or self._passthrough.covers(host):
             connection.deadline = math.inf
             connection.trace.append(f"TLS for {name} is passed through")
             self.relay(connection)
             return
 
-        # 4. The handshake, with a leaf that is minted before it.
+        # 4. The handshake, with a leaf that is minted before it. A hello that we cannot read is OpenSSL's to judge.
+        offered = self.mux.alpn
+        if hello is not None and hello.alpn and not set(hello.alpn) & set(offered):
+            offered = self._agreed_upstream(ctx, name, hello.alpn)
         try:
             like = self._names_of_upstream(ctx, name) if self._settings.mimic else None
-            side = self._leaves().for_host(name, () if name == host else (host,), like)
+            side = self._leaves(offered).for_host(name, () if name == host else (host,), like)
         except (ValueError, MintingFailed) as error:
             raise PeerError(400, f"there is no leaf for {name!r}: {error}") from error
+        except OperatorError as error:
+            log.error("TLS for %s cannot be looked into: %s", name, error)
+            connection.trace.append("there is no CA to mint a leaf with: closed")
+            return
         try:
             inside = connection.start_tls(side)
         except HandshakeError as error:
@@ -135,10 +159,7 @@ class Tunnels:
             inside.trace.append(f"{tls.version}, server name {tls.sni or 'none'}, ALPN {tls.alpn or 'none'}")
 
         # 5. The same question at the decrypted bytes.
-        after = ctx.action.after if isinstance(ctx.action, Mitm) else None
-        if after is not None and after(inside, ctx) is not CONTINUE:
-            return
-        self.mux(inside)
+        self._look_after(inside)
 
     def _decided_by_name(self, name: str, connection: "Connection", ctx: Context) -> bool:
         """What rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
@@ -162,6 +183,19 @@ class Tunnels:
             self.relay(connection)
             return True
         return False
+
+    def _agreed_upstream(self, ctx: Context, name: str, offered: tuple[str, ...]) -> tuple[str, ...]:
+        """What the server agrees on with a client that offers nothing we speak, HTTP/2 alone for example: what is relayed has to be what
+        the server speaks. Empty where it agrees on nothing, or cannot be asked."""
+        assert ctx.destination is not None
+        try:
+            upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name, offered))), ctx)
+        except Fault as fault:
+            log.debug("%s cannot be asked which protocol it speaks: %s", name, fault)
+            return ()
+        agreed = upstream.tls.alpn if upstream.tls is not None else None
+        upstream.finish()
+        return () if agreed is None else (agreed,)
 
     def _names_of_upstream(self, ctx: Context, name: str) -> x509.Certificate | None:
         """The certificate of the server, whose names the leaf is to have; None where it cannot be had: then there is nothing to be like."""
@@ -190,6 +224,9 @@ class Tunnels:
             self._recorder.end(flow, ctx, fault.reason)
             log.debug("%r: %s", connection, fault)
             return
+        except BaseException as error:
+            self._recorder.end(flow, ctx, repr(error))
+            raise
         self.relay_to(connection, upstream, ctx, flow)
 
     def relay_to(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
@@ -212,7 +249,7 @@ class Tunnels:
 
 
 def _client_hello(connection: "Connection") -> ClientHello | None:
-    """The ClientHello that the first bytes begin, left in the stream; None where it is none after all: OpenSSL will say why."""
+    """The ClientHello that the first bytes begin, left in the stream; None where we cannot read it."""
     seen = 0
     try:
         while True:

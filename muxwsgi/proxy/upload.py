@@ -5,7 +5,7 @@ So a body that is not in memory has a greenlet of its own.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -29,26 +29,34 @@ def pieces_of(source: Any) -> Iterator[bytes]:
         yield piece
 
 
-def chunked(data: bytes) -> bytes:
+def chunked(data: bytes, trailers: Mapping[str, str]) -> bytes:
     """A whole body in one chunk (RFC 9112 section 7.1)."""
-    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+    return (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + _last_chunk(trailers)
+
+
+def _last_chunk(trailers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in trailers.items())
+    return b"0\r\n%b\r\n" % lines.encode("latin-1")
 
 
 class Upload:
     """A body on its way. It ends when all is sent, when either side fails, or with `stop`."""
 
-    __slots__ = ("_chunked", "_client", "_flow", "_greenlet", "_pieces", "_trailers", "complete")
+    __slots__ = ("_client", "_flow", "_greenlet", "_left", "_pieces", "_trailers", "begun", "complete")
 
     def __init__(
-        self, pieces: Iterable[bytes], trailers: dict[str, str], client: "ClientConnection", chunked: bool, flow: "Flow | None"
+        self, pieces: Iterable[bytes], trailers: Mapping[str, str], client: "ClientConnection", length: int | None, flow: "Flow | None"
     ) -> None:
-        """`trailers` is filled when `pieces` have been read to their end."""
+        """`trailers` is filled when `pieces` have been read to their end. `length` is what the request's head says, None where it is sent
+        in chunks."""
         self._pieces = pieces
         self._trailers = trailers
         self._client = client
-        self._chunked = chunked
+        self._left = length
         self._flow = flow
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        #: Whether the client was asked for the body.
+        self.begun = False
         #: Whether all of it is sent.
         self.complete = False
 
@@ -56,7 +64,7 @@ class Upload:
         """Send from now on, or at the latest `after` seconds from now. Called again, it starts at once what still waits."""
         if self._greenlet is None:
             self._greenlet = gevent.spawn_later(after, self._run) if after else gevent.spawn(self._run)
-        elif not after and not self._greenlet.started:
+        elif not after and not self.begun and not self._greenlet.dead:
             self._greenlet.kill()
             self._greenlet = gevent.spawn(self._run)
 
@@ -66,6 +74,7 @@ class Upload:
             self._greenlet.kill()
 
     def _run(self) -> None:
+        self.begun = True
         pieces = iter(self._pieces)
         while True:
             try:
@@ -78,6 +87,13 @@ class Upload:
                 log.exception("a rule's request body failed")
                 self._client.close()
                 return
+            if self._left is not None:
+                self._left -= len(piece)
+                if self._left < 0 or (self._left and not piece):
+                    # Sent on, the server would take what follows for the rest of it, or the rest for what follows.
+                    log.error("a rule's request body is not as long as its Content-Length")
+                    self._client.close()
+                    return
             try:
                 self._send(piece)
             except OSError:
@@ -90,9 +106,6 @@ class Upload:
 
     def _send(self, piece: bytes) -> None:
         if piece:
-            self._client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, more=True)
-        elif self._chunked:
-            lines = "".join(f"{name}: {value}\r\n" for name, value in self._trailers.items())
-            self._client.send(b"0\r\n%b\r\n" % lines.encode("latin-1"))
+            self._client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._left is None else piece, more=True)
         else:
-            self._client.send(b"")
+            self._client.send(_last_chunk(self._trailers) if self._left is None else b"")

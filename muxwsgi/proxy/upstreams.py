@@ -1,12 +1,14 @@
 """Upstream connections that speak HTTP: from the pool or dialled, plain or TLS, straight or through a further proxy."""
 
 import errno
+import logging
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from cryptography.hazmat.primitives import hashes
 
-from muxwsgi.errors import Expired, HandshakeError
+from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.dial import Dialer
@@ -16,11 +18,14 @@ from muxwsgi.proxy.pool import Pool
 from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext, TLSInfo
+from muxwsgi.wire.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
 
 __all__ = ["Endpoint", "Upstreams"]
+
+log = logging.getLogger("muxwsgi.error")
 
 
 class Endpoint:
@@ -51,21 +56,28 @@ class Endpoint:
 class Upstreams:
     """Finds or makes the connection for an endpoint."""
 
-    def __init__(self, settings: "ProxySettings", dialer: Dialer, pool: Pool) -> None:
+    def __init__(self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper) -> None:
+        """`sweeper` keeps the deadlines of connections that rules make. Raises `OperatorError` where `upstream_ca` is of no use."""
+        self._sweeper = sweeper
         self._settings = settings
         self._dialer = dialer
         self._pool = pool
         self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
         self._contexts: dict[tuple[str, ...], ClientContext] = {}
+        self._bound: WeakSet[Connection] = WeakSet()
+        if settings.upstream_ca is not None:
+            self._context(("http/1.1",))  # a file that is of no use shows before anybody is served
 
     def way(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
-        """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none."""
+        """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none, and where a rule connects by itself."""
+        if ctx.dial is not None:
+            return DIRECT
         return self._dialer.way(endpoint.scheme, endpoint.host, endpoint.port, ctx)
 
     def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
         """A connection that is ours alone until it is given back. Raises `Fault`."""
         if ctx.dial is None and pooled:
-            kept = self._pool.take(self._key(endpoint, via))
+            kept = self._pool.take(self._key(endpoint, via, ctx))
             if kept is not None:
                 if via is DIRECT:
                     self._check_reuse(kept, ctx)
@@ -74,8 +86,12 @@ class Upstreams:
                     ctx.flow.address = _address_of(kept.connection)
                 return kept
         self._pool.opened += 1
-        if via.speaks_http and not endpoint.layers and ctx.dial is None:
-            connection = self._dialer.to_proxy(via, ctx).connection
+        if via.speaks_http and not endpoint.layers:
+            dialled = self._dialer.to_proxy(via, ctx)
+            connection = dialled.connection
+            if ctx.flow is not None:
+                ctx.flow.address = dialled.address
+                ctx.flow.connected = ctx.flow.now()
         else:
             connection = self._stream(endpoint, ctx, via)
         connection.idle_timeout = self._settings.upstream_idle_timeout
@@ -93,18 +109,25 @@ class Upstreams:
         if ctx.dial is not None:
             client.close()
         else:
-            self._pool.put(self._key(endpoint, via), client)
+            self._pool.put(self._key(endpoint, via, ctx), client)
 
     def stream(self, endpoint: Endpoint, ctx: Context) -> Connection:
         """A connection to `endpoint` for whatever protocol; the caller's to close. Raises `Fault`."""
-        return self._stream(endpoint, ctx, self._dialer.way("tunnel", endpoint.host, endpoint.port, ctx))
+        via = DIRECT if ctx.dial is not None else self._dialer.way("tunnel", endpoint.host, endpoint.port, ctx)
+        return self._stream(endpoint, ctx, via)
 
     def close(self) -> None:
         """Close what is kept."""
         self._pool.close()
 
-    def _key(self, endpoint: Endpoint, via: UpstreamProxy) -> tuple[object, ...]:
-        return (endpoint.host, endpoint.port, endpoint.layers, via)
+    def bind(self, ctx: Context) -> None:
+        """The client authenticates its connection, and not its requests (NTLM, Negotiate: RFC 4559 section 6). From now on, what is
+        dialled for this client connection serves no other, which would be taken for that user."""
+        self._bound.add(ctx.connection)
+
+    def _key(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> tuple[object, ...]:
+        owner = ctx.connection.id if self._bound and ctx.connection in self._bound else None
+        return (endpoint.host, endpoint.port, endpoint.layers, via, owner)
 
     def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> Connection:
         flow = ctx.flow
@@ -113,7 +136,8 @@ class Upstreams:
             try:
                 connection = ctx.dial(endpoint.host, endpoint.port)
             except OSError as error:
-                raise Fault(Phase.CONNECT, f"{endpoint.authority}: {error}") from error
+                raise Fault(Phase.CONNECT, f"{endpoint.authority}: {error.strerror or error}") from error
+            self._sweeper.lines[connection.lifeline] = None
         else:
             dialled = self._dialer.connect(endpoint.host, endpoint.port, ctx, via=via, deadline=deadline)
             connection = dialled.connection
@@ -129,7 +153,13 @@ class Upstreams:
     def _secure(self, connection: Connection, endpoint: Endpoint, layer: Layer, ctx: Context) -> Connection:
         connection.deadline = monotonic() + self._settings.handshake_timeout
         try:
-            inside = connection.start_tls(self._context(layer.alpn), server_hostname=layer.server_name)
+            context = self._context(layer.alpn)
+        except OperatorError as error:
+            connection.finish()
+            log.error("upstreams cannot be verified: %s", error)
+            raise Fault(Phase.TLS, f"{endpoint.authority}: this proxy cannot verify it") from error
+        try:
+            inside = connection.start_tls(context, server_hostname=layer.server_name)
         except HandshakeError as error:
             raise Fault(Phase.TLS, f"{endpoint.authority}: {error.strerror}") from error
         except ValueError as error:
