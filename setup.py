@@ -41,6 +41,8 @@ setup(
             "mypy>=1.13",
             "ruff>=0.9",
             "requests>=2.32",
+            "httpx>=0.28",
+            "urllib3>=2.2",
             "redis>=5.2",
             "simple-websocket>=1.1",
             "types-requests",

@@ -1,4 +1,4 @@
-"""`muxwsgi run` as a process of its own, on a free port of the loopback, and clients that misbehave in stated ways."""
+"""`muxwsgi run` or `muxwsgi proxy` as a process of its own, on a free port of the loopback, and clients that misbehave in stated ways."""
 
 import http.client
 import json
@@ -37,19 +37,21 @@ def reset(sock: socket.socket) -> None:
 
 
 class ServerProcess:
-    """Runs `muxwsgi run APP OPTIONS` bound to a free port; a context manager that ends it by its own process id.
+    """Runs `muxwsgi run APP OPTIONS` bound to a free port; a context manager that ends it by its own process id. Without an app it is
+    `muxwsgi proxy OPTIONS`.
 
     `log` is what it has written to its standard error so far.
     """
 
     def __init__(
-        self, app: str, *options: str, tls: bool = False, bind_options: str = "", environment: dict[str, str] | None = None
+        self, app: str | None, *options: str, tls: bool = False, bind_options: str = "", environment: dict[str, str] | None = None
     ) -> None:
         self.tls = tls
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._lines: list[str] = []
-        command = [sys.executable, "-m", "muxwsgi", "run", app, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
+        subcommand = ["proxy"] if app is None else ["run", app]
+        command = [sys.executable, "-m", "muxwsgi", *subcommand, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
         self._process = subprocess.Popen(
             [*command, "--tls-dev"] if tls else command,
             cwd=ROOT,

@@ -1,0 +1,86 @@
+"""The proxy as users start it, in a process of its own, with what it writes; and programs that use it."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muxwsgi.settings import CertificateFiles
+from tests.system.server_process import ServerProcess
+
+__all__ = ["ProxyProcess", "Trust", "environment", "run"]
+
+#: Nothing that a client does here takes longer, unless it hangs.
+PATIENCE = 40.0
+
+#: What would send a program, or the proxy itself, through some other proxy.
+_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment as a program has it that was told of no proxy."""
+    without = {name for each in _VARIABLES for name in (each, each.upper())}
+    return {name: value for name, value in os.environ.items() if name not in without} | more
+
+
+def run(*arguments: str | Path, timeout: float = PATIENCE, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end; its output as text."""
+    more.setdefault("env", environment())
+    return subprocess.run([str(each) for each in arguments], capture_output=True, text=True, timeout=timeout, check=False, **more)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom everybody believes here.
+
+    ca_folder   the proxy's CA, made by `muxwsgi ca init`
+    ca          its certificate, for clients
+    root        the certificate that servers are verified with, by the proxy and by clients that see them
+    leaf        of the servers
+    """
+
+    ca_folder: Path
+    ca: Path
+    root: Path
+    leaf: CertificateFiles
+
+
+class ProxyProcess(ServerProcess):
+    """`muxwsgi proxy OPTIONS`, or `muxwsgi run APP OPTIONS` of an app that is a proxy.
+
+    trust   as given: inspecting (`mitm`) it mints with that CA
+    """
+
+    def __init__(self, trust: Trust, folder: Path, *options: str, app: str | None = None, mitm: bool = True, bind_options: str = "") -> None:
+        self.trust = trust
+        self._flows = folder / "flows.jsonl"
+        own = ["--graceful-timeout=2"]
+        if app is None:
+            own += [f"--flows={self._flows}", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", *(["--mitm"] if mitm else [])]
+        silent = {name: "" for each in _VARIABLES for name in (each, each.upper())}
+        super().__init__(app, *own, *options, bind_options=bind_options, environment=silent)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def flows(self) -> list[dict[str, Any]]:
+        """What the flow log holds so far."""
+        if not self._flows.exists():
+            return []
+        return [json.loads(line) for line in self._flows.read_text("utf-8").split("\n")[:-1]]
+
+    def flow(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first flow that fits, once it is in the log."""
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            found = self.flows()
+            for flow in found:
+                if fits(flow):
+                    return flow
+            assert time.monotonic() < give_up, f"it was never logged; what was: {found}\n{self.log}"
+            time.sleep(0.05)
