@@ -34,7 +34,7 @@ def test_the_hijacker_of_the_readme_is_one() -> None:
 def test_the_server_of_the_readme_serves() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    code = blocks("README.md")[1].replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    code = next(block for block in blocks("README.md") if "serve_forever" in block).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
         give_up = time.monotonic() + 20

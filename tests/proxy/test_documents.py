@@ -1,4 +1,4 @@
-"""docs/proxy.md runs as it stands there."""
+"""docs/proxy.md, and the README's word on the proxy, run as they stand there."""
 
 import re
 from pathlib import Path
@@ -19,6 +19,15 @@ def test_the_rules_of_the_page_do_what_it_says() -> None:
     assert isinstance(proxy.connect("bank.example:443", None)[0], Accept)
     assert isinstance(proxy.connect("other.example:443", None)[0], Mitm)
     assert not isinstance(proxy.connect("other.example:443", None)[0], Reject)
+
+
+def test_the_proxy_of_the_readme_is_one() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "Proxy()" in block)
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    assert isinstance(namespace["proxy"].connect("any.example:443", None)[0], Mitm)
+    assert namespace["proxy"].has_request_rules
 
 
 def test_every_option_of_the_page_is_one() -> None:
