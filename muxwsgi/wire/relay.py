@@ -5,8 +5,8 @@ It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. It cl
 with who opened them.
 """
 
+import errno
 import socket as socket_module
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,12 +46,13 @@ class Relayed:
 class _Direction:
     """One of the two ways."""
 
-    __slots__ = ("_source", "_target", "count", "failure")
+    __slots__ = ("_source", "_target", "count", "ended", "failure")
 
     def __init__(self, source: Stream, target: Stream) -> None:
         self._source = source
         self._target = target
         self.count = 0
+        self.ended = False  # whether the source has said its end
         self.failure: Exception | None = None
 
     def copy(self) -> None:
@@ -60,6 +61,7 @@ class _Direction:
             while data := self._source.recv(BLOCK):
                 self._target.sendall(data)
                 self.count += len(data)
+            self.ended = True
             self._target.shutdown(socket_module.SHUT_WR)
         except Exception as failure:  # reported by the greenlet that waits, once
             self.failure = failure
@@ -95,10 +97,14 @@ def relay(left: Stream, right: Stream, *, idle_timeout: float | None = None) -> 
     return Relayed(forth.count, back.count, error)
 
 
-def _failure(directions: Iterable[_Direction]) -> OSError | None:
-    for direction in directions:
-        if isinstance(direction.failure, OSError):
-            return direction.failure
-        if direction.failure is not None:
-            raise direction.failure
+def _failure(directions: tuple[_Direction, _Direction]) -> OSError | None:
+    for direction, other in (directions, directions[::-1]):
+        failure = direction.failure
+        if isinstance(failure, OSError):
+            # The end could not be told to who is gone already. Had it gone before its own end, the other direction says so.
+            if direction.ended and (other.ended or failure.errno == errno.ENOTCONN):
+                continue
+            return failure
+        if failure is not None:
+            raise failure
     return None
