@@ -40,6 +40,7 @@ class Lab:
     """Starts servers, which the test's end stops.
 
     flows   what the proxy has recorded
+    proxies, servers, clients   what was made here, in this order
     """
 
     def __init__(self, stack: ExitStack, authority: tuple[Authority, Path], certificate: CertificateFiles) -> None:
@@ -49,6 +50,9 @@ class Lab:
         self.ca_file = authority[1]
         self.flows: list[Flow] = []
         self.server: Server | None = None
+        self.proxies: list[Proxy] = []
+        self.servers: list[Server] = []
+        self.clients: list[Any] = []
 
     def serve(self, app: Any, *, tls: bool = False, settings: ServerSettings | None = None, **more: Any) -> int:
         """A muxwsgi server; its port."""
@@ -57,6 +61,7 @@ class Lab:
         server.start()
         self._stack.callback(server.stop, 0.2)
         self.server = server
+        self.servers.append(server)
         return int(server.addresses[0].rpartition(":")[2])
 
     def serve_raw(self, handle: Callable[[Any], None], *, tls: bool = False) -> int:
@@ -82,9 +87,11 @@ class Lab:
         options.setdefault("upstream_ca", None)
         options["upstream_ca"] = options["upstream_ca"] or self.certificate.certfile
         more.setdefault("upstreams", UpstreamChoice())
-        return Proxy(
+        proxy = Proxy(
             ProxySettings(**options), authority=self.authority, sinks=[self.flows.append] if record else [], **more
         )
+        self.proxies.append(proxy)
+        return proxy
 
     def serve_proxy(self, proxy: Proxy, **more: Any) -> int:
         return self.serve(proxy, **more)
@@ -94,6 +101,7 @@ class Lab:
     def connect(self, port: int) -> gevent.socket.socket:
         sock = gevent.socket.create_connection(("127.0.0.1", port), PATIENCE)
         self._stack.callback(sock.close)
+        self.clients.append(sock)
         return sock
 
     def tunnel(self, port: int, destination: str) -> gevent.socket.socket:
@@ -112,6 +120,7 @@ class Lab:
             context.set_alpn_protocols(list(alpn))
         wrapped = context.wrap_socket(sock, server_hostname=name)
         self._stack.callback(wrapped.close)
+        self.clients.append(wrapped)
         return wrapped
 
 
