@@ -228,16 +228,19 @@ class Exchanges:
         try:
             response = self._rules.response(response, ctx)
             status, fields, pieces = to_wsgi(response, request.method)
-            if body.ready and not body.done:
+            streams = not body.done and not isinstance(pieces, (list, tuple))
+            own = response is upstreams_own
+            engines = environ["muxwsgi.response"]
+            if streams and own:
+                body.on_end = lambda error: setattr(engines, "trailers", body.trailers if error is None else ())
+            waits = not body.ready
+            if streams and not waits:
                 pieces = _begun(pieces)
             write = _start(start_response, status, fields)
-            if response is upstreams_own:
-                engines = environ["muxwsgi.response"]
+            if own:
                 engines.omit_server()
-                if not body.done and not isinstance(pieces, (list, tuple)):
-                    body.on_end = lambda error: setattr(engines, "trailers", body.trailers if error is None else ())
-                    if not body.ready:
-                        write(b"")
+                if streams and (waits or body.trailers):
+                    write(b"")
         except BaseException:
             response.close()
             body.close()

@@ -256,7 +256,7 @@ def _why_broken(error: OSError) -> str:
 class ResponseBody:
     """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
 
-    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "flow", "on_end")
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "flow", "on_end", "trailers")
 
     def __init__(
         self,
@@ -277,6 +277,8 @@ class ResponseBody:
         self._first = b""
         #: Where the bytes are recorded.
         self.flow = ctx.flow
+        #: The trailer fields, once it is done.
+        self.trailers: Fields = []
         #: Called once with what broke it, None where it was whole.
         self.on_end: Callable[[str | None], None] | None = None
         if client.body.done and not switched:
@@ -300,11 +302,6 @@ class ResponseBody:
     def ready(self) -> bool:
         """Whether `read` would return at once."""
         return self._done or self._client.body.ready
-
-    @property
-    def trailers(self) -> list[tuple[str, str]]:
-        """The trailer fields, once it is done."""
-        return list(self._client.body.trailers.items())
 
     def read(self) -> bytes:
         """The next bytes as they come; b"" at the end. Raises `ResponseAborted` where it breaks off."""
@@ -344,6 +341,8 @@ class ResponseBody:
 
     def _finish(self) -> None:
         self._done = True
+        if self._client.body.trailers:
+            self.trailers = list(self._client.body.trailers.items())  # now: the connection may be another exchange's soon
         self._hangups.waiting.pop(self._ctx.connection, None)
         if self._upload is not None and not self._upload.complete:
             self._upload.stop()
