@@ -11,6 +11,7 @@ With Encrypted ClientHello the name here is the public outer one: the inner is n
 """
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,14 +154,7 @@ def _parse_message(hello: _Reader) -> ClientHello:
         raise _Malformed
     ciphers = _numbers(hello.vector(2, 2), 2)
     hello.vector(1, 1)  # legacy_compression_methods
-    extensions: dict[int, bytes] = {}
-    if hello:  # before TLS 1.3 there may be none at all
-        block = _Reader(hello.vector(2))
-        while block:
-            kind = block.number(2)
-            if kind in extensions:  # RFC 8446 section 4.2
-                raise _Malformed
-            extensions[kind] = block.vector(2)
+    extensions = _extensions(hello.vector(2)) if hello else {}  # before TLS 1.3 there may be none at all
     if hello:
         raise _Malformed
     return ClientHello(
@@ -176,10 +170,27 @@ def _parse_message(hello: _Reader) -> ClientHello:
     )
 
 
+def _extensions(block: bytes) -> dict[int, bytes]:
+    """Kind -> content (RFC 8446 section 4.2). There are a dozen in each hello: the calls of a `_Reader` would cost most of the time."""
+    extensions: dict[int, bytes] = {}
+    at, end = 0, len(block)
+    while at < end:
+        start = at + 4
+        if start > end:
+            raise _Malformed
+        kind = block[at] << 8 | block[at + 1]
+        at = start + (block[at + 2] << 8 | block[at + 3])
+        if at > end or kind in extensions:
+            raise _Malformed
+        extensions[kind] = block[start:at]
+    return extensions
+
+
 def _numbers(field: bytes, size: int) -> tuple[int, ...]:
+    """The code points in `field`, of one byte or two."""
     if len(field) % size:
         raise _Malformed
-    return tuple(int.from_bytes(field[at : at + size], "big") for at in range(0, len(field), size))
+    return tuple(field) if size == 1 else struct.unpack(f">{len(field) // 2}H", field)
 
 
 def _only_vector(extension: bytes, length_size: int) -> bytes:
