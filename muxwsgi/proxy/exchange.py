@@ -14,6 +14,7 @@ import werkzeug.wrappers
 from werkzeug.wsgi import ClosingIterator
 
 from muxwsgi.errors import Draining, Expired, ResponseAborted
+from muxwsgi.http.body import BrokenBody
 from muxwsgi.proxy.actions import Refused
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.decode import limit_accept_encoding
@@ -342,9 +343,11 @@ def _first(body: ResponseBody) -> bytes:
     try:
         return body.read()
     except ResponseAborted as error:
-        if isinstance(error.__cause__, ClientGone):
-            raise error.__cause__
-        raise Fault(Phase.TIMEOUT if isinstance(error.__cause__, Expired) else Phase.BODY, str(error)) from error
+        cause = error.__cause__
+        if isinstance(cause, ClientGone):
+            raise cause
+        late = isinstance(cause, Expired) or (isinstance(cause, BrokenBody) and cause.status == 408)
+        raise Fault(Phase.TIMEOUT if late else Phase.BODY, str(error)) from error
 
 
 def _begun(pieces: Iterable[bytes]) -> Iterable[bytes]:

@@ -244,7 +244,7 @@ def _fault(error: OSError, endpoint: Endpoint) -> Fault:
 def _why_broken(error: OSError) -> str:
     if isinstance(error, ClientGone):
         return str(error)
-    if isinstance(error, Expired):
+    if isinstance(error, Expired) or (isinstance(error, BrokenBody) and error.status == 408):
         reason = "no byte in time"
     elif isinstance(error, BrokenBody):
         reason = error.reason
