@@ -16,7 +16,7 @@ from muxwsgi.wire.ready import sweep
 from tests.proxy.conftest import Lab
 from tests.proxy.dial.conftest import open_sockets
 
-__all__ = ["begun_flows", "clean_process", "later", "nothing_left", "settle", "until"]
+__all__ = ["begun_flows", "clean_process", "frozen_heap", "later", "nothing_left", "settle", "until"]
 
 
 def until(condition: Any, what: str = "") -> None:
@@ -38,8 +38,17 @@ def _greenlets() -> set[int]:
     return {id(thing) for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead}
 
 
+@pytest.fixture(scope="module")
+def frozen_heap() -> Iterator[None]:
+    """What was there before is not looked through again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def clean_process() -> Iterator[None]:
+def clean_process(frozen_heap: None) -> Iterator[None]:
     """No descriptor and no greenlet is left of a test."""
     gevent.get_hub().threadpool.apply(int)
     sockets, greenlets = open_sockets(), _greenlets()

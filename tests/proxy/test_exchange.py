@@ -10,7 +10,7 @@ from gevent.event import Event
 import muxwsgi.proxy.forward as forward
 from muxwsgi.proxy.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from tests.proxy.accounts import clean_process, nothing_left, until  # noqa: F401
+from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_exactly
 

@@ -1,0 +1,115 @@
+"""Who is asked next, and what that one may learn: further proxies, their credentials, and connections that are logged in."""
+
+from base64 import b64encode
+from typing import Any
+
+import pytest
+
+from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
+from tests.proxy.conftest import Lab, read_head
+from tests.proxy.dialogue import WAYS, Road, Upstream, read_answer
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def through(road: Road, proxy_port: int) -> None:
+    road.proxy.on_request().do(
+        lambda request, ctx: setattr(ctx, "upstream", UpstreamProxy("http", "127.0.0.1", proxy_port, "us", "secret"))
+    )
+
+
+@pytest.mark.parametrize("way", ["plain", "tunnel"])
+def test_the_next_proxy_is_asked_in_absolute_form_with_our_credentials(lab: Lab, way: str) -> None:
+    other = Upstream(lab)
+    road = Road(lab, way, 9)
+    through(road, other.port)
+    client = road.client()
+    for _ in range(2):
+        answer = road.ask(client, "/a?b", "Proxy-Authorization: Basic Zm9yOmhlcmU=")
+        assert answer.body == b"ok"
+    assert other.connections == 1
+    assert other.asked[0].line == f"GET http://{road.authority}/a?b HTTP/1.1".encode()
+    assert other.asked[0].field("Proxy-Authorization") == ["Basic " + b64encode(b"us:secret").decode()]
+    assert lab.flows[0].request is not None and lab.flows[0].request.line[1] == f"http://{road.authority}/a?b"
+    assert lab.flows[0].address == f"127.0.0.1:{other.port}"
+
+
+def test_credentials_for_us_go_no_further_and_those_inside_of_a_tunnel_do(lab: Lab) -> None:
+    upstream = Upstream(lab)
+    outside, inside = Road(lab, "plain", upstream.port), Road(lab, "tunnel", upstream.port)
+    for road in (outside, inside):
+        road.ask(road.client(), "/", "Proxy-Authorization: Basic eDp5")
+    assert [asked.field("Proxy-Authorization") for asked in upstream.asked] == [[], ["Basic eDp5"]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("scheme", ["NTLM", "Negotiate"])
+def test_a_connection_that_a_client_has_logged_in_serves_no_other_client(lab: Lab, way: str, scheme: str) -> None:
+    users: dict[int, str] = {}
+
+    def respond(asked: Any, sock: Any) -> bytes:
+        for value in asked.field("Authorization"):
+            users[asked.connection] = value.split()[1]
+        user = users.get(asked.connection, "nobody").encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(user), user)
+
+    upstream = Upstream(lab, respond, tls=way == "tls")
+    road = Road(lab, way, upstream.port)
+    ann, bob = road.client(), road.client()
+    assert road.ask(bob).body == b"nobody"
+    assert road.ask(ann, "/", f"Authorization: {scheme} ann").body == b"ann"
+    assert road.ask(ann).body == b"ann", "the login holds for the client's connection"
+    assert road.ask(bob).body == b"nobody"
+    assert road.ask(road.client()).body == b"nobody"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])
+@pytest.mark.parametrize("inner", ["accept", "mitm"])
+def test_a_tunnel_in_a_tunnel_goes_through_the_proxy_that_the_client_means(lab: Lab, tls: bool, inner: str) -> None:
+    upstream = Upstream(lab)
+    seen = []
+
+    def other_proxy(asked: Any, sock: Any) -> None:
+        import gevent.socket
+
+        from muxwsgi.wire.relay import relay
+
+        seen.append(asked)
+        if asked.field("Proxy-Authorization") != ["Digest whatever"]:
+            sock.sendall(b"HTTP/1.1 407 Who?\r\nProxy-Authenticate: Digest realm=x\r\nContent-Length: 4\r\n\r\nwho?")
+            return
+        with gevent.socket.create_connection(("127.0.0.1", upstream.port)) as there:
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            relay(sock, there)
+
+    other = Upstream(lab, other_proxy, tls=tls)
+    road = Road(lab, "tls" if tls else "tunnel", other.port)
+    if inner == "accept":
+        road.proxy._connect = ()  # in place of the rule of `Road`
+
+        @road.proxy.on_connect()
+        def decide(host: str, ctx: Any) -> Any:
+            from muxwsgi.proxy import Accept, Mitm
+
+            return Accept() if ctx.tunnel is not None else Mitm()
+
+    def tunnel(*fields: str) -> tuple[Any, bytes]:
+        client = road.client()
+        client.sendall("\r\n".join(["CONNECT inner.example:80 HTTP/1.1", "Host: inner.example:80", *fields, "", ""]).encode())
+        return client, read_head(client)
+
+    client, head = tunnel("Proxy-Authorization: Digest whatever", "X-Hop: 1", "Connection: x-hop")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    client.sendall(b"GET /inside HTTP/1.1\r\nHost: inner.example\r\n\r\n")
+    assert read_answer(client).body == b"ok"
+    assert seen[0].line == b"CONNECT inner.example:80 HTTP/1.1"
+    assert seen[0].fields == [b"Host: inner.example:80", b"Proxy-Authorization: Digest whatever"]
+    assert upstream.asked[0].line == b"GET /inside HTTP/1.1"
+
+    client, head = tunnel()
+    if inner == "accept":
+        assert head.startswith(b"HTTP/1.1 407 Who?\r\n") and b"Proxy-Authenticate: Digest realm=x\r\n" in head
+    else:  # the tunnel is ours, and what is behind it shows with the first request
+        client.sendall(b"GET /inside HTTP/1.1\r\nHost: inner.example\r\n\r\n")
+        assert read_answer(client).status == 502
