@@ -38,7 +38,7 @@ lint: $(VENV)/tests.stamp
 	@echo "== mypy --strict"
 	@$(BIN)/mypy --no-error-summary
 
-bench: $(BENCH_VENV)/stamp  ## muxwsgi and its peers in turn under the same load (needs wrk); BENCH="--rounds 3"
+bench: $(BENCH_VENV)/stamp  ## muxwsgi and its peers in turn under the same loads; BENCH="--group http --rounds 3"
 	@$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
 
 $(VENV)/base.stamp: setup.py muxwsgi/__init__.py
@@ -60,12 +60,14 @@ $(VENV)/tests.stamp: $(VENV)/apps.stamp pyproject.toml
 	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[tests]'
 	@touch $@
 
-$(BENCH_VENV)/stamp: setup.py
-	@command -v wrk >/dev/null || { echo "make bench: wrk is missing (Debian package wrk)" >&2; exit 2; }
+$(BENCH_VENV)/stamp: setup.py tests/bench/packages.py
+	@missing=; for program in wrk nginx openssl; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+		test -z "$$missing" || { echo "make bench: missing Debian package$$missing" >&2; exit 2; }
 	@echo "== setting up $(BENCH_VENV) with the peers"
 	@$(BENCH_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --upgrade pip setuptools wheel
-	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --editable . 'gunicorn>=23'
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --editable .
+	@$(BENCH_VENV)/bin/python -m tests.bench install
 	@touch $@
 
 clean:  ## remove what make made

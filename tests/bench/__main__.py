@@ -1,86 +1,117 @@
-"""`make bench`: servers in turn under the same load, as ratios.
+"""`make bench`.
 
-    python -m tests.bench [--rounds N] [--seconds S] [--load NAME ...] [--peer NAME ...] [--json FILE]
-
-The server is pinned to the first processor and the load to the second. Peers take turns within each round (A B C A B C ...), so
-that a machine that grows slow or fast meets all of them alike. Reported are medians over the rounds of requests per second and of the
-server's user + system time per request, which is the figure that survives noise, and each peer's ratio to muxwsgi's.
+    python -m tests.bench [--group NAME] [--load NAME] [--peer NAME] [--rounds N] [--seconds S] [--minutes M] [--json FILE]
+    python -m tests.bench --list
+    python -m tests.bench report FILE.json      tables and plots into docs/
+    python -m tests.bench install               the peers, into the environment of this Python
 """
 
 import argparse
-import json
-import statistics
+import os
+import resource
+import shutil
+import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench.loads import LOADS, Load
-from tests.bench.measure import BenchError, Figures, measure
-from tests.bench.peers import PEERS, Peer, make_certificate
+from tests.bench.loads import GROUPS, LOADS, Load
+from tests.bench.packages import install
+from tests.bench.processes import LOAD_CPU, SERVER_CPU
+from tests.bench.registry import PEERS, why_not
+from tests.bench.report import write
+from tests.bench.results import Results
+from tests.bench.run import Plan, machine, run
+from tests.bench.table import ours, text
 
-Results = dict[tuple[str, str], list[Figures]]
+#: Debian package of each program without which nothing can be measured.
+PROGRAMS = {"wrk": "wrk", "openssl": "openssl", "nginx": "nginx"}
+#: Descriptors of a server with 10,000 idle connections and some beside.
+DESCRIPTORS = 12_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    peers = [peer for peer in PEERS if not options.peer or peer.name in options.peer or peer.name == "muxwsgi"]
-    loads = [load for load in LOADS if not options.load or load.name in options.load]
-    results: Results = {}
-    with tempfile.TemporaryDirectory(prefix="muxwsgi-bench-") as folder:
-        certificate = make_certificate(Path(folder))
-        total = options.rounds * len(loads) * len(peers)
-        done = 0
-        for round_number in range(1, options.rounds + 1):
-            for load in loads:
-                for peer in peers:
-                    done += 1
-                    try:
-                        figures = measure(peer, load, certificate, options.seconds)
-                    except BenchError as error:
-                        print(f"bench: {peer.name}, {load.name}: {error}", file=sys.stderr)
-                        return 1
-                    results.setdefault((load.name, peer.name), []).append(figures)
-                    print(
-                        f"[{done}/{total}] round {round_number} {load.name:<10} {peer.name:<18} "
-                        f"{figures.requests_per_second:>10,.0f} req/s {figures.cpu_per_request:>8.1f} us",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-    print(table(results, peers, loads))
+    if options.command == "install":
+        install()
+        return 0
+    if options.command == "report":
+        for path in write(Results.read(Path(options.file)), Path(options.docs)):
+            print(path)
+        return 0
+    loads = _chosen(options)
+    if options.list:
+        _list(loads)
+        return 0
+    if not loads:
+        print("make bench: no load is both in that group and of that name (--list shows them)", file=sys.stderr)
+        return 2
+    if fault := _fault(loads):
+        print(f"make bench: {fault}", file=sys.stderr)
+        return 2
+    # Servers and loads are processes in sessions of their own: whoever ends this one wants them ended too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    results = Results(machine(f"{options.rounds} rounds of {options.seconds} s"))
+    names = options.peer and [name for name in PEERS if name in options.peer or ours(name)]
+    plan = Plan.of(loads, names or [], options.rounds, options.seconds, options.minutes, results)
+    print(f"bench: {len(plan.turns())} turns, about {plan.estimate() / 60:.0f} minutes, at most {options.minutes:g}", file=sys.stderr)
+    faults = run(plan, results)
     if options.json:
-        rows = [{"load": load, "peer": peer, "rounds": [asdict(f) for f in rounds]} for (load, peer), rounds in results.items()]
-        Path(options.json).write_text(json.dumps(rows, indent=1))
-    return 0
+        results.write(Path(options.json))
+    print(text(results))
+    for fault in faults:
+        print(f"bench: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
-def table(results: Results, peers: Sequence[Peer], loads: Sequence[Load]) -> str:
-    """The medians as one table; `ratio` is muxwsgi's requests per second over the peer's."""
-    lines = [f"{'load':<10} {'server':<18} {'req/s':>10} {'ratio':>7} {'CPU us/req':>11} {'p50 ms':>8} {'p99 ms':>8}"]
-    for load in loads:
-        ours = _median(results[load.name, "muxwsgi"], "requests_per_second")
-        for peer in peers:
-            rounds = results[load.name, peer.name]
-            speed = _median(rounds, "requests_per_second")
-            lines.append(
-                f"{load.name:<10} {peer.name:<18} {speed:>10,.0f} {ours / speed:>7.2f} {_median(rounds, 'cpu_per_request'):>11.1f} "
-                f"{_median(rounds, 'p50'):>8.2f} {_median(rounds, 'p99'):>8.2f}"
-            )
-    return "\n".join(lines)
+def _chosen(options: argparse.Namespace) -> list[Load]:
+    return [
+        load
+        for load in LOADS
+        if (not options.group or load.group in options.group) and (not options.load or load.name in options.load)
+    ]
 
 
-def _median(rounds: Sequence[Figures], field: str) -> float:
-    return statistics.median(getattr(figures, field) for figures in rounds)
+def _fault(loads: Sequence[Load]) -> str | None:
+    """What keeps anything from being measured, in a line. Raises the limit of descriptors as far as it may be."""
+    if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
+        return f"missing Debian package {', '.join(missing)}"
+    if not {SERVER_CPU, LOAD_CPU} <= os.sched_getaffinity(0):
+        return f"needs processors {SERVER_CPU} and {LOAD_CPU}: one for the server, one for the load"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max((load.idle for load in loads), default=0) + DESCRIPTORS - 10_000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        return f"needs {wanted} file descriptors, the limit is {hard} (ulimit -Hn)"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(wanted, 20_000), hard))
+    return None
+
+
+def _list(loads: Sequence[Load]) -> None:
+    for group, title in GROUPS.items():
+        if members := [load for load in loads if load.group == group]:
+            print(f"{group}: {title}")
+            for load in members:
+                print(f"  {load.name:<15} {load.title}")
+                for name in load.peers:
+                    reason = why_not(PEERS[name], load)
+                    print(f"      {name:<18} {PEERS[name].title}{f'  (not: {reason})' if reason else ''}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Servers in turn under the same load, as ratios.")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each server has its turn (default 5)")
-    parser.add_argument("--seconds", type=int, default=4, help="length of one turn (default 4)")
-    parser.add_argument("--load", action="append", choices=[load.name for load in LOADS], help="only this load (repeatable)")
-    parser.add_argument("--peer", action="append", choices=[peer.name for peer in PEERS], help="only this peer beside muxwsgi")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Servers in turn under the same load.")
+    parser.add_argument("--list", action="store_true", help="show loads and peers, and measure nothing")
+    parser.add_argument("--group", action="append", choices=list(GROUPS), help="only the loads of this group (repeatable)")
+    parser.add_argument("--load", action="append", choices=[load.name for load in LOADS], metavar="NAME", help="only this load (repeatable)")
+    parser.add_argument("--peer", action="append", choices=list(PEERS), metavar="NAME", help="only this peer beside muxwsgi (repeatable)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each peer under each load (default 3)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a turn's load (default 2)")
+    parser.add_argument("--minutes", type=float, default=25, help="begin no turn after this time (default 25)")
     parser.add_argument("--json", metavar="FILE", help="write every single figure there")
+    commands = parser.add_subparsers(dest="command", metavar="")
+    report = commands.add_parser("report", help="write tables and plots of a run into the documents")
+    report.add_argument("file", metavar="FILE", help="what --json wrote")
+    report.add_argument("--docs", default="docs", metavar="FOLDER", help="default docs")
+    commands.add_parser("install", help="install the peers")
     return parser
 
 

@@ -1,8 +1,10 @@
-"""The loads: what the clients do."""
+"""The loads: what the clients do, to what, and who takes part by default."""
 
 from dataclasses import dataclass
 
-__all__ = ["LOADS", "Load"]
+from tests.bench.clients import Client, Handshakes, Nothing, Tunnels, TwoAtOnce, Wrk
+
+__all__ = ["GROUPS", "LOADS", "Load"]
 
 #: What a browser sends: ten fields beside Host.
 BROWSER_FIELDS = (
@@ -18,19 +20,106 @@ BROWSER_FIELDS = (
     "Cookie: session=eyJ1c2VyIjo0Mn0.ZzK1Cg.4cN0b7Qm1yYk9wF2n3h5x8t6v0s; theme=dark",
 )
 
+GROUPS = {
+    "http": "HTTP/1.1 with a WSGI application",
+    "stream": "Bytes that are not HTTP, and both on one port",
+    "idle": "64 busy connections beside many idle ones",
+    "memory": "Memory of an idle connection",
+    "proxy": "A forward proxy, HTTPS through CONNECT",
+}
+
+HELLO = "tests.bench.applications.hello:application"
+CHECKSUM = "tests.bench.applications.checksum:application"
+STREAM = "tests.bench.applications.stream:application"
+FLASK = "tests.bench.applications.flask_json:application"
+DJANGO = "tests.bench.applications.django_page:application"
+
+_WSGI = (
+    *("muxwsgi", "bjoern", "granian", "uwsgi", "uwsgi-gevent", "gunicorn-gevent", "gunicorn-gthread"),
+    *("waitress", "cheroot", "pywsgi", "hypercorn"),
+)
+_SOME = ("muxwsgi", "bjoern", "granian", "uwsgi", "gunicorn-gevent", "waitress")
+_TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent", "gunicorn-gthread", "cheroot", "pywsgi", "hypercorn")
+_FEW = ("muxwsgi", "nginx", "bjoern", "granian", "gunicorn-gevent")
+_FEW_TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent")
+_PROXIES = ("muxwsgi-proxy", "mitmproxy", "proxy.py", "squid")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """`wrk` with `connections` keep-alive connections, over TLS or not, each request with `fields`."""
+    """`client` does it to the peers in `peers`.
+
+    app       the WSGI application that servers run
+    path      what is asked for; `body`, where there is one, is posted
+    tls       whether clients speak TLS to the peer
+    idle      connections that sit idle meanwhile
+    mode      what a proxy does with a tunnel: forward (MITM, upstream), answer (MITM, by itself) or tunnel (relay)
+    rounds    turns that are enough, where more would say the same
+    """
 
     name: str
-    tls: bool
-    connections: int = 64
-    fields: tuple[str, ...] = ()
+    group: str
+    title: str
+    client: Client
+    peers: tuple[str, ...]
+    app: str = HELLO
+    path: str = "/"
+    body: bytes = b""
+    tls: bool = False
+    idle: int = 0
+    mode: str = ""
+    rounds: int = 99
 
 
-LOADS = (
-    Load(name="plain", tls=False),
-    Load(name="tls", tls=True),
-    Load(name="browser", tls=False, fields=BROWSER_FIELDS),
+LOADS: tuple[Load, ...] = (
+    Load(name="hello", group="http", title="hello, keep-alive", client=Wrk(), peers=("muxwsgi", "nginx", *_WSGI[1:])),
+    Load(name="hello-tls", group="http", title="hello, keep-alive, TLS", client=Wrk(), peers=_TLS, tls=True),
+    Load(name="browser", group="http", title="a browser's ten fields", client=Wrk(fields=BROWSER_FIELDS), peers=_FEW),
+    Load(name="browser-tls", group="http", title="a browser's ten fields, TLS", client=Wrk(fields=BROWSER_FIELDS), peers=_FEW_TLS, tls=True),
+    Load(name="flask", group="http", title="Flask, JSON", client=Wrk(), peers=_WSGI, app=FLASK, path="/api/entries/7"),
+    Load(name="django", group="http", title="Django, a template", client=Wrk(), peers=_SOME, app=DJANGO, path="/results/"),
+    Load(name="post", group="http", title="POST of 1 KiB", client=Wrk(), peers=_SOME, app=CHECKSUM, body=bytes(range(256)) * 4),
+    Load(name="stream", group="http", title="1 MiB in 64 chunks", client=Wrk(connections=16), peers=_SOME, app=STREAM),
+    Load(name="pipeline", group="http", title="16 requests pipelined", client=Wrk(pipeline=16), peers=_FEW),
+    Load(name="churn", group="http", title="a connection per request", client=Wrk(fields=("Connection: close",)), peers=(*_FEW, "uwsgi", "pywsgi")),
+    Load(name="churn-tls", group="http", title="a TLS handshake per request", client=Handshakes(), peers=(*_FEW_TLS, "pywsgi"), tls=True),
+    Load(
+        name="churn-resumed", group="http", title="a resumed TLS handshake per request",
+        client=Handshakes(resumed=True), peers=(*_FEW_TLS, "pywsgi"), tls=True,
+    ),
+    Load(
+        name="dispatch", group="stream", title="accept, peek, decide, echo: a connection per message",
+        client=Wrk(echo="close"), peers=("muxwsgi-echo", "bare-streamserver"),
+    ),
+    Load(
+        name="echo", group="stream", title="an echo on connections that stay",
+        client=Wrk(echo="keep-alive"), peers=("muxwsgi-echo", "bare-streamserver"),
+    ),
+    Load(
+        name="mixed", group="stream", title="45 connections HTTP, 19 hijacked, one port",
+        client=TwoAtOnce(Wrk(connections=45), Wrk(connections=19, echo="keep-alive")), peers=("muxwsgi-echo", "bare-mux"),
+    ),
+    *(
+        Load(name=f"idle-{idle}", group="idle", title=f"64 busy, {idle:,} idle", client=Wrk(), peers=_FEW, idle=idle)
+        for idle in (0, 1_000, 10_000)
+    ),
+    Load(
+        name="memory", group="memory", title="plain", client=Nothing(), idle=1_000, rounds=1,
+        peers=("muxwsgi", "bare-openssl", "nginx", "bjoern", "granian", "gunicorn-gevent", "pywsgi"),
+    ),
+    Load(
+        name="memory-tls", group="memory", title="TLS", client=Nothing(), idle=1_000, rounds=1, tls=True,
+        peers=("muxwsgi", "bare-openssl", "nginx", "granian", "gunicorn-gevent", "pywsgi"),
+    ),
+    Load(name="mitm-forward", group="proxy", title="MITM, kept alive, forwarded", client=Tunnels(), peers=_PROXIES, mode="forward"),
+    Load(name="mitm-answer", group="proxy", title="MITM, kept alive, answered by the proxy", client=Tunnels(), peers=_PROXIES, mode="answer"),
+    Load(
+        name="fresh-forward", group="proxy", title="MITM, CONNECT and handshake per request, forwarded",
+        client=Tunnels(fresh=True), peers=_PROXIES, mode="forward",
+    ),
+    Load(
+        name="fresh-answer", group="proxy", title="MITM, CONNECT and handshake per request, answered by the proxy",
+        client=Tunnels(fresh=True), peers=_PROXIES, mode="answer",
+    ),
+    Load(name="tunnel", group="proxy", title="relayed untouched, kept alive", client=Tunnels(), peers=_PROXIES, mode="tunnel"),
 )

@@ -1,136 +1,143 @@
-"""One turn of one server under one load."""
+"""One turn of one peer under one load."""
 
-import http.client
-import os
-import re
 import shutil
-import signal
 import socket
-import ssl
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.hello import BODY
+from tests.bench.answers import await_echo, await_http, await_tunnel, called
+from tests.bench.applications.hello import BODY
+from tests.bench.clients import Target, TwoAtOnce, Wrk
+from tests.bench.idle import held
 from tests.bench.loads import Load
-from tests.bench.peers import Certificate, Peer
+from tests.bench.peers import Peer, Start, nginx_configuration
+from tests.bench.processes import LOAD_CPU, SERVER_CPU, BenchError, cpu_seconds, memory, started
+from tests.bench.results import Figures
 
-__all__ = ["BenchError", "Figures", "measure"]
+__all__ = ["Certificates", "make_certificates", "measure"]
 
-START_TIMEOUT = 20.0
 WARM_UP = 1
-TICK = 1 / os.sysconf("SC_CLK_TCK")
-MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-
-
-class BenchError(Exception):
-    """The turn says nothing: the server did not start, or gave errors or another body."""
+#: Connections held before idle ones are counted, so that what a server makes once is not theirs.
+FIRST = 100
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Requests per second; microseconds of the server's user + system time per request; latencies in milliseconds."""
+class Certificates:
+    """Certificate and key, PEM: of servers and the origin behind proxies (P-256, for localhost), and of the authority of proxies."""
 
-    requests_per_second: float
-    cpu_per_request: float
-    p50: float
-    p99: float
+    server: tuple[Path, Path]
+    authority: tuple[Path, Path]
 
 
-def measure(peer: Peer, load: Load, certificate: Certificate, seconds: int) -> Figures:
-    """Start `peer`, see that it answers right, warm it up, load it for `seconds`, stop it."""
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise BenchError("wrk is missing (Debian package wrk)")
-    port = _free_port()
-    used = certificate if load.tls else None
-    server = subprocess.Popen(
-        ["taskset", "-c", "0", *peer.command(port, used)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+def make_certificates(folder: Path) -> Certificates:
+    server, authority = (folder / "server.pem", folder / "server.key"), (folder / "authority.pem", folder / "authority.key")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+    _certificate(server, *curve, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    _certificate(authority, *curve, "-subj", "/CN=bench", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    return Certificates(server, authority)
+
+
+def _certificate(files: tuple[Path, Path], *options: str) -> None:
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", *options, "-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) -> Figures:
+    """Start `peer`, see that it answers right, warm it up, load it for `seconds`, stop it. Raises `BenchError`."""
+    with _folder(peer.name) as folder, _origin(load, certificates, folder) as upstream:
+        start = Start(
+            port=_free_port(),
+            app=load.app,
+            certificate=certificates.server if load.tls else None,
+            folder=folder,
+            mode=load.mode,
+            origin=certificates.server,
+            authority=certificates.authority,
+        )
+        target = Target(start.port, load.tls, load.path, load.body, folder, upstream)
+        log = folder / "output"
+        try:
+            with started(peer.command(start), SERVER_CPU, log, peer.environment(start)) as server:
+                _check(server, target, load)
+                return _load(server, target, load, seconds)
+        except BenchError as error:
+            said = log.read_text(errors="replace").strip()[-600:] if log.exists() else ""
+            raise BenchError(f"{error}{f'; it said: {said}' if said else ''}") from None
+
+
+def _check(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> None:
+    both = isinstance(load.client, TwoAtOnce)
+    echoes = both or (isinstance(load.client, Wrk) and bool(load.client.echo))
+    if echoes:
+        await_echo(server, target)
+    if load.group == "proxy":
+        await_tunnel(server, target, BODY)
+    elif both or not echoes:
+        await_http(server, target, called(load.app, load.path, load.body))
+
+
+def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds: int) -> Figures:
+    if load.group == "memory":
+        return _memory(server, target, load.idle)
+    with held(target, load.idle):
+        load.client.run(target, WARM_UP)
+        before, began = cpu_seconds(server.pid), time.monotonic()
+        report = load.client.run(target, seconds)
+        used, passed = cpu_seconds(server.pid) - before, time.monotonic() - began
+        rss, pss = memory(server.pid)
+    if report is None:
+        raise BenchError("this load makes no requests")
+    return Figures(
+        speed=report.requests / report.seconds,
+        cpu=used / report.requests * 1e6,
+        p50=report.p50,
+        p99=report.p99,
+        server_busy=used / passed,
+        load_busy=report.cpu / passed,
+        rss=rss,
+        pss=pss,
+        more=report.more,
     )
+
+
+def _memory(server: "subprocess.Popen[bytes]", target: Target, number: int) -> Figures:
+    with held(target, FIRST):
+        _, before = memory(server.pid)
+        with held(target, number):
+            rss, pss = memory(server.pid)
+    return Figures(rss=rss, pss=pss, more={"connection": (pss - before) / number})
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
     try:
-        _await_answer(server, port, load.tls)
-        url = f"{'https' if load.tls else 'http'}://127.0.0.1:{port}/"
-        command = ["taskset", "-c", "1", wrk, "-t1", f"-c{load.connections}", "--latency"]
-        for field in load.fields:
-            command += ["-H", field]
-        subprocess.run([*command, f"-d{WARM_UP}", url], check=True, capture_output=True)
-        before = _cpu_seconds(server.pid)
-        report = subprocess.run([*command, f"-d{seconds}", url], check=True, capture_output=True, text=True).stdout
-        used_cpu = _cpu_seconds(server.pid) - before
+        yield folder
     finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(5)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-    return _read(report, used_cpu)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(report: str, used_cpu: float) -> Figures:
-    if "Non-2xx" in report or re.search(r"Socket errors: (?!connect 0, read 0, write 0, timeout 0)", report):
-        raise BenchError(f"errors under load:\n{report}")
-    counted = re.search(r"(\d+) requests in", report)
-    speed = re.search(r"Requests/sec:\s+([\d.]+)", report)
-    latency = {m[1]: float(m[2]) * MILLISECONDS[m[3]] for m in re.finditer(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s)$", report, re.M)}
-    if counted is None or speed is None or not {"50", "99"} <= latency.keys():
-        raise BenchError(f"wrk said something unexpected:\n{report}")
-    return Figures(float(speed[1]), used_cpu / int(counted[1]) * 1e6, latency["50"], latency["99"])
-
-
-def _await_answer(server: "subprocess.Popen[str]", port: int, tls: bool) -> None:
-    give_up = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            body = _get(port, tls)
-            break
-        except OSError as error:
-            if server.poll() is not None:
-                raise BenchError(f"the server ended:\n{server.stderr.read() if server.stderr else ''}") from error
-            if time.monotonic() > give_up:
-                raise BenchError(f"no answer within {START_TIMEOUT:g} s: {error}") from error
-            time.sleep(0.05)
-    if body != BODY:
-        raise BenchError(f"the answer is {body!r}, not {BODY!r}")
-
-
-def _get(port: int, tls: bool) -> bytes:
-    connection: http.client.HTTPConnection
-    if tls:
-        context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
-    else:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/")
-        return connection.getresponse().read()
-    finally:
-        connection.close()
+@contextmanager
+def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[int]:
+    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port, or 0 where none is needed."""
+    if load.group != "proxy":
+        yield 0
+        return
+    files = folder / "origin"
+    files.mkdir()
+    port = _free_port()
+    listen = f"127.0.0.1:{port}" + (f" [::1]:{port}" if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else "")
+    configuration = nginx_configuration(files, listen, certificates.server, BODY.decode())
+    with started(["nginx", "-e", "stderr", "-c", str(configuration)], LOAD_CPU, files / "output") as origin:
+        await_http(origin, Target(port, True, "/", b"", files), BODY)
+        yield port
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def _cpu_seconds(root: int) -> float:
-    """User + system seconds of a process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                # The command's name, in parentheses, may hold spaces.
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended meanwhile
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-            used[int(entry.name)] = (int(fields[11]) + int(fields[12])) * TICK
-    total = 0.0
-    pending = [root]
-    while pending:
-        pid = pending.pop()
-        total += used.get(pid, 0.0)
-        pending += children.get(pid, [])
-    return total

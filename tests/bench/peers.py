@@ -1,67 +1,164 @@
-"""The servers: how each is started with the application, plain and with TLS, on one worker, without an access log."""
+"""The peers: how each is started, on one worker, without an access log, and what it cannot do.
 
-import subprocess
+`python -m tests.bench --list` shows them all. Settings differ from a peer's defaults only where the default would end idle connections or
+refuse many of them, and are the same for every load.
+"""
+
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["PEERS", "Certificate", "Peer", "make_certificate"]
+__all__ = ["HTTP_PEERS", "Peer", "Start", "nginx_configuration"]
 
-APPLICATION = "tests.bench.hello:application"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Files in PEM."""
-
-    certfile: Path
-    keyfile: Path
+BIN = Path(sys.executable).parent
+#: Seconds that idle connections are kept: longer than any turn.
+KEEP = "600"
+#: Connections that are let in.
+MANY = "15000"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a peer is started with.
+
+    port          to listen at, on 127.0.0.1
+    app           the WSGI application, as module:name
+    certificate   certificate and key in PEM where clients speak TLS to the peer
+    folder        a folder of its own for its files
+    mode          of a proxy: forward, answer or tunnel
+    origin        the certificate and key of the server behind a proxy: it is its own authority
+    authority     certificate and key that proxies sign with
+    """
+
+    port: int
+    app: str
+    certificate: tuple[Path, Path] | None
+    folder: Path
+    mode: str = ""
+    origin: tuple[Path, Path] | None = None
+    authority: tuple[Path, Path] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def files(self, certificate: str, key: str) -> list[str]:
+        """The two flags with their files, where there is TLS."""
+        return [certificate, str(self.certificate[0]), key, str(self.certificate[1])] if self.certificate else []
+
+
+@dataclass(frozen=True, kw_only=True)
 class Peer:
-    """`command(port, certificate)` starts the server on 127.0.0.1:`port`, with TLS where a certificate is given."""
+    """`command(start)` starts it; `needs` is a package of `packages.PACKAGES` or a program of Debian's.
+
+    cannot    load or mode by name, with the reason
+    """
 
     name: str
-    command: Callable[[int, Certificate | None], list[str]]
+    title: str
+    command: Callable[[Start], list[str]]
+    needs: str = ""
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    environment: Callable[[Start], dict[str, str]] = lambda start: {}
 
 
-def make_certificate(folder: Path) -> Certificate:
-    """A P-256 certificate for localhost, the same for every peer."""
-    certificate = Certificate(folder / "certificate.pem", folder / "key.pem")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(certificate.keyfile), "-out", str(certificate.certfile)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate
+def _muxwsgi(start: Start) -> list[str]:
+    files = start.files("--certfile", "--keyfile")
+    return [sys.executable, "-m", "muxwsgi", "run", start.app, "-b", start.address, "--keep-alive", KEEP, *files]
 
 
-def _files(certificate: Certificate | None) -> list[str]:
-    return ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)] if certificate else []
+def _script(name: str) -> Callable[[Start], list[str]]:
+    def command(start: Start) -> list[str]:
+        files = [str(file) for file in start.certificate or ()]
+        return [sys.executable, "-m", f"tests.bench.servers.{name}", str(start.port), start.app, *files]
+
+    return command
 
 
-def _muxwsgi(port: int, certificate: Certificate | None) -> list[str]:
-    return [sys.executable, "-m", "muxwsgi", "run", APPLICATION, "-b", f"127.0.0.1:{port}", *_files(certificate)]
+def _granian(start: Start) -> list[str]:
+    command = [str(BIN / "granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(start.port), "--http", "1", "--no-ws"]
+    command += ["--workers", "1", "--runtime-threads", "1", "--blocking-threads", "1", "--no-log", "--backpressure", MANY]
+    return [*command, *start.files("--ssl-certificate", "--ssl-keyfile"), start.app]
 
 
-def _gunicorn(port: int, certificate: Certificate | None) -> list[str]:
-    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1", "--log-level", "warning"]
-    return [*command, "-b", f"127.0.0.1:{port}", *_files(certificate), APPLICATION]
+def _uwsgi(start: Start) -> list[str]:
+    # Its http-socket closes behind every answer without saying so, and its http11-socket serves one connection at a time, or hangs with gevent.
+    command = [str(BIN / "uwsgi"), "--http-socket", start.address, "--home", str(BIN.parent), "--wsgi", start.app, "--processes", "1"]
+    return [*command, "--need-app", "--add-header", "Connection: close", "--disable-logging", "--die-on-term", "--listen", "2048", "--buffer-size", "16384"]
 
 
-def _pywsgi(port: int, certificate: Certificate | None) -> list[str]:
-    files = [str(certificate.certfile), str(certificate.keyfile)] if certificate else []
-    return [sys.executable, "-m", "tests.bench.pywsgi_server", str(port), *files]
+def _uwsgi_gevent(start: Start) -> list[str]:
+    return [*_uwsgi(start), "--gevent", "100", "--gevent-monkey-patch"]
 
 
-PEERS = (
-    Peer("muxwsgi", _muxwsgi),
-    Peer("gunicorn-gevent", _gunicorn),
-    Peer("gevent-pywsgi", _pywsgi),
+def _gunicorn(*worker: str) -> Callable[[Start], list[str]]:
+    def command(start: Start) -> list[str]:
+        command = [sys.executable, "-m", "gunicorn", *worker, "-w", "1", "--worker-connections", MANY, "--keep-alive", KEEP]
+        return [*command, "--log-level", "error", "-b", start.address, *start.files("--certfile", "--keyfile"), start.app]
+
+    return command
+
+
+def _waitress(start: Start) -> list[str]:
+    command = [sys.executable, "-m", "waitress", f"--listen={start.address}", "--threads=4", f"--connection-limit={MANY}"]
+    return [*command, "--asyncore-use-poll", f"--channel-timeout={KEEP}", start.app]
+
+
+def _hypercorn(start: Start) -> list[str]:
+    command = [sys.executable, "-m", "hypercorn", "-w", "1", "-b", start.address, "--backlog", "2048", "--keep-alive", KEEP]
+    return [*command, *start.files("--certfile", "--keyfile"), f"wsgi:{start.app}"]
+
+
+def nginx_configuration(folder: Path, listen: str, certificate: tuple[Path, Path] | None, body: str) -> Path:
+    """A file for nginx that answers everything with `body`. `listen` are addresses, separated by spaces."""
+    tls = ""
+    if certificate:
+        tls = f"ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]}; ssl_session_cache shared:bench:10m;"
+    listens = " ".join(f"listen {address}{' ssl' if certificate else ''} backlog=2048;" for address in listen.split())
+    path = folder / "nginx.conf"
+    path.write_text(f"""
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr error; worker_rlimit_nofile {MANY};
+events {{ worker_connections {MANY}; }}
+http {{
+    access_log off; keepalive_timeout {KEEP}; keepalive_requests 1000000000; default_type text/plain;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{ {listens} {tls} location / {{ return 200 "{body}"; }} }}
+}}
+""")
+    return path
+
+
+def _nginx(start: Start) -> list[str]:
+    configuration = nginx_configuration(start.folder, start.address, start.certificate, "Hello, World!")
+    return ["nginx", "-e", "stderr", "-c", str(configuration)]
+
+
+_NO_TLS = {"tls": "speaks no TLS"}
+_NGINX = dict.fromkeys(("flask", "django", "post", "stream"), "runs no applications")
+_BJOERN = {**_NO_TLS, "pipeline": "answers only the first of the requests that come together"}
+_UWSGI = {**_NO_TLS, "stream": "ends a body of unknown length by closing, which wrk counts as an error"}
+_PYWSGI = {"churn": "closes without saying so in the answer, which wrk counts as an error"}
+
+HTTP_PEERS: tuple[Peer, ...] = (
+    Peer(name="muxwsgi", title="muxwsgi", command=_muxwsgi),
+    Peer(name="nginx", title="nginx, a constant", command=_nginx, needs="nginx", cannot=_NGINX),
+    Peer(name="bjoern", title="bjoern", command=_script("bjoern"), needs="bjoern", cannot=_BJOERN),
+    Peer(name="granian", title="granian", command=_granian, needs="granian"),
+    Peer(name="uwsgi", title="uWSGI, http-socket (no keep-alive)", command=_uwsgi, needs="uwsgi", cannot=_UWSGI),
+    Peer(name="uwsgi-gevent", title="uWSGI, gevent (no keep-alive)", command=_uwsgi_gevent, needs="uwsgi", cannot=_UWSGI),
+    Peer(name="gunicorn-gevent", title="gunicorn, gevent", command=_gunicorn("-k", "gevent"), needs="gunicorn"),
+    Peer(name="gunicorn-gthread", title="gunicorn, 16 threads", command=_gunicorn("-k", "gthread", "--threads", "16"), needs="gunicorn"),
+    Peer(name="waitress", title="waitress", command=_waitress, needs="waitress", cannot=_NO_TLS),
+    Peer(name="cheroot", title="cheroot", command=_script("cheroot"), needs="cheroot"),
+    Peer(name="pywsgi", title="gevent.pywsgi", command=_script("pywsgi"), cannot=_PYWSGI),
+    Peer(name="hypercorn", title="hypercorn", command=_hypercorn, needs="hypercorn"),
+)
+
+STREAM_PEERS: tuple[Peer, ...] = (
+    Peer(name="muxwsgi-echo", title="muxwsgi, a hijacker", command=_script("muxwsgi_echo")),
+    Peer(name="bare-streamserver", title="bare gevent StreamServer", command=_script("bare_echo")),
+    Peer(name="bare-mux", title="bare gevent StreamServer, first bytes", command=_script("bare_mux")),
+    Peer(name="bare-openssl", title="bare sockets, pyOpenSSL", command=_script("bare_openssl")),
 )

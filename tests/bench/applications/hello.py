@@ -1,4 +1,4 @@
-"""The application of every peer: it costs nothing, so that the server is what is measured."""
+"""The application that costs nothing, so that the server is what is measured."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

@@ -1,0 +1,1 @@
+"""What the foreign proxies load to answer by themselves."""

@@ -1,0 +1,182 @@
+"""The load generators, as `measure` starts them: one process each (two for mixed traffic), pinned to the load's processor."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.bench.echoes import message
+from tests.bench.processes import LOAD_CPU, BenchError, pinned
+from tests.bench.results import Report
+
+__all__ = ["Client", "Handshakes", "Nothing", "Target", "Tunnels", "TwoAtOnce", "Wrk"]
+
+SCRIPT = Path(__file__).parent / "generators" / "wrk.lua"
+#: Seconds beyond its time after which a generator hangs.
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is loaded: 127.0.0.1:`port`. `folder` is for files; `upstream` is the port of the origin behind a proxy."""
+
+    port: int
+    tls: bool
+    path: str
+    body: bytes
+    folder: Path
+    upstream: int = 0
+
+
+class Client(Protocol):
+    def run(self, target: Target, seconds: int) -> Report | None:
+        """Load it for `seconds`. Raises `BenchError` where an answer was wrong or missing."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No load at all: what is measured is how much memory idle connections take."""
+
+    def run(self, target: Target, seconds: int) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Wrk:
+    """`wrk` with `connections` connections.
+
+    pipeline    requests that are sent at once
+    echo        talk to the echo hijacker instead of HTTP: `close` opens a connection per message, `keep-alive` keeps it
+    """
+
+    connections: int = 64
+    fields: tuple[str, ...] = ()
+    pipeline: int = 1
+    echo: str = ""
+
+    def start(self, target: Target, seconds: int) -> "_Running":
+        wrk = shutil.which("wrk")
+        if wrk is None:
+            raise BenchError("wrk is missing (Debian package wrk)")
+        url = f"{'https' if target.tls else 'http'}://127.0.0.1:{target.port}{target.path}"
+        command = [wrk, "-t1", f"-c{self.connections}", f"-d{seconds}", "--timeout", "10", "-s", str(SCRIPT)]
+        for each in self.fields:
+            command += ["-H", each]
+        return _Running([*command, url, "--", *self._script(target)], seconds)
+
+    def run(self, target: Target, seconds: int) -> Report:
+        said, cpu = self.start(target, seconds).result()
+        return self.read(said, cpu)
+
+    def read(self, said: dict[str, Any], cpu: float) -> Report:
+        if any(said["errors"].values()):
+            raise BenchError(f"errors under load: {said['errors']} of {said['requests']} requests")
+        if not said["requests"]:
+            raise BenchError("no request was answered in time")
+        if self.pipeline > 1:
+            if said["requests"] <= self.connections * self.pipeline:
+                raise BenchError(f"{said['requests']} requests were answered: not those behind the first")
+            # Its percentiles are those of whole batches, and sometimes nothing.
+            return Report(requests=said["requests"], seconds=said["seconds"], p50=None, p99=None, cpu=cpu)
+        return Report(requests=said["requests"], seconds=said["seconds"], p50=said["p50"], p99=said["p99"], cpu=cpu)
+
+    def _script(self, target: Target) -> list[str]:
+        if self.pipeline > 1:
+            return ["pipeline", str(self.pipeline)]
+        if self.echo:
+            return ["raw", str(_file(target.folder / f"echo-{self.echo}", message(close=self.echo == "close")))]
+        if target.body:
+            return ["post", str(_file(target.folder / "body", target.body))]
+        return []
+
+
+@dataclass(frozen=True)
+class TwoAtOnce:
+    """HTTP and hijacked connections at the same time. Speed and CPU are of both together, and p50 and p99 are HTTP's."""
+
+    http: Wrk
+    hijacked: Wrk
+
+    def run(self, target: Target, seconds: int) -> Report:
+        running = [client.start(target, seconds) for client in (self.http, self.hijacked)]
+        said = [each.result() for each in running]
+        http, hijacked = self.http.read(*said[0]), self.hijacked.read(*said[1])
+        share = hijacked.requests / (http.requests + hijacked.requests)
+        return Report(
+            requests=http.requests + hijacked.requests,
+            seconds=max(http.seconds, hijacked.seconds),
+            p50=http.p50,
+            p99=http.p99,
+            cpu=http.cpu + hijacked.cpu,
+            more={"hijacked_share": share, "hijacked_p50": hijacked.p50 or 0.0, "hijacked_p99": hijacked.p99 or 0.0},
+        )
+
+
+@dataclass(frozen=True)
+class Handshakes:
+    """A TLS connection per request."""
+
+    connections: int = 16
+    resumed: bool = False
+
+    def run(self, target: Target, seconds: int) -> Report:
+        arguments = [str(target.port), str(self.connections), str(seconds), "resumed" if self.resumed else "full"]
+        report = _python("tests.bench.generators.handshakes", arguments, seconds)
+        # The first connection of each has nothing to resume.
+        wanted = (report.more["handshakes"] - self.connections) * 0.95 if self.resumed else 0
+        if report.more["resumed"] < wanted or (not self.resumed and report.more["resumed"]):
+            raise BenchError(f"{report.more['resumed']:.0f} of {report.more['handshakes']:.0f} TLS sessions were resumed")
+        return report
+
+
+@dataclass(frozen=True)
+class Tunnels:
+    """HTTPS through a forward proxy; `fresh` makes a tunnel and a handshake per request."""
+
+    connections: int = 16
+    fresh: bool = False
+
+    def run(self, target: Target, seconds: int) -> Report:
+        arguments = [str(target.port), str(self.connections), str(seconds), str(target.upstream), "fresh" if self.fresh else "kept"]
+        report = _python("tests.bench.generators.tunnels", arguments, seconds)
+        if not self.fresh and report.more["closes"] > report.requests / 100:
+            raise BenchError(f"the proxy closed {report.more['closes']:.0f} connections behind {report.requests} answers: nothing is kept alive")
+        return report
+
+
+def _python(module: str, arguments: Sequence[str], seconds: int) -> Report:
+    said, cpu = _Running([sys.executable, "-m", module, *arguments], seconds).result()
+    named = {name: said.pop(name) for name in ("requests", "seconds", "p50", "p99")}
+    return Report(**named, cpu=cpu, more=said)
+
+
+class _Running:
+    def __init__(self, command: Sequence[str], seconds: int) -> None:
+        self._process = pinned(command, LOAD_CPU, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._limit = seconds + PATIENCE
+
+    def result(self) -> tuple[dict[str, Any], float]:
+        """The JSON object in the last line, and the user + system seconds that it took."""
+        before = os.times()
+        try:
+            output, errors = self._process.communicate(timeout=self._limit)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise BenchError("the load generator did not end") from None
+        after = os.times()
+        if self._process.returncode:
+            raise BenchError(f"the load generator failed: {errors.decode(errors='replace').strip()[-600:]}")
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        said: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return said, cpu
+
+
+def _file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path

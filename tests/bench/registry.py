@@ -1,0 +1,16 @@
+"""All peers by name, and why one takes no part in a load."""
+
+from tests.bench.loads import Load
+from tests.bench.packages import why_missing
+from tests.bench.peers import HTTP_PEERS, STREAM_PEERS, Peer
+from tests.bench.proxies import PROXY_PEERS
+
+__all__ = ["PEERS", "why_not"]
+
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (*HTTP_PEERS, *STREAM_PEERS, *PROXY_PEERS)}
+
+
+def why_not(peer: Peer, load: Load) -> str | None:
+    """None where `peer` can be measured under `load`."""
+    asked = [load.name, load.mode, load.group, *(["tls"] if load.tls else [])]
+    return why_missing(peer.needs) or next((peer.cannot[each] for each in asked if each in peer.cannot), None)

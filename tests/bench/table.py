@@ -1,0 +1,96 @@
+"""One table per load, as text for the terminal and as Markdown for the documents."""
+
+from collections.abc import Sequence
+
+from tests.bench.loads import GROUPS, LOADS, Load
+from tests.bench.registry import PEERS
+from tests.bench.results import Results
+
+__all__ = ["footer", "markdown", "ours", "text", "title_of"]
+
+_HEADS = ("server", "requests/s", "ratio", "CPU us/request", "busy", "p50 ms", "p99 ms", "PSS MiB", "beside")
+
+
+def ours(peer: str) -> bool:
+    return peer.startswith("muxwsgi")
+
+
+def title_of(peer: str) -> str:
+    return PEERS[peer].title if peer in PEERS else peer
+
+
+def text(results: Results) -> str:
+    lines: list[str] = []
+    for load in _loads(results):
+        rows = [_heads(load), *_rows(results, load)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines += ["", f"{load.name}: {GROUPS[load.group]}; {load.title}"]
+        for row in rows:
+            cells = [cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join([*lines, "", *footer(results)])
+
+
+def markdown(results: Results, group: str) -> str:
+    lines: list[str] = []
+    for load in _loads(results):
+        if load.group == group:
+            heads = _heads(load)
+            lines += ["", f"**{load.title[0].upper()}{load.title[1:]}** (`{load.name}`)", "", _line(heads)]
+            lines += ["|" + "|".join("---" if column in (0, len(heads) - 1) else "---:" for column in range(len(heads))) + "|"]
+            lines += [_line(row) for row in _rows(results, load)]
+    return "\n".join(lines[1:])
+
+
+def footer(results: Results) -> list[str]:
+    """What the figures are to be read with."""
+    machine = dict(results.machine)
+    lines = [f"{machine.pop('when', '')}: {machine.pop('processor', '')}, {machine.pop('system', '')}, Python {machine.pop('python', '')}; {machine.pop('options', '')}"]
+    if machine:
+        lines.append(", ".join(f"{name} {version}" for name, version in machine.items()))
+    if any(results.is_load_bound(load, peer) for load, peer in results.turns):
+        lines.append("* the server waited for the load: its requests/s are the load's, its CPU per request is its own")
+    lines += [f"without {name}: {reason}" for name, reason in results.missing.items()]
+    return lines
+
+
+def _loads(results: Results) -> list[Load]:
+    return [load for load in LOADS if results.peers(load.name)]
+
+
+def _heads(load: Load) -> tuple[str, ...]:
+    return ("server", "KiB/connection", "PSS MiB", "beside") if load.group == "memory" else _HEADS
+
+
+def _rows(results: Results, load: Load) -> list[tuple[str, ...]]:
+    peers = results.peers(load.name)
+    return [_row(results, load, peer, next((peer for peer in peers if ours(peer)), None)) for peer in peers]
+
+
+def _row(results: Results, load: Load, peer: str, reference: str | None) -> tuple[str, ...]:
+    def figure(name: str, form: str = ",.1f", factor: float = 1.0) -> str:
+        value = results.median(load.name, peer, name)
+        return "-" if value is None else format(value * factor, form)
+
+    if load.group == "memory":
+        return title_of(peer), figure("connection"), figure("pss", factor=1 / 1024), ""
+    own = results.median(load.name, reference, "speed") if reference else None
+    speed = results.median(load.name, peer, "speed")
+    beside = ""
+    if results.median(load.name, peer, "hijacked_p99") is not None:
+        beside = f"hijacked: {figure('hijacked_share', '.0%')} of messages, p50 {figure('hijacked_p50', '.2f')}, p99 {figure('hijacked_p99', '.2f')} ms"
+    return (
+        title_of(peer),
+        figure("speed", ",.0f") + ("*" if results.is_load_bound(load.name, peer) else ""),
+        "-" if own is None or not speed else f"{own / speed:.2f}",
+        figure("cpu"),
+        figure("server_busy", ".0%"),
+        figure("p50", ".2f"),
+        figure("p99", ".2f"),
+        figure("pss", factor=1 / 1024),
+        beside,
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
