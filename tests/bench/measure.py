@@ -49,7 +49,7 @@ def _certificate(files: tuple[Path, Path], *options: str) -> None:
 
 def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) -> Figures:
     """Start `peer`, see that it answers right, warm it up, load it for `seconds`, stop it. Raises `BenchError`."""
-    with _folder(peer.name) as folder, _origin(load, certificates, folder) as upstream:
+    with _folder(peer.name) as folder, _origin(load, certificates, folder) as (upstream, origin):
         start = Start(
             port=_free_port(),
             app=load.app,
@@ -64,7 +64,7 @@ def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) ->
         try:
             with started(peer.command(start), SERVER_CPU, log, peer.environment(start)) as server:
                 _check(server, target, load)
-                return _load(server, target, load, seconds)
+                return _load(server, target, load, seconds, origin)
         except BenchError as error:
             said = log.read_text(errors="replace").strip()[-600:] if log.exists() else ""
             raise BenchError(f"{error}{f'; it said: {said}' if said else ''}") from None
@@ -81,14 +81,15 @@ def _check(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> Non
         await_http(server, target, called(load.app, load.path, load.body))
 
 
-def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds: int) -> Figures:
+def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds: int, origin: int) -> Figures:
+    """`origin` is the process behind a proxy, which works on the load's processor, or 0."""
     if load.group == "memory":
         return _memory(server, target, load.idle)
     with held(target, load.idle):
         load.client.run(target, WARM_UP)
-        before, began = cpu_seconds(server.pid), time.monotonic()
+        began, used_before, origin_before = time.monotonic(), cpu_seconds(server.pid), cpu_seconds(origin)
         report = load.client.run(target, seconds)
-        used, passed = cpu_seconds(server.pid) - before, time.monotonic() - began
+        passed, used, origin_used = time.monotonic() - began, cpu_seconds(server.pid) - used_before, cpu_seconds(origin) - origin_before
         rss, pss = memory(server.pid)
     if report is None:
         raise BenchError("this load makes no requests")
@@ -98,7 +99,7 @@ def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds
         p50=report.p50,
         p99=report.p99,
         server_busy=used / passed,
-        load_busy=report.cpu / passed,
+        load_busy=(report.cpu + origin_used) / passed,
         rss=rss,
         pss=pss,
         more=report.more,
@@ -123,10 +124,10 @@ def _folder(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[int]:
-    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port, or 0 where none is needed."""
+def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[tuple[int, int]]:
+    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port and process, zeros where none is needed."""
     if load.group != "proxy":
-        yield 0
+        yield 0, 0
         return
     files = folder / "origin"
     files.mkdir()
@@ -135,7 +136,7 @@ def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[in
     configuration = nginx_configuration(files, listen, certificates.server, BODY.decode())
     with started(["nginx", "-e", "stderr", "-c", str(configuration)], LOAD_CPU, files / "output") as origin:
         await_http(origin, Target(port, True, "/", b"", files), BODY)
-        yield port
+        yield port, origin.pid
 
 
 def _free_port() -> int:

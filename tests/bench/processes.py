@@ -61,7 +61,7 @@ def started(
 
 
 def cpu_seconds(root: int) -> float:
-    """User + system seconds of a process, of all that descend from it, and of those of their children that ended."""
+    """User + system seconds of a process, of all that descend from it, and of those of their children that ended. Of 0: none."""
     return sum(_tree(root).values())
 
 
@@ -95,7 +95,7 @@ def _tree(root: int) -> dict[int, float]:
             children.setdefault(int(fields[1]), []).append(int(entry.name))
             used[int(entry.name)] = sum(map(int, fields[11:15])) * TICK
     found: dict[int, float] = {}
-    pending = [root]
+    pending = [root] if root else []
     while pending:
         pid = pending.pop()
         if pid in used:

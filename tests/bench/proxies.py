@@ -1,13 +1,14 @@
 """The forward proxies. Each verifies the origin's certificate, and signs leaves with the authority it is given or with its own."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.bench.packages import program_of
 from tests.bench.peers import Peer, Start
-from tests.bench.processes import BenchError
+from tests.bench.processes import ROOT, BenchError
 
 __all__ = ["PROXY_PEERS"]
 
@@ -15,13 +16,16 @@ ADDONS = Path(__file__).parent / "addons"
 
 
 def _muxwsgi(start: Start) -> list[str]:
+    if start.mode != "tunnel":
+        environment = {**os.environ, **_muxwsgi_environment(start)}
+        subprocess.run([sys.executable, "-m", "muxwsgi", "ca", "init"], check=True, capture_output=True, cwd=ROOT, env=environment)
     return [sys.executable, "-m", "muxwsgi", "run", "tests.bench.proxy_app:proxy", "-b", start.address]
 
 
 def _muxwsgi_environment(start: Start) -> dict[str, str]:
-    """`proxy_app` reads the mode; the authority of the installation is made in a folder of this turn; OpenSSL trusts the origin."""
+    """Its authority is made in a folder of this turn; `proxy_app` reads the rest."""
     assert start.origin is not None
-    return {"BENCH_PROXY_MODE": start.mode, "XDG_DATA_HOME": str(start.folder), "SSL_CERT_FILE": str(start.origin[0])}
+    return {"XDG_DATA_HOME": str(start.folder), "BENCH_PROXY_MODE": start.mode, "BENCH_PROXY_ORIGIN": str(start.origin[0])}
 
 
 def _mitmproxy(start: Start) -> list[str]:
@@ -55,7 +59,7 @@ def _proxy_py(start: Start) -> list[str]:
 
 
 def _proxy_py_environment(start: Start) -> dict[str, str]:
-    return {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return {"PYTHONPATH": str(ROOT)}
 
 
 def _squid(start: Start) -> list[str]:

@@ -1,14 +1,15 @@
-"""muxwsgi's side of the proxy loads: `muxwsgi run tests.bench.proxy_app:proxy`. BENCH_PROXY_MODE is forward, answer or tunnel."""
+"""muxwsgi's side of the proxy loads: `muxwsgi run tests.bench.proxy_app:proxy`.
+
+BENCH_PROXY_MODE is forward, answer or tunnel; BENCH_PROXY_ORIGIN the file with the certificate that the origin is verified with.
+"""
 
 import os
 
-from werkzeug.wrappers import Response
-
-from muxwsgi.proxy import Proxy
+from muxwsgi.proxy import Proxy, ProxySettings, Response
 from tests.bench.applications.hello import BODY
 
-mode = os.environ.get("BENCH_PROXY_MODE", "forward")
-proxy = Proxy()
+mode = os.environ["BENCH_PROXY_MODE"]
+proxy = Proxy(ProxySettings(upstream_ca=os.environ["BENCH_PROXY_ORIGIN"]))
 if mode == "tunnel":
     proxy.on_connect().accept()
 else:

@@ -8,7 +8,7 @@ from tests.bench.results import Results
 
 __all__ = ["footer", "markdown", "ours", "text", "title_of"]
 
-_HEADS = ("server", "requests/s", "ratio", "CPU us/request", "busy", "p50 ms", "p99 ms", "PSS MiB", "beside")
+_HEADS = ("server", "requests/s", "ratio", "CPU us/request", "CPU ratio", "busy", "p50 ms", "p99 ms", "PSS MiB", "beside")
 
 
 def ours(peer: str) -> bool:
@@ -75,7 +75,8 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
     if load.group == "memory":
         return title_of(peer), figure("connection"), figure("pss", factor=1 / 1024), ""
     own = results.median(load.name, reference, "speed") if reference else None
-    speed = results.median(load.name, peer, "speed")
+    own_cpu = results.median(load.name, reference, "cpu") if reference else None
+    speed, cpu = results.median(load.name, peer, "speed"), results.median(load.name, peer, "cpu")
     beside = ""
     if results.median(load.name, peer, "hijacked_p99") is not None:
         beside = f"hijacked: {figure('hijacked_share', '.0%')} of messages, p50 {figure('hijacked_p50', '.2f')}, p99 {figure('hijacked_p99', '.2f')} ms"
@@ -84,6 +85,7 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
         figure("speed", ",.0f") + ("*" if results.is_load_bound(load.name, peer) else ""),
         "-" if own is None or not speed else f"{own / speed:.2f}",
         figure("cpu"),
+        "-" if not own_cpu or cpu is None else f"{cpu / own_cpu:.2f}",
         figure("server_busy", ".0%"),
         figure("p50", ".2f"),
         figure("p99", ".2f"),
