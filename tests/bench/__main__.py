@@ -1,9 +1,9 @@
 """`make bench`.
 
-    python -m tests.bench [--group NAME] [--load NAME] [--peer NAME] [--rounds N] [--seconds S] [--minutes M] [--json FILE]
-    python -m tests.bench --list
-    python -m tests.bench report FILE.json      tables and plots into docs/
-    python -m tests.bench install               the peers, into the environment of this Python
+python -m tests.bench [--group NAME] [--load NAME] [--peer NAME] [--rounds N] [--seconds S] [--minutes M] [--json FILE]
+python -m tests.bench --list
+python -m tests.bench report FILE.json      tables and plots into docs/
+python -m tests.bench install               the peers, into the environment of this Python
 """
 
 import argparse
@@ -66,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _chosen(options: argparse.Namespace) -> list[Load]:
     return [
-        load
-        for load in LOADS
-        if (not options.group or load.group in options.group) and (not options.load or load.name in options.load)
+        load for load in LOADS if (not options.group or load.group in options.group) and (not options.load or load.name in options.load)
     ]
 
 
@@ -101,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Servers in turn under the same load.")
     parser.add_argument("--list", action="store_true", help="show loads and peers, and measure nothing")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="only the loads of this group (repeatable)")
-    parser.add_argument("--load", action="append", choices=[load.name for load in LOADS], metavar="NAME", help="only this load (repeatable)")
+    parser.add_argument(
+        "--load", action="append", choices=[load.name for load in LOADS], metavar="NAME", help="only this load (repeatable)"
+    )
     parser.add_argument("--peer", action="append", choices=list(PEERS), metavar="NAME", help="only this peer beside muxwsgi (repeatable)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each peer under each load (default 3)")
     parser.add_argument("--seconds", type=int, default=2, help="length of a turn's load (default 2)")

@@ -145,7 +145,7 @@ class Tunnels:
         arguments = [str(target.port), str(self.connections), str(seconds), str(target.upstream), "fresh" if self.fresh else "kept"]
         report = _python("tests.bench.generators.tunnels", arguments, seconds)
         if not self.fresh and report.more["closes"] > report.requests / 100:
-            raise BenchError(f"the proxy closed {report.more['closes']:.0f} connections behind {report.requests} answers: nothing is kept alive")
+            raise BenchError(f"nothing is kept alive: {report.more['closes']:.0f} of {report.requests} answers ended their connection")
         return report
 
 

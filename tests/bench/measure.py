@@ -125,7 +125,7 @@ def _folder(name: str) -> Iterator[Path]:
 
 @contextmanager
 def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[tuple[int, int]]:
-    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port and process, zeros where none is needed."""
+    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port and process, or zeros."""
     if load.group != "proxy":
         yield 0, 0
         return

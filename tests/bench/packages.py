@@ -65,7 +65,10 @@ def _pip(python: Path, *requirements: str, check: bool = False) -> str:
     try:
         done = subprocess.run(
             [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *requirements],
-            capture_output=True, text=True, timeout=PATIENCE, check=check,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=check,
         )
     except subprocess.TimeoutExpired:
         return f"not built within {PATIENCE} seconds"
@@ -73,7 +76,7 @@ def _pip(python: Path, *requirements: str, check: bool = False) -> str:
         return ""
     lines = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
     telling = [line for line in lines if "fatal error:" in line or "not found" in line.lower()]
-    return (telling or lines or ["pip failed"])[0][:200]
+    return (telling or lines[-1:] or ["pip failed"])[0][:200]
 
 
 def why_missing(needs: str) -> str | None:

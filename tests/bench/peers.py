@@ -83,9 +83,10 @@ def _granian(start: Start) -> list[str]:
 
 
 def _uwsgi(start: Start) -> list[str]:
-    # Its http-socket closes behind every answer without saying so, and its http11-socket serves one connection at a time, or hangs with gevent.
+    # Its http-socket closes behind every answer without saying so; its http11-socket serves one connection at a time, or hangs with gevent.
     command = [str(BIN / "uwsgi"), "--http-socket", start.address, "--home", str(BIN.parent), "--wsgi", start.app, "--processes", "1"]
-    return [*command, "--need-app", "--add-header", "Connection: close", "--disable-logging", "--die-on-term", "--listen", "2048", "--buffer-size", "16384"]
+    command += ["--need-app", "--add-header", "Connection: close", "--buffer-size", "16384"]
+    return [*command, "--disable-logging", "--die-on-term", "--listen", "2048"]
 
 
 def _uwsgi_gevent(start: Start) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bar charts as SVG, for documents: requests per second beside CPU per request, a panel per load. No library, no script, no font of its own."""
+"""Bar charts as SVG, for documents: a panel per load, in it a column of bars per figure. No library, no script, no font of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from html import escape
 __all__ = ["Bar", "Panel", "chart"]
 
 WIDTH = 900
-LEFT = 210  # the names
+LEFT = 240  # the names
 GAP = 30  # between the two columns of bars
 NUMBER = 80  # room for the figure behind a bar
 ROW = 20
@@ -66,7 +66,8 @@ def _panel(panel: Panel, top: int) -> list[str]:
             value = bar.values[column]
             y = top + HEAD + row * ROW
             length = 0.0 if value is None else (room - NUMBER) * value / longest
-            drawn.append(f'<rect x="{left}" y="{y}" width="{max(length, 1):.1f}" height="{ROW - 6}" rx="2" fill="{OURS if bar.ours else OTHERS}"/>')
+            size = f'x="{left}" y="{y}" width="{max(length, 1):.1f}" height="{ROW - 6}" rx="2"'
+            drawn.append(f'<rect {size} fill="{OURS if bar.ours else OTHERS}"/>')
             said = "no figure" if value is None else _figure(value) + (bar.mark if column == 0 else "")
             drawn.append(_text(left + length + 6, y + 11, said, color=INK if value is not None else FAINT))
     for row, bar in enumerate(panel.bars):
@@ -79,4 +80,5 @@ def _figure(value: float) -> str:
 
 
 def _text(x: float, y: float, words: str, *, size: int = 12, weight: int = 400, color: str = INK, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" fill="{color}" text-anchor="{anchor}">{escape(words)}</text>'
+    style = f'font-size="{size}" font-weight="{weight}" fill="{color}" text-anchor="{anchor}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'

@@ -30,7 +30,13 @@ def _muxwsgi_environment(start: Start) -> dict[str, str]:
 
 def _mitmproxy(start: Start) -> list[str]:
     assert start.origin is not None
-    settings = [f"confdir={start.folder}", "flow_detail=0", "termlog_verbosity=error", f"ssl_verify_upstream_trusted_ca={start.origin[0]}", "http2=false"]
+    settings = [
+        f"confdir={start.folder}",
+        "flow_detail=0",
+        "termlog_verbosity=error",
+        f"ssl_verify_upstream_trusted_ca={start.origin[0]}",
+        "http2=false",
+    ]
     command = [program_of("mitmproxy", "mitmdump"), "--quiet", "--listen-host", "127.0.0.1", "--listen-port", str(start.port)]
     for setting in settings:
         command += ["--set", setting]
@@ -46,8 +52,20 @@ def _proxy_py(start: Start) -> list[str]:
     assert start.origin is not None and start.authority is not None
     leaf_key = start.folder / "leaf.key"
     # One key for all its leaves.
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(leaf_key)], check=True, capture_output=True)
-    command = [program_of("proxy.py", "proxy"), "--hostname", "127.0.0.1", "--port", str(start.port), "--num-workers", "1", "--num-acceptors", "1"]
+    subprocess.run(
+        ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(leaf_key)], check=True, capture_output=True
+    )
+    command = [
+        program_of("proxy.py", "proxy"),
+        "--hostname",
+        "127.0.0.1",
+        "--port",
+        str(start.port),
+        "--num-workers",
+        "1",
+        "--num-acceptors",
+        "1",
+    ]
     command += ["--log-level", "ERROR", "--timeout", "600", "--data-dir", str(start.folder), "--backlog", "2048"]
     if start.mode == "tunnel":
         return command
@@ -64,7 +82,9 @@ def _proxy_py_environment(start: Start) -> dict[str, str]:
 
 def _squid(start: Start) -> list[str]:
     assert start.origin is not None and start.authority is not None
-    helper = next((path for path in ("/usr/lib/squid/security_file_certgen", "/usr/lib64/squid/security_file_certgen") if Path(path).exists()), None)
+    helper = next(
+        (path for path in ("/usr/lib/squid/security_file_certgen", "/usr/lib64/squid/security_file_certgen") if Path(path).exists()), None
+    )
     if helper is None:
         raise BenchError("squid has no security_file_certgen (Debian package squid-openssl)")
     authority = start.folder / "authority.pem"

@@ -38,7 +38,11 @@ def _panels(results: Results, group: str) -> list[Panel]:
     for load in LOADS:
         peers = results.peers(load.name)
         if load.group == group and peers:
-            names, units = (("connection",), ("KiB per idle connection",)) if group == "memory" else (("speed", "cpu"), ("requests/s", "CPU us/request"))
+            names, units = (
+                (("connection",), ("KiB per idle connection, less is better",))
+                if group == "memory"
+                else (("speed", "cpu"), ("requests/s, more is better", "CPU us/request, less is better"))
+            )
             bars = [
                 Bar(
                     name=title_of(peer),

@@ -11,7 +11,7 @@ __all__ = ["Figures", "Report", "Results"]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a load generator says. `requests` in `seconds`; latencies in milliseconds where they are known; `cpu` seconds that it used itself.
+    """What a load generator says: `requests` in `seconds`, latencies in milliseconds where they are known, `cpu` seconds that it used.
 
     `more` has what only some loads know, as the p99 of each kind of mixed traffic.
     """

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from tests.bench.results import Figures, Results
 __all__ = ["Plan", "machine", "run"]
 
 #: Seconds of a turn beside its load, before any was measured: start, warm-up, end.
-OVERHEAD = 2.0
+OVERHEAD = 2.2
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,11 @@ def run(plan: Plan, results: Results) -> list[str]:
             said = _turn(load, peer, certificates, plan.seconds, results, failed)
             per_turn = (time.monotonic() - began) / done
             left = min(per_turn * (len(turns) - done), max(0.0, plan.minutes * 60 - passed))
-            print(f"[{done}/{len(turns)}] round {number}, {_clock(left)} left  {load.name:<14} {peer.name:<18} {said}", file=sys.stderr, flush=True)
+            print(
+                f"[{done}/{len(turns)}] round {number}, {_clock(left)} left  {load.name:<14} {peer.name:<18} {said}",
+                file=sys.stderr,
+                flush=True,
+            )
     return [f"{peer}, {load}: {reason}" for (load, peer), reason in failed.items()]
 
 
@@ -108,13 +113,16 @@ def _clock(seconds: float) -> str:
 def machine(options: str) -> dict[str, str]:
     """What the figures were measured on and with."""
     processor = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine()
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.machine(),
     )
+    # Without optimisations Python code is slower, and servers in C and Rust are not. Debian's Python has them, and is not configured so.
+    flags = [flag for flag in ("--enable-optimizations", "--with-lto") if flag in (sysconfig.get_config_var("CONFIG_ARGS") or "")]
     return {
         "when": time.strftime("%Y-%m-%d"),
         "processor": processor,
         "system": f"Linux {platform.release()}",
-        "python": platform.python_version(),
+        "python": " ".join([platform.python_version(), f"({platform.python_compiler()})", *flags]),
         "options": options,
         **versions(),
     }

@@ -8,6 +8,8 @@ from tests.bench.results import Results
 
 __all__ = ["footer", "markdown", "ours", "text", "title_of"]
 
+#: The process that holds connections and does nothing else.
+BARE = "bare-openssl"
 _HEADS = ("server", "requests/s", "ratio", "CPU us/request", "CPU ratio", "busy", "p50 ms", "p99 ms", "PSS MiB", "beside")
 
 
@@ -26,7 +28,10 @@ def text(results: Results) -> str:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines += ["", f"{load.name}: {GROUPS[load.group]}; {load.title}"]
         for row in rows:
-            cells = [cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
             lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join([*lines, "", *footer(results)])
 
@@ -45,7 +50,9 @@ def markdown(results: Results, group: str) -> str:
 def footer(results: Results) -> list[str]:
     """What the figures are to be read with."""
     machine = dict(results.machine)
-    lines = [f"{machine.pop('when', '')}: {machine.pop('processor', '')}, {machine.pop('system', '')}, Python {machine.pop('python', '')}; {machine.pop('options', '')}"]
+    lines = [
+        "{}: {}, {}, Python {}; {}".format(*(machine.pop(name, "") for name in ("when", "processor", "system", "python", "options")))
+    ]
     if machine:
         lines.append(", ".join(f"{name} {version}" for name, version in machine.items()))
     if any(results.is_load_bound(load, peer) for load, peer in results.turns):
@@ -59,7 +66,7 @@ def _loads(results: Results) -> list[Load]:
 
 
 def _heads(load: Load) -> tuple[str, ...]:
-    return ("server", "KiB/connection", "PSS MiB", "beside") if load.group == "memory" else _HEADS
+    return ("server", "KiB/connection", "beyond the bare one", "PSS MiB", "beside") if load.group == "memory" else _HEADS
 
 
 def _rows(results: Results, load: Load) -> list[tuple[str, ...]]:
@@ -73,13 +80,21 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
         return "-" if value is None else format(value * factor, form)
 
     if load.group == "memory":
-        return title_of(peer), figure("connection"), figure("pss", factor=1 / 1024), ""
+        kib, bare = results.median(load.name, peer, "connection"), results.median(load.name, BARE, "connection")
+        return (
+            title_of(peer),
+            figure("connection"),
+            "-" if kib is None or bare is None else f"{kib - bare:,.1f}",
+            figure("pss", factor=1 / 1024),
+            "",
+        )
     own = results.median(load.name, reference, "speed") if reference else None
     own_cpu = results.median(load.name, reference, "cpu") if reference else None
     speed, cpu = results.median(load.name, peer, "speed"), results.median(load.name, peer, "cpu")
-    beside = ""
+    beside = _beside_none(results, load, peer)
     if results.median(load.name, peer, "hijacked_p99") is not None:
-        beside = f"hijacked: {figure('hijacked_share', '.0%')} of messages, p50 {figure('hijacked_p50', '.2f')}, p99 {figure('hijacked_p99', '.2f')} ms"
+        share, p50, p99 = figure("hijacked_share", ".0%"), figure("hijacked_p50", ".2f"), figure("hijacked_p99", ".2f")
+        beside = f"hijacked: {share} of messages, p50 {p50}, p99 {p99} ms"
     return (
         title_of(peer),
         figure("speed", ",.0f") + ("*" if results.is_load_bound(load.name, peer) else ""),
@@ -92,6 +107,16 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
         figure("pss", factor=1 / 1024),
         beside,
     )
+
+
+def _beside_none(results: Results, load: Load, peer: str) -> str:
+    """What idle connections cost the busy ones, against the same run without any."""
+    changes = []
+    for name, field in (("requests/s", "speed"), ("CPU", "cpu")):
+        now, before = results.median(load.name, peer, field), results.median("idle-0", peer, field)
+        if load.group == "idle" and load.idle and now and before:
+            changes.append(f"{name} {now / before - 1:+.0%}")
+    return f"against none idle: {', '.join(changes)}" if changes else ""
 
 
 def _line(cells: Sequence[str]) -> str:

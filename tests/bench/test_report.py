@@ -35,6 +35,9 @@ def results() -> Results:
     found.add("hello", "bjoern", figures(500.0, cpu=25.0))
     found.add("hello", "nginx", figures(4000.0, server_busy=0.5, load_busy=0.99))
     found.add("memory", "muxwsgi", Figures(more={"connection": 12.5}))
+    found.add("memory", "bare-openssl", Figures(more={"connection": 4.0}))
+    found.add("idle-0", "muxwsgi", figures(1000.0, cpu=20.0))
+    found.add("idle-10000", "muxwsgi", figures(900.0, cpu=21.0))
     return found
 
 
@@ -52,6 +55,16 @@ def test_medians_and_ratios_are_against_muxwsgi() -> None:
     table = markdown(results(), "http")
     assert "| muxwsgi | 1,000 | 1.00 | 10.0 | 1.00 |" in table
     assert "| bjoern | 500 | 2.00 | 25.0 | 2.50 |" in table
+
+
+def test_memory_is_compared_with_a_process_that_only_holds_connections() -> None:
+    assert "| muxwsgi | 12.5 | 8.5 |" in markdown(results(), "memory")
+
+
+def test_idle_connections_are_compared_with_none() -> None:
+    shown = markdown(results(), "idle")
+    assert shown.count("against none idle") == 1
+    assert "against none idle: requests/s -10%, CPU +5%" in shown
 
 
 def test_a_server_that_waited_for_the_load_is_marked_and_explained() -> None:
@@ -88,7 +101,7 @@ def test_a_report_without_a_place_for_it_changes_nothing(tmp_path: Path) -> None
 def test_plots_are_xml_and_show_every_peer(tmp_path: Path) -> None:
     (tmp_path / "performance.md").write_text(f"{BEGIN}\n{END}\n")
     plots = [path for path in write(results(), tmp_path) if path.suffix == ".svg"]
-    assert [path.name for path in plots] == ["http.svg", "memory.svg"]
+    assert [path.name for path in plots] == ["http.svg", "idle.svg", "memory.svg"]
     words = {element.text for element in ElementTree.parse(plots[0]).iter("{http://www.w3.org/2000/svg}text")}
     assert {"muxwsgi", "bjoern", "nginx, a constant", "4,000*"} <= words
 

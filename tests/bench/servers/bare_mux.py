@@ -1,4 +1,4 @@
-"""The yardstick of mixed traffic: gevent's StreamServer, a constant for what begins with `GET ` and an echo for the rest. No parser, no limits."""
+"""The yardstick of mixed traffic: StreamServer, a constant for what begins with `GET `, an echo for the rest. No parser, no limits."""
 
 from gevent.server import StreamServer
 from gevent.socket import socket
