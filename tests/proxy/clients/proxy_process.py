@@ -18,12 +18,15 @@ __all__ = ["ProxyProcess", "Trust", "environment", "run"]
 PATIENCE = 40.0
 
 #: What would send a program, or the proxy itself, through some other proxy.
-_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_VARIABLES = tuple(name for each in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (each, each.upper()))
+
+#: What would have programs trust others than they are told to.
+_TRUST = ("CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment as a program has it that was told of no proxy."""
-    without = {name for each in _VARIABLES for name in (each, each.upper())}
+    """This process's environment as a program has it that was told of no proxy and of no certificate."""
+    without = {*_VARIABLES, *_TRUST}
     return {name: value for name, value in os.environ.items() if name not in without} | more
 
 
@@ -61,8 +64,7 @@ class ProxyProcess(ServerProcess):
         own = ["--graceful-timeout=2"]
         if app is None:
             own += [f"--flows={self._flows}", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", *(["--mitm"] if mitm else [])]
-        silent = {name: "" for each in _VARIABLES for name in (each, each.upper())}
-        super().__init__(app, *own, *options, bind_options=bind_options, environment=silent)
+        super().__init__(app, *own, *options, bind_options=bind_options, environment=dict.fromkeys(_VARIABLES, ""))
 
     @property
     def url(self) -> str:
