@@ -12,7 +12,7 @@ from typing import Any
 from muxwsgi.settings import CertificateFiles
 from tests.system.server_process import ServerProcess
 
-__all__ = ["ProxyProcess", "Trust", "environment", "run"]
+__all__ = ["FlowReader", "ProxyProcess", "Trust", "environment", "run"]
 
 #: Nothing that a client does here takes longer, unless it hangs.
 PATIENCE = 40.0
@@ -52,37 +52,45 @@ class Trust:
     leaf: CertificateFiles
 
 
+class FlowReader:
+    """Reads the flow log of a proxy that runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """All flows so far."""
+        if not self._path.exists():
+            return []
+        return [json.loads(line) for line in self._path.read_text("utf-8").split("\n")[:-1]]
+
+    def first(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first flow that fits, once it is in the log."""
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            found = self()
+            for flow in found:
+                if fits(flow):
+                    return flow
+            assert time.monotonic() < give_up, f"it was never logged; what was: {found}"
+            time.sleep(0.05)
+
+
 class ProxyProcess(ServerProcess):
     """`muxwsgi proxy OPTIONS`, or `muxwsgi run APP OPTIONS` of an app that is a proxy.
 
     trust   as given: inspecting (`mitm`) it mints with that CA
+    flows   what it has logged
     """
 
     def __init__(self, trust: Trust, folder: Path, *options: str, app: str | None = None, mitm: bool = True, bind_options: str = "") -> None:
         self.trust = trust
-        self._flows = folder / "flows.jsonl"
+        self.flows = FlowReader(folder / "flows.jsonl")
         own = ["--graceful-timeout=2"]
         if app is None:
-            own += [f"--flows={self._flows}", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", *(["--mitm"] if mitm else [])]
+            own += [f"--flows={folder / 'flows.jsonl'}", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", *(["--mitm"] if mitm else [])]
         super().__init__(app, *own, *options, bind_options=bind_options, environment=dict.fromkeys(_VARIABLES, ""))
 
     @property
     def url(self) -> str:
         return f"http://{self.address}"
-
-    def flows(self) -> list[dict[str, Any]]:
-        """What the flow log holds so far."""
-        if not self._flows.exists():
-            return []
-        return [json.loads(line) for line in self._flows.read_text("utf-8").split("\n")[:-1]]
-
-    def flow(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first flow that fits, once it is in the log."""
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            found = self.flows()
-            for flow in found:
-                if fits(flow):
-                    return flow
-            assert time.monotonic() < give_up, f"it was never logged; what was: {found}\n{self.log}"
-            time.sleep(0.05)

@@ -43,9 +43,9 @@ def test_a_page_and_all_that_it_loads(trust: Trust, proxy: ProxyProcess, origin:
     url = f"https://localhost:{origin.port}/page?whole"
     with Chromium(profile, trust.ca, url, f"--proxy-server={proxy.url}", TO_LOOPBACK_TOO) as browser:
         assert outcome(browser, origin, "whole") == WORKED
-    socket = proxy.flow(lambda flow: flow["kind"] == "websocket")
+    socket = proxy.flows.first(lambda flow: flow["kind"] == "websocket")
     assert socket["response"]["status"] == 101 and socket["forth"]["size"] > 0
-    page = proxy.flow(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
+    page = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
     assert page["client_tls"]["sni"] == "localhost" and page["response"]["status"] == 200
 
 

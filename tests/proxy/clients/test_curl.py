@@ -39,7 +39,7 @@ def test_a_page_by_every_way_in(way: str, scheme: str, proxy: ProxyProcess, orig
     assert told["scheme"] == scheme
     assert told["head"][:2] == [f"GET /seen?{way} HTTP/1.1", f"Host: localhost:{origin.port}"]
     door = way[:6] if way != "http" else "connect" if scheme == "https" else "http"
-    flow = proxy.flow(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
+    flow = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
     assert (flow["kind"], flow["door"], flow["response"]["status"]) == ("http", door, 200)
 
 
@@ -115,7 +115,7 @@ def test_a_user_and_a_password_over_http(scheme: str, start_proxy: StartProxy, o
     assert "407" in wrong.stdout.splitlines()[-1]
     asked = curl(proxy.url, "--proxy-anyauth", "--proxy-user", f"{USER}:{PASSWORD}", url, ca=proxy.trust.ca)  # waits for the 407
     assert asked.stdout == f"the page of localhost:{origin.port}\n", asked.stderr
-    assert proxy.flow(lambda flow: flow["kind"] == "http" and flow["response"] is not None and flow["response"]["status"] == 200)["identity"] == USER
+    assert proxy.flows.first(lambda flow: flow["kind"] == "http" and flow["response"] is not None and flow["response"]["status"] == 200)["identity"] == USER
 
 
 def test_a_user_and_a_password_over_socks(start_proxy: StartProxy, origin: ServerProcess, password_file: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_user_and_a_password_over_socks(start_proxy: StartProxy, origin: Serve
     for credentials, status in ((f"{USER}:{PASSWORD}", 0), (f"{USER}:wrong", 97)):  # CURLE_PROXY
         assert curl(f"socks5h://{proxy.address}", "--proxy-user", credentials, url, ca=proxy.trust.ca).returncode == status
     assert curl(f"socks5h://{proxy.address}", url, ca=proxy.trust.ca).returncode == 97
-    assert proxy.flow(lambda flow: flow["kind"] == "http")["identity"] == USER
+    assert proxy.flows.first(lambda flow: flow["kind"] == "http")["identity"] == USER
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -146,7 +146,7 @@ def test_a_client_certificate_is_who_one_is(trust: Trust, start_proxy: StartProx
     shown = curl(*to_proxy, "--proxy-cert", trust.leaf.certfile, "--proxy-key", str(trust.leaf.keyfile), url, ca=trust.ca)
     assert shown.stdout == f"the page of localhost:{origin.port}\n", shown.stderr
     assert curl(*to_proxy, url, ca=trust.ca).returncode != 0
-    assert proxy.flow(lambda flow: flow["kind"] == "http")["identity"] == "localhost"
+    assert proxy.flows.first(lambda flow: flow["kind"] == "http")["identity"] == "localhost"
 
 
 def test_what_goes_wrong_is_a_status_that_curl_shows(proxy: ProxyProcess) -> None:

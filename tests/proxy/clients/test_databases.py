@@ -40,7 +40,7 @@ def test_redis_is_relayed(way: str, proxy: ProxyProcess, redis: Redis, tmp_path:
     done = chained(way, proxy, tmp_path, "redis-cli", "-h", "127.0.0.1", "-p", str(redis.port), "set", way, "stored")
     assert done.stdout == "OK\n", done
     assert run("redis-cli", "-p", str(redis.port), "get", way).stdout == "stored\n"
-    flow = proxy.flow(lambda flow: flow["door"] == DOORS[way] and way in str(flow["forth"].get("text")))
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and way in str(flow["forth"].get("text")))
     assert (flow["kind"], flow["destination"], flow["client_tls"]) == ("raw", f"127.0.0.1:{redis.port}", None)
 
 
@@ -50,7 +50,7 @@ def test_redis_in_tls_is_looked_into_and_relayed_in_tls_again(way: str, proxy: P
     done = chained(way, proxy, tmp_path, *command)
     assert done.stdout == "OK\n", done
     assert run("redis-cli", "-p", str(redis.port), "get", f"tls-{way}").stdout == "stored\n"
-    flow = proxy.flow(lambda flow: flow["door"] == DOORS[way] and f"tls-{way}" in str(flow["forth"].get("text")))
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and f"tls-{way}" in str(flow["forth"].get("text")))
     assert flow["kind"] == "raw" and flow["client_tls"] is not None and flow["upstream_tls"] is not None
     assert flow["back"]["text"] == "+OK\r\n"
 
@@ -74,7 +74,7 @@ def test_psql_asks_and_is_answered(way: str, sslmode: str, proxy: ProxyProcess, 
     asks = "select current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()"
     done = chained(way, proxy, tmp_path, "psql", "-XAt", "-c", asks, where, PGPASSWORD=Postgres.PASSWORD)
     assert done.stdout == f"ann|{'f' if sslmode == 'disable' else 't'}\n", done
-    flow = proxy.flow(lambda flow: flow["door"] == DOORS[way] and flow["destination"] == f"127.0.0.1:{postgres.port}")
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and flow["destination"] == f"127.0.0.1:{postgres.port}")
     assert flow["kind"] == "raw"
 
 

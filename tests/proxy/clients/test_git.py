@@ -79,7 +79,7 @@ def test_clone_push_and_fetch(way: str, proxy: ProxyProcess, origin: ServerProce
 
     git(*through(proxy, way), "-C", second, "pull", "-q", home=tmp_path)
     assert (second / "new").read_bytes() == (first / "new").read_bytes()
-    flow = proxy.flow(lambda flow: flow["request"] is not None and flow["request"]["url"] == f"{url}/git-receive-pack")
+    flow = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == f"{url}/git-receive-pack")
     assert flow["response"]["status"] == 200 and flow["forth"]["size"] > 0
 
 

@@ -32,7 +32,7 @@ def ssh(server: SSH, proxy: ProxyProcess, way: str, *command: str, **more: Any) 
 def test_ssh_passes(way: str, proxy: ProxyProcess, server: SSH) -> None:
     done = ssh(server, proxy, way, "cat; echo $((6 * 7))", input="said from here\n")
     assert (done.returncode, done.stdout) == (0, "said from here\n42\n"), done.stderr
-    flow = proxy.flow(lambda flow: flow["door"] == DOORS[way] and flow["destination"] == f"127.0.0.1:{server.port}")
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and flow["destination"] == f"127.0.0.1:{server.port}")
     assert flow["kind"] == "raw" and flow["back"]["size"] > 1000
 
 
@@ -48,5 +48,5 @@ def test_a_rule_knows_it_by_what_it_says_and_refuses(way: str, start_proxy: Star
     proxy = start_proxy("--hijack=none", "--rules=muxwsgi_inspector:add_rules")
     done = ssh(server, proxy, way, "echo", "in")
     assert (done.returncode, done.stdout) == (255, ""), done
-    flow = proxy.flow(lambda flow: flow["door"] == DOORS[way])
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way])
     assert flow["destination"] == f"127.0.0.1:{server.port}" and "SSH" in flow["error"]
