@@ -9,6 +9,8 @@ What both must get right:
   read came short.
 - A write that was cut off half way (a Timeout, a kill) leaves a torn record. The layer is `broken` then: it can be closed, not
   written to, and no `SSL_shutdown` is tried on it. One writer at a time: see `WriteTurn`.
+- Records without application data (KeyUpdate) keep `SSL_read` going inside OpenSSL for as long as the peer sends them. A worker must not
+  be in there that long: see `_return_after_each_record`.
 - OpenSSL's errors stop here. A peer that ends without close_notify reads as the end of the stream; everything else comes out
   as the `OSError` that the same fault has on a plain socket, or as `TLSError`.
 """
@@ -18,6 +20,7 @@ import os
 import socket as socket_module
 from typing import Protocol
 
+from gevent import sleep
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, TLSError
@@ -75,6 +78,21 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
     return ssl.send(data)
 
 
+def _return_after_each_record(ssl: SSL.Connection) -> None:
+    """Make `SSL_read` come back (WANT_READ) after a record without application data, where it would read the next one by itself.
+
+    A peer that sends KeyUpdates without end would otherwise have the process to itself: no other greenlet runs, the sweeper included.
+    Only on descriptors, where what is left unread is readable. SSL_clear_mode(3) is bound by pyOpenSSL and published for contexts alone,
+    which serve memory BIOs too. A test says so where it should go.
+    """
+    try:
+        from OpenSSL._util import lib
+
+        lib.SSL_clear_mode(ssl._ssl, lib.SSL_MODE_AUTO_RETRY)
+    except (ImportError, AttributeError):
+        pass
+
+
 try:
     # The same without what pyOpenSSL does around the call: errors are looked for only where there is one, and bytes are passed as they
     # are. It saves about 3 us of 33 a request. The names are private: where they should go, the public methods above serve, and a test
@@ -121,6 +139,7 @@ class DescriptorTLS:
         self._turn = WriteTurn(below.lifeline)
         self._drained = False
         self._broken = False
+        _return_after_each_record(ssl)
 
     def handshake(self) -> None:
         line = self.lifeline
@@ -286,13 +305,17 @@ class LayeredTLS:
             raise
 
     def recv(self, n: int, timeout: float | None) -> bytes:
+        block = BLOCK
         while True:
             try:
                 return self.ssl.recv(n)
             except SSL.WantReadError:
                 if not self._broken:
                     self._flush(timeout)  # the answer to a KeyUpdate
-                self._fill(timeout)
+                if block == RECORD and timeout != 0:
+                    sleep(0)  # what came was no data, and a flood of it would keep the worker to itself
+                self._fill(timeout, block)
+                block = RECORD
             except SSL.ZeroReturnError:
                 return b""
             except SSL.Error as error:
@@ -306,9 +329,9 @@ class LayeredTLS:
         view[: len(data)] = data
         return len(data)
 
-    def _fill(self, timeout: float | None) -> None:
-        """Move what comes from below into OpenSSL."""
-        data = self._below.recv(BLOCK, timeout)
+    def _fill(self, timeout: float | None, block: int = BLOCK) -> None:
+        """Move what comes from below, at most `block` bytes of it, into OpenSSL."""
+        data = self._below.recv(block, timeout)
         if data:
             self.ssl.bio_write(data)
         else:
