@@ -99,7 +99,6 @@ def nothing_left(
     clean_process: None, lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """Around a test: what it begins ends, once, and without a word in the error log (a test that expects one clears `caplog`)."""
-    begun: Counter[int] = Counter()
     make = lab.proxy
 
     def proxy(**more: Any) -> Proxy:
