@@ -46,7 +46,11 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
         ),
         authority=Authority.load(Path(values["ca_folder"]) if values["ca_folder"] else None) if values["mitm"] else None,
         upstreams=_upstreams(values),
-        dialing=DialSettings(connect_timeout=values["connect_timeout"], source_addresses=tuple(values["source_address"])),
+        dialing=DialSettings(
+            connect_timeout=values["connect_timeout"],
+            source_addresses=tuple(values["source_address"]),
+            proxy_ca_file=values["upstream_ca"],
+        ),
         allow_private=values["allow_private"],
         allow_networks=values["allow_destination"],
         key_log=key_log,

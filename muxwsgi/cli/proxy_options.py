@@ -28,7 +28,7 @@ PROXY_OPTIONS = (
     option("upstream_proxy", str, None, _WAY, "Go through this proxy: http, https, socks5, socks5h or socks4a://[USER:PASSWORD@]HOST:PORT; `direct` for none. "
            "Default: as HTTPS_PROXY, http_proxy and NO_PROXY say.", metavar="URL"),
     option("insecure_upstream", bool, False, _WAY, "Do not verify the certificates of upstreams."),
-    option("upstream_ca", str, None, _WAY, "CA certificates that upstreams are verified with, PEM. Default: the system's.", metavar="FILE"),
+    option("upstream_ca", str, None, _WAY, "CA certificates that upstreams and https proxies are verified with, PEM. Default: the system's.", metavar="FILE"),
     option("source_address", str, [], _WAY, "Our address to come from, one for each family.", many=True, metavar="ADDRESS"),
     option("connect_timeout", float, 10.0, _WAY, "Seconds that connecting to an upstream may take: 504.", metavar="SECONDS"),
     option("response_head_timeout", float, 120.0, _WAY, "Seconds until the head of a response has to be there: 504.", metavar="SECONDS"),

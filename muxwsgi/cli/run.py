@@ -48,8 +48,8 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
         logs.append(access_log)
     server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log)
-    _announce(server, name, hijackers)
     _take_signals(server, logs)
+    _announce(server, name, hijackers)  # who has read this may send a signal
     writer = gevent.spawn(_flush_regularly, access_log) if access_log else None
     try:
         server.serve_forever()

@@ -84,7 +84,7 @@ _IS: dict[str, Callable[[Flow], bool]] = {
     "~e": lambda flow: flow.error is not None,
     "~http": lambda flow: flow.kind == "http",
     "~raw": lambda flow: flow.kind == "raw",
-    "~tls": lambda flow: flow.client_tls is not None,
+    "~tls": lambda flow: flow.client_tls is not None and flow.client_tls.version is not None,
     "~ws": lambda flow: flow.kind == "websocket",
 }
 

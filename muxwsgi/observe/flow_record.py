@@ -207,8 +207,7 @@ def _tls(entry: Mapping[str, Any], name: str) -> TLSSide | None:
     if entry.get(name) is None:
         return None
     side = _object(entry[name], name)
-    optional = {name: _text(side, name) for name in _SIDE if side.get(name) is not None}
-    return TLSSide(version=optional.pop("version", ""), cipher=optional.pop("cipher", ""), **optional)
+    return TLSSide(**{name: _text(side, name) if side.get(name) is not None else None for name in _SIDE})
 
 
 def _fields(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -54,10 +54,10 @@ class Head:
 
 @dataclass(slots=True)
 class TLSSide:
-    """TLS as one side of the proxy has it. `ja3` and `ja4` are the client's alone."""
+    """TLS as one side of the proxy has it. `ja3` and `ja4` are the client's alone. Without a `version` it was passed through as it is."""
 
-    version: str
-    cipher: str
+    version: str | None
+    cipher: str | None
     sni: str | None = None
     alpn: str | None = None
     ja3: str | None = None

@@ -38,8 +38,8 @@ class Recorder:
             destination=None if ctx.destination is None else address_text(ctx.destination),
             identity=ctx.identity,
         )
+        said = ctx.tls
         if connection.tls is not None:
-            said = ctx.tls
             flow.client_tls = TLSSide(
                 version=connection.tls.version,
                 cipher=connection.tls.cipher,
@@ -48,6 +48,8 @@ class Recorder:
                 ja3=None if said is None else said.ja3,
                 ja4=None if said is None else said.ja4,
             )
+        elif said is not None:  # TLS that is passed through: the ClientHello is all that can be known of it
+            flow.client_tls = TLSSide(version=None, cipher=None, sni=said.sni, ja3=said.ja3, ja4=said.ja4)
         return flow
 
     def end(self, flow: Flow | None, ctx: "Context", error: str | None) -> None:
