@@ -1,5 +1,6 @@
-"""A proxy with rules, as a user's own module has it.
+"""Rules, as a user's own module has them, and a proxy that is made in it.
 
+muxwsgi proxy --rules tests.proxy.clients.filters:add_rules
 muxwsgi run 'tests.proxy.clients.filters:create_proxy("CA-FOLDER", "ROOT")'
 """
 
@@ -11,7 +12,7 @@ from muxwsgi.proxy import Context, Frame, Opcode, Proxy, ProxySettings, Request,
 from muxwsgi.proxy.authority import Authority
 from muxwsgi.proxy.resolve import Resolved, system_resolver
 
-__all__ = ["create_proxy"]
+__all__ = ["add_rules", "create_proxy"]
 
 
 def resolver(name: str, port: int) -> list[Resolved]:
@@ -19,14 +20,7 @@ def resolver(name: str, port: int) -> list[Resolved]:
     return [(socket.AF_INET, "127.0.0.1")] if name == "site.test" else system_resolver(name, port)
 
 
-def create_proxy(ca_folder: str, root: str) -> Proxy:
-    proxy = Proxy(
-        ProxySettings(default_action="mitm", upstream_ca=root),
-        authority=Authority.load(Path(ca_folder)),
-        upstreams=UpstreamChoice(),
-        resolver=resolver,
-    )
-
+def add_rules(proxy: Proxy) -> None:
     @proxy.on_request(url_has_prefix("/answered"))
     def answer(request: Request, ctx: Context) -> Response:
         return Response(f"answered for {request.url}\n")
@@ -41,4 +35,14 @@ def create_proxy(ca_folder: str, root: str) -> Proxy:
         response.data = response.data.replace(b"as it was served", b"as it was rewritten")
 
     proxy.on_response(content_type_is("text/html")).do(rewrite, decoded=True)
+
+
+def create_proxy(ca_folder: str, root: str) -> Proxy:
+    proxy = Proxy(
+        ProxySettings(default_action="mitm", upstream_ca=root),
+        authority=Authority.load(Path(ca_folder)),
+        upstreams=UpstreamChoice(),
+        resolver=resolver,
+    )
+    add_rules(proxy)
     return proxy

@@ -12,7 +12,7 @@ from typing import Any
 from muxwsgi.settings import CertificateFiles
 from tests.system.server_process import ServerProcess
 
-__all__ = ["FlowReader", "ProxyProcess", "Trust", "environment", "run"]
+__all__ = ["FlowReader", "ProxyProcess", "Trust", "curl", "environment", "run"]
 
 #: Nothing that a client does here takes longer, unless it hangs.
 PATIENCE = 40.0
@@ -34,6 +34,12 @@ def run(*arguments: str | Path, timeout: float = PATIENCE, **more: Any) -> "subp
     """Run a program to its end; its output as text."""
     more.setdefault("env", environment())
     return subprocess.run([str(each) for each in arguments], capture_output=True, text=True, timeout=timeout, check=False, **more)
+
+
+def curl(proxy: str, *arguments: str | Path, ca: Path | None = None, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """Run curl with `proxy` as its proxy, trusting `ca`. Nothing goes past the proxy, not even to this machine."""
+    trust = ("--cacert", ca) if ca else ()
+    return run("curl", "-sS", "-m", "30", "--noproxy", "", "--proxy", proxy, *trust, *arguments, **more)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.proxy.clients.conftest import StartProxy
 from tests.proxy.clients.origin import block
-from tests.proxy.clients.proxy_process import ProxyProcess, Trust, run
+from tests.proxy.clients.proxy_process import ProxyProcess, Trust, curl, run
 from tests.system.server_process import ServerProcess
 
 USER, PASSWORD = "ann", "pass word: 100%"
-
-
-def curl(proxy: str, *arguments: str | Path, ca: Path | None = None) -> Any:
-    trust = ("--cacert", ca) if ca else ()
-    return run("curl", "-sS", "-m", "30", "--noproxy", "", "--proxy", proxy, *trust, *arguments)
 
 
 @pytest.fixture
