@@ -14,7 +14,7 @@ from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit, sleep
+from gevent import GreenletExit
 
 from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
@@ -24,6 +24,7 @@ from muxwsgi.http.response import Header, Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.wire.ready import give_turn
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -114,7 +115,7 @@ class HTTP1:
                     # worker to itself.
                     pipelined += 1
                     if pipelined % PIPELINED_PER_TURN == 0:
-                        sleep(0)
+                        give_turn()
         except PeerError as error:
             self._refuse(incoming, error)
 

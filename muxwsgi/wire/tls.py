@@ -20,11 +20,10 @@ import os
 import socket as socket_module
 from typing import Protocol
 
-from gevent import sleep
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, TLSError
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.ready import Lifeline, give_turn
 from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, Transport, WriteTurn
 
 __all__ = ["DescriptorTLS", "LayeredTLS", "TLSTransport"]
@@ -313,7 +312,7 @@ class LayeredTLS:
                 if not self._broken:
                     self._flush(timeout)  # the answer to a KeyUpdate
                 if block == RECORD and timeout != 0:
-                    sleep(0)  # what came was no data, and a flood of it would keep the worker to itself
+                    give_turn()  # what came was no data, and a flood of it would keep the worker to itself
                 self._fill(timeout, block)
                 block = RECORD
             except SSL.ZeroReturnError:

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NoReturn, Protocol
 
-from gevent import sleep
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
-from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace
+from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace, give_turn
 
 __all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
 
@@ -85,7 +84,7 @@ class WriteTurn:
     def yield_turn(self) -> None:
         """More than `BYTES_PER_TURN` have been `sent` without waiting: let others run."""
         self.sent = 0
-        sleep(0)
+        give_turn()
 
     def write(self, send_more: Callable[[int], int], count: int, timeout: float | None) -> int:
         """Call `send_more(done)` until `count` bytes are sent or it sends none, waiting when it would block. The number sent.
