@@ -296,6 +296,8 @@ class ChunkedBody(Body):
         self._count(len(self._block))
         if self._fed - self.received > CHUNK_OVERHEAD + OVERHEAD_PER_CHUNK * self._chunks:
             raise BrokenBody(400, "more chunk extensions or trailers than data")
+        # What earlier chunks did not use is not saved up: a million of them would pay for one trailer of 60 MB.
+        self._fed = max(self._fed, self.received + OVERHEAD_PER_CHUNK * self._chunks)
 
     def _feed(self, data: bytes, start: int) -> int:
         """Feed `data` from `start` to the end of the next CRLFCRLF; where that is, or the end of `data`."""

@@ -10,7 +10,7 @@ import pytest
 
 from muxwsgi.http.h1 import PIPELINED_PER_TURN
 from muxwsgi.server import Server
-from tests.http.conftest import hello
+from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -63,3 +63,14 @@ def test_a_flood_of_pipelined_requests_leaves_others_their_turn(serve: Callable[
             pass
     assert len(served) == requests
     assert served[-1] - served[0] >= 18
+
+
+def test_many_small_chunks_do_not_pay_for_a_large_trailer(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.input"].read()
+        return hello(environ, start_response)
+
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [b"1\r\nx\r\n" * 5000] * 2
+    assert statuses(talk(app, head, *chunks, b"0\r\n", b"X: " + b"y" * 8000 + b"\r\n\r\n")) == [200]
+    assert statuses(talk(app, head, *chunks, b"0\r\n", b"X: " + b"y" * 300_000 + b"\r\n\r\n")) == [400]
