@@ -8,7 +8,6 @@ import errno
 import logging
 import math
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import monotonic
@@ -259,7 +258,7 @@ class HTTP1:
             if response.ends_with_connection:
                 # An ordinary end would make half a response look whole; a reset does not.
                 response.keep_alive = False
-                environ["muxwsgi.connection"].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                environ["muxwsgi.connection"].abort()
             return False
         response.forget()
         try:

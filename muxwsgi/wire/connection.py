@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import socket as socket_module
+import struct
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
@@ -295,6 +296,16 @@ class Connection:
                 top._pump.finish()
                 top._pump = None
             top._end("the connection is closed")
+
+    def abort(self) -> None:
+        """Close so that the peer notices that something is missing: by a reset, and under TLS without the goodbye that says that all was
+        sent. In memory it is an ordinary close."""
+        transport = self._transport
+        if not isinstance(transport, Gone):
+            self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, struct.pack("ii", 1, 0))
+            if isinstance(transport, DescriptorTLS | LayeredTLS):
+                transport.abandon()
+            self._end("the connection was aborted")
 
     def _end(self, reason: str) -> None:
         transport, self._transport = self._transport, Gone(self.lifeline, reason)

@@ -43,6 +43,9 @@ class TLSTransport(Transport, Protocol):
     def handshake(self) -> None:
         """Complete the handshake. Raises `HandshakeError`, or `Expired` at the connection's deadline."""
 
+    def abandon(self) -> None:
+        """Send nothing from here on, close_notify included: the peer is to notice that the stream was cut."""
+
 
 def _translate(error: SSL.Error) -> OSError:
     """The `OSError` for what OpenSSL reports."""
@@ -254,6 +257,9 @@ class DescriptorTLS:
                         raise _translate(error) from error
         self._sock.shutdown(how)
 
+    def abandon(self) -> None:
+        self._broken = True
+
     def close(self) -> None:
         if not self._broken and not self._turn.taken:
             try:
@@ -380,6 +386,11 @@ class LayeredTLS:
                     raise _translate(error) from error
                 self._drain_down(timeout)
         self._below.shutdown(how, timeout)
+
+    def abandon(self) -> None:
+        self._broken = True
+        if isinstance(self._below, DescriptorTLS | LayeredTLS):
+            self._below.abandon()
 
     def close(self) -> None:
         if not self._broken and not self._turn.taken:
