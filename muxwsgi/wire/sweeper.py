@@ -15,7 +15,8 @@ INTERVAL = 1.0
 class Sweeper:
     """Whoever opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
 
-    lines   each lifeline with the greenlet that serves it, None where that is nobody in particular. One that is closed leaves by itself.
+    lines   each lifeline with the greenlet that serves it, None where that is nobody in particular: such a one
+            leaves by itself once it is closed. The others stay as long as they are served, which may go on over a socket that was detached.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,6 @@ class Sweeper:
     def _run(self) -> None:
         while True:
             gevent.sleep(INTERVAL)
-            for line in [line for line in self.lines if line.closed]:
+            for line in [line for line, served_by in self.lines.items() if line.closed and served_by is None]:
                 del self.lines[line]
             sweep(list(self.lines), monotonic())

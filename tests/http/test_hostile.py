@@ -1,33 +1,36 @@
 """Clients that mean harm, over real sockets: what they do costs them their own connection, and nobody else anything."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import gevent.socket
+import gevent.ssl
 import pytest
 
 from muxwsgi.http.h1 import PIPELINED_PER_TURN
 from muxwsgi.server import Server
+from muxwsgi.settings import BindSettings, CertificateFiles
+from muxwsgi.wire import sweeper
 from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Any], Any]]:
-    """Starts a server with an application; the address to connect to."""
+def start() -> Iterator[Callable[..., Server]]:
+    """Starts a server with an application."""
     servers: list[Server] = []
 
-    def start(app: Any) -> Any:
-        server = Server(app, ["127.0.0.1:0"])
+    def run(app: Any, **bind: Any) -> Server:
+        server = Server(app, [BindSettings(host="127.0.0.1", **bind)])
         server.start()
         servers.append(server)
-        host, port = server.addresses[0].split(":")
-        return host, int(port)
+        return server
 
-    yield start
+    yield run
     for server in servers:
         server.stop(graceful_timeout=0)
 
@@ -48,7 +51,12 @@ def turns() -> Iterator[Callable[[], int]]:
     watcher.close()
 
 
-def test_a_flood_of_pipelined_requests_leaves_others_their_turn(serve: Callable[[Any], Any], turns: Callable[[], int]) -> None:
+def connect(server: Server) -> gevent.socket.socket:
+    host, port = server.addresses[0].split(":")
+    return gevent.socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_a_flood_of_pipelined_requests_leaves_others_their_turn(start: Callable[..., Server], turns: Callable[[], int]) -> None:
     served: list[int] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -56,7 +64,7 @@ def test_a_flood_of_pipelined_requests_leaves_others_their_turn(serve: Callable[
         return hello(environ, start_response)
 
     requests = 20 * PIPELINED_PER_TURN
-    with gevent.socket.create_connection(serve(app)) as client:
+    with connect(start(app)) as client:
         client.sendall(GET * requests)
         client.shutdown(socket.SHUT_WR)
         while client.recv(1 << 16):
@@ -74,3 +82,46 @@ def test_many_small_chunks_do_not_pay_for_a_large_trailer(talk: Talk) -> None:
     chunks = [b"1\r\nx\r\n" * 5000] * 2
     assert statuses(talk(app, head, *chunks, b"0\r\n", b"X: " + b"y" * 8000 + b"\r\n\r\n")) == [200]
     assert statuses(talk(app, head, *chunks, b"0\r\n", b"X: " + b"y" * 300_000 + b"\r\n\r\n")) == [400]
+
+
+def test_a_response_that_is_cut_under_tls_does_not_end_as_a_whole_one(
+    start: Callable[..., Server], make_certificate: Callable[[], CertificateFiles]
+) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"half"
+        raise RuntimeError("the other half is not to be had")
+
+    certificate = make_certificate()
+    server = start(app, tls="required", certificates=(certificate,))
+    trusting = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(certificate.certfile)
+    with trusting.wrap_socket(connect(server), server_hostname="localhost", suppress_ragged_eofs=False) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            while client.recv(1 << 16):
+                pass
+
+
+def test_who_took_the_socket_out_is_known_until_it_returns(start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "INTERVAL", 0.005)
+    ended: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with environ["muxwsgi.hijack"]().as_socket() as sock:
+            sock.sendall(b"here I am")
+            try:
+                while sock.recv(100):
+                    pass
+            finally:
+                ended.append("by the server")
+        return []
+
+    server = start(app)
+    with connect(server) as client:
+        client.sendall(GET)
+        assert client.recv(100) == b"here I am"
+        gevent.sleep(0.05)
+        assert server.connections == 1
+        server.stop(graceful_timeout=0)
+        assert ended == ["by the server"]
