@@ -171,11 +171,9 @@ class Forwarder:
     def _ask(
         self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
-        """Send the request and read the head of the response."""
-        connection = client.connection
-        waiting = self._hangups.waiting
+        """Send the request and read the head of the response. From then on the client is watched: see `Hangups`."""
         upload: Upload | None = None
-        waiting[ctx.connection] = connection
+        self._hangups.waiting[ctx.connection] = client.connection
         try:
             try:
                 client.send(data, more=streamed)
@@ -191,7 +189,6 @@ class Forwarder:
                 upload.stop()  # it has its answer, and the client still waits to be asked for the body: it never will be
             return answer, upload
         except BaseException:
-            waiting.pop(ctx.connection, None)
             if upload is not None:
                 upload.stop()
             raise

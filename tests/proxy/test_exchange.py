@@ -1,6 +1,7 @@
 """Exchanges through the proxy, by every way, as RFC 9110 and RFC 9112 want them: what the server was sent and what the client got, to the
 byte."""
 
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -10,9 +11,10 @@ from gevent.event import Event
 import muxwsgi.proxy.forward as forward
 from muxwsgi.proxy.message import Response
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.wire.ready import sweep
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
-from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_exactly
+from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_chunks, read_exactly
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -242,6 +244,26 @@ def test_a_body_that_is_refused_is_never_sent(lab: Lab, monkeypatch: pytest.Monk
     assert field(answer.head, "Connection") == ["close"], "the client may send the body or not: nobody knows what comes next"
     assert client.recv(1) == b""
     assert way_there.proxy.pool.idle == 0
+
+
+def test_a_response_outlives_the_body_that_it_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "CONTINUE_TIMEOUT", 0.01)
+    go_on = Event()
+
+    def respond(asked: Any, sock: Any) -> bytes:
+        sock.sendall(b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        go_on.wait()
+        return b"4\r\nlast\r\n0\r\n\r\n"
+
+    way_there = road(lab, "plain", Upstream(lab, respond))
+    client = way_there.client()
+    client.sendall(way_there.request("/", "Content-Length: 5", "Expect: 100-continue", method="PUT"))
+    assert read_head(client).startswith(b"HTTP/1.1 401 ")
+    gevent.sleep(0.05)
+    sweep(list(lab.servers[-1]._lines), monotonic() + 25)  # longer than a body that was asked for may keep us waiting
+    gevent.sleep(0.02)
+    go_on.set()
+    assert read_chunks(client)[0] == b"firstlast"
 
 
 def test_a_server_that_never_asks_gets_the_body_all_the_same(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

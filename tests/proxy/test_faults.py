@@ -494,6 +494,32 @@ def test_a_client_leaves_in_the_response(lab: Lab, way: str, how: str, busy: boo
     assert lab.flows[0].error
 
 
+@every_way
+@pytest.mark.parametrize("rules", [False, True], ids=["no rules", "rules"])
+def test_a_client_leaves_before_the_head_that_does_not_wait_for_its_body(lab: Lab, way: str, rules: bool) -> None:
+    go_on, gone = Event(), Event()
+
+    def respond(asked: Any, sock: Any) -> None:
+        go_on.wait()
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        sock.recv(1)
+        gone.set()
+
+    upstream = Upstream(lab, respond, tls=way == "tls")
+    road = Road(lab, way, upstream.port)
+    if rules:
+        road.proxy.on_response().do(lambda response, ctx: None)
+    client = road.client()
+    client.sendall(road.request())
+    until(lambda: upstream.asked)
+    reset(client)
+    gevent.sleep(0.02)
+    go_on.set()
+    assert gone.wait(5)
+    until(lambda: len(lab.flows) == 1)
+    assert road.proxy._hangups.waiting == {}
+
+
 def test_a_client_leaves_before_an_interim_response(lab: Lab) -> None:
     go_on = Event()
 

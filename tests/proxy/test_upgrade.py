@@ -8,7 +8,7 @@ import pytest
 
 from muxwsgi.proxy.actions import DROP
 from muxwsgi.proxy.websocket import Frame, Opcode
-from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
+from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_exactly
 
@@ -86,6 +86,27 @@ def test_the_frames_of_a_websocket_pass_the_hook_however_it_was_offered(lab: Lab
         client.sendall(bytes([0x80 | Opcode.TEXT, 0x80 | len(text), 0, 0, 0, 0]) + text)
     assert read_exactly(client, 6) == b"\x81\x04PASS"
     assert sorted(seen) == [(False, b"DROP"), (False, b"PASS"), (True, b"drop"), (True, b"pass")]
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "its-own/1"])
+def test_the_record_of_a_stream_whose_hook_fails_ends_once(lab: Lab, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
+    upstream = Upstream(lab, switching(protocol))
+    road = Road(lab, "plain", upstream.port)
+
+    def fail(seen: Any, ctx: Any) -> None:
+        raise LookupError("a bug of the rule's")
+
+    road.proxy.on_frame().do(fail)
+    road.proxy.on_chunk().do(fail)
+    client = road.client()
+    client.sendall(road.request("/", "Connection: Upgrade", f"Upgrade: {protocol}"))
+    assert read_head(client).startswith(b"HTTP/1.1 101")
+    client.sendall(b"\x81\x82\0\0\0\0hi")
+    while client.recv(100):
+        pass
+    until(lambda: lab.flows)
+    assert len(lab.flows) == 1 and "LookupError" in str(lab.flows[0].error) and "LookupError" in caplog.text
+    caplog.get_records("call").clear()
 
 
 @pytest.mark.parametrize(
