@@ -216,6 +216,9 @@ class HTTP1:
         # 3. What follows.
         if takeover.taken:
             return False
+        if response.peer_error is not None:  # which the application has kept to itself: the response is not whole
+            connection.abort()
+            return False
         if not response.keep_alive or not self._drained(incoming, body):
             self._linger(incoming)
             return False

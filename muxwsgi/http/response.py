@@ -7,6 +7,7 @@ What an application may not do is an exception in its own call where it can be o
 said) is logged as its error, and the connection is never left in a state in which the next response could be read wrongly.
 """
 
+import errno
 import logging
 import os
 import re
@@ -353,6 +354,9 @@ class Response:
         except OSError as error:
             self.peer_error = error
             raise
+        except BaseException:  # as in `_send`
+            self.peer_error = BrokenPipeError(errno.EPIPE, "a write was interrupted")
+            raise
         self.body_bytes += sent
         if self._left is not None:
             self._left -= sent
@@ -443,10 +447,15 @@ class Response:
             self._send(head + data)
 
     def _send(self, data: bytes | memoryview) -> None:
+        if self.peer_error is not None:
+            raise self.peer_error
         try:
             self._connection.sendall(data)
         except OSError as error:
             self.peer_error = error
+            raise
+        except BaseException:  # a Timeout of the application's: nobody knows how much is out, so nothing may follow
+            self.peer_error = BrokenPipeError(errno.EPIPE, "a write was interrupted")
             raise
 
 

@@ -1,8 +1,10 @@
 """Clients that mean harm, over real sockets: what they do costs them their own connection, and nobody else anything."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -125,3 +127,30 @@ def test_who_took_the_socket_out_is_known_until_it_returns(start: Callable[..., 
         assert server.connections == 1
         server.stop(graceful_timeout=0)
         assert ended == ["by the server"]
+
+
+@pytest.mark.parametrize("way", ["write", "file"])
+def test_a_response_whose_write_was_interrupted_is_the_last_one(start: Callable[..., Server], way: str, tmp_path: Path) -> None:
+    size = 8_000_000
+    (tmp_path / "big").write_bytes(bytes(size))
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/second":
+            return hello(environ, start_response)
+        write = start_response("200 OK", [("Content-Length", str(size))])
+        with gevent.Timeout(0.05, False):
+            if way == "write":
+                write(bytes(size))
+            else:
+                environ["muxwsgi.response"].send(environ["wsgi.file_wrapper"](open(tmp_path / "big", "rb")))
+        return []
+
+    with connect(start(app)) as client:
+        client.sendall(GET + b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        gevent.sleep(0.1)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(1 << 20):
+                received += data
+    assert received.count(b"HTTP/1.1 200") == 1, "the second response must not be taken for the rest of the first one's body"
