@@ -4,6 +4,7 @@ Fields keep the order, the names' case and the repetitions that the client gave 
 clients, notice. What is hop-by-hop goes; everything else stays as it is.
 """
 
+import re
 from collections.abc import Iterable
 
 __all__ = ["RequestPlan", "end_to_end", "head_fields", "request_head"]
@@ -17,6 +18,11 @@ _REQUEST_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te", 
 _FOR_US = frozenset({"proxy-authorization"})
 
 _RESPONSE_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te", "upgrade", "transfer-encoding"})
+
+#: Those that need no closer look.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"})
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 #: Names as they come, with what they are in lower case. Learned, and forgotten when there are too many.
 _LOWER: dict[str, str] = {}
@@ -76,6 +82,10 @@ class RequestPlan:
 
 def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
     """See `RequestPlan.head`. Raises `ValueError` for a method, a target or a field, given by a rule, that no head can hold."""
+    if plan.method not in _METHODS and not _TOKEN.fullmatch(plan.method):
+        raise ValueError(f"{plan.method!r} is no method")
+    if not plan.target or " " in plan.target or "\t" in plan.target:
+        raise ValueError(f"{plan.target!r} is no request-target")
     named: frozenset[str] | set[str] = frozenset()
     wants_trailers = False
     for name, value in plan.fields:
