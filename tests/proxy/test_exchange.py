@@ -319,6 +319,16 @@ def test_outside_of_a_tunnel_only_what_must_change_changes(lab: Lab, rules: bool
     )
 
 
+@every_way
+@with_rules
+def test_the_fields_of_a_response_keep_order_case_and_number(lab: Lab, way: str, rules: bool) -> None:
+    fields = [b"x-LOW: 1", b"Set-Cookie: a=1; Path=/", b"Location: //x/%zz y", b"set-cookie: b=2", b"X-Empty: ", b"Date: long ago", b"X-Latin: \xe9"]
+    upstream = Upstream(lab, b"HTTP/1.1 299 Odd \xe9 Phrase\r\n" + b"\r\n".join(fields) + b"\r\nContent-Length: 2\r\n\r\nok", tls=way == "tls")
+    way_there = road(lab, way, upstream, rules=rules)
+    answer = way_there.ask(way_there.client())
+    assert answer.head == b"HTTP/1.1 299 Odd \xe9 Phrase\r\n" + b"\r\n".join(fields) + b"\r\nContent-Length: 2\r\n\r\n"
+
+
 @with_rules
 def test_what_is_hop_by_hop_ends_here(lab: Lab, rules: bool) -> None:
     upstream = Upstream(

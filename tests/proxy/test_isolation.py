@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.proxy.proxy import Proxy
 from tests.proxy.accounts import clean_process, frozen_heap, settle  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import Road, field, read_answer, read_chunks, read_exactly
@@ -172,11 +173,23 @@ def send(sock: Any, data: bytes, piece: int) -> None:
         pass  # what was answered meanwhile is read
 
 
-def check(lab: Lab, way: str, everybody: list[tuple[list[Plan], bool, int | None]]) -> None:
+def meddle(proxy: Proxy) -> None:
+    """Rules that read every other body whole, and change nothing."""
+
+    def is_chosen(message: Any, ctx: Any) -> bool:
+        return len(ctx.request.headers["X-Mark"]) % 2 == 0 or ctx.request.headers["X-Mark"][-2] in "02"
+
+    proxy.on_request(is_chosen).do(lambda request, ctx: setattr(ctx, "user_data", {"body": request.get_data()}))
+    proxy.on_response(is_chosen).do(lambda response, ctx: setattr(ctx, "user_data", {"body": response.get_data()}))
+
+
+def check(lab: Lab, way: str, rules: bool, everybody: list[tuple[list[Plan], bool, int | None]]) -> None:
     servers = [Server(), Server()]
     tls = way == "tls"
     ports = [lab.serve_raw(server, tls=tls) for server in servers]
     roads = [Road(lab, way, ports[0])]
+    if rules:
+        meddle(roads[0].proxy)
     roads.append(Road(lab, "plain" if way == "plain" else "more", ports[1], proxy=roads[0].proxy))
     roads[1].port, roads[1].way = roads[0].port, way
     roads[1].authority = roads[0].authority.rpartition(":")[0] + f":{ports[1]}"
@@ -194,9 +207,9 @@ def check(lab: Lab, way: str, everybody: list[tuple[list[Plan], bool, int | None
     assert sorted({flow.id for flow in lab.flows}) == sorted(flow.id for flow in lab.flows)
 
 
-@pytest.mark.parametrize(("way", "examples"), [("plain", 60), ("tunnel", 15), ("tls", 15)])
+@pytest.mark.parametrize(("way", "rules", "examples"), [("plain", False, 40), ("plain", True, 40), ("tunnel", False, 15), ("tls", False, 15)])
 def test_every_client_reads_answers_to_its_own_requests_in_order_whole_or_visibly_cut(
-    way: str, examples: int, authority: Any, make_certificate: Any
+    way: str, rules: bool, examples: int, authority: Any, make_certificate: Any
 ) -> None:
     certificate = make_certificate()
 
@@ -204,6 +217,6 @@ def test_every_client_reads_answers_to_its_own_requests_in_order_whole_or_visibl
     @given(everybody=st.lists(clients, min_size=2, max_size=6))
     def run(everybody: list[tuple[list[Plan], bool, int | None]]) -> None:
         with ExitStack() as stack:
-            check(Lab(stack, authority, certificate), way, everybody)
+            check(Lab(stack, authority, certificate), way, rules, everybody)
 
     run()

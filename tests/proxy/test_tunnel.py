@@ -464,6 +464,28 @@ def test_what_is_wrong_with_the_server_is_told_before_the_tunnel_stands(lab: Lab
     assert all(flow.error for flow in flows(lab, 2))
 
 
+@pytest.mark.parametrize("action", ["accept", "mitm"])
+def test_a_client_leaves_while_its_tunnel_is_made(lab: Lab, action: str) -> None:
+    asked, go_on = Event(), Event()
+
+    def resolve(host: str, port: int) -> Any:
+        asked.set()
+        go_on.wait()
+        return [(socket.AF_INET, "127.0.0.1")]
+
+    proxy = lab.proxy(record=True, resolver=resolve)
+    getattr(proxy.on_connect(), action)()
+    upstream = Upstream(lab)
+    client = lab.connect(lab.serve_proxy(proxy))
+    client.sendall(connect(f"slow.example:{upstream.port}") + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert asked.wait(5)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    gevent.sleep(0.02)
+    go_on.set()
+    assert flows(lab, 1)[0].destination == f"slow.example:{upstream.port}"
+
+
 def test_a_tunnel_is_redirected(lab: Lab) -> None:
     proxy = lab.proxy(record=True)
     port = lab.serve_raw(shout)
