@@ -2,12 +2,14 @@
 
 import itertools
 from collections import deque
+from time import monotonic
 
 import gevent
 from gevent.lock import Semaphore
 
 from muxwsgi import Connection, Match, hijack
 from muxwsgi.mux.matchers import all_of, any_of, http1, not_, regex
+from muxwsgi.wire.ready import give_turn
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into
 from muxwsgi_resp.session import Hub, Session, execute
@@ -26,8 +28,9 @@ _command = any_of(_array, all_of(_inline, not_(http1)))
 #: Replies of this many bytes are sent before the next command is read: a client that asks and does not listen waits, and we hold little.
 MAX_HELD = 64 * 1024
 
-#: Commands carried out before other greenlets get a turn.
+#: Commands carried out, and seconds spent on them, before other greenlets get a turn.
 COMMANDS_PER_TURN = 256
+SECONDS_PER_TURN = 0.005
 
 #: Bytes of messages that wait for a subscriber. One that is further behind is let go, as Redis does.
 MAX_BEHIND = 8 * 1024 * 1024
@@ -71,7 +74,7 @@ def answer(session: Session, reader: CommandReader, data: bytes, output: "Output
     """Carry out the commands that `data` completes."""
     replies: list[bytes] = []
     held = 0
-    turn = 0
+    turn, began = 0, monotonic()
     try:
         for parts in reader.feed(data):
             done = len(replies)
@@ -83,12 +86,13 @@ def answer(session: Session, reader: CommandReader, data: bytes, output: "Output
             turn += 1
             if session.quitting:
                 break
-            if held >= MAX_HELD or turn >= COMMANDS_PER_TURN:
+            over = turn >= COMMANDS_PER_TURN or monotonic() - began >= SECONDS_PER_TURN
+            if held >= MAX_HELD or over:
                 output.reply(replies)  # first: a message must not overtake the reply to its SUBSCRIBE
                 replies, held = [], 0
-                if turn >= COMMANDS_PER_TURN:
-                    turn = 0
-                    gevent.sleep(0)
+                if over:
+                    give_turn()
+                    turn, began = 0, monotonic()
     except ProtocolError as error:
         replies.append(encode(Error(f"ERR Protocol error: {error}"), session.version))
         session.quitting = True

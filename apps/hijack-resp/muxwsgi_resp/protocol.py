@@ -19,6 +19,10 @@ MAX_BULK = 16 * 1024 * 1024
 MAX_COMMAND = 64 * 1024 * 1024
 
 
+#: Empty lines and empty arrays, which are no commands. As many as there are, at once: one by one they are the most work for a byte.
+_NOTHING = re.compile(rb"(?:\r?\n|\*0\r\n)+")
+
+
 class ProtocolError(Exception):
     """The client does not speak RESP. It is told so, and the connection is closed."""
 
@@ -65,6 +69,8 @@ class CommandReader:
     def _next(self) -> list[bytes] | None:
         """A command, empty for an empty line; None when bytes are missing."""
         if self._wanted < 0:
+            if (nothing := _NOTHING.match(self._buffer)) is not None:
+                del self._buffer[: nothing.end()]
             line = self._line()
             if line is None:
                 return None

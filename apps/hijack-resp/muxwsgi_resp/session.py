@@ -17,9 +17,10 @@ OK = Status("OK")
 NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 SYNTAX = "ERR syntax error"
 
-#: Bytes that one client may queue behind MULTI, and channels that it may listen to: neither is in the store's bound.
+#: Bytes that one client may queue behind MULTI, channels that it may listen to and the bytes of their names: none is in the store's bound.
 MAX_QUEUED = 16 * 1024 * 1024
 MAX_CHANNELS = 10_000
+MAX_CHANNEL_NAMES = 4 * 1024 * 1024
 
 #: Commands that are carried out at once where others are queued.
 _NOT_QUEUED = frozenset({"EXEC", "DISCARD", "MULTI", "QUIT"})

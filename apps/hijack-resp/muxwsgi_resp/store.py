@@ -19,6 +19,9 @@ Kind = TypeVar("Kind", dict[bytes, bytes], deque[bytes], set[bytes])
 #: What a key or an item costs beside its bytes, roughly: for the bound, not for accounting.
 OVERHEAD = 64
 
+#: Bytes of a pattern: to compile one takes 3 us a byte, and nobody else has a turn meanwhile.
+MAX_GLOB = 1024
+
 #: Expired keys that one write drops on its way.
 DROPPED_PER_WRITE = 20
 
@@ -177,7 +180,9 @@ def _wrong_type() -> Refused:
 
 
 def pattern(glob: bytes) -> Callable[[bytes], bool]:
-    """Whether a key fits a glob of Redis (`h?llo`, `h*llo`, `h[ae]llo`, `h[^e]llo`, backslash quotes)."""
+    """Whether a key fits a glob of Redis (`h?llo`, `h*llo`, `h[ae]llo`, `h[^e]llo`, backslash quotes). Raises `Refused`."""
+    if len(glob) > MAX_GLOB:
+        raise Refused(f"ERR a pattern has {MAX_GLOB} bytes at most")
     text = glob.decode("latin-1").replace("[^", "[!")
     text = re.sub(r"\\(.)", lambda quoted: f"[{quoted[1]}]" if quoted[1] in "*?[" else quoted[1], text)
     matches = re.compile(fnmatch.translate(text)).match

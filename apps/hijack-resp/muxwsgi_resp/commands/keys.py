@@ -34,7 +34,7 @@ def keys(session: Session, args: Args) -> Any:
     return list(filter(pattern(args[0]), session.store.keys()))
 
 
-@command("SCAN", least=1, most=None)
+@command("SCAN", least=1, most=7)
 def scan(session: Session, args: Args) -> Any:
     """The whole keyspace in one step, which is a valid SCAN: the cursor that comes back is 0, and COUNT is a hint."""
     integer(args[0])

@@ -4,7 +4,8 @@ from typing import Any
 
 from muxwsgi_resp.commands.arguments import integer
 from muxwsgi_resp.protocol import Error, Push, Status
-from muxwsgi_resp.session import COMMANDS, MAX_CHANNELS, OK, SYNTAX, Args, Session, command, execute
+from muxwsgi_resp.session import COMMANDS, MAX_CHANNEL_NAMES, MAX_CHANNELS, OK, SYNTAX, Args, Session, command, execute
+from muxwsgi_resp.store import weight
 
 # Connection
 
@@ -49,7 +50,7 @@ def auth(session: Session, args: Args) -> Any:
     return OK  # the default user has no password, and takes any, as in a Redis that was just installed
 
 
-@command("HELLO", most=None)
+@command("HELLO", most=6)
 def hello(session: Session, args: Args) -> Any:
     version, name = session.version, session.name
     if args:
@@ -153,8 +154,9 @@ def exec_(session: Session, args: Args) -> Any:
 
 @command("SUBSCRIBE", least=1, most=None)
 def subscribe(session: Session, args: Args) -> Any:
-    if len(session.channels.keys() | set(args)) > MAX_CHANNELS:
-        raise Error(f"ERR more than {MAX_CHANNELS} channels")
+    channels = session.channels.keys() | set(args)
+    if len(channels) > MAX_CHANNELS or weight(*channels) > MAX_CHANNEL_NAMES:
+        raise Error(f"ERR more than {MAX_CHANNELS} channels, or names of more than {MAX_CHANNEL_NAMES} bytes")
     replies = []
     for channel in args:
         session.channels[channel] = None
