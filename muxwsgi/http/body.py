@@ -13,7 +13,7 @@ from httptools import HttpParserError, HttpRequestParser
 
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.settings import HTTPSettings
-from muxwsgi.wire.ready import Pace
+from muxwsgi.wire.ready import Pace, give_turn
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -29,6 +29,9 @@ DIRECT_AT_LEAST = 8192
 #: What chunk lines may take beyond the data: a client with a reason to use extensions stays far below.
 CHUNK_OVERHEAD = 65536
 OVERHEAD_PER_CHUNK = 64
+
+#: A read that has more CRLFCRLF in it than this, each of which is a step of the parser, is followed by a turn for others.
+FEEDS_PER_TURN = 1000
 
 #: Further trailers are left out.
 TRAILERS_AT_MOST = 100
@@ -282,9 +285,11 @@ class ChunkedBody(Body):
     def _step(self, data: bytes) -> None:
         """Feed `data` to the parser, as far as the message goes, and put the rest back."""
         at = 0
+        feeds = 0
         try:
             while at < len(data) and not self.done:
                 at = self._feed(data, at)
+                feeds += 1
         except HttpParserError as error:
             self._parser = None
             raise BrokenBody(400, f"malformed chunk: {error}") from None
@@ -298,6 +303,8 @@ class ChunkedBody(Body):
             raise BrokenBody(400, "more chunk extensions or trailers than data")
         # What earlier chunks did not use is not saved up: a million of them would pay for one trailer of 60 MB.
         self._fed = max(self._fed, self.received + OVERHEAD_PER_CHUNK * self._chunks)
+        if feeds > FEEDS_PER_TURN:
+            give_turn()
 
     def _feed(self, data: bytes, start: int) -> int:
         """Feed `data` from `start` to the end of the next CRLFCRLF; where that is, or the end of `data`."""
