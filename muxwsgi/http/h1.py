@@ -125,8 +125,8 @@ class HTTP1:
         line = incoming.connection.lifeline
         buffer = incoming.buffer
         if not buffer:
-            # Nothing would be lost if the connection closed here.
-            if self._draining:
+            # Nothing would be lost if the connection closed here. Of a new one the first bytes have been seen, and are a request.
+            if self._draining and incoming.connection.bytes_received:
                 return None
             line.deadline = monotonic() + patience
             line.resting = True

@@ -31,6 +31,7 @@ from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener
+from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
@@ -221,6 +222,7 @@ class Server:
         self.close()
         for engine in self._engines:
             engine.draining = True
+        give_turn()  # to who was accepted a moment ago, and is not among `_lines` yet
         while self._lines and monotonic() < self._cut_at:
             for line in list(self._lines):
                 line.drain()

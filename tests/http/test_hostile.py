@@ -16,6 +16,7 @@ from muxwsgi.http.h1 import PIPELINED_PER_TURN
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.wire import sweeper
+from muxwsgi.wire.listener import Listener
 from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -170,3 +171,32 @@ def test_a_chunk_full_of_line_breaks_leaves_others_their_turn(talk: Talk, turns:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (3 * len(breaks))
     assert statuses(talk(app, head, breaks, breaks, breaks, b"\r\n0\r\n\r\n")) == [200]
     assert taken[-1] - taken[0] >= 2
+
+
+def test_who_is_accepted_in_the_moment_of_a_stop_is_answered_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    stopping: list[gevent.Greenlet] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        served.append(environ["PATH_INFO"])
+        return hello(environ, start_response)
+
+    def stop() -> list[str]:
+        server.stop(graceful_timeout=5)
+        return list(served)
+
+    accept = Listener.do_read
+
+    def accept_and_stop(listener: Listener) -> Any:
+        accepted = accept(listener)
+        if accepted is not None and not stopping:
+            stopping.append(gevent.spawn(stop))  # runs before the greenlet that serves the connection, which is spawned next
+        return accepted
+
+    monkeypatch.setattr(Listener, "do_read", accept_and_stop)
+    server = Server(app, ["127.0.0.1:0"])
+    server.start()
+    with connect(server) as client:
+        client.sendall(GET)
+        assert statuses(client.recv(1 << 16)) == [200]
+    assert stopping[0].get(timeout=5) == ["/"], "the request was served, but after the server had said that it has stopped"
