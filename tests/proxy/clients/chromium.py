@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.proxy.clients.proxy_process import environment, run
+from tests.proxy.clients.proxy_process import Trust, environment, run
 
 __all__ = ["Chromium"]
 
@@ -29,14 +29,15 @@ _QUIET = (
 class Chromium:
     """Opens `url`. A context manager, at whose end the browser is ended.
 
-    ca          is put into the store that it reads on Linux, as users do it (`muxwsgi ca init` says how)
+    trust       is put into the store that it reads on Linux, as users do it (`muxwsgi ca init` says how)
     options     say which proxy to use
     """
 
-    def __init__(self, folder: Path, ca: Path, url: str, *options: str) -> None:
+    def __init__(self, folder: Path, trust: Trust, url: str, *options: str) -> None:
         store = folder / ".pki" / "nssdb"
         store.mkdir(parents=True)
-        for command in (("-N", "--empty-password"), ("-A", "-t", "C,,", "-n", "muxwsgi", "-i", ca)):
+        believed = (("-A", "-t", "C,,", "-n", path.parent.name, "-i", path) for path in (trust.ca, trust.root))
+        for command in (("-N", "--empty-password"), *believed):
             done = run("certutil", "-d", f"sql:{store}", *command)
             assert done.returncode == 0, done.stderr
         self._log = folder / "chromium.log"

@@ -32,7 +32,7 @@ const style = new Promise(resolve => addEventListener("load", () => resolve(getC
 const image = new Promise(resolve => addEventListener("load", () => resolve(document.getElementById("image").naturalWidth)));
 
 const socket = new Promise((resolve, reject) => {
-  const ws = new WebSocket(`wss://${location.host}/socket`);
+  const ws = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/socket`);
   const heard = [];
   ws.onopen = () => ws.send("hello");
   ws.onmessage = event => {

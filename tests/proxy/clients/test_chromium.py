@@ -39,20 +39,36 @@ def profile(tmp_path: Path) -> Iterator[Path]:
     yield folder
 
 
-def test_a_page_and_all_that_it_loads(trust: Trust, proxy: ProxyProcess, origin: ServerProcess, profile: Path) -> None:
-    url = f"https://localhost:{origin.port}/page?whole"
-    with Chromium(profile, trust.ca, url, f"--proxy-server={proxy.url}", TO_LOOPBACK_TOO) as browser:
-        assert outcome(browser, origin, "whole") == WORKED
-    socket = proxy.flows.first(lambda flow: flow["kind"] == "websocket")
-    assert socket["response"]["status"] == 101 and socket["forth"]["size"] > 0
+@pytest.mark.parametrize("way", ["http", "socks5"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_and_all_that_it_loads(scheme: str, way: str, trust: Trust, proxy: ProxyProcess, origin: ServerProcess, profile: Path) -> None:
+    name = f"{scheme}-{way}"
+    url = f"{scheme}://localhost:{origin.port}/page?{name}"
+    with Chromium(profile, trust, url, f"--proxy-server={way}://{proxy.address}", TO_LOOPBACK_TOO) as browser:
+        assert outcome(browser, origin, name) == WORKED
     page = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
-    assert page["client_tls"]["sni"] == "localhost" and page["response"]["status"] == 200
+    assert page["response"]["status"] == 200
+    assert page["door"] == ("socks5" if way == "socks5" else "connect" if scheme == "https" else "http")
+    assert (page["client_tls"] or {}).get("sni") == ("localhost" if scheme == "https" else None)
+    door = way if way == "socks5" else "connect"  # browsers ask for a tunnel for every WebSocket
+    fits = {"http": "ws", "https": "wss"}[scheme], scheme
+    socket = proxy.flows.first(
+        lambda flow: flow["kind"] == "websocket" and flow["door"] == door and flow["request"]["url"].partition(":")[0] in fits
+    )
+    assert socket["response"]["status"] == 101 and socket["forth"]["size"] > 0
+
+
+def test_a_page_through_a_proxy_that_speaks_tls(trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path) -> None:
+    proxy = start_proxy(bind_options=f",certfile={trust.leaf.certfile},keyfile={trust.leaf.keyfile}")
+    url = f"https://localhost:{origin.port}/page?secure"
+    with Chromium(profile, trust, url, f"--proxy-server=https://localhost:{proxy.port}", TO_LOOPBACK_TOO) as browser:
+        assert outcome(browser, origin, "secure") == WORKED
 
 
 def test_rules_rewrite_the_page_and_what_its_websocket_says(trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path) -> None:
     proxy = start_proxy(app=f"tests.proxy.clients.filters:create_proxy({str(trust.ca_folder)!r}, {str(trust.root)!r})")
     url = f"https://site.test:{origin.port}/page?rewritten"  # which the proxy alone can resolve
-    with Chromium(profile, trust.ca, url, f"--proxy-server={proxy.url}") as browser:
+    with Chromium(profile, trust, url, f"--proxy-server={proxy.url}") as browser:
         told = outcome(browser, origin, "rewritten")
     assert told == WORKED | {"title": "as it was rewritten", "socket": ["GOOD MORNING", 100_000, 1000, True]}
 
@@ -60,5 +76,5 @@ def test_rules_rewrite_the_page_and_what_its_websocket_says(trust: Trust, start_
 def test_the_pac_file_brings_it_here(trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path) -> None:
     proxy = start_proxy(app=f"tests.proxy.clients.filters:create_proxy({str(trust.ca_folder)!r}, {str(trust.root)!r})")
     url = f"https://site.test:{origin.port}/page?pac"
-    with Chromium(profile, trust.ca, url, f"--proxy-pac-url={proxy.url}/proxy.pac") as browser:
+    with Chromium(profile, trust, url, f"--proxy-pac-url={proxy.url}/proxy.pac") as browser:
         assert outcome(browser, origin, "pac")["title"] == "as it was rewritten"
