@@ -85,7 +85,8 @@ class TLSInfo:
 
     @classmethod
     def of(cls, ssl: SSL.Connection) -> Self:
-        """Of a connection whose handshake is done. Raises `HandshakeError` where the peer's certificate cannot be read."""
+        """Of a connection whose handshake is done. Raises `HandshakeError` where the peer's certificate cannot be read, or was
+        verified in an earlier handshake and has expired since."""
         name = ssl.get_servername()
         alpn = ssl.get_alpn_proto_negotiated()
         try:
@@ -93,6 +94,11 @@ class TLSInfo:
             chain = (ssl.get_peer_cert_chain(as_cryptography=True) or []) if certificate is not None else []
         except ValueError as error:  # cryptography is stricter than OpenSSL
             raise HandshakeError(errno.ECONNABORTED, f"TLS handshake: the peer's certificate cannot be read: {error}") from error
+        resumed = _session_reused(ssl)
+        verified = certificate is not None and ssl.get_verify_mode() != SSL.VERIFY_NONE
+        if resumed and verified and certificate is not None and certificate.not_valid_after_utc < datetime.now(UTC):
+            # It was verified once, and each resumption brings a new ticket: it would stay good for as long as its owner likes.
+            raise HandshakeError(errno.ECONNABORTED, "TLS handshake: the peer's certificate has expired since its session began")
         if certificate is not None and certificate not in chain:  # on the server's side OpenSSL leaves it out
             chain.insert(0, certificate)
         return cls(
@@ -101,10 +107,10 @@ class TLSInfo:
             cipher_bits=ssl.get_cipher_bits() or 0,
             sni=_printable(name).lower() if name else None,
             alpn=_printable(alpn) if alpn else None,
-            resumed=_session_reused(ssl),
+            resumed=resumed,
             peer_certificate=certificate,
             peer_chain=tuple(chain),
-            peer_verified=certificate is not None and ssl.get_verify_mode() != SSL.VERIFY_NONE,
+            peer_verified=verified,
         )
 
 

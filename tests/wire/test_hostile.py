@@ -1,15 +1,23 @@
 """Peers that mean harm: what they send costs them their own connection, and nobody else a turn."""
 
+import ssl
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
 
 import gevent
 import pytest
 
+from muxwsgi.errors import HandshakeError
 from muxwsgi.testing import connection_pair
+from muxwsgi.wire import context
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.transport import BYTES_PER_TURN
+from tests.tls.authority import Authority
+from tests.tls.handshakes import VERSIONS, client_context, settings
+from tests.tls.handshakes import handshake as handshake_in_memory
 from tests.wire.conftest import tcp_pair
 from tests.wire.key_update import HandmadeClient
 
@@ -33,9 +41,9 @@ def turns() -> Iterator[Callable[[], int]]:
     watcher.close()
 
 
-def handshake(server: Connection, client: Connection, context: ServerContext) -> tuple[Connection, HandmadeClient]:
+def handshake(server: Connection, client: Connection, tls: ServerContext) -> tuple[Connection, HandmadeClient]:
     shaking = gevent.spawn(HandmadeClient, client)
-    inside = server.start_tls(context)
+    inside = server.start_tls(tls)
     return inside, shaking.get(timeout=10)
 
 
@@ -80,3 +88,24 @@ def test_a_reader_as_fast_as_we_write_leaves_others_their_turn(turns: Callable[[
     reading.join(timeout=10)
     assert turns() - before >= 1000 * 16384 // BYTES_PER_TURN - 1
     client.finish()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_resumed_session_does_not_outlive_the_clients_certificate(
+    tmp_path: Path, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    server = ServerContext(settings(authority.leaf("a.example"), client_certificates="required", client_ca=authority.root))
+    client = client_context(authority, version, authority.leaf("client.example", days=5))
+    first, _ = handshake_in_memory(server, client)
+    second, info = handshake_in_memory(server, client, session=first.session)
+    assert info.resumed and info.peer_verified
+
+    class InSixDays(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=6)
+
+    monkeypatch.setattr(context, "datetime", InSixDays)
+    with pytest.raises(HandshakeError, match="expired"):
+        handshake_in_memory(server, client, session=second.session)
