@@ -1,5 +1,6 @@
 """Servers of other protocols than HTTP, as Debian packages them: each on ports of 127.0.0.1, in a folder that goes with it."""
 
+import getpass
 import os
 import shutil
 import socket
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from muxwsgi.settings import CertificateFiles
 from tests.proxy.clients.proxy_process import PATIENCE, run
 from tests.proxy.dial.squid import free_ports
 
-__all__ = ["Postgres", "Redis", "SSH", "running"]
+__all__ = ["SSH", "Nginx", "Postgres", "Redis"]
 
 #: Debian's place of the server's programs, which are not in PATH.
 POSTGRES_PROGRAMS = Path("/usr/lib/postgresql")
@@ -51,6 +53,53 @@ def program(name: str, package: str) -> str:
     return found
 
 
+# It reads pytest's folders, which are for their owner alone.
+_NGINX = """
+user {user};
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    gzip on;
+    gzip_proxied any;
+    server {{
+        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{http2_port} http2;
+        listen 127.0.0.1:{tls_port} ssl http2;
+        ssl_certificate {certificate.certfile};
+        ssl_certificate_key {certificate.keyfile};
+        location / {{ root {root}; }}
+    }}
+}}
+"""
+
+
+class Nginx:
+    """Serves the files below a folder: HTTP/1.1 on `port`, HTTP/2 alone on `http2_port`; in TLS, with HTTP/2 for who asks for it, on `tls_port`."""
+
+    def __init__(self, port: int, tls_port: int, http2_port: int) -> None:
+        self.port = port
+        self.tls_port = tls_port
+        self.http2_port = http2_port
+
+    @classmethod
+    @contextmanager
+    def start(cls, folder: Path, root: Path, certificate: CertificateFiles) -> Iterator["Nginx"]:
+        ports = dict(zip(("port", "tls_port", "http2_port"), free_ports(3), strict=True))
+        (folder / "nginx.conf").write_text(_NGINX.format(user=getpass.getuser(), folder=folder, root=root, certificate=certificate, **ports))
+        nginx = program("nginx", "nginx-light")
+        with running(nginx, "-c", folder / "nginx.conf", "-e", "stderr", log=folder / "log", ready=lambda: all(map(listens, ports.values()))):
+            yield cls(**ports)
+
+
 class Redis:
     """redis-server, plain on `port` and in TLS on `tls_port`."""
 
@@ -60,11 +109,11 @@ class Redis:
 
     @classmethod
     @contextmanager
-    def start(cls, folder: Path, certfile: str, keyfile: str) -> Iterator["Redis"]:
+    def start(cls, folder: Path, certificate: CertificateFiles) -> Iterator["Redis"]:
         port, tls_port = free_ports(2)
         command = (
             *(program("redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", port, "--tls-port", tls_port),
-            *("--tls-cert-file", certfile, "--tls-key-file", keyfile, "--tls-auth-clients", "no", "--save", "", "--dir", folder),
+            *("--tls-cert-file", certificate.certfile, "--tls-key-file", certificate.keyfile, "--tls-auth-clients", "no", "--save", "", "--dir", folder),
         )
         with running(*map(str, command), log=folder / "redis.log", ready=lambda: listens(port) and listens(tls_port)):
             yield cls(port, tls_port)
@@ -80,7 +129,7 @@ class Postgres:
 
     @classmethod
     @contextmanager
-    def start(cls, certfile: str, keyfile: str) -> Iterator["Postgres"]:
+    def start(cls, certificate: CertificateFiles) -> Iterator["Postgres"]:
         versions = sorted(POSTGRES_PROGRAMS.glob("*/bin"), key=lambda path: int(path.parent.name))
         assert versions, "there is no PostgreSQL server (Debian package postgresql), and the tests need it"
         bare = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
@@ -88,7 +137,7 @@ class Postgres:
         # pytest's folders are for their owner alone, and that is not postgres.
         with tempfile.TemporaryDirectory(prefix="muxwsgi-postgres-") as name:
             folder = Path(name)
-            for source, target in ((certfile, "server.crt"), (keyfile, "server.key")):
+            for source, target in ((certificate.certfile, "server.crt"), (certificate.keyfile, "server.key")):
                 shutil.copy(source, folder / target)
             (folder / "password").write_text(cls.PASSWORD)
             (folder / "server.key").chmod(0o600)

@@ -18,13 +18,13 @@ ways = pytest.mark.parametrize("way", DOORS)
 
 @pytest.fixture(scope="module")
 def redis(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with Redis.start(tmp_path_factory.mktemp("redis"), trust.leaf.certfile, str(trust.leaf.keyfile)) as server:
+    with Redis.start(tmp_path_factory.mktemp("redis"), trust.leaf) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def postgres(trust: Trust) -> Iterator[Postgres]:
-    with Postgres.start(trust.leaf.certfile, str(trust.leaf.keyfile)) as server:
+    with Postgres.start(trust.leaf) as server:
         yield server
 
 

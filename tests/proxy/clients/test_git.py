@@ -1,39 +1,12 @@
 """git over HTTPS: clone, fetch and push through a proxy that inspects, with git's own server behind it, and with files that nginx serves."""
 
-import getpass
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.proxy.clients.proxy_process import ProxyProcess, Trust, environment, run
-from tests.proxy.clients.services import listens, program, running
-from tests.proxy.dial.squid import free_ports
+from tests.proxy.clients.services import Nginx
 from tests.system.server_process import ServerProcess
-
-# It reads pytest's folders, which are for their owner alone.
-NGINX = """
-user {user};
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port} ssl;
-        ssl_certificate {certfile};
-        ssl_certificate_key {keyfile};
-        location / {{ root {root}; }}
-    }}
-}}
-"""
 
 
 def git(*arguments: str | Path, home: Path) -> str:
@@ -83,19 +56,10 @@ def test_clone_push_and_fetch(way: str, proxy: ProxyProcess, origin: ServerProce
     assert flow["response"]["status"] == 200 and flow["forth"]["size"] > 0
 
 
-@pytest.fixture
-def nginx(trust: Trust, repository: Path, tmp_path: Path) -> Iterator[str]:
-    """The repository as plain files, at this URL."""
+def test_clone_of_plain_files(trust: Trust, proxy: ProxyProcess, repository: Path, tmp_path: Path) -> None:
+    git("-C", repository, "update-server-info", home=tmp_path)
     folder = tmp_path / "nginx"
     folder.mkdir()
-    git("-C", repository, "update-server-info", home=tmp_path)
-    (port,) = free_ports(1)
-    files = {"certfile": trust.leaf.certfile, "keyfile": trust.leaf.keyfile, "folder": folder, "root": repository.parent}
-    (folder / "nginx.conf").write_text(NGINX.format(user=getpass.getuser(), port=port, **files))
-    with running(program("nginx", "nginx-light"), "-c", folder / "nginx.conf", "-e", "stderr", log=folder / "log", ready=lambda: listens(port)):
-        yield f"https://localhost:{port}/{repository.name}"
-
-
-def test_clone_of_plain_files(proxy: ProxyProcess, nginx: str, tmp_path: Path) -> None:
-    git(*through(proxy), "clone", "-q", nginx, tmp_path / "clone", home=tmp_path)
+    with Nginx.start(folder, repository.parent, trust.leaf) as nginx:
+        git(*through(proxy), "clone", "-q", f"https://localhost:{nginx.tls_port}/{repository.name}", tmp_path / "clone", home=tmp_path)
     assert len(git("-C", tmp_path / "clone", "log", "--format=%s", home=tmp_path).splitlines()) == 50
