@@ -49,6 +49,7 @@ class TLSTransport(Transport, Protocol):
 
 def _translate(error: SSL.Error) -> OSError:
     """The `OSError` for what OpenSSL reports."""
+    _forget_errors()
     if isinstance(error, SSL.SysCallError):
         code = error.args[0]
         if code > 0:
@@ -64,6 +65,7 @@ def _reasons(error: SSL.Error) -> str:
 
 
 def _handshake_error(error: SSL.Error) -> HandshakeError:
+    _forget_errors()
     if isinstance(error, SSL.SysCallError):
         cause = "the peer went away" if error.args[0] <= 0 else os.strerror(error.args[0])
         return HandshakeError(errno.ECONNABORTED, f"TLS handshake: {cause}")
@@ -78,6 +80,20 @@ def _read(ssl: SSL.Connection, n: int) -> bytes:
 def _write(ssl: SSL.Connection, data: Buffer) -> int:
     """`ssl.send(data)`."""
     return ssl.send(data)
+
+
+def _forget_errors() -> None:
+    """Empty OpenSSL's queue of errors, which the whole thread shares, after a connection has failed.
+
+    For a write that fails below TLS pyOpenSSL takes errno and leaves the queue as it is. The next connection that is looked at would be
+    told of it: before OpenSSL 4 as a failure of its own, since then where it ends without close_notify.
+    """
+    try:
+        from OpenSSL._util import lib
+
+        lib.ERR_clear_error()
+    except (ImportError, AttributeError):
+        pass
 
 
 def _return_after_each_record(ssl: SSL.Connection) -> None:
@@ -265,7 +281,7 @@ class DescriptorTLS:
             try:
                 self.ssl.shutdown()
             except SSL.Error:
-                pass  # the peer is gone or its window is full: it will see the end without the goodbye
+                _forget_errors()  # the peer is gone or its window is full: it will see the end without the goodbye
         self._broken = True
         self.lifeline.close()
         self._sock.close()

@@ -1,5 +1,7 @@
 """Peers that mean harm: what they send costs them their own connection, and nobody else a turn."""
 
+import os
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
@@ -109,3 +111,23 @@ def test_a_resumed_session_does_not_outlive_the_clients_certificate(
     monkeypatch.setattr(context, "datetime", InSixDays)
     with pytest.raises(HandshakeError, match="expired"):
         handshake_in_memory(server, client, session=second.session)
+
+
+@pytest.mark.parametrize("last", ["close", "send", "send much", "shutdown"])
+def test_a_connection_that_was_reset_leaves_no_error_for_the_next_one(make_pair: Callable[[str], tuple[Connection, Connection]], last: str) -> None:
+    victim, bystander = make_pair("tls")
+    server, client = make_pair("tls")
+    bystander.sendall(b"I am here")
+    assert victim.recv() == b"I am here"
+    client.abort()
+    if last != "close":
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            if last == "shutdown":
+                server.shutdown(socket.SHUT_WR)
+            else:
+                server.sendall(bytes(10 if last == "send" else 1_000_000))
+    server.finish()
+    below = socket.socket(fileno=os.dup(bystander.fileno()))
+    below.shutdown(socket.SHUT_WR)  # an end without close_notify
+    below.close()
+    assert victim.recv() == b""
