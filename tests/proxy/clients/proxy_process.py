@@ -12,7 +12,7 @@ from typing import Any
 from muxwsgi.settings import CertificateFiles
 from tests.system.server_process import ServerProcess
 
-__all__ = ["FlowReader", "ProxyProcess", "Trust", "curl", "environment", "run"]
+__all__ = ["FlowReader", "ProxyProcess", "Trust", "curl", "environment", "requested", "run"]
 
 #: Nothing that a client does here takes longer, unless it hangs.
 PATIENCE = 40.0
@@ -78,8 +78,18 @@ class FlowReader:
             for flow in found:
                 if fits(flow):
                     return flow
-            assert time.monotonic() < give_up, f"it was never logged; what was: {found}"
+            assert time.monotonic() < give_up, "it was never logged; what was:\n" + "\n".join(map(_in_short, found))
             time.sleep(0.05)
+
+
+def _in_short(flow: dict[str, Any]) -> str:
+    asked = flow["request"]["url"] if flow["request"] is not None else flow["destination"]
+    return f"{flow['kind']} {flow['door']} {asked} {flow['error'] or ''}"
+
+
+def requested(url: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a flow is a request for that."""
+    return lambda flow: flow["request"] is not None and flow["request"]["url"] == url
 
 
 class ProxyProcess(ServerProcess):

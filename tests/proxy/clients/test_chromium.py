@@ -9,7 +9,7 @@ import pytest
 
 from tests.proxy.clients.chromium import Chromium
 from tests.proxy.clients.conftest import StartProxy
-from tests.proxy.clients.proxy_process import ProxyProcess, Trust
+from tests.proxy.clients.proxy_process import ProxyProcess, Trust, requested
 from tests.system.server_process import ServerProcess
 
 #: What the page's script says when all has worked. The WebSocket's server answers in capitals.
@@ -46,7 +46,7 @@ def test_a_page_and_all_that_it_loads(scheme: str, way: str, trust: Trust, proxy
     url = f"{scheme}://localhost:{origin.port}/page?{name}"
     with Chromium(profile, trust, url, f"--proxy-server={way}://{proxy.address}", TO_LOOPBACK_TOO) as browser:
         assert outcome(browser, origin, name) == WORKED
-    page = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
+    page = proxy.flows.first(requested(url))
     assert page["response"]["status"] == 200
     assert page["door"] == ("socks5" if way == "socks5" else "connect" if scheme == "https" else "http")
     assert (page["client_tls"] or {}).get("sni") == ("localhost" if scheme == "https" else None)

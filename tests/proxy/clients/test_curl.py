@@ -9,7 +9,7 @@ import pytest
 
 from tests.proxy.clients.conftest import StartProxy
 from tests.proxy.clients.origin import block
-from tests.proxy.clients.proxy_process import ProxyProcess, Trust, curl, run
+from tests.proxy.clients.proxy_process import ProxyProcess, Trust, curl, requested, run
 from tests.system.server_process import ServerProcess
 
 USER, PASSWORD = "ann", "pass word: 100%"
@@ -33,7 +33,7 @@ def test_a_page_by_every_way_in(way: str, scheme: str, proxy: ProxyProcess, orig
     assert told["scheme"] == scheme
     assert told["head"][:2] == [f"GET /seen?{way} HTTP/1.1", f"Host: localhost:{origin.port}"]
     door = way[:6] if way != "http" else "connect" if scheme == "https" else "http"
-    flow = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == url)
+    flow = proxy.flows.first(requested(url))
     assert (flow["kind"], flow["door"], flow["response"]["status"]) == ("http", door, 200)
 
 

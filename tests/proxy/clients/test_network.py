@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import gevent.server
 import gevent.socket
 import pytest
 
-from tests.proxy.clients.proxy_process import PATIENCE, FlowReader, Trust, environment
+from tests.proxy.clients.proxy_process import PATIENCE, FlowReader, Trust, environment, requested
 from tests.proxy.doors.netns import CLIENT, SERVER, Lab, Namespace
 from tests.system.server_process import ROOT
 
@@ -84,10 +84,6 @@ def network(request: pytest.FixtureRequest, trust: Trust, tmp_path_factory: pyte
     with ExitStack() as stack:
         lab = stack.enter_context(Lab())
         yield Network(lab, stack, request.param, trust, tmp_path_factory.mktemp("network"))
-
-
-def requested(url: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda flow: flow["request"] is not None and flow["request"]["url"] == url
 
 
 def in_url(family: int) -> str:
