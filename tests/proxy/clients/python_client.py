@@ -1,8 +1,8 @@
-"""What the Python libraries do with a proxy, each in a process of its own: prints what has come of it as JSON.
+"""What the Python libraries do with a proxy, each in a process of its own: prints what has come of each task at each origin as JSON.
 
-python -m tests.proxy.clients.python_client requests|httpx|urllib3 PROXY CA ORIGIN TASK
+python -m tests.proxy.clients.python_client requests|httpx|urllib3 PROXY CA ORIGINS TASKS
 
-ORIGIN is scheme://host:port. The tasks are:
+ORIGINS are scheme://host:port, and with the tasks' names separated by commas. The tasks are:
 
     keep-alive    ten requests, one after the other: what each has been told
     stream        a download of 200 blocks, in pieces: how many bytes, and their SHA-256
@@ -127,5 +127,7 @@ CLIENTS: dict[str, Callable[[str, str], Client]] = {"requests": Requests, "httpx
 TASKS = {"keep-alive": keep_alive, "stream": stream, "events": events, "upload": upload, "refused": refused}
 
 if __name__ == "__main__":
-    library, proxy, ca, origin, task = sys.argv[1:]
-    print(json.dumps(TASKS[task](CLIENTS[library](proxy, ca), origin)))
+    library, proxy, ca, origins, tasks = sys.argv[1:]
+    made = CLIENTS[library]
+    told = {origin: {task: TASKS[task](made(proxy, ca), origin) for task in tasks.split(",")} for origin in origins.split(",")}
+    print(json.dumps(told))
