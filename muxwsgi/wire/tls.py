@@ -18,6 +18,7 @@ What both must get right:
 import errno
 import os
 import socket as socket_module
+from time import monotonic
 from typing import Protocol
 
 from OpenSSL import SSL
@@ -143,6 +144,14 @@ except (ImportError, AttributeError):
     read, write = _read, _write
 
 
+def _left(give_up: float) -> float:
+    """The seconds until `give_up`: a peer that drips a record, or sends none with data, buys no time by it. Raises `TimeoutError`."""
+    left = give_up - monotonic()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    return left
+
+
 class DescriptorTLS:
     """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
 
@@ -178,15 +187,16 @@ class DescriptorTLS:
             raise
 
     def recv(self, n: int, timeout: float | None) -> bytes:
+        give_up = monotonic() + timeout if timeout else None
         if self._drained and timeout != 0:
             self._reader.wait(timeout)
         while True:
             try:
                 data = read(self.ssl, n)
             except SSL.WantReadError:
-                self._reader.wait(timeout)
+                self._reader.wait(timeout if give_up is None else _left(give_up))
             except SSL.Error as error:
-                if self._read_again(error, timeout):
+                if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
                     continue
                 return b""
             else:
@@ -327,10 +337,13 @@ class LayeredTLS:
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         block = BLOCK
+        give_up = monotonic() + timeout if timeout else None
         while True:
             try:
                 return self.ssl.recv(n)
             except SSL.WantReadError:
+                if give_up is not None:
+                    timeout = _left(give_up)
                 if not self._broken:
                     self._flush(timeout)  # the answer to a KeyUpdate
                 if block == RECORD and timeout != 0:

@@ -131,3 +131,26 @@ def test_a_connection_that_was_reset_leaves_no_error_for_the_next_one(make_pair:
     below.shutdown(socket.SHUT_WR)  # an end without close_notify
     below.close()
     assert victim.recv() == b""
+
+
+@pytest.mark.parametrize("read_ahead", [False, True], ids=["descriptor", "memory"])
+def test_a_record_that_drips_in_buys_no_time(server_context: ServerContext, read_ahead: bool) -> None:
+    server, client = tcp_pair()
+    shaking = gevent.spawn(HandmadeClient, client)
+    if read_ahead:
+        server.peek(1)
+    inside, hand = server.start_tls(server_context), shaking.get(timeout=10)
+
+    def drip() -> None:
+        for byte in hand.data(bytes(1000)):
+            client.sendall(bytes((byte,)))
+            gevent.sleep(0.01)
+
+    dripping = gevent.spawn(drip)
+    inside.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        inside.recv()
+    assert not dripping.ready(), "it was the whole record that came"
+    dripping.kill()
+    inside.finish()
+    client.finish()
