@@ -21,11 +21,12 @@ from muxwsgi.proxy.decode import limit_accept_encoding
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.fields import Fields, RequestPlan, head_fields
 from muxwsgi.proxy.flow import Flow, Head
-from muxwsgi.proxy.forward import Forwarder, Incoming, Outcome, ResponseBody
+from muxwsgi.proxy.forward import Forwarder, Incoming, Outcome
 from muxwsgi.proxy.hangup import ClientGone
 from muxwsgi.proxy.inspected import relay_inspected
 from muxwsgi.proxy.message import Request, Response, to_wsgi
 from muxwsgi.proxy.recorder import Recorded, Recorder
+from muxwsgi.proxy.response_body import ResponseBody
 from muxwsgi.proxy.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.upstreams import Endpoint
 from muxwsgi.proxy.websocket import Frame, relay_frames, without_extensions
