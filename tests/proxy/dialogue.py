@@ -1,7 +1,11 @@
 """Both ends of the proxy, spoken by hand: a server that keeps what it was sent, byte for byte, and clients that come to it by three ways."""
 
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import gevent.socket
 
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
@@ -100,6 +104,12 @@ def read_answer(sock: Any, method: str = "GET") -> Answer:
     while more := sock.recv(65536):
         body += more
     return Answer(head, body)
+
+
+def reset(sock: Any) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gevent.socket.socket.close(sock)
 
 
 Respond = Callable[[Asked, Any], bytes | None]
