@@ -35,6 +35,9 @@ RECORD = 16384
 #: How much plaintext is encrypted before it is handed down, and how much is read from below at once.
 BLOCK = 4 * RECORD
 
+#: Records without data that a read which does not wait passes over.
+RECORDS_PASSED = 1000
+
 
 class TLSTransport(Transport, Protocol):
     """A transport that encrypts."""
@@ -188,12 +191,18 @@ class DescriptorTLS:
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         give_up = monotonic() + timeout if timeout else None
+        passed = 0
         if self._drained and timeout != 0:
             self._reader.wait(timeout)
         while True:
             try:
                 data = read(self.ssl, n)
             except SSL.WantReadError:
+                if timeout == 0 and passed < RECORDS_PASSED:
+                    # It may have been a record without data: who does not wait asks for what is behind it.
+                    self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError where there is nothing
+                    passed += 1
+                    continue
                 self._reader.wait(timeout if give_up is None else _left(give_up))
             except SSL.Error as error:
                 if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):

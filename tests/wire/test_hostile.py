@@ -154,3 +154,20 @@ def test_a_record_that_drips_in_buys_no_time(server_context: ServerContext, read
     dripping.kill()
     inside.finish()
     client.finish()
+
+
+def test_who_does_not_wait_sees_what_is_behind_records_without_data(server_context: ServerContext) -> None:
+    server, client = tcp_pair()
+    inside, hand = handshake(server, client, server_context)
+    inside.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        inside.recv()
+    client.sendall(hand.key_updates(3) + hand.data(b"not asked for"))
+    assert inside.recv() == b"not asked for"
+    client.sendall(hand.key_updates(3))
+    with pytest.raises(BlockingIOError):
+        inside.recv()
+    client.shutdown(socket.SHUT_WR)
+    assert inside.recv() == b""
+    inside.finish()
+    client.finish()
