@@ -29,7 +29,7 @@ def ca() -> None:
 @click.option("--name", default="muxwsgi CA", show_default=True, help="The organization in it, for people who look at certificates.")
 def init(folder: Path | None, key_type: Any, name: str) -> None:
     """Make one, and say how clients learn to trust it. One that is there already is not touched."""
-    from muxwsgi.proxy.authority import Authority, default_folder
+    from muxwsgi.proxy.certificates.authority import Authority, default_folder
 
     folder = folder or default_folder()
     _describe(folder, Authority.create(folder, key_type=key_type, name=name).certificate)
@@ -41,7 +41,7 @@ def init(folder: Path | None, key_type: Any, name: str) -> None:
 @_folder
 def show(folder: Path | None) -> None:
     """Say what it is, and what is wrong with it."""
-    from muxwsgi.proxy.authority import Authority, default_folder, read_certificates, replaced_certificates
+    from muxwsgi.proxy.certificates.authority import Authority, default_folder, read_certificates, replaced_certificates
 
     folder = folder or default_folder()
     certificates = read_certificates(folder)
@@ -60,7 +60,7 @@ def show(folder: Path | None) -> None:
 @click.option("--old", metavar="SERIAL", help="One that was replaced, by the serial number that `show` gives.")
 def export(folder: Path | None, form: str, output: Path | None, old: str | None) -> None:
     """Write the certificate that clients trust, never the key, and say on standard error how they learn to."""
-    from muxwsgi.proxy.authority import default_folder, read_certificates
+    from muxwsgi.proxy.certificates.authority import default_folder, read_certificates
 
     folder = folder or default_folder()
     certificate = read_certificates(folder)[-1] if old is None else _replaced(folder, old)
@@ -80,7 +80,7 @@ def export(folder: Path | None, form: str, output: Path | None, old: str | None)
 @click.option("--key-type", type=click.Choice(["ec", "rsa"]), help="Of the new key; as it was without it.")
 def rotate(folder: Path | None, key_type: Any) -> None:
     """Replace it by a new certificate with a new key. The old certificate is kept, its key is not."""
-    from muxwsgi.proxy.authority import Authority, default_folder
+    from muxwsgi.proxy.certificates.authority import Authority, default_folder
 
     folder = folder or default_folder()
     _describe(folder, Authority.rotate(folder, key_type=key_type).certificate)
@@ -112,7 +112,7 @@ def _describe(folder: Path, certificate: "x509.Certificate") -> None:
 def _replaced(folder: Path, serial: str) -> "x509.Certificate":
     from cryptography import x509
 
-    from muxwsgi.proxy.authority import replaced_certificates
+    from muxwsgi.proxy.certificates.authority import replaced_certificates
 
     path = replaced_certificates(folder).get(serial.lower())
     if path is None:

@@ -10,16 +10,16 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_filter import parse_filter
 from muxwsgi.observe.flow_log import FlowLog
 from muxwsgi.observe.har import HARFile
-from muxwsgi.proxy.access import Access, Credentials
-from muxwsgi.proxy.authority import Authority
-from muxwsgi.proxy.blocklist import BlockList
-from muxwsgi.proxy.dial import DialSettings
+from muxwsgi.proxy.certificates.authority import Authority
+from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.doors.access import Access, Credentials
 from muxwsgi.proxy.flow import FlowSink
-from muxwsgi.proxy.key_log import KeyLog
 from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+from muxwsgi.proxy.upstream.dial import DialSettings
+from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 
 __all__ = ["made_proxy", "serve"]
 
@@ -67,7 +67,7 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
 def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     if not values["proxy_auth"]:
         return None
-    from muxwsgi.proxy.htpasswd import Htpasswd  # 0.1 s, for those who need it
+    from muxwsgi.proxy.doors.htpasswd import Htpasswd  # 0.1 s, for those who need it
 
     return Htpasswd(values["proxy_auth"])
 

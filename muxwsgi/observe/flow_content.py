@@ -3,9 +3,9 @@
 The flow log keeps the bytes as they passed.
 """
 
-from muxwsgi.proxy.decode import decoded
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Captured, Head
+from muxwsgi.proxy.rules.decode import decoded
 
 __all__ = ["CONTENT_LIMIT", "content_of"]
 

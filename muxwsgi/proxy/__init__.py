@@ -9,11 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muxwsgi.proxy.access import Access
-    from muxwsgi.proxy.actions import CONTINUE, DROP, Accept, Chunk, Hijack, Mitm, Refused, Reject
-    from muxwsgi.proxy.authority import Authority
-    from muxwsgi.proxy.blocklist import BlockList
-    from muxwsgi.proxy.conditions import (
+    from muxwsgi.proxy.certificates.authority import Authority
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.doors.access import Access
+    from muxwsgi.proxy.doors.htpasswd import Htpasswd
+    from muxwsgi.proxy.fault import Fault, Phase
+    from muxwsgi.proxy.flow import Flow
+    from muxwsgi.proxy.proxy import Proxy
+    from muxwsgi.proxy.rules.actions import CONTINUE, DROP, Accept, Chunk, Hijack, Mitm, Refused, Reject
+    from muxwsgi.proxy.rules.blocklist import BlockList
+    from muxwsgi.proxy.rules.conditions import (
         all_of,
         any_of,
         content_type_is,
@@ -32,23 +37,18 @@ if TYPE_CHECKING:
         url_is,
         url_matches,
     )
-    from muxwsgi.proxy.context import Context
-    from muxwsgi.proxy.fault import Fault, Phase
-    from muxwsgi.proxy.flow import Flow
-    from muxwsgi.proxy.frame import Frame, Opcode
-    from muxwsgi.proxy.htpasswd import Htpasswd
-    from muxwsgi.proxy.message import Request, Response
-    from muxwsgi.proxy.proxy import Proxy
+    from muxwsgi.proxy.rules.message import Request, Response
     from muxwsgi.proxy.settings import ProxySettings
-    from muxwsgi.proxy.upstream_choice import NoProxy, UpstreamChoice
-    from muxwsgi.proxy.upstream_proxy import DIRECT, UpstreamProxy
+    from muxwsgi.proxy.streams.frame import Frame, Opcode
+    from muxwsgi.proxy.upstream.upstream_choice import NoProxy, UpstreamChoice
+    from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 
 _HOMES = {
-    "access": ("Access",),
-    "actions": ("CONTINUE", "DROP", "Accept", "Chunk", "Hijack", "Mitm", "Refused", "Reject"),
-    "authority": ("Authority",),
-    "blocklist": ("BlockList",),
-    "conditions": (
+    "doors.access": ("Access",),
+    "rules.actions": ("CONTINUE", "DROP", "Accept", "Chunk", "Hijack", "Mitm", "Refused", "Reject"),
+    "certificates.authority": ("Authority",),
+    "rules.blocklist": ("BlockList",),
+    "rules.conditions": (
         "all_of",
         "any_of",
         "content_type_is",
@@ -70,13 +70,13 @@ _HOMES = {
     "context": ("Context",),
     "fault": ("Fault", "Phase"),
     "flow": ("Flow",),
-    "frame": ("Frame", "Opcode"),
-    "htpasswd": ("Htpasswd",),
-    "message": ("Request", "Response"),
+    "streams.frame": ("Frame", "Opcode"),
+    "doors.htpasswd": ("Htpasswd",),
+    "rules.message": ("Request", "Response"),
     "proxy": ("Proxy",),
     "settings": ("ProxySettings",),
-    "upstream_choice": ("NoProxy", "UpstreamChoice"),
-    "upstream_proxy": ("DIRECT", "UpstreamProxy"),
+    "upstream.upstream_choice": ("NoProxy", "UpstreamChoice"),
+    "upstream.upstream_proxy": ("DIRECT", "UpstreamProxy"),
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,11 +12,11 @@ from muxwsgi.wire.connection import Address, Connection
 if TYPE_CHECKING:
     import werkzeug.wrappers
 
-    from muxwsgi.proxy.actions import Action
     from muxwsgi.proxy.fault import Fault
     from muxwsgi.proxy.flow import Flow
-    from muxwsgi.proxy.message import Request
-    from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+    from muxwsgi.proxy.rules.actions import Action
+    from muxwsgi.proxy.rules.message import Request
+    from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 
 __all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]
 

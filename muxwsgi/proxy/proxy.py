@@ -28,36 +28,36 @@ from muxwsgi.errors import PeerError
 from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
-from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted
-from muxwsgi.proxy.actions import Accept, Action, Hijack, Mitm, Reject
-from muxwsgi.proxy.authority import Authority
+from muxwsgi.proxy.certificates.authority import Authority
+from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.certificates.leaf_context import LeafContext
+from muxwsgi.proxy.certificates.leaves import Leaves
+from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.proxy.context import Context, Door, Layer
-from muxwsgi.proxy.dial import Dialer, DialSettings
-from muxwsgi.proxy.door import Reply
-from muxwsgi.proxy.exchange import Exchanges, error_response
+from muxwsgi.proxy.doors.access import Access, CredentialsWanted, NotAdmitted
+from muxwsgi.proxy.doors.door import Reply
+from muxwsgi.proxy.doors.front_page import FrontPage
+from muxwsgi.proxy.doors.socks import SocksDoor
+from muxwsgi.proxy.doors.transparent import TransparentDoor, Way
+from muxwsgi.proxy.exchange.exchange import Exchanges, error_response
+from muxwsgi.proxy.exchange.forward import Forwarder
+from muxwsgi.proxy.exchange.hangup import Hangups
+from muxwsgi.proxy.exchange.onward import NotOnward, Onward
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import FlowSink
-from muxwsgi.proxy.forward import Forwarder
-from muxwsgi.proxy.front_page import FrontPage
-from muxwsgi.proxy.guard import Guard
-from muxwsgi.proxy.hangup import Hangups
-from muxwsgi.proxy.key_log import KeyLog
-from muxwsgi.proxy.leaf_context import LeafContext
-from muxwsgi.proxy.leaves import Leaves
-from muxwsgi.proxy.message import Request, Response, to_wsgi
-from muxwsgi.proxy.onward import NotOnward, Onward
-from muxwsgi.proxy.passthrough import PassThrough
-from muxwsgi.proxy.place import split_host_port
-from muxwsgi.proxy.pool import Pool
 from muxwsgi.proxy.recorder import Recorder, address_text
-from muxwsgi.proxy.resolve import Resolver, system_resolver
-from muxwsgi.proxy.rules import Rules
+from muxwsgi.proxy.rules.actions import Accept, Action, Hijack, Mitm, Reject
+from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
+from muxwsgi.proxy.rules.place import split_host_port
+from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.socks import SocksDoor
-from muxwsgi.proxy.transparent import TransparentDoor, Way
 from muxwsgi.proxy.tunnel import Tunnels
-from muxwsgi.proxy.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
+from muxwsgi.proxy.upstream.guard import Guard
+from muxwsgi.proxy.upstream.pool import Pool
+from muxwsgi.proxy.upstream.resolve import Resolver, system_resolver
+from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 from muxwsgi.settings import CertificateFiles, HTTPSettings
 from muxwsgi.wire.sweeper import Sweeper
 

@@ -23,18 +23,18 @@ from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
-from muxwsgi.proxy.actions import CONTINUE, Accept, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.certificates.leaf_context import LeafContext
+from muxwsgi.proxy.certificates.leaves import MintingFailed
+from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
-from muxwsgi.proxy.inspected import relay_inspected
-from muxwsgi.proxy.leaf_context import LeafContext
-from muxwsgi.proxy.leaves import MintingFailed
-from muxwsgi.proxy.passthrough import PassThrough
-from muxwsgi.proxy.place import canonical_host, split_host_port
 from muxwsgi.proxy.recorder import Recorder, address_text
-from muxwsgi.proxy.rules import Rules
-from muxwsgi.proxy.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.rules.place import canonical_host, split_host_port
+from muxwsgi.proxy.rules.rules import Rules
+from muxwsgi.proxy.streams.inspected import relay_inspected
+from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings

@@ -165,7 +165,7 @@ class Server:
         if self._proxy is None:
             raise OperatorError(f"bind {listening.bind.address}: transparent={way} is for a proxy, and the application is none")
         if way == "tproxy":
-            from muxwsgi.proxy.transparent import prepare_tproxy
+            from muxwsgi.proxy.doors.transparent import prepare_tproxy
 
             prepare_tproxy(listening.socket)
         return self._proxy.transparent_door(way, listening.name)

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from muxwsgi.proxy.hangup import HALF_CLOSED_AT_MOST
+from muxwsgi.proxy.exchange.hangup import HALF_CLOSED_AT_MOST
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.wire.ready import sweep
 from tests.proxy.conftest import Lab

@@ -6,7 +6,7 @@ from typing import Any
 
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.proxy import Proxy, Reject
-from muxwsgi.proxy.actions import Accept, Mitm
+from muxwsgi.proxy.rules.actions import Accept, Mitm
 
 PAGE = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text()
 

@@ -8,8 +8,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-import muxwsgi.proxy.forward as forward
-from muxwsgi.proxy.message import Response
+import muxwsgi.proxy.exchange.forward as forward
+from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.wire.ready import sweep
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.fields import RequestPlan, end_to_end, head_fields
+from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end, head_fields
 
 HOP = ("connection", "proxy-connection", "keep-alive", "te", "upgrade", "http2-settings")
 #: What a Connection field cannot make hop-by-hop.

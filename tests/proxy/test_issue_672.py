@@ -7,7 +7,7 @@ import pytest
 from muxwsgi_resp import resp
 
 from muxwsgi.mux.hijack import hijacker_of
-from muxwsgi.proxy.message import Response
+from muxwsgi.proxy.rules.message import Response
 from muxwsgi.wire.connection import Connection
 from tests.proxy.conftest import Lab, read_response
 

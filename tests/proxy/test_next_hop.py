@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import WAYS, Road, Upstream, read_answer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from muxwsgi.http.client import ClientConnection, ClientSettings
-from muxwsgi.proxy.pool import Pool
+from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.proxy import Accept, Hijack, Mitm, Reject
-from muxwsgi.proxy.access import Access
-from muxwsgi.proxy.actions import CONTINUE
+from muxwsgi.proxy.doors.access import Access
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.message import Response
 from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.actions import CONTINUE
+from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.settings import HTTPSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.connection import Connection

@@ -7,8 +7,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from muxwsgi.proxy.authority import Authority
-from muxwsgi.proxy.leaves import Leaves
+from muxwsgi.proxy.certificates.authority import Authority
+from muxwsgi.proxy.certificates.leaves import Leaves
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy import authority as authority_module
-from muxwsgi.proxy.authority import Authority, default_folder, read_certificates, replaced_certificates
-from muxwsgi.proxy.leaves import Leaves
+from muxwsgi.proxy.certificates import authority as authority_module
+from muxwsgi.proxy.certificates.authority import Authority, default_folder, read_certificates, replaced_certificates
+from muxwsgi.proxy.certificates.leaves import Leaves
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.conftest import openssl, verify
 
@@ -110,7 +110,7 @@ def test_no_authority_is_made_where_one_is_or_in_a_folder_that_is_open(own: Path
 def test_of_processes_that_make_one_at_once_one_does(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from muxwsgi.errors import OperatorError\n"
-        "from muxwsgi.proxy.authority import Authority\n"
+        "from muxwsgi.proxy.certificates.authority import Authority\n"
         "sys.stdin.read(1)\n"
         "try: print(Authority.create(Path(sys.argv[1])).certificate.serial_number)\n"
         "except OperatorError as error: print(error)\n"

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from muxwsgi.proxy.authority import Authority, replaced_certificates
-from muxwsgi.proxy.leaves import Leaves
+from muxwsgi.proxy.certificates.authority import Authority, replaced_certificates
+from muxwsgi.proxy.certificates.leaves import Leaves
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.conftest import verify
 

@@ -9,7 +9,7 @@ import gevent
 from click.testing import CliRunner
 
 from muxwsgi.cli.ca import ca
-from muxwsgi.proxy.passthrough import CERTIFICATE_ALERTS, PassThrough
+from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.key_log import KeyLog
-from muxwsgi.proxy.leaf_context import LeafContext
-from muxwsgi.proxy.leaves import Leaves
+from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.certificates.leaf_context import LeafContext
+from muxwsgi.proxy.certificates.leaves import Leaves
 from muxwsgi.settings import CertificateFiles
 from tests.tls.authority import Authority as OtherAuthority
 from tests.tls.handshakes import VERSIONS, client_context, handshake
@@ -94,7 +94,7 @@ def test_a_line_that_was_cut_off_by_a_full_disk_does_not_spoil_the_next(path: Pa
     log = KeyLog(path)
     write = os.write
     room = [3, 0, 100]
-    monkeypatch.setattr("muxwsgi.proxy.key_log.os.write", lambda fd, data: write(fd, data[: room.pop(0)]))
+    monkeypatch.setattr("muxwsgi.proxy.certificates.key_log.os.write", lambda fd, data: write(fd, data[: room.pop(0)]))
     for line in (b"A B C", b"D E F", b"G H I"):
         log(None, line)  # type: ignore[arg-type]
     assert path.read_bytes() == b"A B\nG H I\n" and (log.written, log.lost) == (1, 2)

@@ -12,12 +12,12 @@ import pytest
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
-from muxwsgi.proxy import leaf_context
-from muxwsgi.proxy.authority import Authority
-from muxwsgi.proxy.host_name import InvalidName
-from muxwsgi.proxy.leaf_context import LeafContext
-from muxwsgi.proxy.leaves import Leaves
-from muxwsgi.proxy.passthrough import PassThrough
+from muxwsgi.proxy.certificates import leaf_context
+from muxwsgi.proxy.certificates.authority import Authority
+from muxwsgi.proxy.certificates.host_name import InvalidName
+from muxwsgi.proxy.certificates.leaf_context import LeafContext
+from muxwsgi.proxy.certificates.leaves import Leaves
+from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

@@ -11,8 +11,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.authority import Authority, Key
-from muxwsgi.proxy.leaf_template import LeafTemplate
+from muxwsgi.proxy.certificates.authority import Authority, Key
+from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
 from muxwsgi.wire.certificates import FOR_SIGNATURES
 from tests.proxy.certificates.company import Company
 

@@ -13,9 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.authority import Authority
-from muxwsgi.proxy.host_name import InvalidName, canonical
-from muxwsgi.proxy.leaves import MIMICKED_NAMES, Leaves, MintingFailed
+from muxwsgi.proxy.certificates.authority import Authority
+from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
+from muxwsgi.proxy.certificates.leaves import MIMICKED_NAMES, Leaves, MintingFailed
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.conftest import names_in, verify
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
+from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
 
 UNKNOWN_CA = "TLS handshake: tlsv1 alert unknown ca"
 GONE = "TLS handshake: the peer went away"

@@ -11,10 +11,10 @@ import gevent.server
 import pytest
 
 from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.dial import Dialer, Dialled, DialSettings
-from muxwsgi.proxy.guard import Guard
-from muxwsgi.proxy.resolve import Resolver, system_resolver
-from muxwsgi.proxy.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream.dial import Dialer, Dialled, DialSettings
+from muxwsgi.proxy.upstream.guard import Guard
+from muxwsgi.proxy.upstream.resolve import Resolver, system_resolver
+from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.sweeper import Sweeper

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.chain import HEAD_LIMIT, INTERIM_LIMIT, request_stream
-from muxwsgi.proxy.dial import Dialer
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.guard import Guard
-from muxwsgi.proxy.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream_proxy import UpstreamProxy
+from muxwsgi.proxy.upstream.chain import HEAD_LIMIT, INTERIM_LIMIT, request_stream
+from muxwsgi.proxy.upstream.dial import Dialer
+from muxwsgi.proxy.upstream.guard import Guard
+from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
+from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire import sweeper as sweeper_module
 from tests.proxy.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone

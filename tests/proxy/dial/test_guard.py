@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.guard import Guard
-from muxwsgi.proxy.local_address import _can_be_bound, is_local
+from muxwsgi.proxy.upstream.guard import Guard
+from muxwsgi.proxy.upstream.local_address import _can_be_bound, is_local
 
 HERE = ("127.0.0.1", 50000)
 ELSEWHERE = ("203.0.113.9", 50000)

@@ -9,11 +9,11 @@ import gevent.socket
 import pytest
 
 from muxwsgi import Server
-from muxwsgi.proxy.access import Access
 from muxwsgi.proxy.context import Door
-from muxwsgi.proxy.door import Reply
+from muxwsgi.proxy.doors.access import Access
+from muxwsgi.proxy.doors.door import Reply
+from muxwsgi.proxy.doors.socks import SocksDoor
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.socks import SocksDoor
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay import relay
 from tests.proxy.doors.netns import Lab

@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from muxwsgi.errors import PeerError
-from muxwsgi.proxy.access import Access
-from muxwsgi.proxy.door import Reply
-from muxwsgi.proxy.transparent import TransparentDoor, prepare_tproxy
+from muxwsgi.proxy.doors.access import Access
+from muxwsgi.proxy.doors.door import Reply
+from muxwsgi.proxy.doors.transparent import TransparentDoor, prepare_tproxy
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener
 

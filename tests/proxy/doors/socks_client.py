@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 
 from muxwsgi.errors import PeerError
-from muxwsgi.proxy.access import Access, one_user
+from muxwsgi.proxy.doors.access import Access, one_user
+from muxwsgi.proxy.doors.socks import SocksDoor
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.socks import SocksDoor
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 

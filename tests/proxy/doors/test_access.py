@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.access import Access, CredentialsWanted, NotAdmitted, certificate_identity, one_user, parse_networks
-from muxwsgi.proxy.failures import Failures
+from muxwsgi.proxy.doors.access import Access, CredentialsWanted, NotAdmitted, certificate_identity, one_user, parse_networks
+from muxwsgi.proxy.doors.failures import Failures
 from muxwsgi.settings import TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Address, Connection

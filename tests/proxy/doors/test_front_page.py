@@ -15,7 +15,7 @@ from werkzeug.test import Client, TestResponse
 
 from muxwsgi import Server
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.front_page import FrontPage, pac
+from muxwsgi.proxy.doors.front_page import FrontPage, pac
 from muxwsgi.settings import BindSettings, CertificateFiles
 
 DIRECT = ["www.example.com", "*.below.test", ".both.test", "10.0.0.0/8", "192.0.2.7", "2001:db8::7", "Upper.Example."]

@@ -10,9 +10,9 @@ import gevent
 import pytest
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy import htpasswd
-from muxwsgi.proxy.access import NotAdmitted
-from muxwsgi.proxy.htpasswd import Htpasswd
+from muxwsgi.proxy.doors import htpasswd
+from muxwsgi.proxy.doors.access import NotAdmitted
+from muxwsgi.proxy.doors.htpasswd import Htpasswd
 from tests.proxy.doors.conftest import Clock
 
 #: Options of `htpasswd` by what they make. -C 4 is the cheapest that bcrypt has.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import PeerError
-from muxwsgi.proxy.access import Access, one_user
+from muxwsgi.proxy.doors.access import Access, one_user
 from muxwsgi.proxy.fault import Fault, Phase
 from tests.proxy.doors.conftest import Clock
 from tests.proxy.doors.socks_client import ANN, GREETING, Dialogue, login, request4, request5

@@ -13,8 +13,8 @@ import gevent.subprocess
 import pytest
 
 from muxwsgi import Server
-from muxwsgi.proxy.access import Access, one_user
-from muxwsgi.proxy.socks import SocksDoor
+from muxwsgi.proxy.doors.access import Access, one_user
+from muxwsgi.proxy.doors.socks import SocksDoor
 from muxwsgi.settings import BindSettings, CertificateFiles, ServerSettings
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext

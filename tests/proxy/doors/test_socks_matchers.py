@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from muxwsgi.mux import matchers
 from muxwsgi.mux.match import Match
-from muxwsgi.proxy.socks import socks4, socks5
+from muxwsgi.proxy.doors.socks import socks4, socks5
 from tests.proxy.doors.socks_client import GREETING, request4
 
 hosts = st.sampled_from(["192.0.2.1", "example.com", "a" * 255])

@@ -12,11 +12,11 @@ import pytest
 
 from muxwsgi import Server
 from muxwsgi.errors import PeerError
-from muxwsgi.proxy.access import Access
 from muxwsgi.proxy.context import Door
-from muxwsgi.proxy.door import Reply
+from muxwsgi.proxy.doors.access import Access
+from muxwsgi.proxy.doors.door import Reply
+from muxwsgi.proxy.doors.transparent import TransparentDoor, Way, original_destination, prepare_tproxy
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.transparent import TransparentDoor, Way, original_destination, prepare_tproxy
 from muxwsgi.settings import BindSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
@@ -223,7 +223,7 @@ def test_a_stream_that_is_no_tcp_was_not_redirected() -> None:
 
 def test_a_transparent_socket_takes_a_capability_that_the_error_names() -> None:
     program = (
-        "import socket; from muxwsgi.proxy.transparent import prepare_tproxy; from muxwsgi.errors import OperatorError\n"
+        "import socket; from muxwsgi.proxy.doors.transparent import prepare_tproxy; from muxwsgi.errors import OperatorError\n"
         "for family in (socket.AF_INET, socket.AF_INET6):\n"
         "    try: prepare_tproxy(socket.socket(family))\n"
         "    except OperatorError as error: print(error)\n"

@@ -8,7 +8,7 @@ import pytest
 
 from muxwsgi.http.head import HeadParser
 from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.message import Request
+from muxwsgi.proxy.rules.message import Request
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.proxy.hello import client_tls

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muxwsgi.http.head import HeadParser
-from muxwsgi.proxy.message import Request, Response, to_wsgi
+from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.settings import HTTPSettings
 
 bodies = st.binary(max_size=40)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.proxy import conditions
-from muxwsgi.proxy.conditions import (
+from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.rules import conditions
+from muxwsgi.proxy.rules.conditions import (
     Condition,
     all_of,
     any_of,
@@ -29,9 +30,8 @@ from muxwsgi.proxy.conditions import (
     url_is,
     url_matches,
 )
-from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.message import Request, Response
-from muxwsgi.proxy.place import canonical_host, split_host_port
+from muxwsgi.proxy.rules.message import Request, Response
+from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 
 from .conftest import MakeContext, MakeEnviron, MakeRequest
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
-from muxwsgi.proxy import decode
-from muxwsgi.proxy.decode import DecodeLimits, decodable, decoded, limit_accept_encoding
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.rules import decode
+from muxwsgi.proxy.rules.decode import DecodeLimits, decodable, decoded, limit_accept_encoding
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -9,13 +9,13 @@ from typing import Any
 import gevent
 import pytest
 
-from muxwsgi.proxy import actions, conditions
-from muxwsgi.proxy.authority import Authority, default_folder
+from muxwsgi.proxy.certificates.authority import Authority, default_folder
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.message import Request, Response
 from muxwsgi.proxy.proxy import Proxy
-from muxwsgi.proxy.rules import CONTINUE, DROP, Accept, Hijack, Mitm, MountedApp, Refused, filter_chunk, filter_frame
+from muxwsgi.proxy.rules import actions, conditions
+from muxwsgi.proxy.rules.message import Request, Response
+from muxwsgi.proxy.rules.rules import CONTINUE, DROP, Accept, Hijack, Mitm, MountedApp, Refused, filter_chunk, filter_frame
 from muxwsgi.testing import connection_pair
 from tests.proxy.conftest import Lab, read_response
 

@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder
 
 from muxwsgi.http.head import HeadParser
-from muxwsgi.proxy.message import Outgoing, Request
+from muxwsgi.proxy.rules.message import Outgoing, Request
 from muxwsgi.settings import HTTPSettings
 
 from .conftest import MakeEnviron, MakeRequest

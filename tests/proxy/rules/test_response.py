@@ -8,7 +8,7 @@ import pytest
 import werkzeug.wrappers
 
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.message import Response, to_wsgi
+from muxwsgi.proxy.rules.message import Response, to_wsgi
 
 
 class Body:

@@ -11,7 +11,9 @@ import werkzeug.wrappers
 from werkzeug.exceptions import abort
 from werkzeug.test import run_wsgi_app
 
-from muxwsgi.proxy.conditions import (
+from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.rules.conditions import (
     content_type_is,
     dst_host_is,
     header_matches,
@@ -21,10 +23,8 @@ from muxwsgi.proxy.conditions import (
     status_code_is,
     url_is,
 )
-from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.message import Request, Response, to_wsgi
-from muxwsgi.proxy.rules import (
+from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
+from muxwsgi.proxy.rules.rules import (
     CONTINUE,
     DROP,
     Accept,

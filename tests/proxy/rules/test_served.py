@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.proxy.conditions import content_type_is, url_is
 from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.message import Request, Response
 from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.conditions import content_type_is, url_is
+from muxwsgi.proxy.rules.message import Request, Response
 from muxwsgi.proxy.settings import ProxySettings
 from tests.proxy.conftest import Lab, read_head, read_response
 

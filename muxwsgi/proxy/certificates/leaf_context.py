@@ -1,0 +1,161 @@
+"""What TLS with minted leaves is served with: one OpenSSL context for all of them, and a leaf put into each connection.
+
+A context for each leaf would cost 120 us and 20 KiB, and its sessions would go with it. The price of sharing one is that OpenSSL would
+resume one host's TLS 1.3 session for another (in 1.3 it does not associate the server name with the session). So each connection is made
+with a session id context of its own, which OpenSSL keeps in the ticket and compares.
+
+Neither has a public name in pyOpenSSL that fits: `Connection.use_certificate` parses the certificate anew each time (65 us instead of 4)
+or warns, and contexts cannot be changed after their first use. The two functions that do it directly stand at the end, with what
+serves where they are missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from socket import socket
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
+from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.certificates.leaves import Leaf, Leaves
+from muxwsgi.settings import CertificateFiles
+from muxwsgi.wire.context import ServerSide, certificate_names, server_openssl, use_certificate
+
+__all__ = ["LeafContext"]
+
+
+class LeafContext:
+    """Serves hosts with the operator's own certificates where there are any, and with minted leaves where not.
+
+    Make it once, before a process forks: sessions of a context are resumed by all who share it.
+    """
+
+    def __init__(
+        self,
+        leaves: Leaves,
+        *,
+        alpn: Sequence[str] = (),
+        own: Mapping[str, CertificateFiles] | None = None,
+        key_log: KeyLog | None = None,
+    ) -> None:
+        """`alpn` are the ids offered, the one we like best first. `own` are certificates for a host, or for `*.example.com`: all hosts
+        that are one label longer than `example.com`. Raises `OperatorError` where one of them cannot be served.
+        """
+        self.leaves = leaves
+        self._alpn = tuple(protocol.encode("ascii") for protocol in alpn)
+        self._key_log = key_log
+        self._front = self._context()
+        self._front.use_privatekey(leaves.key)
+        for certificate in leaves.authority.chain:
+            self._front.add_extra_chain_cert(certificate)
+        self._own = {_pattern(pattern): self._own_context(pattern, files) for pattern, files in (own or {}).items()}
+
+    def for_host(self, host: str, also: tuple[str, ...] = (), like: x509.Certificate | None = None) -> ServerSide:
+        """What `Connection.start_tls` takes to serve `host`; the arguments and errors are those of `Leaves.get`."""
+        if self._own:
+            name = canonical(host)
+            context = self._own.get(name) or self._own.get("*." + name.partition(".")[2])
+            if context is not None:
+                return _OwnSide(context, sha256(name.encode()).digest())
+        return self.for_leaf(self.leaves.get(host, also, like))
+
+    def for_leaf(self, leaf: Leaf) -> ServerSide:
+        """The same for a leaf, which must be one of `leaves`."""
+        return _LeafSide(self._front, leaf)
+
+    def _context(self) -> SSL.Context:
+        context = server_openssl(self._alpn)
+        # Only where there is a callback does a TLS 1.2 session remember the name, and the client hear that it was understood.
+        context.set_tlsext_servername_callback(_take_name)
+        _prepare(context)
+        if self._key_log is not None:
+            self._key_log.attach(context)
+        return context
+
+    def _own_context(self, pattern: str, files: CertificateFiles) -> SSL.Context:
+        context = self._context()
+        use_certificate(context, files)
+        name, names = _pattern(pattern), certificate_names(files)
+        if name not in names and "*." + name.partition(".")[2] not in names:
+            raise OperatorError(f"certfile: {files.certfile} is not for {pattern} but for {', '.join(names) or 'nobody'}")
+        return context
+
+
+class _LeafSide:
+    """A leaf in the context that all leaves share."""
+
+    __slots__ = ("_context", "_leaf")
+
+    def __init__(self, context: SSL.Context, leaf: Leaf) -> None:
+        self._context = context
+        self._leaf = leaf
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        ssl = _begin(self._context, sock, self._leaf.session_id)
+        _put(ssl, self._leaf)
+        ssl.set_accept_state()
+        return ssl
+
+
+class _OwnSide:
+    """A certificate of the operator's, in a context of its own."""
+
+    __slots__ = ("_context", "_session_id")
+
+    def __init__(self, context: SSL.Context, session_id: bytes) -> None:
+        self._context = context
+        self._session_id = session_id
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        ssl = _begin(self._context, sock, self._session_id)
+        ssl.set_accept_state()
+        return ssl
+
+
+def _pattern(pattern: str) -> str:
+    try:
+        return "*." + canonical(pattern[2:]) if pattern.startswith("*.") else canonical(pattern)
+    except InvalidName:
+        raise OperatorError(f"{pattern!a} is neither a host, an address nor *.domain") from None
+
+
+def _take_name(ssl: SSL.Connection) -> None:
+    """Says that the server name is fine: the leaf was chosen before the handshake."""
+
+
+def _prepare_public(context: SSL.Context) -> None:
+    context.set_options(SSL.OP_NO_TICKET)  # no session is resumed: better than one for another host
+    context.set_session_id(b"muxwsgi")
+
+
+def _begin_public(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+    return SSL.Connection(context, sock)
+
+
+def _put_public(ssl: SSL.Connection, leaf: Leaf) -> None:
+    ssl.use_certificate(leaf.certificate)
+
+
+try:
+    from OpenSSL.SSL import _lib  # type: ignore[attr-defined]
+
+    _set_session_id, _use_certificate = _lib.SSL_CTX_set_session_id_context, _lib.SSL_use_certificate
+
+    def _prepare_direct(context: SSL.Context) -> None:
+        """Nothing: sessions are told apart by `_begin_direct`."""
+
+    def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+        # SSL_new copies it, and nobody else runs in between.
+        if _set_session_id(context._context, session_id, len(session_id)) != 1:
+            raise ValueError("OpenSSL does not take the session id context")
+        return SSL.Connection(context, sock)
+
+    def _put_direct(ssl: SSL.Connection, leaf: Leaf) -> None:
+        if _use_certificate(ssl._ssl, leaf.openssl._x509) != 1:
+            _put_public(ssl, leaf)  # which raises what OpenSSL says
+
+    _prepare, _begin, _put = _prepare_direct, _begin_direct, _put_direct
+except (ImportError, AttributeError):
+    _prepare, _begin, _put = _prepare_public, _begin_public, _put_public

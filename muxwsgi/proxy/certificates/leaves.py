@@ -1,0 +1,221 @@
+"""Leaves: certificates minted for the hosts that clients ask for, and kept for as long as they serve.
+
+All leaves of a process share one key, random and never written anywhere: making a key costs as much again as signing, and a leaf is no
+better protected by one of its own, in the same memory.
+
+Names come from peers and are hostile until `canonical` has taken them. They stand in certificates and in no file name, and in messages
+only escaped.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from ipaddress import ip_address
+from time import time
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+from gevent.event import AsyncResult
+from OpenSSL.crypto import FILETYPE_ASN1, X509, load_certificate
+
+from muxwsgi.proxy.certificates.authority import Authority, Key, KeyType
+from muxwsgi.proxy.certificates.host_name import canonical
+from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
+from muxwsgi.wire.certificates import BACKDATED
+from muxwsgi.wire.context import HOST_NAME
+
+__all__ = ["Leaf", "Leaves", "MintingFailed"]
+
+LIFETIME = timedelta(days=90)
+RENEW_BEFORE = timedelta(days=1)
+
+#: As strong as a leaf of 90 days needs; three times as fast in each handshake as 3072.
+RSA_BITS = 2048
+
+#: A common name or organization is no longer (RFC 5280 appendix A.1).
+NAME_LIMIT = 64
+
+#: Names taken over from an upstream's certificate. The largest that are seen in public carry 100 to 250.
+MIMICKED_NAMES = 250
+
+
+class MintingFailed(Exception):
+    """The authority could not sign; its `__cause__` says why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """A minted certificate.
+
+    certificate, openssl    the same certificate, as cryptography and as pyOpenSSL have it
+    names                   what it was asked for: host names and addresses
+    not_after               its end
+    renew_at                seconds since the epoch from which on another is minted
+    session_id              what a session is bound to: only a leaf for the same names resumes it (32 bytes)
+    """
+
+    certificate: x509.Certificate
+    openssl: X509
+    names: tuple[str, ...]
+    not_after: datetime
+    renew_at: float
+    session_id: bytes
+
+
+#: What a leaf was asked for.
+_Wanted = tuple[tuple[str, ...], x509.Certificate | None]
+
+
+class Leaves:
+    """Mints leaves and keeps the `size` that were used last.
+
+    Attributes:
+        authority: who signs.
+        key: the key of every leaf.
+        minted, hits, evicted, failed: numbers of leaves made, found, dropped to stay within `size`, and refused by the authority.
+    """
+
+    def __init__(
+        self, authority: Authority, *, key_type: KeyType = "ec", size: int = 1000, clock: Callable[[], float] = time
+    ) -> None:
+        """`key_type` "rsa" is for clients that know no ECDSA. `clock` returns seconds since the epoch."""
+        if size < 1:
+            raise ValueError("there is no cache of less than one leaf")
+        self.authority = authority
+        self.key: Key = ec.generate_private_key(ec.SECP256R1()) if key_type == "ec" else rsa.generate_private_key(65537, RSA_BITS)
+        self.minted = self.hits = self.evicted = self.failed = 0
+        self._limit = size
+        self._clock = clock
+        self._kept: OrderedDict[_Wanted, Leaf] = OrderedDict()
+        self._minting: dict[_Wanted, AsyncResult] = {}
+        self._template = LeafTemplate(authority, self.key)
+
+    @property
+    def size(self) -> int:
+        """Number of leaves kept."""
+        return len(self._kept)
+
+    def get(self, host: str, also: tuple[str, ...] = (), like: x509.Certificate | None = None) -> Leaf:
+        """A leaf for `host` and the names or addresses in `also`; each exactly, without wildcards.
+
+        It looks like `like`, if that is given: with its common name, organization and names besides ours, but with our key and our
+        dates. What is malformed there is left out. Give only a certificate that was verified: a client will believe what it says.
+
+        Many who ask for the same at once wait for one to mint it. Raises `InvalidName`, and `MintingFailed` for all who waited; the next
+        to ask tries again.
+        """
+        wanted = (_distinct(host, also), like)
+        while True:
+            leaf = self._kept.get(wanted)
+            if leaf is not None and self._clock() < leaf.renew_at:
+                self._kept.move_to_end(wanted)
+                self.hits += 1
+                return leaf
+            others = self._minting.get(wanted)
+            if others is None:
+                return self._mint_for_all(wanted)
+            minted: Leaf | None = others.get()
+            if minted is not None:
+                self.hits += 1
+                return minted
+            # Whoever minted was killed, or ran out of its own time: that is no failure of ours.
+
+    def _mint_for_all(self, wanted: _Wanted) -> Leaf:
+        # Our authority signs without ever switching greenlets. One whose key lies elsewhere would have to wait for it.
+        result = self._minting[wanted] = AsyncResult()
+        try:
+            leaf = self._mint(*wanted)
+            self._keep(wanted, leaf)
+            result.set(leaf)
+            return leaf
+        except Exception as error:
+            self.failed += 1
+            failure = MintingFailed(f"no leaf for {wanted[0][0]}: {error}")
+            failure.__cause__ = error
+            result.set_exception(failure)
+            raise failure
+        finally:
+            if not result.ready():
+                result.set(None)
+            del self._minting[wanted]
+
+    def _keep(self, wanted: _Wanted, leaf: Leaf) -> None:
+        self.minted += 1
+        self._kept[wanted] = leaf
+        self._kept.move_to_end(wanted)
+        if len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+            self.evicted += 1
+
+    def _mint(self, names: tuple[str, ...], like: x509.Certificate | None) -> Leaf:
+        authority = self.authority
+        now = datetime.fromtimestamp(self._clock(), UTC).replace(microsecond=0)
+        ends = min(now + LIFETIME, authority.ends)
+        if ends <= now:
+            raise ValueError(f"the CA expired on {authority.ends:%Y-%m-%d}")
+        subject, alternative = _named(names, like)
+        begins = max(now - BACKDATED, authority.certificate.not_valid_before_utc)
+        der = self._template.mint(subject, alternative, x509.random_serial_number(), begins, ends)
+        renew_at = max(ends - RENEW_BEFORE, now + (ends - now) / 2)  # the CA may have less than a day left
+        return Leaf(
+            certificate=x509.load_der_x509_certificate(der),
+            openssl=load_certificate(FILETYPE_ASN1, der),
+            names=names,
+            not_after=ends,
+            renew_at=renew_at.timestamp(),
+            session_id=sha256("\0".join(names).encode()).digest(),
+        )
+
+
+def _distinct(host: str, also: tuple[str, ...]) -> tuple[str, ...]:
+    if not also:
+        return (canonical(host),)
+    return tuple(dict.fromkeys(canonical(name) for name in (host, *also)))
+
+
+def _general(name: str) -> x509.GeneralName:
+    if name[-1].isdigit() or ":" in name:
+        try:
+            return x509.IPAddress(ip_address(name))
+        except ValueError:
+            pass  # "host-1"
+    return x509.DNSName(name)
+
+
+def _named(names: tuple[str, ...], like: x509.Certificate | None) -> tuple[x509.Name, x509.SubjectAlternativeName]:
+    alternative = [_general(name) for name in names]
+    if like is None:
+        return _subject({NameOID.COMMON_NAME: names[0]}), x509.SubjectAlternativeName(alternative)
+    organization, common = _first(like, NameOID.ORGANIZATION_NAME), _first(like, NameOID.COMMON_NAME)
+    subject = _subject({NameOID.ORGANIZATION_NAME: organization, NameOID.COMMON_NAME: common or names[0]})
+    return subject, x509.SubjectAlternativeName(list(dict.fromkeys(alternative + _names_of(like))))
+
+
+def _first(like: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    try:
+        values = like.subject.get_attributes_for_oid(oid)
+    except ValueError:
+        return ""
+    return str(values[0].value) if values else ""
+
+
+def _subject(shown: dict[x509.ObjectIdentifier, str]) -> x509.Name:
+    """What fits: a common name is optional, and clients have not looked at it for years (RFC 9525 section 2)."""
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in shown.items() if 0 < len(value) <= NAME_LIMIT])
+
+
+def _names_of(like: x509.Certificate) -> list[x509.GeneralName]:
+    try:
+        names = like.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return []
+    return [name for name in list(names)[:MIMICKED_NAMES] if _is_name(name)]
+
+
+def _is_name(name: x509.GeneralName) -> bool:
+    if isinstance(name, x509.DNSName):
+        return HOST_NAME.fullmatch(name.value.lower().removeprefix("*.")) is not None
+    return isinstance(name, x509.IPAddress)

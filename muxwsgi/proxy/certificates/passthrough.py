@@ -1,0 +1,178 @@
+"""The hosts whose TLS is passed through as it is: those that somebody listed, and those whose clients do not take our leaves.
+
+Applications that know their server's certificate ("pinning") refuse ours with an alert, whatever the system trusts. They go on working
+when the host is learned after some refusals. Learning is off unless asked for: whoever can refuse a leaf a few times then opens a way
+around inspection, for that host and for everybody, until it is forgotten.
+
+Decisions about names and numbers: no I/O, and the clock is given.
+"""
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
+
+__all__ = ["CERTIFICATE_ALERTS", "PassThrough", "alert"]
+
+#: What a client says that does not take a certificate (RFC 8446 section 6.2).
+CERTIFICATE_ALERTS = frozenset(
+    {
+        "bad_certificate",
+        "unsupported_certificate",
+        "certificate_revoked",
+        "certificate_expired",
+        "certificate_unknown",
+        "unknown_ca",
+    }
+)
+
+#: OpenSSL's words for it: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate", as `HandshakeError` repeats them.
+_ALERT = re.compile(r"\balert ([a-z]+(?: [a-z]+)*)")
+
+
+def alert(reason: str) -> str | None:
+    """The alert, as RFC 8446 spells it, that the text of a `HandshakeError` tells of; None where the handshake failed without one."""
+    found = _ALERT.search(reason.lower())
+    return found[1].replace(" ", "_") if found else None
+
+
+@dataclass(slots=True)
+class _Refusals:
+    count: int
+    recent: deque[float]  # of the last `learn_after` that were certificate alerts
+
+
+class PassThrough:
+    """A list of host patterns, and what was learned.
+
+    Attributes:
+        rejections: number of leaves that clients refused.
+        learned: number of times that a host was put on the list for it.
+        forgotten: number of hosts whose count was dropped to stay within `size`.
+    """
+
+    def __init__(
+        self,
+        patterns: Iterable[str] = (),
+        *,
+        learn_after: int | None = None,
+        window: float = 600.0,
+        learn_for: float = 86400.0,
+        size: int = 1000,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`patterns` are hosts and addresses; `*.example.com` for all that end in `.example.com`; `/regex/`, which is searched for in
+        the host's canonical form. Raises `OperatorError` for one that cannot be.
+
+        A host whose leaf was refused `learn_after` times (None: never) within `window` seconds is passed through for `learn_for`
+        seconds. `size` bounds the hosts that are counted, and those that are learned.
+        """
+        if learn_after is not None and learn_after < 1:
+            raise OperatorError(f"learn_after: {learn_after} is less than 1")
+        if window <= 0 or learn_for <= 0 or size < 1:
+            raise OperatorError("window, learn_for and size are more than 0")
+        self.rejections = self.learned = self.forgotten = 0
+        self._learn_after = learn_after
+        self._window = window
+        self._learn_for = learn_for
+        self._size = size
+        self._clock = clock
+        self._hosts: set[str] = set()
+        self._suffixes: set[str] = set()
+        self._expressions: list[re.Pattern[str]] = []
+        for pattern in patterns:
+            self._add(pattern)
+        self._refusals: OrderedDict[str, _Refusals] = OrderedDict()  # refused last stands last
+        self._until: OrderedDict[str, float] = OrderedDict()  # learned first, and forgotten first, stands first
+
+    def covers(self, host: str) -> bool:
+        """Whether TLS for `host` is passed through. Never for what is no host."""
+        if not (self._hosts or self._suffixes or self._expressions or self._until):
+            return False
+        try:
+            name = canonical(host)
+        except InvalidName:
+            return False
+        return self._listed(name) or self._is_learned(name)
+
+    def rejected(self, host: str, reason: str) -> bool:
+        """Count a client that did not take the leaf for `host`; whether the host was learned by it.
+
+        `reason` is the text of the `HandshakeError`. Every reason counts; one is learned from only where it is an alert about the
+        certificate: clients that go away, or speak another version, would do so without us too. What is no host counts for nothing.
+        """
+        try:
+            name = canonical(host)
+        except InvalidName:
+            return False
+        self.rejections += 1
+        refusals = self._refusals.get(name)
+        if refusals is None:
+            refusals = self._refusals[name] = _Refusals(0, deque(maxlen=self._learn_after or 0))
+            if len(self._refusals) > self._size:
+                self._refusals.popitem(last=False)
+                self.forgotten += 1
+        self._refusals.move_to_end(name)
+        refusals.count += 1
+        if self._learn_after is None or alert(reason) not in CERTIFICATE_ALERTS or self._is_learned(name):
+            return False
+        now = self._clock()
+        refusals.recent.append(now)
+        if len(refusals.recent) < self._learn_after or now - refusals.recent[0] > self._window:
+            return False
+        refusals.recent.clear()
+        self._until[name] = now + self._learn_for
+        if len(self._until) > self._size:
+            self._until.popitem(last=False)
+        self.learned += 1
+        return True
+
+    @property
+    def rejections_by_host(self) -> Mapping[str, int]:
+        """How often each host's leaf was refused, of those that are still counted."""
+        return {host: refusals.count for host, refusals in self._refusals.items()}
+
+    @property
+    def learned_hosts(self) -> Mapping[str, float]:
+        """The hosts that are passed through because of it, and for how many seconds yet."""
+        now = self._clock()
+        return {host: until - now for host, until in self._until.items() if until > now}
+
+    def _add(self, pattern: str) -> None:
+        if len(pattern) > 2 and pattern.startswith("/") and pattern.endswith("/"):
+            try:
+                self._expressions.append(re.compile(pattern[1:-1], re.IGNORECASE))
+            except re.error as error:
+                raise OperatorError(f"pass-through: {pattern!a} is no regular expression: {error}") from None
+            return
+        try:
+            if pattern.startswith("*."):
+                self._suffixes.add(canonical(pattern[2:]))
+            else:
+                self._hosts.add(canonical(pattern))
+        except InvalidName:
+            raise OperatorError(f"pass-through: {pattern!a} is neither a host, an address, *.domain nor /regex/") from None
+
+    def _listed(self, name: str) -> bool:
+        if name in self._hosts:
+            return True
+        if self._suffixes:
+            above = name.partition(".")[2]
+            while above:
+                if above in self._suffixes:
+                    return True
+                above = above.partition(".")[2]
+        return any(expression.search(name) for expression in self._expressions)
+
+    def _is_learned(self, name: str) -> bool:
+        until = self._until.get(name)
+        if until is None:
+            return False
+        if until > self._clock():
+            return True
+        del self._until[name]
+        return False

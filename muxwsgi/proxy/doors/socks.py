@@ -1,0 +1,218 @@
+"""SOCKS: two matchers, and the door that learns from the first bytes where a client wants to go.
+
+CONNECT alone is served: BIND wants a listening socket of ours for somebody else, UDP ASSOCIATE is no stream.
+
+What happens with the tunnel is not known here. The door calls `open` and lends it `reply`, which says how it went in the client's version.
+"""
+
+import math
+import socket
+from collections.abc import Callable
+from time import monotonic
+
+from muxwsgi.errors import PeerError
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.route import Route
+from muxwsgi.proxy.context import Door
+from muxwsgi.proxy.doors.access import Access, NotAdmitted
+from muxwsgi.proxy.doors.door import Open
+from muxwsgi.proxy.doors.socks_message import (
+    FAILED,
+    HOST_UNREACHABLE,
+    LONGEST_STRING,
+    NO_AUTHENTICATION,
+    NONE_ACCEPTABLE,
+    NOT_ALLOWED,
+    REFUSED,
+    SUCCEEDED,
+    TTL_EXPIRED,
+    USER_AND_PASSWORD,
+    Refusal,
+    answer4,
+    answer5,
+    has_name,
+    read_request4,
+    read_request5,
+    read_user_and_password,
+    take,
+)
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.wire.connection import Connection
+
+__all__ = ["SocksDoor", "socks4", "socks5"]
+
+#: None of the replies is made for a proxy that looks names up, checks certificates and asks other proxies. TTL expired is what others
+#: (Tor, for one) say when it took too long.
+_REPLIES = {
+    Phase.POLICY: NOT_ALLOWED,
+    Phase.LOOP: NOT_ALLOWED,
+    Phase.RESOLVE: HOST_UNREACHABLE,
+    Phase.CONNECT: REFUSED,
+    Phase.TIMEOUT: TTL_EXPIRED,
+}
+
+#: Seconds that a refused client has to read why before the connection is closed, and the bytes of it that are thrown away meanwhile.
+LINGER = 2.0
+LINGER_BYTES = 1 << 16
+
+
+class _Matcher:
+    """A matcher that listings show by its name."""
+
+    def __init__(self, name: str, ask: Callable[[bytes], Match]) -> None:
+        self._name = name
+        self._ask = ask
+        self.__doc__ = ask.__doc__
+
+    def __call__(self, data: bytes) -> Match:
+        return self._ask(data)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _is_socks5(data: bytes) -> Match:
+    """The greeting of SOCKS 5, `05 NMETHODS METHODS` (RFC 1928 section 3), all of it.
+
+    A `YES` does not prove SOCKS: any protocol whose first bytes are 5, a count above 0 and that many bytes other than FF would do.
+    """
+    if data[:1] not in (b"", b"\x05") or data[1:2] == b"\x00":
+        return Match.NO
+    if len(data) < 2:
+        return Match.MORE
+    methods = data[2 : 2 + data[1]]
+    if NONE_ACCEPTABLE in methods:  # the server's word
+        return Match.NO
+    return Match.YES if len(methods) == data[1] else Match.MORE
+
+
+def _is_socks4(data: bytes) -> Match:
+    """A whole request of SOCKS 4 or 4a: `04 CD DSTPORT DSTIP USERID 00`, and `HOST 00` where the address is 0.0.0.x with x not 0.
+
+    CD is 1 or 2, and user id and host have at most 255 bytes.
+    """
+    if data[:1] not in (b"", b"\x04") or data[1:2] not in (b"", b"\x01", b"\x02"):
+        return Match.NO
+    strings = 2 if has_name(data[4:8]) else 1
+    at = 8
+    for _ in range(strings):
+        end = data.find(b"\0", at, at + LONGEST_STRING + 1)
+        if end < 0:
+            return Match.NO if len(data) > at + LONGEST_STRING else Match.MORE
+        at = end + 1
+    return Match.YES
+
+
+socks5 = _Matcher("socks5", _is_socks5)
+socks4 = _Matcher("socks4", _is_socks4)
+
+
+class SocksDoor:
+    """The way in for SOCKS clients."""
+
+    def __init__(self, access: Access, open: Open, handshake_timeout: float = 10.0) -> None:
+        """`handshake_timeout` is in seconds, from the first byte to the end of the request."""
+        self._access = access
+        self._open = open
+        self._handshake_timeout = handshake_timeout
+
+    def routes(self) -> list[Route]:
+        """For the mux in front, in any order: their first bytes are nobody else's."""
+        return [Route("socks5", socks5, self.serve_socks5), Route("socks4", socks4, self.serve_socks4)]
+
+    def serve_socks5(self, connection: Connection) -> None:
+        """A handler: `connection` begins with the greeting. Raises `PeerError`, the connection's errors and what `open` raises."""
+        connection.deadline = monotonic() + self._handshake_timeout
+        try:
+            connection.identity = self._greet(connection)
+            destination = read_request5(connection)
+        except Refusal as refusal:
+            _part(connection, refusal.answer)
+            raise PeerError(400, f"SOCKS 5: {refusal.reason}") from None
+        self._enter(connection, "socks5", destination, answer5)
+
+    def serve_socks4(self, connection: Connection) -> None:
+        """The same for SOCKS 4 and 4a. They have no passwords: where one is needed, they are refused."""
+        connection.deadline = monotonic() + self._handshake_timeout
+        try:
+            if self._access.admits_address(connection.client):
+                connection.identity = self._access.certificate(connection)
+                destination = read_request4(connection)
+                admitted = connection.identity is not None or not self._access.asks_identity
+            else:
+                admitted = False
+            if not admitted:
+                raise Refusal("this client may not use the proxy", answer4(NOT_ALLOWED))
+        except Refusal as refusal:
+            _part(connection, refusal.answer)
+            raise PeerError(400, f"SOCKS 4: {refusal.reason}") from None
+        self._enter(connection, "socks4", destination, answer4)
+
+    def _greet(self, connection: Connection) -> str | None:
+        """Agree on how the client says who it is, and hear it (RFC 1928 section 3); who it is."""
+        offered = take(connection, take(connection, 2)[1])
+        access = self._access
+        if not access.admits_address(connection.client):
+            raise Refusal("this address may not use the proxy", bytes((5, NONE_ACCEPTABLE)))
+        identity = access.certificate(connection)
+        if identity is not None or not access.asks_identity:
+            if NO_AUTHENTICATION in offered:
+                connection.sendall(bytes((5, NO_AUTHENTICATION)))
+                return identity
+            if USER_AND_PASSWORD in offered:  # some clients that were given a password offer nothing else
+                connection.sendall(bytes((5, USER_AND_PASSWORD)))
+                read_user_and_password(connection)
+                connection.sendall(b"\x01\x00")
+                return identity
+        elif access.asks_password and USER_AND_PASSWORD in offered:
+            connection.sendall(bytes((5, USER_AND_PASSWORD)))
+            user, password = read_user_and_password(connection)
+            try:
+                identity = access.password(connection.client, user, password)
+            except NotAdmitted as error:
+                raise Refusal(error.reason, b"\x01\x01") from None
+            if identity is None:
+                raise Refusal("the user or the password is wrong", b"\x01\x01")
+            connection.sendall(b"\x01\x00")
+            return identity
+        raise Refusal("the client offers no way to say who it is that would do", bytes((5, NONE_ACCEPTABLE)))
+
+    def _enter(self, connection: Connection, door: Door, destination: tuple[str, int], answer: Callable[[int], bytes]) -> None:
+        connection.destination = destination
+        connection.trace.append(f"{door}: to {destination[0]} port {destination[1]}, {connection.identity or 'nobody in particular'}")
+        answered = False
+
+        def reply(fault: Fault | None) -> None:
+            nonlocal answered
+            if answered:
+                raise RuntimeError(f"the {door} client was answered before")
+            answered = True
+            if fault is None:
+                connection.sendall(answer(SUCCEEDED))
+            else:
+                _part(connection, answer(_REPLIES.get(fault.phase, FAILED)))
+
+        connection.deadline = math.inf
+        try:
+            self._open(connection, door, destination, reply)
+        except Fault as fault:
+            if answered:
+                raise
+            reply(fault)
+        except Exception:
+            if not answered:
+                _part(connection, answer(FAILED))
+            raise
+
+
+def _part(connection: Connection, answer: bytes) -> None:
+    """Send the last word, end our side, and read on for a while: a close with unread bytes is a reset, which can take the word with it."""
+    connection.deadline = monotonic() + LINGER
+    try:
+        connection.sendall(answer)
+        connection.shutdown(socket.SHUT_WR)
+        left = LINGER_BYTES
+        while left > 0 and (data := connection.recv()):
+            left -= len(data)
+    except OSError:
+        pass  # gone, or late: it had its chance

@@ -1,0 +1,1 @@
+"""One request to the upstream, and its response back."""

@@ -1,0 +1,412 @@
+"""One HTTP exchange of a client with the proxy: rules, whoever answers, rules again. It reads from `serve` down.
+
+Where there are no rules, nothing of werkzeug is made and the message passes as it is.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import werkzeug.wrappers
+from werkzeug.wsgi import ClosingIterator
+
+from muxwsgi.errors import Draining, Expired, ResponseAborted
+from muxwsgi.http.body import BrokenBody
+from muxwsgi.proxy.context import Context, Layer
+from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields
+from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
+from muxwsgi.proxy.exchange.hangup import ClientGone
+from muxwsgi.proxy.exchange.response_body import ResponseBody
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.flow import Flow, Head
+from muxwsgi.proxy.recorder import Recorded, Recorder
+from muxwsgi.proxy.rules.actions import Refused
+from muxwsgi.proxy.rules.decode import limit_accept_encoding
+from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
+from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
+from muxwsgi.proxy.streams.inspected import relay_inspected
+from muxwsgi.proxy.streams.websocket import Frame, relay_frames, without_extensions
+from muxwsgi.proxy.upstream.upstreams import Endpoint
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.settings import ProxySettings
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Exchanges", "error_response"]
+
+log = logging.getLogger("muxwsgi.proxy")
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+
+#: A body of known length up to this size is waited for before the head is sent on: both leave in one write then.
+WAIT_FOR_BODY = 65536
+
+#: Error types of the Proxy-Status field (RFC 9209 section 2.3).
+_ERROR_TYPES = {
+    Phase.POLICY: "http_request_denied",
+    Phase.LOOP: "proxy_loop_detected",
+    Phase.RESOLVE: "dns_error",
+    Phase.CONNECT: "destination_unavailable",
+    Phase.TLS: "tls_protocol_error",
+    Phase.CHAIN: "destination_unavailable",
+    Phase.SEND: "http_request_error",
+    Phase.HEAD: "http_protocol_error",
+    Phase.BODY: "http_response_incomplete",
+    Phase.TIMEOUT: "http_response_timeout",
+}
+
+
+class Exchanges:
+    """Serves requests that are meant for somebody else."""
+
+    def __init__(self, settings: "ProxySettings", rules: Rules, forwarder: Forwarder, recorder: Recorder) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._forwarder = forwarder
+        self._recorder = recorder
+
+    def serve(self, environ: Environ, start_response: StartResponse, ctx: Context, endpoint: Endpoint) -> Iterable[bytes]:
+        """Answer the request of `environ`, whose client has `endpoint` in mind."""
+        flow = self._recorder.begin("http", ctx, ctx.connection)
+        try:
+            # 1. Rules on the request: they may answer it, or send it elsewhere.
+            rules = self._rules
+            request: Request | None = None
+            if rules.has_request_rules or rules.has_response_rules:
+                authority = environ.get("HTTP_HOST") or endpoint.authority
+                scheme = _absolute_scheme(environ["RAW_URI"]) or endpoint.scheme
+                request = Request.of(environ, scheme, authority, buffer_limit=self._settings.limit_body)
+                ctx.request = request
+                answer = rules.request(request, ctx)
+                if not isinstance(answer, Request):
+                    return self._answer_here(answer, request, environ, start_response, ctx, flow)
+                request = answer
+                if rules.has_response_rules and rules.wants_decoded(request, ctx):
+                    limit_accept_encoding(request.headers)
+                if request.redirected:
+                    endpoint = _redirected(request)
+
+            # 2. The upstream.
+            plan, incoming = self._plan(environ, request, endpoint, ctx)
+            outcome = self._forwarder.forward(plan, endpoint, incoming, ctx)
+            if outcome.head.status == 101:
+                return self._switch(outcome, environ, ctx, flow)
+            if plan.method == "HEAD" and environ["REQUEST_METHOD"] != "HEAD":  # a rule's doing: nothing comes of what the length is of
+                outcome.fields = [field for field in outcome.fields if field[0].lower() != "content-length"]
+
+            # 3. Rules on the response.
+            if request is not None and rules.has_response_rules:
+                return self._respond_through_rules(outcome, request, environ, start_response, ctx, flow)
+            return self._respond(outcome, environ, start_response, ctx, flow)
+        except Fault as fault:
+            return self._fail(fault, environ, start_response, ctx, flow)
+        except (ClientGone, Draining) as error:
+            # Nobody is left to be answered. The engine treats it as what it is: the peer's doing.
+            environ["muxwsgi.response"].peer_error = error
+            self._recorder.end(flow, ctx, str(error))
+            raise
+        except BaseException as error:
+            self._recorder.end(flow, ctx, repr(error))
+            raise
+
+    # The request
+
+    def _plan(self, environ: Environ, request: Request | None, endpoint: Endpoint, ctx: Context) -> tuple[RequestPlan, Incoming]:
+        if request is None:
+            target = environ["RAW_URI"]
+            absolute = target[:1] != "/" and target != "*"
+            # Inside of a tunnel the absolute form is for the proxy that the client thinks it speaks to.
+            keep = absolute and ctx.tunnel is not None
+            if absolute and not keep:
+                target = _origin_form(target, environ["REQUEST_METHOD"])
+            plan = RequestPlan(environ["REQUEST_METHOD"], target, head_fields(environ["muxwsgi.head"]))
+            if absolute and not keep:
+                plan.host = environ["HTTP_HOST"]
+            elif "HTTP_HOST" not in environ:
+                plan.host = endpoint.authority
+            incoming = Incoming.untouched(environ)
+        else:
+            target = request.target or "/"
+            if ctx.tunnel is not None and not request.redirected and _absolute_scheme(environ["RAW_URI"]):
+                target = request.url
+            plan = RequestPlan(request.method, target, request.fields)
+            if "Host" not in request.headers:
+                plan.host = request.host
+            body = request.outgoing()
+            incoming = Incoming(environ, body.length, body.chunked, body.pieces)
+        plan.in_tunnel = ctx.tunnel is not None
+        plan.keep_hop = self._settings.keep_header
+        plan.upgrade = "HTTP_UPGRADE" in environ and _wants_upgrade(environ, plan.fields)
+        if self._settings.via:
+            _check_loop(plan.fields, self._settings.via)
+            plan.extra = (("Via", f"{environ['SERVER_PROTOCOL'][5:]} {self._settings.via}"),)
+        if plan.upgrade and "websocket" in environ["HTTP_UPGRADE"].lower() and self._rules.frame_hooks(ctx):
+            plan.fields = without_extensions(plan.fields)
+        return plan, incoming
+
+    def _answer_here(
+        self,
+        answer: "werkzeug.wrappers.Response | MountedApp",
+        request: Request,
+        environ: Environ,
+        start_response: StartResponse,
+        ctx: Context,
+        flow: Flow | None,
+    ) -> Iterable[bytes]:
+        """A rule has the answer, or an application that is mounted here."""
+        if flow is not None:
+            flow.request = Head((request.method, request.url, environ["SERVER_PROTOCOL"]), request.fields)
+        if isinstance(answer, MountedApp):
+            if flow is None and not self._rules.has_response_rules:
+                return answer.app(answer.request.to_environ(), start_response)
+            response: werkzeug.wrappers.Response | None = _run(answer.app, answer.request.to_environ())
+            if response is None:  # it has taken the connection over, and it has ended
+                self._recorder.end(flow, ctx, None)
+                return []
+            answer = response
+        try:
+            if self._rules.has_response_rules:
+                ctx.response = answer
+                answer = self._rules.response(answer, ctx)
+            status, fields, pieces = to_wsgi(answer, request.method)
+            start_response(status, fields)
+        except BaseException:
+            answer.close()
+            raise
+        return self._record(status, fields, pieces, ctx, flow)
+
+    # The response
+
+    def _respond(
+        self, outcome: Outcome, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None
+    ) -> Iterable[bytes]:
+        """Pass the response on as it is."""
+        head, body = outcome.head, outcome.body
+        try:
+            write = _start(start_response, f"{head.status} {head.reason}", outcome.fields)
+            response = environ["muxwsgi.response"]
+            response.omit_server()
+            if body.done:
+                self._recorder.end(flow, ctx, None)
+                return ()
+            if not body.ready and (head.length is None or head.length > WAIT_FOR_BODY):
+                write(b"")  # an event stream's head does not wait for its first event
+            else:
+                first = _first(body)
+                if body.done:
+                    self._recorder.end(flow, ctx, None)
+                    if not body.trailers:
+                        return (first,)
+                    write(first)  # in a chunk: only behind chunks there is room for them
+                    response.trailers = body.trailers
+                    return iter(())
+                body.put_back(first)
+        except BaseException:
+            body.close()
+            raise
+
+        def on_end(error: str | None) -> None:
+            if error is None:
+                response.trailers = body.trailers
+            self._recorder.end(flow, ctx, error)
+
+        body.on_end = on_end
+        return body
+
+    def _respond_through_rules(
+        self, outcome: Outcome, request: Request, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None
+    ) -> Iterable[bytes]:
+        head, body = outcome.head, outcome.body
+        response: werkzeug.wrappers.Response = Response.of_upstream(
+            head.status, head.reason, outcome.fields, body, buffer_limit=self._settings.limit_body
+        )
+        upstreams_own = response
+        ctx.response = response
+        body.flow = None  # what is recorded is what goes on, and that is what rules leave of it
+        try:
+            response = self._rules.response(response, ctx)
+            status, fields, pieces = to_wsgi(response, request.method)
+            streams = not body.done and not isinstance(pieces, (list, tuple))
+            own = response is upstreams_own
+            engines = environ["muxwsgi.response"]
+            if streams and own:
+                body.on_end = lambda error: setattr(engines, "trailers", body.trailers if error is None else ())
+            waits = not body.ready
+            if streams and not waits:
+                pieces = _begun(pieces)
+            write = _start(start_response, status, fields)
+            if own:
+                engines.omit_server()
+                if streams and (waits or body.trailers):
+                    write(b"")
+        except BaseException:
+            response.close()
+            body.close()
+            raise
+        return self._record(status, fields, pieces, ctx, flow)
+
+    def _record(self, status: str, fields: Fields, pieces: Iterable[bytes], ctx: Context, flow: Flow | None) -> Iterable[bytes]:
+        """Let the flow, where there is one, see what goes to the client. It ends with it."""
+        if flow is None:
+            return pieces
+        flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
+        if isinstance(pieces, (list, tuple)):
+            for piece in pieces:
+                flow.back.add(piece)
+            self._recorder.end(flow, ctx, None)
+            return pieces
+        return Recorded(pieces, flow, ctx, self._recorder)
+
+    def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
+        """There is no response: say why."""
+        ctx.error = fault
+        log.debug("%r: %s", ctx, fault.reason)
+        try:
+            response = self._rules.error(fault, ctx) or error_response(fault)
+            status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
+            # There may have been a head that could not be sent.
+            start_response(status, fields, sys.exc_info())
+            if flow is not None:
+                flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
+        finally:
+            self._recorder.end(flow, ctx, fault.reason)
+        return pieces
+
+    # Leaving HTTP
+
+    def _switch(self, outcome: Outcome, environ: Environ, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
+        """101: client and upstream speak something else from here on (RFC 9110 section 15.2.2), a WebSocket most of the time."""
+        upstream = outcome.body.take_over()
+        reason: str | None = None
+        try:
+            connection: "Connection" = environ["muxwsgi.hijack"]()
+            head = outcome.head
+            lines = [f"HTTP/1.1 101 {head.reason}", *(f"{name}: {value}" for name, value in head.fields), "", ""]
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
+            # What the server says counts: the client may have offered a choice.
+            if any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in head.fields):
+                if flow is not None:
+                    flow.kind = "websocket"
+                reason = self._relay_websocket(connection, upstream, ctx)
+            else:
+                hooks = self._rules.chunk_hooks(ctx)
+                relayed = relay_inspected(connection, upstream, ctx, hooks, self._settings.tunnel_idle_timeout)
+                reason = None if relayed.error is None else str(relayed.error)
+        except Refused as refused:
+            reason = str(refused)
+            log.info("%r: refused by a rule: %s", ctx, reason)
+        except BaseException as error:
+            reason = repr(error)
+            raise
+        finally:
+            upstream.finish()
+            self._recorder.end(flow, ctx, reason)
+        return ()
+
+    def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context) -> str | None:
+        idle = self._settings.tunnel_idle_timeout
+        hooks = self._rules.frame_hooks(ctx)
+        if not hooks:
+            relayed = relay_inspected(connection, upstream, ctx, (), idle)
+            return None if relayed.error is None else str(relayed.error)
+
+        def on_frame(frame: Frame) -> Frame | None:
+            passed = filter_frame(hooks, frame, ctx)
+            if ctx.flow is not None and passed is not None:
+                (ctx.flow.forth if frame.from_client else ctx.flow.back).add(passed.data)
+            return passed
+
+        relayed = relay_frames(connection, upstream, on_frame, idle_timeout=idle)
+        return None if relayed.error is None else str(relayed.error)
+
+
+def error_response(fault: Fault) -> Response:
+    """What a client is told of a fault: the reason in the body, and by its type in Proxy-Status (RFC 9209)."""
+    response = Response(f"{fault.reason}\n", f"{fault.status} {HTTPStatus(fault.status).phrase}", mimetype="text/plain")
+    response.headers["Proxy-Status"] = f"muxwsgi; error={_ERROR_TYPES[fault.phase]}"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _start(start_response: StartResponse, status: str, fields: Fields) -> Callable[[bytes], None]:
+    try:
+        return start_response(status, fields)
+    except ValueError as error:
+        raise Fault(Phase.HEAD, f"the response cannot be passed on: {error}") from error
+
+
+def _first(body: ResponseBody) -> bytes:
+    """The first bytes of a response whose head is not sent on yet, so that the client can still be told that there are none."""
+    try:
+        return body.read()
+    except ResponseAborted as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientGone):
+            raise cause
+        late = isinstance(cause, Expired) or (isinstance(cause, BrokenBody) and cause.status == 408)
+        raise Fault(Phase.TIMEOUT if late else Phase.BODY, str(error)) from error
+
+
+def _begun(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """The same, read as far as the first of them, for the same reason."""
+    if isinstance(pieces, (list, tuple)):
+        return pieces
+    iterator = iter(pieces)
+    try:
+        first = next(iterator, b"")
+    except ResponseAborted as error:
+        raise Fault(Phase.BODY, str(error)) from error
+    return ClosingIterator(chain((first,), iterator), getattr(pieces, "close", None))
+
+
+def _absolute_scheme(target: str) -> str | None:
+    """The scheme of a target in absolute form, None where it has another form."""
+    return None if target[:1] in ("/", "*") else target.partition("://")[0].lower()
+
+
+def _origin_form(target: str, method: str) -> str:
+    """Path and query of an absolute target that the engine has accepted (RFC 9112 sections 3.2.1 and 3.2.4)."""
+    start = target.index("://") + 3
+    for at, char in enumerate(target[start:], start):
+        if char == "/":
+            return target[at:]
+        if char == "?":
+            return "/" + target[at:]
+    return "*" if method == "OPTIONS" else "/"
+
+
+def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
+    """Whether the client asks for another protocol, and rules have left that in."""
+    if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+        return False
+    options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
+    return "upgrade" in options and any(name.lower() == "upgrade" for name, _ in fields)
+
+
+def _redirected(request: Request) -> Endpoint:
+    host, port = request.destination
+    return Endpoint(host, port, (Layer(host, ("http/1.1",)),) if request.scheme == "https" else ())
+
+
+def _check_loop(fields: Fields, via: str) -> None:
+    """Whether the request has been here before, by way of another proxy."""
+    for name, value in fields:
+        if name.lower() == "via":
+            for hop in value.split(","):
+                words = hop.split()
+                if len(words) >= 2 and words[1] == via:
+                    raise Fault(Phase.LOOP, "the request has passed this proxy before (Via)")
+
+
+def _run(app: Any, environ: Environ) -> werkzeug.wrappers.Response | None:
+    """What an application answers, as a response; None where it has taken the connection over."""
+    try:
+        return Response.from_app(app, environ)
+    except StopIteration:
+        if environ["muxwsgi.response"].head_sent:
+            return None
+        raise RuntimeError("the mounted application returned without calling start_response()") from None

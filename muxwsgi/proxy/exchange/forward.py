@@ -1,0 +1,231 @@
+"""One request on its way to where the client wants it, and the response on its way back. An exchange reads from `forward` down.
+
+Bodies pass as they come, both ways: the next block is read when the last one is sent. Nothing of one exchange is left on the upstream
+connection when another may have it: only a response that was read to its end gives it back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from muxwsgi.http.client import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
+from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
+from muxwsgi.proxy.exchange.response_body import ResponseBody
+from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.flow import Head
+from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.settings import ProxySettings
+
+__all__ = ["Forwarder", "Incoming", "Outcome"]
+
+#: Bodies up to this size are read before the request is sent, so that they leave with the head; larger ones are sent while the response is
+#: waited for.
+SEND_WITH_HEAD = 65536
+
+#: Seconds that a client's `Expect: 100-continue` keeps the body back from a server that does not answer it (RFC 9110 section 10.1.1).
+CONTINUE_TIMEOUT = 1.0
+
+#: Requests that may be sent again when a kept connection turns out to be closed (RFC 9110 section 9.2.2).
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+class Incoming:
+    """A request's body on its way upstream.
+
+    pieces              what it consists of, as it comes; a tuple where it is in memory
+    length, chunked     how it is framed; neither where there is none
+    expects_continue    whether the client waits for 100 before it sends it
+    environ             of the request
+    """
+
+    __slots__ = ("chunked", "environ", "expects_continue", "length", "pieces")
+
+    def __init__(self, environ: dict[str, Any], length: int | None, chunked: bool, pieces: Iterable[bytes]) -> None:
+        self.environ = environ
+        self.length = length
+        self.chunked = chunked
+        self.pieces = pieces
+        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+
+    @property
+    def fits_with_head(self) -> bool:
+        """Whether the whole body leaves with the head: it is small, and there is nothing to wait for."""
+        if type(self.pieces) is tuple:
+            return sum(map(len, self.pieces)) <= SEND_WITH_HEAD
+        return self.length is not None and self.length <= SEND_WITH_HEAD and not self.expects_continue
+
+    @property
+    def trailers(self) -> Mapping[str, str]:
+        """The client's, there once the body has been read to its end; none where it is not sent in chunks."""
+        return self.environ.get("muxwsgi.trailers", {}) if self.chunked else {}
+
+    @classmethod
+    def untouched(cls, environ: dict[str, Any]) -> "Incoming":
+        """As the client sends it."""
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            return cls(environ, None, True, pieces_of(environ["wsgi.input"]))
+        text = environ.get("CONTENT_LENGTH")
+        if not text:
+            return cls(environ, None, False, ())
+        length = int(text)
+        return cls(environ, length, False, pieces_of(environ["wsgi.input"]) if length else ())
+
+
+class Outcome:
+    """An upstream's response: its head, and its body as an iterator that is to be closed."""
+
+    __slots__ = ("body", "fields", "head")
+
+    def __init__(self, head: ResponseHead, fields: Fields, body: "ResponseBody") -> None:
+        self.head = head
+        self.fields = fields
+        self.body = body
+
+
+class Forwarder:
+    """Sends requests upstream."""
+
+    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, hangups: Hangups) -> None:
+        self._settings = settings
+        self._upstreams = upstreams
+        self._hangups = hangups
+
+    def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
+        """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
+        via = self._upstreams.way(endpoint, ctx)
+        flow = ctx.flow
+        url = _url(plan, endpoint) if flow is not None else ""
+        if via.speaks_http and not endpoint.layers:
+            if plan.target[:1] == "/" or plan.target == "*":
+                plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
+            plan.in_tunnel = False  # the next hop is our proxy, which gets our credentials and nobody else's
+            if via.authorization is not None:
+                plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
+
+        # 1. The request, and as much of its body as leaves with the head.
+        plan.chunked = incoming.chunked
+        plan.length = incoming.length
+        try:
+            head, fields = plan.head()
+        except ValueError as error:
+            raise Fault(Phase.SEND, str(error)) from error
+        first = b""
+        streamed = not incoming.fits_with_head
+        if flow is not None:
+            flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
+        if not streamed:
+            first = b"".join(incoming.pieces)
+            if incoming.length is not None and len(first) != incoming.length:
+                raise ValueError(f"a rule's request body has {len(first)} bytes, and its Content-Length says {incoming.length}")
+            if flow is not None:
+                flow.forth.add(first)
+            if incoming.chunked:
+                first = chunked(first, incoming.trailers)
+
+        authorization: str = incoming.environ.get("HTTP_AUTHORIZATION", "")
+        if authorization and authorization[:9].lower().startswith(("ntlm", "negotiate")):
+            self._upstreams.bind(ctx)
+
+        # 2. A connection, and the response's head. A kept connection may have been closed by the server a moment ago: that is no answer,
+        # and the request is sent once more, on a new one, where that can do no harm.
+        may_retry = not streamed and plan.method in _IDEMPOTENT
+        pooled = True
+        while True:
+            client = self._upstreams.take(endpoint, ctx, via, pooled=pooled)
+            kept = not client.fresh
+            try:
+                answer, upload = self._ask(client, plan, head + first if first else head, incoming, streamed, ctx)
+                if answer.status == 101:
+                    _check_switch(plan, upload)
+                break
+            except BaseException as error:
+                client.close()
+                self._hangups.waiting.pop(ctx.connection, None)
+                if not isinstance(error, OSError) or isinstance(error, ClientGone):
+                    raise
+                if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
+                    pooled = False
+                    continue
+                raise _fault(error, endpoint) from error
+
+        # 3. Its body follows.
+        if flow is not None:
+            flow.first_byte = flow.now()
+            flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
+        body = ResponseBody(
+            client, upload, ctx, self._hangups, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
+        )
+        return Outcome(answer, end_to_end(answer.fields, keep=self._settings.keep_destination_headers), body)
+
+    def _ask(
+        self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
+    ) -> tuple[ResponseHead, Upload | None]:
+        """Send the request and read the head of the response. From then on the client is watched: see `Hangups`."""
+        upload: Upload | None = None
+        self._hangups.waiting[ctx.connection] = client.connection
+        try:
+            try:
+                client.send(data, more=streamed)
+            except ConnectionError:
+                pass  # the server may have answered and closed before it had it all: what it said counts more
+            if ctx.flow is not None:
+                ctx.flow.sent = ctx.flow.now()
+            if streamed:
+                upload = Upload(incoming.pieces, incoming.trailers, client, incoming.length, ctx.flow)
+                upload.start(CONTINUE_TIMEOUT if incoming.expects_continue else 0.0)
+            answer = client.receive(plan.method, self._pass_interim(incoming, upload))
+            if upload is not None and not upload.begun:
+                upload.stop()  # it has its answer, and the client still waits to be asked for the body: it never will be
+            return answer, upload
+        except BaseException:
+            if upload is not None:
+                upload.stop()
+            raise
+
+    def _pass_interim(self, incoming: Incoming, upload: Upload | None) -> Callable[[ResponseHead], None]:
+        """What is done with a 1xx: 100 lets the body go, any other goes on to the client."""
+
+        def on_interim(head: ResponseHead) -> None:
+            if head.status == 100:
+                if upload is not None:
+                    upload.start()
+                return
+            try:
+                incoming.environ["muxwsgi.response"].informational(head.status, head.reason, end_to_end(head.fields))
+            except ValueError as error:
+                raise BrokenResponse(f"interim response: {error}") from error
+
+        return on_interim
+
+
+def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
+    """What is asked for, as a log has it."""
+    target = plan.target
+    if target[:1] != "/" and target != "*":
+        return target
+    host = plan.host or next((value for name, value in plan.fields if name.lower() == "host"), "") or endpoint.authority
+    return f"{endpoint.scheme}://{host}{target if target != '*' else ''}"
+
+
+def _check_switch(plan: RequestPlan, upload: Upload | None) -> None:
+    """Whether a 101 answers what was asked (RFC 9110 section 15.2.2): what follows it is no HTTP, and nobody's whose client goes on with
+    HTTP. Raises `BrokenResponse`."""
+    if not plan.upgrade:
+        raise BrokenResponse("the upstream switches to another protocol, which nobody asked for")
+    if upload is not None and not upload.complete:
+        raise BrokenResponse("the upstream switches to another protocol before it has the request's body")
+
+
+def _fault(error: OSError, endpoint: Endpoint) -> Fault:
+    """What the exchange fails with, for what `_ask` raised."""
+    if isinstance(error, NoResponse):
+        return Fault(Phase.HEAD, f"{endpoint.authority}: the connection was closed without a response")
+    if isinstance(error, BrokenResponse):
+        return Fault(Phase.HEAD, f"{endpoint.authority}: {error.reason}")
+    if isinstance(error, TimeoutError):
+        return Fault(Phase.TIMEOUT, f"{endpoint.authority}: no response in time")
+    return Fault(Phase.HEAD, f"{endpoint.authority}: the connection broke before the response was there: {error.strerror or error}")

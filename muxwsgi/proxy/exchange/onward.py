@@ -1,0 +1,80 @@
+"""`Onward`: how a tunnel goes on whose client speaks to its destination as to a proxy: with a CONNECT inside of a tunnel looked into."""
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from muxwsgi.errors import Expired
+from muxwsgi.http.body import BrokenBody
+from muxwsgi.http.client import BrokenResponse, ClientConnection, ClientSettings
+from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end, head_fields
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.rules.message import Response
+from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["NotOnward", "Onward"]
+
+#: Bytes of the other proxy's page that are passed on where it refuses.
+PAGE_AT_MOST = 65536
+
+
+class NotOnward(Fault):
+    """The other proxy refuses the tunnel; `response` is what it said. It may be 407, which the client has an answer to."""
+
+    def __init__(self, proxy: str, response: Response) -> None:
+        super().__init__(Phase.CHAIN, f"the proxy {proxy} answered {response.status}")
+        self.response = response
+
+
+class Onward:
+    """A `Dial`: connects as the tunnel would, and repeats there what the client has said to the proxy behind it, credentials included."""
+
+    def __init__(self, upstreams: Upstreams, tunnel: "Context", head: bytes, timeout: float) -> None:
+        """`tunnel` is the one that leads to the other proxy, `head` that of the client's CONNECT. `timeout` in seconds, for the answer."""
+        assert tunnel.destination is not None  # there is no tunnel to nowhere
+        self._upstreams = upstreams
+        self._tunnel = tunnel
+        self._proxy = Endpoint(*tunnel.destination, tunnel.layers)
+        self._fields = head_fields(head)
+        self._timeout = timeout
+
+    def __call__(self, host: str, port: int) -> "Connection":
+        """Raises `Fault`."""
+        goes_to = Endpoint(host, port).authority
+        plan = RequestPlan("CONNECT", goes_to, self._fields)
+        plan.host = goes_to
+        plan.in_tunnel = True
+        name = self._proxy.authority
+        connection = self._upstreams.stream(self._proxy, self._tunnel)
+        try:
+            connection.deadline = monotonic() + self._timeout
+            client = ClientConnection(connection, ClientSettings(response_head_timeout=0))
+            client.send(plan.head()[0])
+            answer = client.receive("CONNECT")
+            if not 200 <= answer.status < 300:
+                raise NotOnward(name, _page(client, answer.status, answer.reason, end_to_end(answer.fields)))
+            connection.lifeline.deadline = float("inf")
+            return client.take_over()
+        except BaseException as error:
+            connection.finish()
+            if isinstance(error, Expired):
+                raise Fault(Phase.TIMEOUT, f"the proxy {name} has not answered in time") from error
+            if isinstance(error, OSError):
+                reason = error.reason if isinstance(error, (BrokenResponse, BrokenBody)) else error.strerror or str(error)
+                raise Fault(Phase.CHAIN, f"the proxy {name}: {reason}") from error
+            raise
+
+
+def _page(client: ClientConnection, status: int, reason: str, fields: list[tuple[str, str]]) -> Response:
+    """The refusal with its page, or without one that is too long."""
+    page = b""
+    while not client.body.done and len(page) <= PAGE_AT_MOST:
+        page += client.body.read_some(PAGE_AT_MOST)
+    kept = [field for field in fields if field[0].lower() != "content-length"]
+    if len(page) > PAGE_AT_MOST:
+        page = b""
+        kept = [field for field in kept if field[0].lower() not in ("content-type", "content-encoding")]
+    return Response.of_upstream(status, reason, kept, [page])

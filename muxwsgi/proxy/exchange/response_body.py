@@ -1,0 +1,140 @@
+"""`ResponseBody`: an upstream's response on its way to the client, block by block, and what becomes of its connection at the end."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from muxwsgi.errors import Expired, ResponseAborted
+from muxwsgi.http.body import BrokenBody
+from muxwsgi.http.client import ClientConnection
+from muxwsgi.proxy.exchange.fields import Fields
+from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
+from muxwsgi.proxy.exchange.upload import Upload
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["ResponseBody"]
+
+BLOCK = 65536
+
+
+class ResponseBody:
+    """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
+
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "flow", "on_end", "trailers")
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        upload: Upload | None,
+        ctx: "Context",
+        hangups: Hangups,
+        give_back: Callable[[], None],
+        switched: bool,
+    ) -> None:
+        """`switched` says that no HTTP follows the head, so that there is nothing to give back."""
+        self._client = client
+        self._upload = upload
+        self._ctx = ctx
+        self._hangups = hangups
+        self._give_back = give_back
+        self._done = False
+        self._first = b""
+        #: Where the bytes are recorded.
+        self.flow = ctx.flow
+        #: The trailer fields, once it is done.
+        self.trailers: Fields = []
+        #: Called once with what broke it, None where it was whole.
+        self.on_end: Callable[[str | None], None] | None = None
+        if client.body.done and not switched:
+            self._finish()
+
+    def __iter__(self) -> "ResponseBody":
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.read()
+        if not block:
+            raise StopIteration
+        return block
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it has been given out."""
+        return self._done
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would return at once."""
+        return self._done or self._client.body.ready
+
+    def read(self) -> bytes:
+        """The next bytes as they come; b"" at the end. Raises `ResponseAborted` where it breaks off."""
+        if self._first:
+            block, self._first = self._first, b""
+            return block
+        if self._done:
+            return b""
+        try:
+            block = self._client.body.read_some(BLOCK)
+        except OSError as error:
+            reason = _why_broken(error)
+            self._end(reason)
+            raise ResponseAborted(reason) from error
+        if self.flow is not None:
+            self.flow.back.add(block)
+        if self._client.body.done:
+            self._finish()
+        return block
+
+    def close(self) -> None:
+        """Called by the engine in any case."""
+        if not self._done:
+            self._end("the client went away")
+
+    def put_back(self, block: bytes) -> None:
+        """Give `block`, which was read already, out first."""
+        self._first = block
+
+    def take_over(self) -> "Connection":
+        """The upstream connection, which speaks another protocol from here on (101). It is the caller's to close."""
+        self._done = True
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None:
+            self._upload.stop()
+        return self._client.take_over()
+
+    def _finish(self) -> None:
+        self._done = True
+        if self._client.body.trailers:
+            self.trailers = list(self._client.body.trailers.items())  # now: the connection may be another exchange's soon
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None and not self._upload.complete:
+            self._upload.stop()
+            self._client.close()
+        else:
+            self._give_back()
+        if self.on_end is not None:
+            self.on_end(None)
+
+    def _end(self, reason: str) -> None:
+        self._done = True
+        self._hangups.waiting.pop(self._ctx.connection, None)
+        if self._upload is not None:
+            self._upload.stop()
+        self._client.close()
+        if self.on_end is not None:
+            self.on_end(reason)
+
+
+def _why_broken(error: OSError) -> str:
+    if isinstance(error, ClientGone):
+        return str(error)
+    if isinstance(error, Expired) or (isinstance(error, BrokenBody) and error.status == 408):
+        reason = "no byte in time"
+    elif isinstance(error, BrokenBody):
+        reason = error.reason
+    else:
+        reason = error.strerror or str(error)
+    return f"the upstream's body broke off: {reason}"

@@ -1,0 +1,300 @@
+"""Conditions in goproxy's vocabulary: for which messages and tunnels a rule is.
+
+A condition can be asked three things: of a request (in `on_request`, `on_frame`), of a response (in `on_response`; what is about requests
+looks at the request that it answers), and of a tunnel that is being opened or relayed (in `on_connect`, `on_chunk`), of which no more is
+known than "host:port". What needs a path says no of a tunnel.
+
+They combine with `&`, `|`, `~`, and with any function `(subject, ctx) -> bool`, whose subject is the request, the response, or "host:port".
+
+How names and paths compare (see `place`): hosts without regard to case, to a dot at the end, to the spelling of an IP
+address, or to whether the scheme's default port is written; paths without their escapes. goproxy compares hosts letter by letter.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Literal
+
+import werkzeug.wrappers
+
+from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.rules.condition import Condition, all_of, any_of, condition, never, not_
+from muxwsgi.proxy.rules.message import Request
+from muxwsgi.proxy.rules.place import DEFAULT_PORTS, Place, canonical_host, split_host_port
+
+__all__ = [
+    "Condition",
+    "all_of",
+    "any_of",
+    "condition",
+    "content_type_is",
+    "dst_host_is",
+    "header_matches",
+    "is_localhost",
+    "method_is",
+    "not_",
+    "port_is",
+    "protocol_is",
+    "req_host_is",
+    "req_host_matches",
+    "src_ip_is",
+    "status_code_is",
+    "url_has_prefix",
+    "url_is",
+    "url_matches",
+]
+
+Response = werkzeug.wrappers.Response
+
+#: Where a tunnel goes to has no scheme, so either port is the default one.
+_EITHER = (80, 443)
+
+
+def _text(name: str, *arguments: object) -> str:
+    return f"{name}({', '.join(map(repr, arguments))})"
+
+
+# The URL
+
+
+def url_is(*urls: str) -> Condition:
+    """The URL is one of these, each written as "/path" (of any host), "host/path" or "scheme://host/path".
+
+    The query counts only where one is written. goproxy's `UrlIs`.
+    """
+    places = [Place(url) for url in urls]
+    return Condition(_text("url_is", *urls), request=lambda request, ctx: any(place.is_url(request) for place in places))
+
+
+def url_has_prefix(*prefixes: str) -> Condition:
+    """The URL begins with one of these: "/path", "host/path" or "scheme://host/path", where the path may stop anywhere.
+
+    The host counts as a whole: "example.com" is no prefix of "example.com.evil.test", as it is in goproxy's `UrlHasPrefix`.
+    """
+    places = [Place(prefix) for prefix in prefixes]
+    return Condition(_text("url_has_prefix", *prefixes), request=lambda request, ctx: any(place.begins(request) for place in places))
+
+
+def url_matches(*patterns: str | re.Pattern[str], query: bool = False) -> Condition:
+    """A pattern is found (`re.search`) in the path, in "host/path" or in "scheme://host/path"; with `query`, "?query" stands behind each.
+
+    Host and scheme are in lower case there, the port only where it is not the default one. goproxy's `UrlMatches`, which never
+    sees the query.
+    """
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def test(request: Request, ctx: Context) -> bool:
+        path = request.path or "/"
+        if query and request.query_string:
+            path += "?" + request.query_string.decode()
+        host, port = request.destination
+        place = _written(canonical_host(host), port, request.scheme) + path
+        texts = (path, place, f"{request.scheme}://{place}")
+        return any(pattern.search(text) for pattern in compiled for text in texts)
+
+    patterns_text = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns]
+    return Condition(_text("url_matches", *patterns_text)[:-1] + (", query=True)" if query else ")"), request=test)
+
+
+# The host
+
+
+def _written(host: str, port: int, scheme: str) -> str:
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == DEFAULT_PORTS.get(scheme) else f"{bracketed}:{port}"
+
+
+def req_host_is(*hosts: str) -> Condition:
+    """The host that the request names is one of these, each "host" for the scheme's default port or "host:port".
+
+    A tunnel has no scheme: "host" is on port 80 or 443 there. goproxy's `ReqHostIs`, for which "host" and "host:443" differ.
+    """
+    wanted = {_host_and_port(host) for host in hosts}
+
+    def test(request: Request, ctx: Context) -> bool:
+        host, port = request.destination
+        host = canonical_host(host)
+        return (host, port) in wanted or (port == DEFAULT_PORTS.get(request.scheme) and (host, None) in wanted)
+
+    def connect(text: str, ctx: Context) -> bool:
+        host, port = split_host_port(text)
+        host = canonical_host(host)
+        return (host, port) in wanted or (port in _EITHER and (host, None) in wanted)
+
+    return Condition(_text("req_host_is", *hosts), request=test, connect=connect)
+
+
+def req_host_matches(*patterns: str | re.Pattern[str]) -> Condition:
+    """A pattern is found (`re.search`) in "host" or in "host:port", which are in lower case. goproxy's `ReqHostMatches`."""
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def found(host: str, port: int | None) -> bool:
+        host = canonical_host(host)
+        texts = (host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return any(pattern.search(text) for pattern in compiled for text in texts)
+
+    patterns_text = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns]
+    return Condition(
+        _text("req_host_matches", *patterns_text),
+        request=lambda request, ctx: found(*request.destination),
+        connect=lambda text, ctx: found(*split_host_port(text)),
+    )
+
+
+def dst_host_is(*hosts: str) -> Condition:
+    """The connection goes to one of these, each "host" for any port or "host:port": what the tunnel was asked for, whatever
+    the requests inside name; outside of tunnels, the host of the URL. goproxy's `DstHostIs`.
+
+    Of a connection that the kernel redirected to us only the address is known: there, names are `req_host_is`'s.
+    """
+    wanted = {_host_and_port(host) for host in hosts}
+
+    def among(host: str, port: int | None) -> bool:
+        host = canonical_host(host)
+        return (host, port) in wanted or (host, None) in wanted
+
+    return Condition(
+        _text("dst_host_is", *hosts),
+        request=lambda request, ctx: among(*_destination(request, ctx)),
+        connect=lambda text, ctx: among(*split_host_port(text)),
+    )
+
+
+def _destination(request: Request, ctx: Context) -> tuple[str, int]:
+    return request.destination if request.redirected or ctx.destination is None else ctx.destination
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    host, port = split_host_port(text)
+    if not host or "/" in host:
+        raise ValueError(f"{text!r} is neither a host nor host:port")
+    return canonical_host(host), port
+
+
+def port_is(*ports: int) -> Condition:
+    """The connection goes to one of these ports."""
+    wanted = frozenset(ports)
+    return Condition(
+        _text("port_is", *ports),
+        request=lambda request, ctx: _destination(request, ctx)[1] in wanted,
+        connect=lambda text, ctx: split_host_port(text)[1] in wanted,
+    )
+
+
+@lru_cache(1024)
+def _is_local(host: str) -> bool:
+    name = canonical_host(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+#: It goes to this machine by name ("localhost", RFC 6761) or address (loopback, or unspecified, which connects to loopback). goproxy's
+#: `IsLocalHost`. What other names resolve to is not looked up here: the proxy's guard does that.
+is_localhost = Condition(
+    "is_localhost",
+    request=lambda request, ctx: _is_local(_destination(request, ctx)[0]) or _is_local(request.destination[0]),
+    connect=lambda text, ctx: _is_local(split_host_port(text)[0]),
+)
+
+
+# The client
+
+
+@lru_cache(1024)
+def _client_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def src_ip_is(*networks: str) -> Condition:
+    """The client's address is in one of these: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Never true of a client on a unix
+    socket. goproxy's `SrcIpIs` knows addresses only."""
+    wanted: list[IPv4Network | IPv6Network] = [ip_network(network) for network in networks]
+
+    def test(subject: object, ctx: Context) -> bool:
+        if isinstance(ctx.client, str):
+            return False
+        address = _client_address(ctx.client[0])
+        return address is not None and any(address in network for network in wanted)
+
+    return Condition(_text("src_ip_is", *networks), request=test, connect=test)
+
+
+# The message
+
+
+def method_is(*methods: str) -> Condition:
+    """The method is one of these, in any case. A tunnel being opened is "CONNECT", however the client asked for it."""
+    wanted = frozenset(method.upper() for method in methods)
+    return Condition(
+        _text("method_is", *methods),
+        request=lambda request, ctx: request.method.upper() in wanted,
+        connect=lambda text, ctx: "CONNECT" in wanted,
+    )
+
+
+def header_matches(name: str, pattern: str | re.Pattern[str] = "") -> Condition:
+    """A field of that name has a value in which the pattern is found (`re.search`); without a pattern, the field is there.
+
+    Looks at the message that the rule is about: in `on_response` at the response. Of a tunnel, at the CONNECT request, if there is one.
+    """
+    compiled = re.compile(pattern)
+
+    def has(message: Request | Response) -> bool:
+        return any(compiled.search(value) for value in message.headers.getlist(name))
+
+    return Condition(
+        _text("header_matches", name, compiled.pattern),
+        request=lambda request, ctx: has(request),
+        response=lambda response, ctx: has(response),
+        connect=lambda text, ctx: ctx.request is not None and has(ctx.request),
+    )
+
+
+def content_type_is(*types: str) -> Condition:
+    """The response's media type is one of these, without regard to case and parameters: "text/html". goproxy's `ContentTypeIs`."""
+    wanted = frozenset(kind.lower() for kind in types)
+    return Condition(
+        _text("content_type_is", *types),
+        request=never,
+        response=lambda response, ctx: response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in wanted,
+        needs_response=True,
+    )
+
+
+def status_code_is(*codes: int) -> Condition:
+    """The response's status is one of these. goproxy's `StatusCodeIs`."""
+    wanted = frozenset(codes)
+    return Condition(
+        _text("status_code_is", *codes), request=never, response=lambda response, ctx: response.status_code in wanted, needs_response=True
+    )
+
+
+Protocol = Literal["http", "https", "websocket", "tls", "tcp"]
+
+
+def protocol_is(*protocols: Protocol) -> Condition:
+    """What is spoken is one of these. Of requests: "http" or "https", and also "websocket" for one that asks for an upgrade to it. Of
+    tunnels that carry something else: "tls" where a ClientHello was seen, otherwise "tcp", which while a tunnel is being opened is all
+    that is known."""
+    unknown = set(protocols) - {"http", "https", "websocket", "tls", "tcp"}
+    if unknown:
+        raise ValueError(f"{sorted(unknown)[0]!r} is none of http, https, websocket, tls and tcp")
+    wanted = frozenset(protocols)
+
+    def test(request: Request, ctx: Context) -> bool:
+        return request.scheme in wanted or ("websocket" in wanted and request.headers.get("Upgrade", "").lower() == "websocket")
+
+    return Condition(
+        _text("protocol_is", *protocols),
+        request=test,
+        connect=lambda text, ctx: ("tls" if ctx.tls is not None else "tcp") in wanted,
+    )

@@ -1,0 +1,423 @@
+"""`Request` as rules see it: see `message`."""
+
+import io
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
+from urllib.parse import quote, unquote, urlsplit
+
+import werkzeug.wrappers
+from werkzeug.datastructures import EnvironHeaders, Headers
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.urls import iri_to_uri
+
+from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, PieceFile, Unread, join, pieces_of
+from muxwsgi.proxy.rules.place import DEFAULT_PORTS, split_host_port
+
+if TYPE_CHECKING:
+    from werkzeug.formparser import FormDataParser
+
+__all__ = ["Outgoing", "Request"]
+
+#: What may stand in a request-target: visible ASCII without "#" (RFC 9112 section 3.2).
+_TARGET = re.compile(r"[!\"$-~]*")
+
+#: authority without userinfo, which no request to a proxy has (RFC 9110 section 4.2.4).
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::([0-9]{0,5}))?")
+
+_ABSOLUTE = re.compile(r"(?i:(https?))://([^/?]*)(.*)")
+
+#: What werkzeug remembers of a URL, and of a body.
+_OF_URL = ("args", "values")
+_OF_BODY = ("form", "files", "values")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The body that goes on with a request. Neither a length nor chunked: there is none, and no field says so."""
+
+    length: int | None
+    chunked: bool
+    pieces: Iterable[bytes]
+
+
+_NOTHING = Outgoing(None, False, ())
+
+
+class Request(werkzeug.wrappers.Request):
+    """A client's request on its way to the upstream.
+
+    Beyond werkzeug's: `url`, `host`, `target`, `path`, `query_string`, `method`, `headers` and `data` can be set.
+
+    `url` is as it was sent, escapes included, and not the IRI that werkzeug makes of it. Setting `url` or `host` sets the Host field too,
+    since an upstream would wonder otherwise; a rule that wants another one sets `headers["Host"]` afterwards.
+
+    buffer_limit    bytes that `get_data()` keeps at most, above: 413
+    redirected      whether a rule sent the request elsewhere by setting `url` or `host`
+    body_buffered   whether the whole body is in memory
+    body_replaced   whether a rule gave it another body
+    """
+
+    def __init__(
+        self,
+        environ: dict[str, Any],
+        populate_request: bool = False,
+        shallow: bool = False,
+        *,
+        url_scheme: str | None = None,
+        authority: str | None = None,
+        buffer_limit: int = BUFFER_LIMIT,
+    ) -> None:
+        """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
+        target: str
+        if "muxwsgi.head" in environ:
+            target = environ["RAW_URI"]
+        else:  # other servers, and werkzeug's test client, may have decoded it
+            path = cast(str, environ.get("SCRIPT_NAME", "")) + cast(str, environ.get("PATH_INFO", ""))
+            query = environ.get("QUERY_STRING")
+            target = quote(path.encode("latin-1")) + (f"?{query}" if query else "")
+        self._absolute = False
+        if target[:1] != "/" and target != "*":
+            absolute = _ABSOLUTE.fullmatch(target)
+            if absolute is None:
+                target = ""  # CONNECT: its target is the authority
+            else:
+                self._absolute = True
+                url_scheme = url_scheme or absolute[1].lower()
+                authority = authority or absolute[2]
+                target = absolute[3]
+                if not target and environ.get("REQUEST_METHOD") == "OPTIONS":
+                    target = "*"  # which is what is meant (RFC 9112 section 3.2.4)
+                elif target[:1] != "/":
+                    target = "/" + target
+        # What werkzeug's own constructor does, without decoding what nobody may ask for.
+        self.method = environ.get("REQUEST_METHOD", "GET")
+        self.scheme = url_scheme or environ.get("wsgi.url_scheme", "http")
+        self.root_path = ""
+        self.remote_addr = environ.get("REMOTE_ADDR")
+        self.server = None
+        self.environ = environ
+        self.shallow = shallow
+        self.buffer_limit = buffer_limit
+        self.redirected = False
+        self.body_replaced = False
+        self._target = target
+        self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+        self._headers: Headers | None = None
+        self._data: bytes | None = None
+        self._given: tuple[int | None, Iterable[bytes]] | None = None
+        self._unread: Unread | None = None
+        if populate_request:
+            environ["werkzeug.request"] = self
+
+    @classmethod
+    def of(cls, environ: dict[str, Any], url_scheme: str, authority: str, *, buffer_limit: int = BUFFER_LIMIT) -> "Request":
+        """The request of `environ`, which goes to `authority` ("host" or "host:port") by `url_scheme` ("http", "https")."""
+        return cls(environ, url_scheme=url_scheme, authority=authority, buffer_limit=buffer_limit)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.url}>"
+
+    # Where it goes
+
+    @property
+    def target(self) -> str:
+        """Path and query with their escapes, as the upstream will get them: "/a%20b?c=d", "*" of OPTIONS, "" of CONNECT."""
+        return self._target
+
+    @target.setter
+    def target(self, value: str) -> None:
+        target = value if _TARGET.fullmatch(value) else iri_to_uri(value)
+        if _TARGET.fullmatch(target) is None or not (target[:1] == "/" or target in ("*", "")):
+            raise ValueError(f"{value!r} is no request-target")
+        value = target
+        self._target = value
+        self._forget(_OF_URL)
+
+    @property
+    def url(self) -> str:
+        """The absolute URL, with its query and with the escapes that were sent."""
+        return f"{self.scheme}://{self._authority}{'' if self._target == '*' else self._target}"
+
+    @url.setter
+    def url(self, value: str) -> None:
+        parts = urlsplit(value)
+        scheme = parts.scheme.lower()
+        if scheme not in ("http", "https"):
+            raise ValueError(f"{value!r} is no http or https URL")
+        rest = parts.path or "/"
+        target = f"{rest}?{parts.query}" if parts.query else rest
+        moved = (scheme, parts.netloc) != (self.scheme, self._authority)
+        if moved:
+            self._move(scheme, parts.netloc)
+        self.target = target
+
+    @property
+    def host(self) -> str:
+        """Where the request goes: "host" or "host:port", as it was sent."""
+        return self._authority
+
+    @host.setter
+    def host(self, value: str) -> None:
+        self._move(self.scheme, value)
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        """Host without brackets and port that the URL says."""
+        host, port = split_host_port(self._authority)
+        return host, port or DEFAULT_PORTS.get(self.scheme, 0)
+
+    def _move(self, scheme: str, authority: str) -> None:
+        authority = authority if authority.isascii() else authority.encode("idna").decode()
+        match = _AUTHORITY.fullmatch(authority)
+        if match is None or (match[2] and not 0 < int(match[2]) <= 65535):
+            raise ValueError(f"{authority!r} is no host")
+        self.scheme = scheme
+        self._authority = authority
+        self.redirected = True
+        self.headers["Host"] = authority
+
+    @property
+    def path(self) -> str:
+        """The path without escapes; "" where there is none (CONNECT, OPTIONS *)."""
+        path = self._target.partition("?")[0]
+        if path == "*":
+            return ""
+        return unquote(path) if "%" in path else path
+
+    @path.setter
+    def path(self, value: str) -> None:
+        query = self._target.partition("?")[1:]
+        self.target = quote(value, safe="/!$&'()*+,;=:@~") + "".join(query)
+
+    @property
+    def query_string(self) -> bytes:
+        """What stands behind "?", with its escapes."""
+        return self._target.partition("?")[2].encode("ascii")
+
+    @query_string.setter
+    def query_string(self, value: bytes) -> None:
+        path = self._target.partition("?")[0]
+        self.target = path + ("?" + value.decode("ascii") if value else "")
+
+    @property
+    def full_path(self) -> str:
+        """Path and query as werkzeug spells them: always with "?"."""
+        return f"{self.path}?{self.query_string.decode()}"
+
+    @property
+    def base_url(self) -> str:
+        """The URL without its query."""
+        return self.url.partition("?")[0]
+
+    @property
+    def root_url(self) -> str:
+        """Scheme and host, with a slash."""
+        return f"{self.scheme}://{self._authority}/"
+
+    @property
+    def url_root(self) -> str:
+        """The same as `root_url`."""
+        return self.root_url
+
+    @property
+    def host_url(self) -> str:
+        """The same as `root_url`."""
+        return self.root_url
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    # Fields
+
+    @property
+    def headers(self) -> Headers:
+        """The fields in the client's order and spelling, hop-by-hop ones included. What a rule changes goes to the upstream."""
+        if self._headers is None:
+            self._headers = Headers()
+            self._headers[:] = self._fields()
+        return self._headers
+
+    @headers.setter
+    def headers(self, value: Headers) -> None:
+        self._headers = value
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """`headers` as a list of its own: for who sends them on."""
+        return self._fields() if self._headers is None else list(self._headers)
+
+    def _fields(self) -> list[tuple[str, str]]:
+        fields: list[tuple[str, str]]
+        raw = self.environ.get("muxwsgi.head")
+        if raw is None:
+            fields = list(EnvironHeaders(self.environ))
+        else:
+            lines = raw.decode("latin-1").split("\r\n")
+            fields = [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines[1:-2]]]
+        if self._absolute:
+            # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
+            fields = [(name, self._authority if name.lower() == "host" else value) for name, value in fields]
+        if "HTTP_HOST" not in self.environ and self._authority:
+            fields.insert(0, ("Host", self._authority))  # HTTP/1.0
+        return fields
+
+    # The body
+
+    @property
+    def body_buffered(self) -> bool:
+        return self._data is not None
+
+    @property
+    def stream(self) -> IO[bytes]:
+        """The body as a file. Where it is in memory, a new one at its beginning each time.
+
+        A rule that reads from it takes from what the upstream would get: it must give the request a body again (`set_data`,
+        `set_stream`), or answer by itself.
+        """
+        if self._data is not None:
+            return io.BytesIO(self._data)
+        if self._unread is None:
+            file = self.environ["wsgi.input"] if self._given is None else io.BufferedReader(PieceFile(self._given[1]))
+            self._unread = Unread(file)
+        return cast(IO[bytes], self._unread)
+
+    @overload
+    def get_data(self, cache: bool = ..., as_text: Literal[False] = ..., parse_form_data: bool = ...) -> bytes: ...
+
+    @overload
+    def get_data(self, cache: bool = ..., as_text: Literal[True] = ..., parse_form_data: bool = ...) -> str: ...
+
+    def get_data(self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False) -> bytes | str:
+        """The whole body, which stays in memory and is sent on from there. `cache` and `parse_form_data` make no difference.
+
+        Raises `RequestEntityTooLarge` (413) above `buffer_limit`, and what reading raises.
+        """
+        data = self._data
+        if data is None:
+            self._check_unread()
+            length = self.content_length
+            if length is not None and length > self.buffer_limit:
+                raise self._too_large()
+            data = join(pieces_of(self.stream), self.buffer_limit, self._too_large)
+            if self._given is not None:
+                self._given = (None if self._given[0] is None else len(data), (data,))
+            self._data = data
+        return data.decode("utf-8", "replace") if as_text else data
+
+    def _check_unread(self) -> None:
+        if self._unread is not None and self._unread.touched:
+            raise RuntimeError("a rule has read from the request's body and put nothing in its place: what is left is not the whole body")
+
+    def _too_large(self) -> Exception:
+        return RequestEntityTooLarge(f"The body is larger than the {self.buffer_limit} bytes that may be read at once.")
+
+    def set_data(self, value: bytes | str) -> None:
+        """Give the request another body, without any encoding; Content-Length says its size."""
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        self._replace(len(data), (data,))
+        self._data = data
+
+    def set_stream(self, pieces: Iterable[bytes], length: int | None = None) -> None:
+        """Give the request another body that is made while it is sent: chunked, unless its `length` is known. `pieces` may read from what
+        `request.stream` was."""
+        self._replace(length, pieces)
+        self._data = None
+
+    def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+        """Let `watch` see the body on its way: it is given the pieces as they come, and gives them on, with not a byte more or less."""
+        body = self.outgoing()
+        if body.length or body.chunked:
+            self._given = (body.length, watch(body.pieces))
+            self._unread = None
+            self._data = None
+
+    def _replace(self, length: int | None, pieces: Iterable[bytes]) -> None:
+        self._given = (length, pieces)
+        self._unread = None
+        self.body_replaced = True
+        self._forget(_OF_BODY)
+        headers = self.headers
+        for name in ("Transfer-Encoding", "Content-Encoding", "Content-Length", "Trailer"):
+            headers.pop(name, None)
+        if length is None:
+            headers["Transfer-Encoding"] = "chunked"
+        else:
+            headers["Content-Length"] = str(length)
+
+    @property
+    def data(self) -> bytes:
+        """`get_data()`, and `set_data()` when set."""
+        return self.get_data()
+
+    @data.setter
+    def data(self, value: bytes | str) -> None:
+        self.set_data(value)
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """As werkzeug's, without a memory: the body may have changed."""
+        return super().get_json(force=force, silent=silent, cache=False)
+
+    def make_form_data_parser(self) -> "FormDataParser":
+        self.get_data()  # parsing must not take the body from the upstream
+        return super().make_form_data_parser()
+
+    def outgoing(self) -> Outgoing:
+        """The body as rules left it. Raises `RuntimeError` where one has read part of it and put nothing in its place."""
+        if self._data is None:
+            self._check_unread()
+        if self._given is not None:
+            length, pieces = self._given
+            return Outgoing(length, length is None, pieces)
+        environ = self.environ
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        if not chunked and not environ.get("CONTENT_LENGTH"):
+            return _NOTHING
+        length = None if chunked else int(environ["CONTENT_LENGTH"])
+        if self._data is not None:
+            return Outgoing(length, chunked, (self._data,))
+        return Outgoing(length, chunked, pieces_of(environ["wsgi.input"]))
+
+    def to_environ(self) -> dict[str, Any]:
+        """An environ for an application that answers in the upstream's place, with all that rules changed."""
+        environ = self.environ.copy()
+        host, port = self.destination
+        path, _, query = self._target.partition("?")
+        environ["REQUEST_METHOD"] = self.method
+        environ["wsgi.url_scheme"] = self.scheme
+        environ["SERVER_NAME"] = host
+        environ["SERVER_PORT"] = str(port)
+        environ["HTTP_HOST"] = self._authority
+        environ["SCRIPT_NAME"] = ""
+        environ["PATH_INFO"] = unquote(path, "latin-1") if path != "*" else ""
+        environ["QUERY_STRING"] = query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = self._target or self._authority
+        if self._headers is not None:
+            _put_fields(environ, self._headers)
+        environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # that was for us
+        environ.pop("HTTP_PROXY_CONNECTION", None)
+        if self._given is not None or self._data is not None:
+            outgoing = self.outgoing()
+            environ["wsgi.input"] = io.BytesIO(self._data) if self._data is not None else io.BufferedReader(PieceFile(outgoing.pieces))
+            environ["wsgi.input_terminated"] = True
+        return environ
+
+
+def _put_fields(environ: dict[str, Any], headers: Headers) -> None:
+    """Replace the request's fields in `environ` with `headers` (PEP 3333)."""
+    for key in [key for key in environ if key.startswith("HTTP_")]:
+        del environ[key]
+    environ.pop("CONTENT_TYPE", None)
+    environ.pop("CONTENT_LENGTH", None)
+    for name, value in headers:
+        if "_" in name:
+            continue  # X_Y and X-Y would have the same key
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        if key in environ:
+            value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
+        environ[key] = value
+    environ.pop("muxwsgi.head", None)  # it says what the client sent, and that is not this

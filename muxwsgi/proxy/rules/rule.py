@@ -1,0 +1,197 @@
+"""One rule each: the conditions under which it is for something, and what it does then. And the sentences in which rules are written:
+`rules.on_request(condition, ...).do(function)`.
+
+A sentence is also a decorator: `@rules.on_request(condition, ...)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import werkzeug.wrappers
+
+from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.rules.actions import Accept, Action, Chunk, Hijack, Hijacker, Look, Mitm, Passage, Reject
+from muxwsgi.proxy.rules.condition import Condition, Test, condition
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    from muxwsgi.proxy.fault import Fault
+    from muxwsgi.proxy.rules.message import Request, Response
+    from muxwsgi.proxy.streams.websocket import Frame
+
+__all__ = [
+    "Always",
+    "ChunkFunction",
+    "ConnectFunction",
+    "ErrorFunction",
+    "FrameFunction",
+    "MountedApp",
+    "OnConnect",
+    "OnEither",
+    "OnResponse",
+    "RequestFunction",
+    "ResponseFunction",
+    "Rule",
+    "Sentence",
+    "name_of",
+]
+
+AnyResponse = werkzeug.wrappers.Response
+
+#: None lets the next rule have it; a request takes the place of this one; a response is the answer.
+RequestFunction = Callable[["Request", Context], "Request | AnyResponse | MountedApp | None"]
+
+#: None leaves it (with what the function changed of it); a response takes its place.
+ResponseFunction = Callable[["Response", Context], "AnyResponse | None"]
+
+#: None lets the next rule decide; "host:port" sends the tunnel elsewhere.
+ConnectFunction = Callable[[str, Context], "tuple[Action, str] | Action | None"]
+
+#: None sends the chunk on, bytes take its place, b"" or `DROP` drop it.
+ChunkFunction = Callable[[Chunk, Context], "bytes | Passage | None"]
+
+#: None sends the frame on, a frame takes its place, `DROP` drops it.
+FrameFunction = Callable[["Frame", Context], "Frame | Passage | None"]
+
+#: None lets the next rule answer for it, and the proxy at last.
+ErrorFunction = Callable[["Fault", Context], "AnyResponse | None"]
+
+@dataclass(frozen=True, slots=True)
+class MountedApp:
+    """An application answers `request` in the upstream's place: `app(request.to_environ(), start_response)`."""
+
+    app: "WSGIApplication"
+    request: "Request"
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[Function]):
+    """`tests` are the conditions, as far as the kind of rule asks them."""
+
+    conditions: tuple[Condition, ...]
+    tests: tuple[Test, ...]
+    function: Function
+    decoded: bool = False
+
+    def is_for(self, subject: Any, ctx: Context) -> bool:
+        for test in self.tests:  # noqa: SIM110 - this is the hot path, and a generator costs more than the tests
+            if not test(subject, ctx):
+                return False
+        return True
+
+    def may_be_for(self, request: "Request", ctx: Context) -> bool:
+        """Whether a response rule could be for the response to come."""
+        return all(each.reads_response or each.request(request, ctx) for each in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """A connect function that knows what it will say: so it can be seen beforehand whether a proxy will need a CA."""
+
+    action: Action
+
+    def __call__(self, host: str, ctx: Context) -> Action:
+        return self.action
+
+
+class Sentence(Generic[Function]):
+    """`.do(function)` ends it, and gives the function back."""
+
+    __slots__ = ("_add", "_conditions")
+
+    def __init__(self, tests: tuple[Test, ...], add: Callable[[Rule[Function]], None]) -> None:
+        self._conditions = tuple(condition(test) for test in tests)
+        self._add = add
+        for each in self._conditions:
+            if each.needs_response:
+                raise TypeError(f"{each!r} is about responses, and there is none yet: use it in on_response()")
+
+    def do(self, function: Function) -> Function:
+        """Call `function` for whatever all conditions hold of."""
+        self._add(Rule(self._conditions, self._tests(), _callable(function)))
+        return function
+
+    def __call__(self, function: Function) -> Function:
+        return self.do(function)
+
+    def _tests(self) -> tuple[Test, ...]:
+        return tuple(each.request for each in self._conditions)
+
+
+class OnEither(Sentence[Function]):
+    """About a request where there is one, and a tunnel otherwise."""
+
+    __slots__ = ()
+
+    def _tests(self) -> tuple[Test, ...]:
+        return self._conditions
+
+
+class OnResponse(Sentence[ResponseFunction]):
+    """What `on_response` returns."""
+
+    __slots__ = ()
+
+    def __init__(self, tests: tuple[Test, ...], add: Callable[[Rule[ResponseFunction]], None]) -> None:
+        self._conditions = tuple(condition(test) for test in tests)
+        self._add = add
+
+    def do(self, function: ResponseFunction, *, decoded: bool = False) -> ResponseFunction:
+        """Call `function` for the responses that all conditions hold of.
+
+        With `decoded` it sees the body without Content-Encoding, and so does the client then: the upstream is asked for such codings only
+        as can be taken off. A body in another one is a `Fault`, so that nothing passes a rule unseen by being encoded.
+        """
+        tests = tuple(each.response for each in self._conditions)
+        self._add(Rule(self._conditions, tests, _callable(function), decoded))
+        return function
+
+
+class OnConnect(Sentence[ConnectFunction]):
+    """What `on_connect` returns."""
+
+    __slots__ = ()
+
+    def _tests(self) -> tuple[Test, ...]:
+        return tuple(each.connect for each in self._conditions)
+
+    def _always(self, action: Action) -> None:
+        self._add(Rule(self._conditions, self._tests(), Always(action)))
+
+    def accept(self) -> None:
+        """Relay these tunnels without a look inside."""
+        self._always(Accept())
+
+    def reject(self, response: werkzeug.wrappers.Response | None = None) -> None:
+        """Refuse these tunnels, with `response`, or with 403. It is sent many times, so its body must be in memory."""
+        if response is not None and not response.is_sequence:
+            raise TypeError("the response is sent many times: it must have its body in memory")
+        self._always(Reject(response))
+
+    def mitm(self, *, before: Look | None = None, after: Look | None = None) -> None:
+        """Look into these tunnels. `before` is given the connection as the client's bytes come, `after` what is inside of TLS; either may
+        `peek` and return `CONTINUE`, or keep the connection."""
+        self._always(Mitm(before, after))
+
+    def hijack(self, handler: Hijacker) -> Hijacker:
+        """Give these tunnels to `handler(connection, ctx)`, which owns the connection until it returns. The client was told already that
+        the tunnel is there. Gives the handler back."""
+        self._always(Hijack(_callable(handler)))
+        return handler
+
+
+def _callable(function: Function) -> Function:
+    if not callable(function):
+        raise TypeError(f"{function!r} is no function")
+    return function
+
+
+def name_of(function: object) -> str:
+    """How to speak of a rule's function in an error."""
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+

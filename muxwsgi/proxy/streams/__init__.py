@@ -1,0 +1,1 @@
+"""Bytes and frames on their way through hooks."""

@@ -1,0 +1,57 @@
+"""A relayed stream that is looked at: each block passes the chunk hooks and the flow on its way."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from muxwsgi.proxy.rules.rules import filter_chunk
+from muxwsgi.wire.relay import Relayed, relay
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.rules.rule import ChunkFunction
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["relay_inspected"]
+
+
+class _Inspected:
+    """One side of the relay: what is received from it is shown to the hooks first."""
+
+    __slots__ = ("_ctx", "_from_client", "_hooks", "_stream")
+
+    def __init__(self, stream: "Connection", from_client: bool, hooks: "Sequence[ChunkFunction]", ctx: "Context") -> None:
+        self._stream = stream
+        self._from_client = from_client
+        self._hooks = hooks
+        self._ctx = ctx
+
+    def recv(self, n: int, /) -> bytes:
+        while data := self._stream.recv(n):
+            if self._hooks:
+                data = filter_chunk(self._hooks, data, self._from_client, self._ctx)
+            flow = self._ctx.flow
+            if flow is not None:
+                (flow.forth if self._from_client else flow.back).add(data)
+            if data:
+                return data
+        return b""
+
+    def sendall(self, data: bytes, /) -> None:
+        self._stream.sendall(data)
+
+    def shutdown(self, how: int, /) -> None:
+        self._stream.shutdown(how)
+
+
+def relay_inspected(
+    client: "Connection", upstream: "Connection", ctx: "Context", hooks: "Sequence[ChunkFunction]", idle_timeout: float
+) -> Relayed:
+    """Relay both ways until both have ended, as `wire.relay`; with `hooks`, or a flow to fill in, through them.
+
+    A hook gets blocks as they arrive: where they are cut says nothing. What it raises ends both directions and passes through.
+    """
+    if not hooks and ctx.flow is None:
+        return relay(client, upstream, idle_timeout=idle_timeout)
+    return relay(
+        _Inspected(client, True, hooks, ctx), _Inspected(upstream, False, hooks, ctx), idle_timeout=idle_timeout
+    )

@@ -1,0 +1,144 @@
+"""`Guard`: where a client may not be connected to, by address.
+
+It is asked about each address that is about to be dialled, after names were resolved: a check by name is void as soon as the
+name points somewhere else (DNS rebinding).
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from enum import Enum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.upstream.local_address import is_local
+from muxwsgi.wire.connection import Address
+
+__all__ = ["Guard", "Kind", "kinds"]
+
+_Address = IPv4Address | IPv6Address
+_Network = IPv4Network | IPv6Network
+
+
+class Kind(Enum):
+    """Addresses that are not for everybody."""
+
+    UNSPECIFIED = "the unspecified address"  # a connection to it ends on this machine, on Linux
+    LOOPBACK = "a loopback address"
+    METADATA = "the metadata service of a cloud"  # gives credentials to whoever asks
+    LINK_LOCAL = "a link-local address"
+    PRIVATE = "a private address"
+    MULTICAST = "a multicast address"
+    RESERVED = "a reserved address"
+
+
+# The IANA registries of special-purpose addresses (RFC 6890), as far as a connection can lead somewhere that the client has no business
+# with. The first network that fits counts.
+_SPECIAL: tuple[tuple[_Network, Kind], ...] = tuple(
+    (ip_network(network), kind)
+    for kind, networks in {
+        Kind.UNSPECIFIED: ("0.0.0.0/32", "::/128"),
+        Kind.LOOPBACK: ("127.0.0.0/8", "::1/128"),
+        # AWS, Azure, Google and most others; Alibaba; Oracle; AWS over IPv6
+        Kind.METADATA: ("169.254.169.254/32", "169.254.170.2/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::254/128"),
+        Kind.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10"),
+        # RFC 1918; carrier-grade NAT, RFC 6598; unique local, RFC 4193; site-local, RFC 3879; NAT64 with prefixes of one's own, RFC 8215
+        Kind.PRIVATE: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10", "64:ff9b:1::/48"),
+        Kind.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
+        # "this network"; IETF protocols; benchmarks, RFC 2544; class E with the broadcast address
+        Kind.RESERVED: ("0.0.0.0/8", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4"),
+    }.items()
+    for network in networks
+)
+
+# IPv6 addresses that carry an IPv4 address in their last 32 bits, and lead there wherever a translator is: IPv4-mapped (RFC 4291), which
+# the kernel itself translates; IPv4-translated (RFC 2765); IPv4-compatible (deprecated); NAT64 (RFC 6052).
+_CARRIERS = tuple(IPv6Network(network) for network in ("::ffff:0:0/96", "::ffff:0:0:0/96", "::/96", "64:ff9b::/96"))
+
+
+def _carried(address: IPv6Address) -> tuple[IPv4Address, ...]:
+    """The IPv4 addresses that packets to `address` may end at."""
+    if any(address in network for network in _CARRIERS) and int(address) > 1:
+        return (IPv4Address(int(address) & 0xFFFFFFFF),)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        return address.teredo
+    if (int(address) >> 32) & 0xFDFFFFFF == 0x00005EFE:  # ISATAP, RFC 5214
+        return (IPv4Address(int(address) & 0xFFFFFFFF),)
+    return ()
+
+
+@lru_cache(maxsize=4096)
+def _faces(ip: str) -> tuple[tuple[_Address, Kind | None], ...]:
+    """The address, and those that it carries, each with its kind. Raises `ValueError` for what is no address."""
+    address = ip_address(ip)
+    faces: list[_Address] = [address]
+    if isinstance(address, IPv6Address):
+        faces += _carried(address)
+    return tuple((face, next((kind for network, kind in _SPECIAL if face in network), None)) for face in faces)
+
+
+def kinds(ip: str) -> frozenset[Kind]:
+    """What is special about an address, or about an IPv4 address that it carries. Raises `ValueError` for what is no address."""
+    return frozenset(kind for _, kind in _faces(ip) if kind is not None)
+
+
+class Guard:
+    """Decides by address and port, and by who asks.
+
+    Nobody is connected to one of our own listeners (that is a loop) or to the unspecified address. Clients on loopback may otherwise go
+    everywhere. All others may not go to special addresses: see `Kind`.
+    """
+
+    def __init__(
+        self, own: Callable[[], Collection[tuple[str, int]]] = tuple, allow: Iterable[str] = (), private: bool = False
+    ) -> None:
+        """`own` gives the (address, port) of all our listening sockets, as `getsockname()` has them, wildcards among them.
+
+        allow       networks in CIDR notation that every client may go to, whatever they are
+        private     whether every client may go to private addresses: still not to loopback, link-local and metadata
+
+        Raises `OperatorError` for what is no network.
+        """
+        self._own = own
+        self._private = private
+        try:
+            self._allow = tuple(ip_network(network) for network in allow)
+        except ValueError as error:
+            raise OperatorError(f"allow: {error}") from None
+
+    def check(self, ip: str, port: int, client: Address) -> None:
+        """Whether a client at `client` may be connected to `ip`.
+
+        Raises `Fault` (LOOP, POLICY) where not, and `ValueError` for what is no address.
+        """
+        self.check_loop(ip, port)
+        faces = _faces(ip)
+        if len(faces) == 1 and faces[0][1] is None:
+            return
+        if any(kind is Kind.UNSPECIFIED for _, kind in faces):
+            raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
+        if _on_loopback(client) or any(face in network for face, _ in faces for network in self._allow):
+            return
+        for face, kind in faces:
+            if kind is not None and not (kind is Kind.PRIVATE and self._private):
+                text = ip if str(face) == ip else f"{ip} ({face})"
+                raise Fault(Phase.POLICY, f"{text} is {kind.value}: clients elsewhere are not connected to it")
+
+    def check_loop(self, ip: str, port: int) -> None:
+        """Whether `ip` and `port` are one of our own listeners. Raises `Fault` (LOOP) then."""
+        listening = [host for host, taken in self._own() if taken == port]
+        if not listening:
+            return
+        for face, kind in _faces(ip):
+            for host in listening:
+                own = _faces(host.partition("%")[0])[-1][0]
+                if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or is_local(face))):
+                    raise Fault(Phase.LOOP, f"{ip} port {port} is this proxy itself")
+
+
+def _on_loopback(client: Address) -> bool:
+    """Whether a client is on this machine: unix sockets are."""
+    return isinstance(client, str) or any(kind is Kind.LOOPBACK for _, kind in _faces(client[0]))
+

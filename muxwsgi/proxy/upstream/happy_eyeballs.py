@@ -1,0 +1,210 @@
+"""Connecting to whichever of several addresses answers first: RFC 8305 (happy eyeballs).
+
+Everything happens in the greenlet that asks: one that is killed or timed out leaves no other behind, and no descriptor. Several sockets
+are waited for through an epoll descriptor, which is itself a thing that can be waited for.
+"""
+
+import errno
+import os
+import socket as socket_module
+from collections.abc import Mapping, Sequence
+from select import EPOLLOUT
+from time import monotonic
+from typing import Any
+
+from gevent.monkey import get_original
+
+from muxwsgi.proxy.upstream.resolve import Resolved
+from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
+from muxwsgi.wire.transport import PlainSocket
+
+__all__ = ["Unanswered", "connect_first", "interleave"]
+
+#: Seconds until the next address is tried beside those that have not answered (RFC 8305 section 8).
+ATTEMPT_DELAY = 0.25
+
+_STREAM = socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK
+
+#: Linux: the port of a socket that is bound to an address is chosen at connect(), when the destination is known, and may be shared.
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+# A patched process has no epoll in `select` any more.
+_epoll: Any = get_original("select", "epoll")
+
+
+class Unanswered(Exception):
+    """No address took the connection.
+
+    failures    what each of those that were tried said
+    late        those that had said nothing when time was over
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, OSError]], late: Sequence[str]) -> None:
+        self.failures = failures
+        self.late = late
+        said = [f"{ip}: {error.strerror or error}" for ip, error in failures]
+        super().__init__("; ".join([*said, *(f"{ip}: no answer" for ip in late)]))
+
+
+def interleave(addresses: Sequence[Resolved]) -> list[Resolved]:
+    """The families in turn, beginning with that of the first address; within a family the order stays (RFC 8305 section 4)."""
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    other = [address for address in addresses if address[0] != addresses[0][0]]
+    mixed: list[Resolved] = []
+    while first or other:
+        mixed += first[:1] + other[:1]
+        del first[:1], other[:1]
+    return mixed
+
+
+def connect_first(
+    addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None = None
+) -> tuple[socket_module.socket, str]:
+    """A connected, non-blocking socket (TCP_NODELAY, SO_KEEPALIVE) to one of `addresses`, and which one. It is the caller's to close.
+
+    `deadline` is in absolute `time.monotonic()` seconds. `sources` are addresses of ours to come from, by family; families that are not
+    in it are not used. Raises `Unanswered`.
+    """
+    if len(addresses) == 1:
+        return _connect_one(addresses[0], port, deadline, sources)
+    return _Race(interleave(addresses), port, deadline, sources).run()
+
+
+def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping[int, str] | None) -> tuple[socket_module.socket, str]:
+    ip = address[1]
+    try:
+        sock, error_number = _begin(address, port, sources)
+    except OSError as error:
+        raise Unanswered([(ip, error)], []) from error
+    try:
+        while error_number == errno.EALREADY:
+            ready = DescriptorReady(sock.fileno(), WRITE)
+            try:
+                ready.wait(max(deadline - monotonic(), 0.001))
+            except TimeoutError:
+                raise Unanswered([], [ip]) from None
+            finally:
+                ready.close()
+            error_number = sock.connect_ex((ip, port))
+        refusal = _refusal(sock, error_number)
+        if refusal is not None:
+            raise Unanswered([(ip, refusal)], [])
+    except BaseException:
+        sock.close()
+        raise
+    return sock, ip
+
+
+class _Race:
+    """Attempts that are under way at the same time, begun one after the other."""
+
+    def __init__(self, addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None) -> None:
+        self._waiting = list(reversed(addresses))
+        self._port = port
+        self._deadline = deadline
+        self._sources = sources
+        self._running: dict[int, tuple[socket_module.socket, str]] = {}
+        self._failures: list[tuple[str, OSError]] = []
+        self._next_at = 0.0  # when the next attempt begins
+
+    def run(self) -> tuple[socket_module.socket, str]:
+        try:
+            poller = _epoll()
+        except OSError as error:  # no descriptor left
+            raise Unanswered([(self._waiting[-1][1], error)], []) from error
+        ready = DescriptorReady(poller.fileno(), READ)
+        try:
+            while True:
+                if self._waiting and (not self._running or self._next_at <= monotonic()):
+                    winner = self._start(poller)
+                elif self._running:
+                    winner = self._wait(ready, poller)
+                else:
+                    raise Unanswered(self._failures, [])
+                if winner is not None:
+                    return winner
+        finally:
+            ready.close()
+            poller.close()
+            for sock, _ in self._running.values():
+                sock.close()
+
+    def _start(self, poller: Any) -> tuple[socket_module.socket, str] | None:
+        """Begin the next attempt. The winner, if it is one at once."""
+        address = self._waiting.pop()
+        self._next_at = monotonic() + ATTEMPT_DELAY
+        try:
+            sock, error_number = _begin(address, self._port, self._sources)
+        except OSError as error:
+            self._failed(address[1], error)
+            return None
+        if error_number != errno.EALREADY:
+            return self._ended(sock, address[1], error_number)
+        self._running[sock.fileno()] = sock, address[1]
+        poller.register(sock.fileno(), EPOLLOUT)
+        return None
+
+    def _wait(self, ready: DescriptorReady, poller: Any) -> tuple[socket_module.socket, str] | None:
+        """Until an attempt has an outcome, or the next one is due. The winner, if there is one."""
+        now = monotonic()
+        until = min(self._deadline, self._next_at) if self._waiting else self._deadline
+        try:
+            ready.wait(max(until - now, 0.001))
+        except TimeoutError:
+            if monotonic() >= self._deadline:
+                raise Unanswered(self._failures, [ip for _, ip in self._running.values()]) from None
+            return None
+        for fd, _ in poller.poll(0):
+            sock, ip = self._running[fd]
+            error_number = sock.connect_ex((ip, self._port))
+            if error_number != errno.EALREADY:
+                del self._running[fd]
+                winner = self._ended(sock, ip, error_number)
+                if winner is not None:
+                    return winner
+        return None
+
+    def _ended(self, sock: socket_module.socket, ip: str, error_number: int) -> tuple[socket_module.socket, str] | None:
+        """An attempt has an outcome. The winner, if that is what it is."""
+        error = _refusal(sock, error_number)
+        if error is None:
+            return sock, ip
+        sock.close()
+        self._failed(ip, error)
+        return None
+
+    def _failed(self, ip: str, error: OSError) -> None:
+        self._failures.append((ip, error))
+        self._next_at = 0.0  # the next one need not wait
+
+
+def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> tuple[socket_module.socket, int]:
+    """A socket that is connecting (EALREADY), or the outcome, as `connect_ex` has it. Raises `OSError` where no socket is to be had."""
+    family, ip = address
+    sock = PlainSocket(family, _STREAM)
+    try:
+        sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NODELAY, 1)
+        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)
+        if sources:
+            if family not in sources:
+                raise OSError(errno.EAFNOSUPPORT, "there is no source address of this family")
+            sock.setsockopt(socket_module.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((sources[family], 0))
+        error_number = sock.connect_ex((ip, port))
+        if error_number == errno.EINPROGRESS:
+            # On this machine the other side has answered already: asking again costs a microsecond, and waiting twenty.
+            error_number = sock.connect_ex((ip, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock, error_number
+
+
+def _refusal(sock: socket_module.socket, error_number: int) -> OSError | None:
+    """What `connect_ex` says at last. A socket that met itself, which happens where the source port is chosen to be a port of this
+    machine on which nobody listens, was refused too."""
+    if error_number in (0, errno.EISCONN):
+        if sock.getsockname()[1] != sock.getpeername()[1] or sock.getsockname() != sock.getpeername():
+            return None
+        error_number = errno.ECONNREFUSED
+    return OSError(error_number, os.strerror(error_number))

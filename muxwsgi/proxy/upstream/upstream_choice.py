@@ -1,0 +1,134 @@
+"""`UpstreamChoice`: which proxy, if any, a destination is reached through: what the operator or the usual environment variables say."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.upstream.resolve import host_name, literal
+from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+
+__all__ = ["NoProxy", "UpstreamChoice"]
+
+_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One of them: a network or a domain, on one port or (None) on all."""
+
+    network: IPv4Network | IPv6Network | None
+    domain: str
+    port: int | None
+
+    def fits(self, address: IPv4Address | IPv6Address | None, name: str, port: int) -> bool:
+        if self.port is not None and self.port != port:
+            return False
+        if self.network is not None:
+            return address is not None and address in self.network
+        return address is None and (name == self.domain or name.endswith("." + self.domain))
+
+
+class NoProxy:
+    """Destinations that are reached without a proxy: what NO_PROXY lists, separated by commas or spaces.
+
+    example.com, .example.com, *.example.com    the name and all names below it, as curl has it
+    192.0.2.1, 2001:db8::1, [2001:db8::1]       an address; it is compared with addresses alone, no name is resolved for it
+    192.0.2.0/24, 2001:db8::/32                 a network
+    example.com:8443, [2001:db8::1]:443         on that port only
+    *                                           everything
+    """
+
+    def __init__(self, entries: str | Iterable[str] = "") -> None:
+        """Raises `OperatorError` for an entry that is none of the above, which would never fit anything."""
+        words = re.split(r"[\s,]+", entries) if isinstance(entries, str) else list(entries)
+        self._all = "*" in words
+        self._entries = tuple(_entry(word) for word in words if word not in ("", "*"))
+
+    def __contains__(self, destination: tuple[str, int]) -> bool:
+        if self._all:
+            return True
+        if not self._entries:
+            return False
+        host, port = destination
+        known = literal(host)
+        address = None if known is None else ip_address(known[1])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        try:
+            name = host_name(host).lower() if address is None else ""
+        except Fault:
+            return False  # no destination at all: whoever is asked to dial it says so
+        return any(entry.fits(address, name, port) for entry in self._entries)
+
+
+def _entry(word: str) -> _Entry:
+    try:
+        if "/" in word:
+            return _Entry(ip_network(word, strict=False), "", None)
+        if word.count(":") > 1 and not word.startswith("["):
+            return _Entry(ip_network(word), "", None)
+        match = _PORT.fullmatch(word)
+        if match is None:
+            raise ValueError
+        port = int(match["port"]) if match["port"] else None
+        if port is not None and not 0 < port < 65536:
+            raise ValueError
+        host = match["host"]
+        if host.startswith("["):
+            return _Entry(IPv6Network(host[1:-1]), "", port)
+        known = literal(host)
+        if known is not None:
+            return _Entry(ip_network(known[1]), "", port)
+        return _Entry(None, host_name(host.removeprefix("*").removeprefix(".")).lower(), port)
+    except (ValueError, Fault):
+        raise OperatorError(f"no_proxy: {word!r} is no name, address or network, with or without a port") from None
+
+
+class UpstreamChoice:
+    """The operator's choice. Without arguments: no proxy, ever."""
+
+    def __init__(
+        self,
+        *,
+        http: UpstreamProxy | None = None,
+        tunnel: UpstreamProxy | None = None,
+        no_proxy: NoProxy | None = None,
+    ) -> None:
+        """`http` is for requests in plain HTTP, `tunnel` for everything else: HTTPS, WebSockets over TLS and all that is not HTTP."""
+        self._http = http
+        self._tunnel = tunnel
+        self._no_proxy = no_proxy or NoProxy()
+
+    @classmethod
+    def of_environment(cls, environ: Mapping[str, str]) -> "UpstreamChoice":
+        """From http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY, with curl's rules: lower case goes before upper case, what is empty is not
+        set, and HTTP_PROXY in upper case does not count (under CGI a client can set it, by a field named Proxy).
+
+        HTTPS_PROXY is for all that needs a tunnel, as goproxy has it. Raises `OperatorError` naming the variable.
+        """
+
+        def variable(*names: str) -> str:
+            return next((environ[name] for name in names if environ.get(name)), "")
+
+        def proxy(*names: str) -> UpstreamProxy | None:
+            for name in names:
+                if environ.get(name):
+                    try:
+                        return UpstreamProxy.parse(environ[name])
+                    except OperatorError as error:
+                        raise OperatorError(f"{name}: {error}") from None
+            return None
+
+        return cls(
+            http=proxy("http_proxy", "all_proxy", "ALL_PROXY"),
+            tunnel=proxy("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+            no_proxy=NoProxy(variable("no_proxy", "NO_PROXY")),
+        )
+
+    def choose(self, scheme: str, host: str, port: int) -> UpstreamProxy | None:
+        """The proxy for a destination, None for none. `scheme` is "http" or "ws" for plain HTTP; everything else goes by tunnel."""
+        proxy = self._http if scheme in ("http", "ws") else self._tunnel
+        return None if proxy is None or (host, port) in self._no_proxy else proxy

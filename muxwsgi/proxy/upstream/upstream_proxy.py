@@ -1,0 +1,120 @@
+"""`UpstreamProxy`: the next proxy, as the operator or a rule names it. `DIRECT` is none."""
+
+import re
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import Literal, cast
+from urllib.parse import unquote_to_bytes
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.upstream.resolve import host_name, literal
+
+__all__ = ["DIRECT", "ProxyScheme", "UpstreamProxy"]
+
+ProxyScheme = Literal["direct", "http", "https", "socks4a", "socks5", "socks5h"]
+
+# Where there is no port in the URL. For HTTP these are the scheme's own, as in Go; curl takes 1080 for all but https.
+_PORTS = {"http": 80, "https": 443, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
+
+# Passwords are pasted as they are: the last "@" ends them.
+_AUTHORITY = re.compile(
+    r"(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?(?:\[(?P<address>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>[0-9]*))?", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamProxy:
+    """One proxy. Two are the same only with the same credentials, so that it can be part of a pool's key.
+
+    scheme              http, https (TLS to the proxy itself), socks4a, socks5 (names are resolved here), socks5h (names are resolved there)
+    username, password  None without
+    trusted             whether its address is the operator's word. One that a client could have a say in is dialled only where the
+                        client itself might be connected to.
+    """
+
+    scheme: ProxyScheme
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    trusted: bool = True
+
+    @classmethod
+    def parse(cls, url: str, *, trusted: bool = True) -> "UpstreamProxy":
+        """From `scheme://[user[:password]@]host[:port]`; without a scheme it is http. User and password may be percent-encoded.
+
+        Raises `OperatorError`, in which no password is.
+        """
+        scheme, separator, rest = url.strip().partition("://")
+        if not separator:
+            scheme, rest = "http", url.strip()
+        scheme = scheme.lower()
+        if scheme not in _PORTS:
+            raise OperatorError(f"upstream proxy: the scheme is none of {', '.join(_PORTS)}")
+        match = _AUTHORITY.fullmatch(rest.removesuffix("/"))
+        if match is None:  # what is what is unknown then, and any of it may be the password
+            raise OperatorError(f"upstream proxy {scheme}://...: expected {scheme}://[USER[:PASSWORD]@]HOST[:PORT]")
+        shown = f"{scheme}://{rest.rpartition('@')[2][:100]}"
+        try:
+            host = _host(match["address"], match["host"])
+            port = int(match["port"]) if match["port"] else _PORTS[scheme]
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is no port")
+            username = _credential("user name", match["user"])
+            password = _credential("password", match["password"])
+            if scheme in ("http", "https") and username is not None and ":" in username:
+                raise ValueError("a user name with a colon cannot be sent (RFC 7617)")
+            if scheme == "socks4a" and password:
+                raise ValueError("SOCKS4a has no passwords")
+            if scheme in ("socks5", "socks5h") and any(len(text.encode()) > 255 for text in (username or "", password or "")):
+                raise ValueError("SOCKS5 has no room for credentials of more than 255 bytes (RFC 1929)")
+        except ValueError as error:
+            raise OperatorError(f"upstream proxy {shown}: {error}") from None
+        return cls(cast(ProxyScheme, scheme), host, port, username, password, trusted)
+
+    def __str__(self) -> str:
+        """Without credentials: for faults and logs."""
+        if self.scheme == "direct":
+            return "direct"
+        return f"{self.scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{self.scheme}://{self.host}:{self.port}"
+
+    @property
+    def authorization(self) -> str | None:
+        """The value of Proxy-Authorization (RFC 7617, in UTF-8); None without credentials."""
+        if self.username is None:
+            return None
+        return "Basic " + b64encode(f"{self.username}:{self.password or ''}".encode()).decode("ascii")
+
+    @property
+    def speaks_http(self) -> bool:
+        """Whether it takes requests in absolute form (RFC 9112 section 3.2.2), beside tunnels."""
+        return self.scheme in ("http", "https")
+
+
+#: No proxy at all.
+DIRECT = UpstreamProxy("direct", "", 0)
+
+
+def _host(address: str | None, host: str) -> str:
+    known = literal(host if address is None else address)
+    if known is not None and (address is None or ":" in address):
+        return known[1]
+    if address is not None:
+        raise ValueError(f"{address!r} is no IPv6 address")
+    try:
+        return host_name(host).lower()
+    except Fault as fault:
+        raise ValueError(fault.reason) from None
+
+
+def _credential(what: str, text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        decoded = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the {what} is not UTF-8") from None
+    if not decoded.isprintable():
+        raise ValueError(f"the {what} has control characters (RFC 7617)")
+    return decoded

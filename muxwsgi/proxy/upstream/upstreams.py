@@ -1,0 +1,203 @@
+"""Upstream connections that speak HTTP: from the pool or dialled, plain or TLS, straight or through a further proxy."""
+
+import errno
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from cryptography.hazmat.primitives import hashes
+
+from muxwsgi.errors import Expired, HandshakeError, OperatorError
+from muxwsgi.http.client import ClientConnection, ClientSettings
+from muxwsgi.proxy.context import Context, Layer
+from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.flow import TLSSide
+from muxwsgi.proxy.upstream.dial import Dialer
+from muxwsgi.proxy.upstream.pool import Pool
+from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.context import ClientContext, TLSInfo
+from muxwsgi.wire.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.settings import ProxySettings
+
+__all__ = ["Endpoint", "Upstreams"]
+
+log = logging.getLogger("muxwsgi.error")
+
+
+class Endpoint:
+    """Where a request or a stream goes.
+
+    host, port      whom we connect to
+    layers          TLS to be done then, the outermost first; none for a plain stream
+    """
+
+    __slots__ = ("host", "layers", "port")
+
+    def __init__(self, host: str, port: int, layers: tuple[Layer, ...] = ()) -> None:
+        self.host = host
+        self.port = port
+        self.layers = layers
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return "https" if self.layers else "http"
+
+    @property
+    def authority(self) -> str:
+        """host:port, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Upstreams:
+    """Finds or makes the connection for an endpoint."""
+
+    def __init__(self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper) -> None:
+        """`sweeper` keeps the deadlines of connections that rules make. Raises `OperatorError` where `upstream_ca` is of no use."""
+        self._sweeper = sweeper
+        self._settings = settings
+        self._dialer = dialer
+        self._pool = pool
+        self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
+        self._contexts: dict[tuple[str, ...], ClientContext] = {}
+        self._bound: WeakSet[Connection] = WeakSet()
+        if settings.upstream_ca is not None:
+            self._context(("http/1.1",))  # a file that is of no use shows before anybody is served
+
+    def way(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
+        """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none, and where a rule connects by itself."""
+        if ctx.dial is not None:
+            return DIRECT
+        return self._dialer.way(endpoint.scheme, endpoint.host, endpoint.port, ctx)
+
+    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
+        """A connection that is ours alone until it is given back. Raises `Fault`."""
+        if ctx.dial is None and pooled:
+            kept = self._pool.take(self._key(endpoint, via, ctx))
+            if kept is not None:
+                if via is DIRECT:
+                    self._check_reuse(kept, ctx)
+                if ctx.flow is not None:
+                    ctx.flow.reused = True
+                    ctx.flow.address = _address_of(kept.connection)
+                return kept
+        self._pool.opened += 1
+        if via.speaks_http and not endpoint.layers:
+            dialled = self._dialer.to_proxy(via, ctx)
+            connection = dialled.connection
+            if ctx.flow is not None:
+                ctx.flow.address = dialled.address
+                ctx.flow.connected = ctx.flow.now()
+        else:
+            connection = self._stream(endpoint, ctx, via)
+        connection.idle_timeout = self._settings.upstream_idle_timeout
+        return ClientConnection(connection, self._client_settings)
+
+    def _check_reuse(self, kept: ClientConnection, ctx: Context) -> None:
+        try:
+            self._dialer.check_reuse(kept.connection, ctx)
+        except Fault:
+            kept.close()
+            raise
+
+    def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: ClientConnection) -> None:
+        """The exchange on it is over: keep it where it can serve another, else close it."""
+        if ctx.dial is not None:
+            client.close()
+        else:
+            self._pool.put(self._key(endpoint, via, ctx), client)
+
+    def stream(self, endpoint: Endpoint, ctx: Context) -> Connection:
+        """A connection to `endpoint` for whatever protocol; the caller's to close. Raises `Fault`."""
+        via = DIRECT if ctx.dial is not None else self._dialer.way("tunnel", endpoint.host, endpoint.port, ctx)
+        return self._stream(endpoint, ctx, via)
+
+    def close(self) -> None:
+        """Close what is kept."""
+        self._pool.close()
+
+    def bind(self, ctx: Context) -> None:
+        """The client authenticates its connection, and not its requests (NTLM, Negotiate: RFC 4559 section 6). From now on, what is
+        dialled for this client connection serves no other, which would be taken for that user."""
+        self._bound.add(ctx.connection)
+
+    def _key(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> tuple[object, ...]:
+        owner = ctx.connection.id if self._bound and ctx.connection in self._bound else None
+        return (endpoint.host, endpoint.port, endpoint.layers, via, owner)
+
+    def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> Connection:
+        flow = ctx.flow
+        deadline = monotonic() + self._settings.connect_timeout
+        if ctx.dial is not None:
+            try:
+                connection = ctx.dial(endpoint.host, endpoint.port)
+            except OSError as error:
+                raise Fault(Phase.CONNECT, f"{endpoint.authority}: {error.strerror or error}") from error
+            self._sweeper.lines[connection.lifeline] = None
+        else:
+            dialled = self._dialer.connect(endpoint.host, endpoint.port, ctx, via=via, deadline=deadline)
+            connection = dialled.connection
+            if flow is not None and dialled.resolved is not None:
+                flow.resolved = dialled.resolved - flow.began
+        if flow is not None:
+            flow.address = _address_of(connection)
+            flow.connected = flow.now()
+        for layer in endpoint.layers:
+            connection = self._secure(connection, endpoint, layer, ctx)
+        return connection
+
+    def _secure(self, connection: Connection, endpoint: Endpoint, layer: Layer, ctx: Context) -> Connection:
+        connection.deadline = monotonic() + self._settings.handshake_timeout
+        try:
+            context = self._context(layer.alpn)
+        except OperatorError as error:
+            connection.finish()
+            log.error("upstreams cannot be verified: %s", error)
+            raise Fault(Phase.TLS, f"{endpoint.authority}: this proxy cannot verify it") from error
+        try:
+            inside = connection.start_tls(context, server_hostname=layer.server_name)
+        except HandshakeError as error:
+            raise Fault(Phase.TLS, f"{endpoint.authority}: {error.strerror}") from error
+        except ValueError as error:
+            connection.finish()
+            raise Fault(Phase.TLS, f"{endpoint.authority}: {error}") from error
+        except Expired as error:
+            raise Fault(Phase.TIMEOUT, f"{endpoint.authority}: the TLS handshake takes too long") from error
+        except OSError as error:
+            reason = "the connection was closed" if error.errno == errno.EBADF else error.strerror or str(error)
+            raise Fault(Phase.TLS, f"{endpoint.authority}: TLS handshake: {reason}") from error
+        inside.deadline = float("inf")
+        if ctx.flow is not None and inside.tls is not None:
+            ctx.flow.secured = ctx.flow.now()
+            ctx.flow.upstream_tls = tls_side(inside.tls)
+        return inside
+
+    def _context(self, alpn: tuple[str, ...]) -> ClientContext:
+        context = self._contexts.get(alpn)
+        if context is None:
+            settings = self._settings
+            if len(self._contexts) >= 64:  # clients name protocols as they like
+                self._contexts.clear()
+            context = ClientContext(verify=not settings.insecure_upstream, ca_file=settings.upstream_ca, alpn=alpn)
+            self._contexts[alpn] = context
+        return context
+
+
+def _address_of(connection: Connection) -> str:
+    """Of an upstream, the `client` is the peer that we have connected to."""
+    match connection.client:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case path:
+            return f"unix:{path}"
+
+
+def tls_side(tls: TLSInfo) -> TLSSide:
+    """What a flow says of TLS."""
+    certificate = tls.peer_certificate
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex() if certificate is not None else None
+    return TLSSide(version=tls.version, cipher=tls.cipher, sni=tls.sni, alpn=tls.alpn, peer_certificate=fingerprint)
