@@ -138,6 +138,9 @@ def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow
     progress.end()
 
 
+_OURS = {"proxy": "this proxy itself", "rule": "a rule", "application": "a mounted application"}
+
+
 def _replay(flow: "Flow", target: Target | None, context: ssl.SSLContext, timeout: float, count: bool) -> str:
     """What became of it: a word for the summary."""
     from muxwsgi.observe.flow_record import REDACTED, flow_url
@@ -148,6 +151,8 @@ def _replay(flow: "Flow", target: Target | None, context: ssl.SSLContext, timeou
     row = _Row(flow, method, then, url)
     if flow.kind != "http":
         return row.end("skipped", f"not sent: it is no HTTP exchange, but {flow.kind}", quiet=count)
+    if flow.answered_by is not None and flow.answered_by != "upstream":
+        return row.end("ours", f"not sent: no upstream has answered it, but {_OURS[flow.answered_by]}", quiet=count)
     if flow.request is None or method == "CONNECT":
         return row.end("refused", "not sent: it has no request")
     if flow.forth.truncated:
@@ -235,6 +240,7 @@ def _summary(outcomes: Counter[str], count: bool) -> str:
         ("failed", lambda n: f"{n} not answered"),
         ("refused", lambda n: f"{n} refused"),
         ("skipped", lambda n: f"{n} of other protocols"),
+        ("ours", lambda n: f"{n} that no upstream had answered"),
         ("no flow", lambda n: f"{n} lines that are no flows"),
     ]
     always = "sendable" if count else "same"

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from muxwsgi.proxy.flow import Captured, Flow, Head, Kind, TLSSide
+from muxwsgi.proxy.flow import AnsweredBy, Captured, Flow, Head, Kind, TLSSide
 
 __all__ = ["REDACTED", "SCHEMA", "SECRET_FIELDS", "flow_host", "flow_of", "flow_url", "record_of", "redacted", "side_of", "text_of"]
 
@@ -25,8 +25,9 @@ SECRET_FIELDS = ("authorization", "cookie", "proxy-authorization", "set-cookie")
 #: What is written in place of such a value.
 REDACTED = "[redacted]"
 
-_MARKS = ("resolved", "connected", "secured", "sent", "first_byte", "ended")
-_WHO_AND_WHERE = ("session", "tunnel", "connection", "door", "client", "server", "destination", "address", "identity", "error")
+_MARKS = ("dialling", "resolved", "connected", "secured", "sent", "first_byte", "ended")
+_WHO_AND_WHERE = ("session", "tunnel", "connection", "door", "client", "server", "destination", "address", "identity")
+_HOW = ("answered_by", "error")
 _DOORS = ("http", "connect", "socks4", "socks5", "redirect", "tproxy")
 
 #: Control characters that are no white space. JSON writes six bytes for each: what has them is written in base64.
@@ -82,7 +83,7 @@ def flow_host(flow: Flow) -> str | None:
 def record_of(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, Any]:
     """The JSON object of a flow that has ended. `secret` are names of header fields, in lower case."""
     record: dict[str, Any] = {"schema": SCHEMA, "id": flow.id, "kind": flow.kind, "started": round(flow.started, 6)}
-    for name in _WHO_AND_WHERE:
+    for name in (*_WHO_AND_WHERE, *_HOW):
         record[name] = getattr(flow, name)
     record["timings"] = {name: None if getattr(flow, name) is None else round(getattr(flow, name), 6) for name in _MARKS}
     record["reused"] = flow.reused
@@ -157,6 +158,10 @@ def flow_of(record: object) -> Flow:
         identity=_text_or_none(entry, "identity"),
         error=_text_or_none(entry, "error"),
     )
+    answered_by = _text_or_none(entry, "answered_by")
+    if answered_by is not None and answered_by not in get_args(AnsweredBy):
+        raise ValueError(f"it was answered by {answered_by!r}")
+    flow.answered_by = cast(AnsweredBy | None, answered_by)
     flow.forth, flow.back = forth, back
     timings = _object(entry.get("timings"), "timings")
     for name in _MARKS:

@@ -17,6 +17,7 @@ from gevent.event import Event
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.record_file import RecordFile
 from muxwsgi.proxy.flow import Flow
+from muxwsgi.wire.ready import give_turn
 
 __all__ = ["FlowSpool"]
 
@@ -143,7 +144,7 @@ class FlowSpool:
             records.append(record)
             room -= len(record)
             size_in_memory += size
-            gevent.sleep(0)
+            give_turn()
         if records:
             error = self._in_thread(lambda: self._file.write(records))
             self._taken -= len(records)

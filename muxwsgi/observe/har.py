@@ -55,7 +55,7 @@ def har_entry(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
     timings = _timings(flow)
     entry: dict[str, Any] = {
         "startedDateTime": datetime.fromtimestamp(flow.started, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "time": round(sum(timings[phase] for phase in ("dns", "connect", "send", "wait", "receive") if timings[phase] > 0), 3),
+        "time": round(sum(timings[phase] for phase in ("blocked", "dns", "connect", "send", "wait", "receive") if timings[phase] > 0), 3),
         "request": _request(flow, secret),
         "response": _response(flow, secret),
         "cache": {},
@@ -90,13 +90,14 @@ def _timings(flow: Flow) -> dict[str, float]:
         before, at = at, max(at, mark or 0.0)
         return round((at - before) * 1e3, 3)
 
+    blocked = -1.0 if flow.dialling is None else until(flow.dialling)
     dns = -1.0 if flow.resolved is None else until(flow.resolved)
     connect = -1.0 if flow.connected is None else until(flow.connected)
     ssl = -1.0 if flow.secured is None else until(flow.secured)
     if ssl >= 0:
         connect = round(max(connect, 0.0) + ssl, 3)
     return {
-        "blocked": -1.0,
+        "blocked": blocked,
         "dns": dns,
         "connect": connect,
         "ssl": ssl,

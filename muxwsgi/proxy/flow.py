@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Captured", "Flow", "FlowSink", "Head", "TLSSide"]
+__all__ = ["AnsweredBy", "Captured", "Flow", "FlowSink", "Head", "TLSSide"]
 
 Kind = Literal["http", "websocket", "raw", "connect"]
+
+AnsweredBy = Literal["upstream", "rule", "application", "proxy"]
 
 #: Called with each flow that has ended, by the greenlet that served it: it must not wait.
 FlowSink = Callable[["Flow"], None]
@@ -77,6 +79,8 @@ class Flow:
     door                how it came in: http, connect, socks4, socks5, redirect, tproxy
     destination         "host:port"
     address             the address that was dialled, None where no upstream was
+    answered_by         who gave the response: upstream, rule, application (a mounted one) or proxy (an error of ours, or Max-Forwards
+                        was 0); None where there is none
     trace               why each route matched, a line each
     tags                words that rules put there
     """
@@ -100,6 +104,8 @@ class Flow:
     client_tls: TLSSide | None = None
     upstream_tls: TLSSide | None = None
     reused: bool = False  # the upstream connection came from the pool
+    answered_by: AnsweredBy | None = None
+    dialling: float | None = None  # rules are done, and a connection is looked for
     resolved: float | None = None
     connected: float | None = None
     secured: float | None = None

@@ -152,7 +152,7 @@ class Proxy(Rules):
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
         dialing = dialing or DialSettings(connect_timeout=settings.connect_timeout)
-        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool, self._sweeper)
+        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool, self._sweeper, key_log)
         forwarder = Forwarder(settings, self._upstreams, self._hangups)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
         self._hijackers = tuple(hijackers)

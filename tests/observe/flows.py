@@ -26,6 +26,8 @@ def http_flow(
     )
     flow.upstream_tls = TLSSide("TLSv1.3", "TLS_AES_256_GCM_SHA384", alpn="http/1.1", peer_certificate="ab" * 32)
     flow.trace, flow.tags = ["http1: YES"], ["seen"]
+    flow.dialling = 0.005
+    flow.answered_by = "upstream"
     flow.resolved, flow.connected, flow.secured, flow.sent, flow.first_byte, flow.ended = 0.01, 0.03, 0.06, 0.07, 0.17, 0.2
     fields = [("Host", "example.com"), ("User-Agent", "test")] if request_fields is None else request_fields
     flow.request = Head((method, url, "HTTP/1.1"), fields)

@@ -134,14 +134,14 @@ def test_an_exchange_is_what_a_browser_would_write(tmp_path: Path) -> None:
         {"name": "s", "value": "1=2", "path": "/", "domain": "example.com", "httpOnly": True, "secure": True},
         {"name": "t", "value": "", "httpOnly": False, "secure": False},
     ]
-    assert entry["timings"] == {"blocked": -1, "dns": 10, "connect": 50, "ssl": 30, "send": 10, "wait": 100, "receive": 30}
+    assert entry["timings"] == {"blocked": 5, "dns": 5, "connect": 50, "ssl": 30, "send": 10, "wait": 100, "receive": 30}
     assert (entry["time"], entry["serverIPAddress"], entry["connection"]) == (200, "192.0.2.1", "3")
     assert (entry["_door"], entry["_identity"], entry["_clientTLS"]["sni"]) == ("connect", "ann", "example.com")
 
 
 def test_a_reused_connection_took_no_time_to_make() -> None:
     flow = http_flow()
-    flow.resolved = flow.connected = flow.secured = None
+    flow.dialling = flow.resolved = flow.connected = flow.secured = None
     assert har_entry(flow)["timings"] == {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 70, "wait": 100, "receive": 30}
 
 

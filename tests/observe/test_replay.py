@@ -224,7 +224,9 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
     nothing.request = None
     websocket = http_flow(url=f"{origin}/socket")
     websocket.kind = "websocket"
-    done = replay(recorded(cut, raw_flow(b"a"), nothing, websocket, "{", '{"schema": 9}', "[" * 100_000, http_flow(url=f"{origin}/")))
+    blocked = http_flow(url=f"{origin}/blocked")
+    blocked.answered_by = "rule"
+    done = replay(recorded(cut, raw_flow(b"a"), nothing, websocket, blocked, "{", '{"schema": 9}', "[" * 100_000, http_flow(url=f"{origin}/")))
     assert done.returncode == 1 and len(got) == 1
     text = done.stdout
     for why in (
@@ -232,10 +234,11 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
         "it is no HTTP exchange, but raw",
         "it has no request",
         "it is no HTTP exchange, but websocket",
+        "no upstream has answered it, but a rule",
     ):
         assert f"(not sent: {why})" in text, why
-    assert [line.partition(": ")[0].rpartition(" ")[2] for line in done.stderr.splitlines()] == ["5", "6", "7"]
-    assert summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 3 lines that are no flows"
+    assert [line.partition(": ")[0].rpartition(" ")[2] for line in done.stderr.splitlines()] == ["6", "7", "8"]
+    assert summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 1 that no upstream had answered, 3 lines that are no flows"
 
 
 def test_fields_that_were_not_recorded_are_left_out_and_named(origin: str, got: list[Any], recorded: Callable[..., str]) -> None:

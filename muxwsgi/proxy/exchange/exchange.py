@@ -19,6 +19,7 @@ from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields
 from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
 from muxwsgi.proxy.exchange.hangup import ClientGone
+from muxwsgi.proxy.exchange.max_forwards import answer_of_the_last, one_less
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import Flow, Head
@@ -73,6 +74,9 @@ class Exchanges:
         """Answer the request of `environ`, whose client has `endpoint` in mind."""
         flow = self._recorder.begin("http", ctx, ctx.connection)
         try:
+            if "HTTP_MAX_FORWARDS" in environ and (last := answer_of_the_last(environ)) is not None:
+                return self._answer_ourselves(last, environ, start_response, ctx, flow)
+
             # 1. Rules on the request: they may answer it, or send it elsewhere.
             rules = self._rules
             request: Request | None = None
@@ -138,6 +142,8 @@ class Exchanges:
                 plan.host = request.host
             body = request.outgoing()
             incoming = Incoming(environ, body.length, body.chunked, body.pieces)
+        if "HTTP_MAX_FORWARDS" in environ:
+            plan.fields = one_less(plan.method, plan.fields)
         plan.in_tunnel = ctx.tunnel is not None
         plan.keep_hop = self._settings.keep_header
         plan.upgrade = "HTTP_UPGRADE" in environ and _wants_upgrade(environ, plan.fields)
@@ -159,6 +165,7 @@ class Exchanges:
     ) -> Iterable[bytes]:
         """A rule has the answer, or an application that is mounted here."""
         if flow is not None:
+            flow.answered_by = "application" if isinstance(answer, MountedApp) else "rule"
             flow.request = Head((request.method, request.url, environ["SERVER_PROTOCOL"]), request.fields)
         if isinstance(answer, MountedApp):
             if flow is None and not self._rules.has_response_rules:
@@ -177,6 +184,17 @@ class Exchanges:
         except BaseException:
             answer.close()
             raise
+        return self._record(status, fields, pieces, ctx, flow)
+
+    def _answer_ourselves(
+        self, response: Response, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None
+    ) -> Iterable[bytes]:
+        if flow is not None:
+            flow.answered_by = "proxy"
+            line = (environ["REQUEST_METHOD"], environ["RAW_URI"], environ["SERVER_PROTOCOL"])
+            flow.request = Head(line, head_fields(environ["muxwsgi.head"]))
+        status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
+        start_response(status, fields)
         return self._record(status, fields, pieces, ctx, flow)
 
     # The response
@@ -264,6 +282,8 @@ class Exchanges:
     def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
         """There is no response: say why."""
         ctx.error = fault
+        if flow is not None:
+            flow.answered_by = "proxy"
         log.debug("%r: %s", ctx, fault.reason)
         try:
             response = self._rules.error(fault, ctx) or error_response(fault)

@@ -155,6 +155,7 @@ class Forwarder:
         # 3. Its body follows.
         if flow is not None:
             flow.first_byte = flow.now()
+            flow.answered_by = "upstream"
             flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
         body = ResponseBody(
             client, upload, ctx, self._hangups, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
+from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import TLSSide
@@ -56,13 +57,18 @@ class Endpoint:
 class Upstreams:
     """Finds or makes the connection for an endpoint."""
 
-    def __init__(self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper) -> None:
-        """`sweeper` keeps the deadlines of connections that rules make. Raises `OperatorError` where `upstream_ca` is of no use."""
+    def __init__(
+        self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper, key_log: KeyLog | None = None
+    ) -> None:
+        """`sweeper` keeps the deadlines of connections that rules make, `key_log` the secrets of TLS with upstreams.
+
+        Raises `OperatorError` where `upstream_ca` is of no use."""
         self._sweeper = sweeper
         self._settings = settings
         self._dialer = dialer
         self._pool = pool
         self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
+        self._key_log = key_log
         self._contexts: dict[tuple[str, ...], ClientContext] = {}
         self._bound: WeakSet[Connection] = WeakSet()
         if settings.upstream_ca is not None:
@@ -76,11 +82,11 @@ class Upstreams:
 
     def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
         """A connection that is ours alone until it is given back. Raises `Fault`."""
+        if ctx.flow is not None:
+            ctx.flow.dialling = ctx.flow.now()
         if ctx.dial is None and pooled:
-            kept = self._pool.take(self._key(endpoint, via, ctx))
+            kept = self._kept(endpoint, via, ctx)
             if kept is not None:
-                if via is DIRECT:
-                    self._check_reuse(kept, ctx)
                 if ctx.flow is not None:
                     ctx.flow.reused = True
                     ctx.flow.address = _address_of(kept.connection)
@@ -97,12 +103,18 @@ class Upstreams:
         connection.idle_timeout = self._settings.upstream_idle_timeout
         return ClientConnection(connection, self._client_settings)
 
-    def _check_reuse(self, kept: ClientConnection, ctx: Context) -> None:
+    def _kept(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> ClientConnection | None:
+        """A kept connection that this client could have been given anew: it may have been made for one who may go further."""
+        key = self._key(endpoint, via, ctx)
+        kept = self._pool.take(key)
+        if kept is None:
+            return None
         try:
-            self._dialer.check_reuse(kept.connection, ctx)
+            self._dialer.check_reuse(kept.connection, ctx, via)
         except Fault:
-            kept.close()
-            raise
+            self._pool.put(key, kept)  # others may have it; for this one the name may have another address
+            return None
+        return kept
 
     def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: ClientConnection) -> None:
         """The exchange on it is over: keep it where it can serve another, else close it."""
@@ -183,6 +195,8 @@ class Upstreams:
             if len(self._contexts) >= 64:  # clients name protocols as they like
                 self._contexts.clear()
             context = ClientContext(verify=not settings.insecure_upstream, ca_file=settings.upstream_ca, alpn=alpn)
+            if self._key_log is not None:
+                self._key_log.attach(context.openssl)
             self._contexts[alpn] = context
         return context
 

@@ -1,0 +1,37 @@
+"""Max-Forwards (RFC 9110 section 7.6.2): how far TRACE and OPTIONS may go. Where it says 0, we are where the request was meant to end."""
+
+from typing import Any
+
+from muxwsgi.proxy.exchange.fields import Fields, head_fields
+from muxwsgi.proxy.rules.message import Response
+
+__all__ = ["answer_of_the_last", "one_less"]
+
+_LIMITED = frozenset({"TRACE", "OPTIONS"})
+
+#: What a TRACE must not show (RFC 9110 section 9.3.8).
+_SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
+
+
+def answer_of_the_last(environ: dict[str, Any]) -> Response | None:
+    """Our answer to a request that goes no further than here, None where it does."""
+    method = environ["REQUEST_METHOD"]
+    if method not in _LIMITED or environ.get("HTTP_MAX_FORWARDS") != "0":
+        return None
+    if method == "OPTIONS":
+        return Response(status=204, headers=[("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")])
+    head: bytes = environ["muxwsgi.head"]
+    line = head.partition(b"\r\n")[0].decode("latin-1")
+    shown = [f"{name}: {value}" for name, value in head_fields(head) if name.lower() not in _SECRET]
+    return Response("\r\n".join([line, *shown, "", ""]).encode("latin-1"), 200, mimetype="message/http")
+
+
+def one_less(method: str, fields: Fields) -> Fields:
+    """`fields` for the next hop. A value that is no number stays as it is: it says nothing, and is not ours to correct."""
+    if method not in _LIMITED:
+        return fields
+    return [(name, _less(value) if name.lower() == "max-forwards" else value) for name, value in fields]
+
+
+def _less(value: str) -> str:
+    return str(int(value) - 1) if value.isascii() and value.isdigit() and int(value) else value
