@@ -2,18 +2,16 @@
 
 import logging
 import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import gevent
 
+from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.configured import prepare_process, server_settings, set_up_logging, wanted_hijackers
 from muxwsgi.cli.load_app import load_app, mounted
-from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.observe.access_log import DEFAULT_FORMAT, AccessLog
 from muxwsgi.server import Server
-from muxwsgi.settings import BindSettings
 
 __all__ = ["Log", "serve", "serve_made"]
 
@@ -49,7 +47,7 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         logs.append(access_log)
     server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log)
     _take_signals(server, logs)
-    _announce(server, name, hijackers)  # who has read this may send a signal
+    announce(server, app, name, hijackers)  # who has read this may send a signal
     writer = gevent.spawn(_flush_regularly, access_log) if access_log else None
     try:
         server.serve_forever()
@@ -82,38 +80,3 @@ def _take_signals(server: Server, logs: Iterable[Log]) -> None:
     gevent.signal_handler(signal.SIGINT, stop)
     gevent.signal_handler(signal.SIGHUP, server.reload_certificates)
     gevent.signal_handler(signal.SIGUSR1, reopen)
-
-
-def _announce(server: Server, app_spec: str, hijackers: list[Hijacker]) -> None:
-    """One log line per bind; on a terminal what can be tried, too."""
-    for address, bind in server.binds:
-        log.info("listening on %s (TLS %s): %s", address, bind.tls, ", ".join(route.name for route in server.routes))
-    if not sys.stderr.isatty():
-        return
-    lines = [""]
-    for address, bind in server.binds:
-        lines.append(f"  {address}   {_spoken(bind)}")
-        lines += [f"    {who:<12} {command}" for who, command in _examples(address, bind, app_spec, hijackers)]
-        lines.append("")
-    print("\n".join(lines), file=sys.stderr)
-
-
-def _spoken(bind: BindSettings) -> str:
-    return {"off": "plain", "required": "TLS", "optional": "TLS and plain"}[bind.tls]
-
-
-def _examples(address: str, bind: BindSettings, app_spec: str, hijackers: list[Hijacker]) -> Iterator[tuple[str, str]]:
-    """Who is served on a bind, and a command line to try it with."""
-    tls = bind.tls != "off"
-    if address.startswith("unix:"):
-        yield app_spec, f"curl --unix-socket {address.removeprefix('unix:')} http://localhost/"
-        return
-    host, _, port = address.rpartition(":")
-    if host in ("0.0.0.0", "[::]"):
-        host = "localhost"
-    yield app_spec, f"curl {'-k https' if tls else 'http'}://{host}:{port}/"
-    for hijacker in hijackers:
-        if hijacker.examples is None:
-            yield hijacker.name, f"whatever begins as {hijacker.match!r} says"
-        else:
-            yield hijacker.name, hijacker.examples[tls].format(host=host.strip("[]"), port=port)

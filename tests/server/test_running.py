@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import pty
 import re
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -300,26 +302,53 @@ def test_mounts_see_their_prefix(tmp_path: Path) -> None:
         assert server.get("/") == (200, b"hello")
 
 
-def test_the_terminal_is_told_what_can_be_tried(tmp_path: Path) -> None:
-    import pty
-
+def shown_on_a_terminal(*arguments: str, until: str, folder: Path) -> str:
+    """What `muxwsgi` says to somebody who starts it by hand, up to the words `until`."""
     primary, secondary = pty.openpty()
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "muxwsgi", "run", APP, "-b", "127.0.0.1:0", "--tls-dev"], cwd=ROOT, stderr=secondary, env=environment
-    )
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder)}
+    process = subprocess.Popen([sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, stderr=secondary, env=environment)
     os.close(secondary)
     shown = ""
     try:
         give_up = time.monotonic() + 20
-        while "redis-cli --tls" not in shown and time.monotonic() < give_up:
-            shown += os.read(primary, 10_000).decode()
-        assert re.search(r"curl -k https://127\.0\.0\.1:\d+/", shown), shown
-        assert re.search(r"openssl s_client -quiet -no_ign_eof -connect 127\.0\.0\.1:\d+", shown)
+        while until not in shown and time.monotonic() < give_up:
+            if select.select([primary], [], [], 1)[0]:
+                shown += os.read(primary, 10_000).decode()
+        assert until in shown, shown
     finally:
         process.terminate()
         assert process.wait(15) == 0
         os.close(primary)
+    return shown.replace("\r\n", "\n")
+
+
+def test_the_terminal_is_told_what_can_be_tried(tmp_path: Path) -> None:
+    shown = shown_on_a_terminal("run", APP, "-b", "127.0.0.1:0", "--tls-dev", until="redis-cli --tls", folder=tmp_path)
+    assert re.search(r"curl -k https://127\.0\.0\.1:\d+/", shown), shown
+    assert re.search(r"openssl s_client -quiet -no_ign_eof -connect 127\.0\.0\.1:\d+", shown)
+
+
+def test_the_terminal_is_told_how_a_proxy_is_used_and_its_ca_trusted(tmp_path: Path) -> None:
+    binds = ("-b", "127.0.0.1:0", "-b", "127.0.0.1:0,transparent=redirect", "-b", f"unix:{tmp_path / 'socket'}")
+    plain = shown_on_a_terminal("proxy", *binds, until="Tunnels are", folder=tmp_path)
+    port = re.search(r"listening on 127\.0\.0\.1:(\d+) \(TLS off\)", plain)
+    assert port, plain
+    assert f"curl -x http://127.0.0.1:{port[1]} https://example.com/\n" in plain
+    assert f"curl -x socks5h://127.0.0.1:{port[1]} https://example.com/\n" in plain
+    assert f"http://127.0.0.1:{port[1]}/proxy.pac" in plain
+    assert f"https_proxy=http://127.0.0.1:{port[1]}\n" in plain
+    assert f"curl -x socks5h://localhost{tmp_path / 'socket'} https" in plain
+    assert re.search(r"listening on 127\.0\.0\.1:(\d+) \(transparent=redirect\)(?s:.)* redirect to :\1\n", plain), plain
+    assert "relayed as they are" in plain
+
+    folder = tmp_path / "ca"
+    subprocess.run([sys.executable, "-m", "muxwsgi", "ca", "init", "--folder", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    options = ("--mitm", "--ca-folder", str(folder), "-b", "127.0.0.1:0", "--tls-dev", "--hijack", "resp")
+    inside = shown_on_a_terminal("proxy", *options, until="Served in tunnels", folder=tmp_path)
+    assert re.search(rf"curl -x https://127\.0\.0\.1:\d+ --proxy-insecure --cacert {folder}/ca\.pem https", inside), inside
+    assert "socks5h" not in inside, "no client speaks SOCKS in TLS"
+    assert f"muxwsgi ca export --folder {folder}`" in inside
+    assert inside.rstrip().endswith("resp.")
 
 
 def test_client_certificates_reach_the_application_in_mod_ssls_names(tmp_path: Path, make_certificate: Callable[[], CertificateFiles]) -> None:

@@ -1,0 +1,136 @@
+"""What a server says of itself when it serves: a line in the log for each bind, and on a terminal what can be tried."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muxwsgi.mux.hijack import Hijacker
+from muxwsgi.server import Server
+from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.settings import BindSettings
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.proxy import Proxy
+
+__all__ = ["announce"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Who is served, and a command line to try it with.
+Example = tuple[str, str]
+
+
+def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacker]) -> None:
+    """Say that `server` serves `app`, which the operator calls `name`."""
+    proxy = _as_proxy(app)
+    routes = ", ".join(route.name for route in server.routes)
+    for address, bind in server.binds:
+        if bind.transparent is not None:
+            log.info("listening on %s (transparent=%s): whatever the kernel brings", address, bind.transparent)
+        else:
+            log.info("listening on %s (TLS %s): %s", address, bind.tls, routes)
+    ca = _ca_file(proxy) if proxy is not None and proxy.looks_inside else None
+    if ca is not None:
+        log.info("tunnels are looked into: clients have to trust %s", ca)
+    if not sys.stderr.isatty():
+        return
+    lines = [""]
+    for address, bind in server.binds:
+        lines.append(f"  {address}   {_spoken(bind)}")
+        examples = _examples(address, bind, name, hijackers) if proxy is None else _ways_in(address, bind, server, proxy, ca)
+        lines += [f"    {who:<12} {command}" for who, command in examples]
+        lines.append("")
+    if proxy is not None:
+        lines += [f"  {line}" for line in _about_tunnels(proxy, ca, hijackers)]
+        lines.append("")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _as_proxy(app: object) -> "Proxy | None":
+    if not isinstance(app, ProxyApplication):
+        return None
+    from muxwsgi.proxy.proxy import Proxy  # costs nothing now, and 0.3 s where the application is no proxy
+
+    return app if isinstance(app, Proxy) else None
+
+
+def _spoken(bind: BindSettings) -> str:
+    if bind.transparent is not None:
+        return "transparent: for clients that know of no proxy"
+    return {"off": "plain", "required": "TLS", "optional": "TLS and plain"}[bind.tls]
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    """Where a client on this machine reaches a bind."""
+    host, _, port = address.rpartition(":")
+    return "localhost" if host in ("0.0.0.0", "[::]") else host, port
+
+
+# An application
+
+
+def _examples(address: str, bind: BindSettings, name: str, hijackers: Sequence[Hijacker]) -> Iterator[Example]:
+    tls = bind.tls != "off"
+    if address.startswith("unix:"):
+        yield name, f"curl --unix-socket {address.removeprefix('unix:')} http://localhost/"
+        return
+    host, port = _host_and_port(address)
+    yield name, f"curl {'-k https' if tls else 'http'}://{host}:{port}/"
+    for hijacker in hijackers:
+        if hijacker.examples is None:
+            yield hijacker.name, f"whatever begins as {hijacker.match!r} says"
+        else:
+            yield hijacker.name, hijacker.examples[tls].format(host=host.strip("[]"), port=port)
+
+
+# A proxy
+
+
+def _ways_in(address: str, bind: BindSettings, server: Server, proxy: "Proxy", ca: str | None) -> Iterator[Example]:
+    host, port = _host_and_port(address)
+    if bind.transparent is not None:
+        to = f"redirect to :{port}" if bind.transparent == "redirect" else f"tproxy to :{port} meta mark set 1"
+        yield "nftables", f"tcp dport {{ 80, 443 }} {to}"
+        return
+    options = f"--cacert {shlex.quote(ca)} " if ca is not None else ""
+    user = ""
+    if proxy.access.asks_password:
+        options = f"-U USER:PASSWORD {options}"
+        user = "USER:PASSWORD@"
+    if address.startswith("unix:"):
+        yield "SOCKS", f"curl -x socks5h://localhost{shlex.quote(address.removeprefix('unix:'))} {options}https://example.com/"
+        return
+    if bind.tls != "off":
+        certificate = "" if server.settings.client_certificates == "none" else "--proxy-cert FILE --proxy-key FILE "
+        yield "HTTPS", f"curl -x https://{host}:{port} --proxy-insecure {certificate}{options}https://example.com/"
+    if bind.tls != "required":
+        yield "HTTP", f"curl -x http://{host}:{port} {options}https://example.com/"
+        yield "SOCKS", f"curl -x socks5h://{host}:{port} {options}https://example.com/"
+        yield "environment", f"export http_proxy=http://{user}{host}:{port} https_proxy=http://{user}{host}:{port}"
+    yield "browsers", f"{'https' if bind.tls == 'required' else 'http'}://{host}:{port}/proxy.pac as the URL of a proxy configuration"
+
+
+def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]) -> Iterator[str]:
+    if not proxy.looks_inside:
+        yield "Tunnels are relayed as they are. To look into them: --mitm, or a rule that says so."
+        return
+    if ca is not None:
+        folder = f" --folder {shlex.quote(proxy.settings.ca_folder)}" if proxy.settings.ca_folder else ""
+        yield f"Tunnels are looked into. Clients have to trust {ca}:"
+        yield f"`muxwsgi ca export{folder}` says how browsers and others learn to."
+    else:
+        yield "Tunnels are looked into. Clients have to trust the CA."
+    if hijackers:
+        yield f"Served in tunnels, beside HTTP: {', '.join(hijacker.name for hijacker in hijackers)}."
+
+
+def _ca_file(proxy: "Proxy") -> str | None:
+    """None where the proxy was given its CA in Python, and nobody but the program knows where it lies."""
+    from muxwsgi.proxy.certificates.authority import default_folder
+
+    folder = proxy.settings.ca_folder
+    path = (Path(folder) if folder else default_folder()).absolute() / "ca.pem"
+    return str(path) if path.is_file() else None
