@@ -17,6 +17,9 @@ from muxwsgi.errors import OperatorError
 
 __all__ = ["main"]
 
+#: Where `muxwsgi proxy` differs from `muxwsgi run`. It does not name itself to the servers' clients.
+_PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -53,12 +56,12 @@ def _click_arguments(option: Option) -> dict[str, Any]:
     return arguments
 
 
-@cli.command()
+@cli.command(short_help="Serve a WSGI application.")
 @click.argument("app")
 @_options
 def run(app: str, config: str | None, **flags: Any) -> None:
     """Serve the WSGI application APP, which is module:attribute or module:factory()."""
-    values = collect(flags, config)
+    values = collect(flags, config, proxy=False)
     # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
     from gevent import monkey
 
@@ -68,12 +71,12 @@ def run(app: str, config: str | None, **flags: Any) -> None:
     serve(app, values)
 
 
-@cli.command()
+@cli.command(short_help="Serve the forward proxy.")
 @_proxy_options
 @_options
 def proxy(config: str | None, **flags: Any) -> None:
     """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
-    values = collect(flags, config, defaults={"bind": ["127.0.0.1:8080"], "server_header": ""})
+    values = collect(flags, config, defaults=_PROXY_DEFAULTS)
     from gevent import monkey
 
     monkey.patch_all()
@@ -82,18 +85,31 @@ def proxy(config: str | None, **flags: Any) -> None:
     serve(values)
 
 
-@cli.command()
+@cli.command(short_help="Say what would be served, or what is wrong.")
 @click.argument("app", required=False)
+@click.option("--proxy", "of_proxy", is_flag=True, help="What `muxwsgi proxy` would serve, with the options below that are its own.")
 @_options
-def check(app: str | None, config: str | None, **flags: Any) -> None:
-    """Say what would be served, or what is wrong, without serving it: options, certificates, hijackers and, if named, the application."""
-    values = collect(flags, config)
-    from muxwsgi.cli.look import check as check_all
+@_proxy_options
+def check(app: str | None, of_proxy: bool, config: str | None, **flags: Any) -> None:
+    """Say what would be served, or what is wrong, without serving it: options, certificates, hijackers and, if named, the application.
 
-    check_all(app, values)
+    With --proxy, the same of the forward proxy: its CA, passwords, block lists and rules too.
+    """
+    if of_proxy and app is not None:
+        raise click.UsageError("give either an APP or --proxy")
+    given = [option.flag for option in PROXY_OPTIONS if flags[option.name] not in (None, ())]
+    if given and not of_proxy:
+        raise click.UsageError(f"{given[0]} needs --proxy")
+    values = collect(flags, config, defaults=_PROXY_DEFAULTS if of_proxy else None, proxy=of_proxy)
+    from muxwsgi.cli import look
+
+    if of_proxy:
+        look.check_proxy(values)
+    else:
+        look.check(app, values)
 
 
-@cli.command()
+@cli.command(short_help="Say who would get given first bytes, and why.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--hex", "hex_text", metavar="TEXT", help="The bytes in hexadecimal, instead of a file.")
 @_options
@@ -107,14 +123,17 @@ def explain(file: str | None, hex_text: str | None, config: str | None, **flags:
         except ValueError:
             raise OperatorError(f"--hex: {hex_text!r} is not hexadecimal") from None
     else:
-        with click.open_file(str(file), "rb") as stream:
-            data = stream.read()
+        try:
+            with click.open_file(str(file), "rb") as stream:
+                data = stream.read()
+        except OSError as error:
+            raise OperatorError(f"{file}: {error.strerror}") from error
     from muxwsgi.cli.look import explain as explain_bytes
 
     explain_bytes(data, collect(flags, config))
 
 
-@cli.command()
+@cli.command(short_help="List the installed hijackers.")
 @_options
 def hijackers(config: str | None, **flags: Any) -> None:
     """List the installed hijackers: what they match, where they come from, whether they are served, why one cannot be loaded."""

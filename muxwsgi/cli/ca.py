@@ -18,7 +18,7 @@ __all__ = ["ca"]
 _folder = click.option("--folder", metavar="FOLDER", type=click.Path(path_type=Path), help="Where it is kept. [$XDG_DATA_HOME/muxwsgi/ca]")
 
 
-@click.group()
+@click.group(short_help="Make, show, hand out or replace the CA of the proxy.")
 def ca() -> None:
     """The certificate authority that the proxy looks into TLS with."""
 

@@ -26,8 +26,10 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     )
     if values["tls"] in ("required", "optional") and not certificates and not any("certfile=" in bind for bind in values["bind"]):
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
+    binds = tuple(parse_bind(text, default) for text in values["bind"])
+    _check_no_tls_is_missed(values, binds)
     return ServerSettings(
-        binds=tuple(parse_bind(text, default) for text in values["bind"]),
+        binds=binds,
         http=HTTPSettings(**{name: values[name] for name in HTTPSettings.__slots__ if name in values}),
         mux=MuxSettings(sniff_timeout=values["sniff_timeout"], peek_limit=values["peek_limit"]),
         client_certificates=values["client_certificates"],
@@ -40,6 +42,16 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         max_connections=values["max_connections"],
         graceful_timeout=values["graceful_timeout"],
     )
+
+
+def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:
+    """Whoever asks for what only TLS can do should not be served without. Raises `OperatorError`."""
+    if values["client_certificates"] != "none" and all(bind.tls == "off" for bind in binds):
+        raise OperatorError("client_certificates: no bind has TLS, in which clients could show one (--certfile, or --tls-dev)")
+    if values["ca_certs"] and values["client_certificates"] == "none":
+        raise OperatorError("ca_certs: clients are asked for no certificate (--client-certificates required, or optional)")
+    if values["redirect_http"] and not any(bind.redirect_http for bind in binds):
+        raise OperatorError("redirect_http: no bind requires TLS, so there is nothing to redirect to")
 
 
 def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:

@@ -1,47 +1,100 @@
-"""Finding the application that an operator names: `module`, `module:attribute` or `module:factory(arguments)`."""
+"""Finding what an operator names, as `module`, `module:attribute` or `module:factory(arguments)`: an application, or a function that adds
+rules."""
 
 import ast
 import importlib
+import inspect
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.server.proxy_application import ProxyApplication
 
-__all__ = ["load_app", "mounted"]
+__all__ = ["load_app", "load_rules", "mounted"]
 
 #: Looked for, in this order, where only a module is named.
 DEFAULT_NAMES = ("application", "app")
 
 
-def load_app(spec: str) -> Any:
-    """The WSGI application. Raises `OperatorError`; where the module's own code fails, its traceback is printed first."""
+def load_app(spec: str, option: str = "app") -> Any:
+    """The WSGI application. Raises `OperatorError`, which begins with `option`; where the module's own code fails, its traceback is printed
+    first."""
+    app = _load(spec, f"{option} {spec!r}", DEFAULT_NAMES)
+    if not _takes(app, "environ", "start_response"):
+        hint = f"; a factory is called with parentheses: {spec}()" if _takes(app) else ""
+        raise OperatorError(f"{option} {spec!r}: it is no WSGI application, which takes (environ, start_response){hint}")
+    return app
+
+
+def load_rules(spec: str) -> Callable[[Any], object]:
+    """The function of `--rules`, which takes the proxy. Raises `OperatorError`, as `load_app` does."""
+    rules = _load(spec, f"rules {spec!r}", ("add_rules",))
+    if not _takes(rules, "proxy"):
+        raise OperatorError(f"rules {spec!r}: it is no function that takes the proxy and nothing else")
+
+    def add(proxy: Any) -> None:
+        _call(rules, [proxy], {}, f"rules {spec!r}", "it")
+
+    return add
+
+
+def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
+    """What `spec` names, which can be called. `where` begins what is said of errors."""
     module_name, _, expression = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from error
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise OperatorError(f"app {spec!r}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
+            hint = "a module is named without .py" if module_name.endswith(".py") else "see --pythonpath"
+            raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; {hint})") from None
         traceback.print_exc()
-        raise OperatorError(f"app {spec!r}: importing {module_name!r} failed: {error}") from error
+        raise OperatorError(f"{where}: importing {module_name!r} failed: {error}") from error
     except BaseException as error:  # SystemExit too: nothing is served that did not load
         if isinstance(error, KeyboardInterrupt):
             raise
         traceback.print_exc()
-        raise OperatorError(f"app {spec!r}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    app = _evaluate(spec, module, expression) if expression else _default(spec, module)
-    if not callable(app):
-        raise OperatorError(f"app {spec!r}: it is a {type(app).__name__}, not a callable")
-    return app
+        raise OperatorError(f"{where}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    found = _evaluate(spec, where, module, expression) if expression else _default(spec, where, module, default_names)
+    if not callable(found):
+        raise OperatorError(f"{where}: it is a {type(found).__name__}, not a callable")
+    return found
 
 
-def _default(spec: str, module: Any) -> Any:
-    for name in DEFAULT_NAMES:
+def _takes(function: Callable[..., Any], *arguments: str) -> bool:
+    """Whether `function` can be called with so many arguments; True where nobody can tell."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], where: str, who: str) -> Any:
+    try:
+        return function(*arguments, **keywords)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from error
+    except Exception as error:
+        traceback.print_exc()
+        raise OperatorError(f"{where}: {who} failed: {type(error).__name__}: {error}") from error
+
+
+def _default(spec: str, where: str, module: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
         if hasattr(module, name):
             return getattr(module, name)
-    raise OperatorError(f"app {spec!r}: the module has neither `application` nor `app`; name it, as in {spec}:NAME")
+    has_not = f"neither `{names[0]}` nor `{names[1]}`" if len(names) == 2 else f"no `{names[0]}`"
+    raise OperatorError(f"{where}: the module has {has_not}; name it, as in {spec}:NAME")
 
 
-def _evaluate(spec: str, module: Any, expression: str) -> Any:
+def _evaluate(spec: str, where: str, module: Any, expression: str) -> Any:
     """A name with dots, or a call of one with literal arguments; nothing else is evaluated."""
     try:
         tree = ast.parse(expression, mode="eval").body
@@ -60,26 +113,22 @@ def _evaluate(spec: str, module: Any, expression: str) -> Any:
             raise ValueError
         names.insert(0, tree.id)
     except (SyntaxError, ValueError):
-        raise OperatorError(f"app {spec!r}: behind the colon stands a name, or a call with literal arguments") from None
+        raise OperatorError(f"{where}: behind the colon stands a name, or a call with literal arguments") from None
     found = module
     for name in names:
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise OperatorError(f"app {spec!r}: {'.'.join(names)!r} is not in module {module.__name__!r}") from None
-    if not call:
-        return found
-    try:
-        return found(*arguments, **keywords)
-    except Exception as error:
-        traceback.print_exc()
-        raise OperatorError(f"app {spec!r}: the factory failed: {type(error).__name__}: {error}") from error
+            raise OperatorError(f"{where}: {'.'.join(names)!r} is not in module {module.__name__!r}") from None
+    return _call(found, arguments, keywords, where, "the factory") if call else found
 
 
 def mounted(app: Any, mounts: list[str]) -> Any:
     """`app` with the applications of `mounts` (PREFIX=APP) under their prefixes."""
     if not mounts:
         return app
+    if isinstance(app, ProxyApplication):
+        raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application")
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     applications = {}
@@ -89,5 +138,5 @@ def mounted(app: Any, mounts: list[str]) -> Any:
             raise OperatorError(f"mount {mount!r}: it is /prefix=module:app")
         if prefix.rstrip("/") in applications:
             raise OperatorError(f"mount {mount!r}: there is an application at that prefix already")
-        applications[prefix.rstrip("/")] = load_app(spec)
+        applications[prefix.rstrip("/")] = load_app(spec, f"mount {prefix}:")
     return DispatcherMiddleware(app, applications)

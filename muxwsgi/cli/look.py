@@ -3,6 +3,8 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,9 +17,10 @@ from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
 from muxwsgi.observe.access_log import compile_format
 from muxwsgi.server import Server
+from muxwsgi.server.binds import tcp_address
 from muxwsgi.settings import BindSettings, ServerSettings
 
-__all__ = ["check", "explain", "list_hijackers"]
+__all__ = ["check", "check_proxy", "explain", "list_hijackers"]
 
 
 def _nobody(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -33,7 +36,7 @@ def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
     server = Server(
         app,
         hijackers=[plugin.hijacker for plugin in plugins if plugin.hijacker is not None],
-        settings=_with_binds(settings, elsewhere),
+        settings=replace(settings, binds=elsewhere),
         registered=installed,
     )
     server.close()
@@ -41,15 +44,7 @@ def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
 
 
 def _elsewhere(bind: BindSettings) -> BindSettings:
-    from dataclasses import replace
-
     return replace(bind, host="127.0.0.1", port=0, path=None, fd=None)
-
-
-def _with_binds(settings: ServerSettings, binds: tuple[BindSettings, ...]) -> ServerSettings:
-    from dataclasses import replace
-
-    return replace(settings, binds=binds)
 
 
 def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
@@ -58,10 +53,41 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
     app = mounted(load_app(app_spec), values["mount"]) if app_spec else _nobody
-    server = _composed(values, app)
-    for bind in server_settings(values).binds:
-        click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}")
+    _list_binds(_composed(values, app), server_settings(values))
     click.echo("the configuration is good" + (f", and {app_spec} loads" if app_spec else ""))
+
+
+def check_proxy(values: Mapping[str, Any]) -> None:
+    """The same of the proxy. Raises `OperatorError`."""
+    from muxwsgi.cli.proxy import made_proxy
+
+    prepare_process(values)
+    if values["access_logformat"]:
+        compile_format(values["access_logformat"])
+    for name in _RECORDS:  # a look writes nothing, and another process may have the file
+        path = values[name]
+        if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
+            raise OperatorError(f"{name}: no file can be written in {Path(path).parent}")
+    proxy, _ = made_proxy({**values, **dict.fromkeys(_RECORDS)})
+    settings = server_settings(values)
+    for bind in settings.binds:
+        if bind.path is None and bind.fd is None:
+            proxy.check(tcp_address(bind), transparent=bind.transparent is not None)
+    _list_binds(_composed(values, proxy), settings)
+    click.echo(f"tunnels are {'looked into' if proxy.looks_inside else 'relayed as they are'}")
+    click.echo("the configuration is good")
+
+
+#: Options of the proxy that name a file which it writes.
+_RECORDS = ("flows", "har", "keylog")
+
+
+def _list_binds(server: Server, settings: ServerSettings) -> None:
+    for bind in settings.binds:
+        if bind.transparent is not None:
+            click.echo(f"{bind.address} (transparent={bind.transparent})")
+        else:
+            click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}")
 
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:

@@ -83,17 +83,23 @@ def collect(
     config: str | None,
     environ: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    *,
+    proxy: bool = True,
 ) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for what was not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are a command's own. Raises `OperatorError`.
+    `config` is the file named there, or None. `defaults` are a command's own. Without `proxy` the options of the proxy are an error in the file
+    and the environment: whoever writes `proxy_auth` there must not be served without. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
     path = config or environ.get("MUXWSGI_CONFIG")
-    if path:
-        values.update(_from_file(path))
-    values.update(_from_environ(environ))
+    found = {} if not path else _from_file(path)
+    for where, given in ((path, found), ("environment", _from_environ(environ))):
+        for name in given if not proxy else ():
+            if any(each.name == name for each in PROXY_OPTIONS):
+                raise OperatorError(f"{where}: {name} is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone; in Python it is said to Proxy()")
+        values.update(given)
     values.update({name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])})
     return values
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muxwsgi.cli.load_app import load_app
+from muxwsgi.cli.load_app import load_rules
 from muxwsgi.cli.run import Log, serve_made
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_filter import parse_filter
@@ -60,7 +60,7 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
     if values["block"]:
         proxy.block(BlockList(values["block"]).blocked)
     if values["rules"]:
-        load_app(values["rules"])(proxy)
+        load_rules(values["rules"])(proxy)
     return proxy, logs
 
 

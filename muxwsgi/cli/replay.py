@@ -69,7 +69,7 @@ class Answer:
     seconds: float
 
 
-@click.command()
+@click.command(short_help="Send the requests of a flow log again.")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--filter", "expression", metavar="EXPRESSION", help="Only the flows that this fits, as in `~d example.com & ~m GET`.")
 @click.option("--target", "target_url", metavar="URL", help="Send all to this server instead, which the Host field then names too.")

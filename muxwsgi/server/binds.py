@@ -4,12 +4,13 @@ import contextlib
 import os
 import socket
 import stat
+from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.transport import PlainSocket
 
-__all__ = ["Listening", "parse_bind"]
+__all__ = ["Listening", "parse_bind", "tcp_address"]
 
 
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
@@ -49,6 +50,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
             tls = "required"
     if transparent is not None and not any(option.strip().startswith("tls=") for option in options):
         tls = "off"
+    if tls != "required" and any(option.strip() == "redirect-http" for option in options):
+        raise OperatorError(f"bind {text!r}: redirect-http is for a bind that requires TLS, and redirects plain HTTP to the same port")
     if tls == "off":
         certificates, redirect_http = (), False
     elif tls == "optional":
@@ -78,8 +81,10 @@ def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int |
             raise OperatorError(f"bind {text!r}: fd:// needs the number of a descriptor")
         return "", 0, None, int(number)
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise OperatorError(f"bind {text!r}: it is HOST:PORT, [ADDRESS]:PORT, unix:PATH or fd://N")
+    if not colon or not port.isdecimal():
+        raise OperatorError(f"bind {text!r}: it is HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N")
+    if int(port) > 65535:
+        raise OperatorError(f"bind {text!r}: the largest port is 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -152,14 +157,26 @@ def _answers(path: str) -> bool:
         return True
 
 
-def _tcp(host: str, port: int) -> socket.socket:
+def tcp_address(bind: BindSettings) -> tuple[str, int]:
+    """Where a bind to a host would listen, without listening there. Raises `OperatorError`."""
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )[0]
+        host, port, *_ = _resolved(bind.host, bind.port)[1]
+    except OSError as error:
+        raise OperatorError(f"bind {bind.address}: {error.strerror}") from error
+    return host, port
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
     except socket.gaierror as error:
         raise OSError(error.errno, f"{host!r} is no address of this machine ({error.strerror})") from error
-    sock = PlainSocket(family, kind, proto)
+    return found[0][0], found[0][4]
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    family, address = _resolved(host, port)
+    sock = PlainSocket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

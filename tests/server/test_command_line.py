@@ -31,11 +31,21 @@ def write(path: Path, text: str) -> str:
     [
         (["run", "no_such_module"], r"app 'no_such_module': there is no module 'no_such_module'"),
         (["run", "no_such_package.module:app"], r"there is no module 'no_such_package'"),
+        (["run", "guestbook.py"], r"a module is named without \.py"),
+        (["run", "apps.guestbook:create_app"], r"no WSGI application.*a factory is called with parentheses: apps\.guestbook:create_app\(\)"),
+        (["run", "json:dumps"], r"app 'json:dumps': it is no WSGI application, which takes \(environ, start_response\)$"),
+        (["run", "muxwsgi_inspector:create_proxy('/no/such/policy')"], r"app .*: /no/such/policy: No such file"),
+        (["run", "muxwsgi_inspector:create_proxy('apps/inspector-rules/policy.toml')", "--mount", f"/x={APP}"], r"mount: a proxy has no paths"),
         (["run", f"{APP}:nothing"], r"'nothing' is not in module"),
         (["run", f"{APP}:BLOCK"], r"it is a bytes, not a callable"),
         (["run", f"{APP}:f(open('x'))"], r"literal arguments"),
         (["run", "json"], r"neither `application` nor `app`"),
         (["run", APP, "-b", "nonsense"], r"bind 'nonsense': it is HOST:PORT"),
+        (["run", APP, "-b", ":80000"], r"bind ':80000': the largest port is 65535"),
+        (["run", APP, "-b", "127.0.0.1:0,redirect-http"], r"redirect-http is for a bind that requires TLS"),
+        (["run", APP, "--redirect-http"], r"redirect_http: no bind requires TLS"),
+        (["run", APP, "--client-certificates", "required"], r"client_certificates: no bind has TLS"),
+        (["run", APP, "--ca-certs", "/no/such/file"], r"ca_certs: clients are asked for no certificate"),
         (["run", APP, "-b", "::1:80"], r"an IPv6 address stands in brackets"),
         (["run", APP, "-b", "127.0.0.1:0,tls=maybe"], r"'tls=maybe' is not tls=off"),
         (["run", APP, "-b", "127.0.0.1:0,tls=required"], r"TLS needs a certificate"),
@@ -53,12 +63,25 @@ def write(path: Path, text: str) -> str:
         (["run", APP, "--no-hijack", "ecko"], r"did you mean 'echo'"),
         (["run", APP, "--fallback", "no-such"], r"fallback: no hijacker is named 'no-such'"),
         (["run", APP, "--silence", "forward:nowhere"], r"silence: .*forward"),
+        (["run", APP, "--mount", "/x=no_such_module"], r"mount /x: 'no_such_module': there is no module"),
         (["run", APP, "--mount", "/x"], r"mount '/x': it is /prefix=module:app"),
         (["run", APP, "--chdir", "/no/such/folder"], r"chdir: /no/such/folder"),
         (["run", APP, "--access-logfile", "/no/such/folder/log"], r"access_logfile: /no/such/folder/log"),
         (["run", APP, "--access-logfile", "-", "--access-logformat", "%(Z)s"], r"no atom '%\(Z\)s'"),
         (["run", APP, "-c", "/no/such/file.toml"], r"/no/such/file\.toml: No such file"),
+        (["proxy", "--mitm", "--ca-folder", "/no/such/folder"], r"there is no CA in /no/such/folder: `muxwsgi ca init` makes one"),
+        (["proxy", "--client-certificates", "required"], r"client_certificates: no bind has TLS"),
+        (["proxy", "--proxy-auth", "/no/such/file"], r"/no/such/file: No such file"),
+        (["proxy", "--allow", "everybody"], r"allow: 'everybody' is no network"),
+        (["proxy", "--block", "/no/such/file"], r"block: /no/such/file: No such file"),
+        (["proxy", "--flows", "/no/such/folder/flows"], r"/no/such/folder/flows: No such file"),
+        (["proxy", "--flow-filter", "~nothing"], r"there is no operator ~nothing"),
+        (["proxy", "--rules", "json"], r"rules 'json': the module has no `add_rules`; name it, as in json:NAME"),
+        (["proxy", "--rules", "apps.guestbook:create_app"], r"rules 'apps\.guestbook:create_app': it is no function that takes the proxy"),
+        (["proxy", "--mount", f"/x={APP}"], r"mount: a proxy has no paths"),
         (["explain"], r"either a FILE"),
+        (["explain", "/no/such/file"], r"/no/such/file: No such file"),
+        (["explain", "."], r"is a directory"),
         (["explain", "--hex", "xy"], r"'xy' is not hexadecimal"),
     ],
 )
@@ -78,6 +101,15 @@ def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Pa
         error = done.stderr.decode()
         assert "Traceback" in error and error.splitlines()[-1].startswith("muxwsgi: error: app 'broken:app': importing 'broken' failed")
         assert words in error.splitlines()[-1]
+
+
+def test_rules_that_fail_show_their_traceback(tmp_path: Path) -> None:
+    write(tmp_path / "broken.py", "def add_rules(proxy):\n    proxy.on_request().do(no_such_name)\n")
+    done = muxwsgi("proxy", "--rules", "broken", "--pythonpath", str(tmp_path))
+    assert done.returncode == 2
+    error = done.stderr.decode()
+    assert "Traceback" in error and "broken.py" in error
+    assert error.splitlines()[-1] == "muxwsgi: error: rules 'broken': it failed: NameError: name 'no_such_name' is not defined"
 
 
 def test_the_flag_beats_the_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
@@ -110,6 +142,15 @@ def test_a_wrong_file_is_named_with_the_place(tmp_path: Path, text: str, says: s
         collect({}, write(tmp_path / "c.toml", text), {})
 
 
+def test_options_of_the_proxy_are_not_passed_over_where_an_application_is_served(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", 'proxy_auth = "htpasswd"\n')
+    assert collect({}, path, {})["proxy_auth"] == "htpasswd"
+    with pytest.raises(OperatorError, match=r"c\.toml: proxy_auth is an option of `muxwsgi proxy`"):
+        collect({}, path, {}, proxy=False)
+    with pytest.raises(OperatorError, match=r"environment: mitm is an option of `muxwsgi proxy`"):
+        collect({}, None, {"MUXWSGI_MITM": "1"}, proxy=False)
+
+
 def test_a_variable_that_is_no_option_is_an_error() -> None:
     with pytest.raises(OperatorError, match="'MUXWSGI_KEEPALIVE' is no option; did you mean 'MUXWSGI_KEEP_ALIVE'"):
         collect({}, None, {"MUXWSGI_KEEPALIVE": "1"})
@@ -132,6 +173,29 @@ def test_the_shipped_configuration_shows_defaults_where_it_is_commented_out() ->
     for name, text in re.findall(r"^#? ?(\w+) = ([^\s#\[\"]+)", (ROOT / "conf" / "muxwsgi.toml").read_text(), re.M):
         if name != "limit_request_body":  # which the file sets on purpose
             assert float(by_name[name].default) == float(text), name
+
+
+def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
+    done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", "--hijack", "none", "--flows", str(tmp_path / "flows"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
+    assert not (tmp_path / "flows").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--proxy", "-b", ":8080"], r"bind 0\.0\.0\.0:8080: anybody who reaches it could use the proxy"),
+        (["--proxy", "-b", "[::]:8080,transparent=redirect"], r"bind \[::\]:8080: anybody who reaches it could use the proxy"),
+        (["--proxy", "--mitm", "--ca-folder", "/no/such/folder"], r"there is no CA in /no/such/folder"),
+        (["--proxy", "--flows", "/no/such/folder/flows"], r"flows: no file can be written in /no/such/folder"),
+        (["--proxy", APP], r"either an APP or --proxy"),
+        (["--mitm"], r"--mitm needs --proxy"),
+        (["-c", "conf/proxy.toml"], r"conf/proxy\.toml: mitm is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone"),
+    ],
+)
+def test_a_check_of_a_proxy_says_what_is_wrong(arguments: list[str], says: str) -> None:
+    test_what_is_wrong_is_said_in_one_line(["check", *arguments], says)
 
 
 def test_explain_says_who_gets_given_bytes(tmp_path: Path) -> None:
