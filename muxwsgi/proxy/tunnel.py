@@ -5,15 +5,17 @@
                               +-> a hijacker's protocol: that hijacker, which finds `connection.destination` and `connection.tunnel`
                               +-> anything else, or silence: relayed to the destination, encrypted again where it came encrypted
 
-Nothing here looks at a port number.
+Nothing here looks at a port number. Nor does time alone take a stream past the rules: one that begins slowly is watched until it is clear
+that it is none of these, and one that is silent is asked again unless the server speaks first.
 """
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import gevent
 from cryptography import x509
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
@@ -21,7 +23,7 @@ from muxwsgi.http.h1 import HTTP1
 from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.mux import Mux
+from muxwsgi.mux.mux import Mux, Reason
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
@@ -30,13 +32,15 @@ from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.recorder import Recorder, address_text
-from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Chunk, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 from muxwsgi.proxy.rules.rules import Rules
+from muxwsgi.proxy.streams import lookalikes
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 
 if TYPE_CHECKING:
+    from muxwsgi.proxy.rules.rule import ChunkFunction
     from muxwsgi.proxy.settings import ProxySettings
     from muxwsgi.wire.connection import Connection
 
@@ -46,6 +50,9 @@ log = logging.getLogger("muxwsgi.proxy")
 
 #: Asked first: the six bytes that begin a ClientHello are nobody else's.
 TLS_FIRST = 1 << 30
+
+#: Asked when all others have said no.
+LAST = -(1 << 30)
 
 
 class Tunnels:
@@ -70,17 +77,21 @@ class Tunnels:
         self._recorder = recorder
         self._leaves = leaves
         self._passthrough = passthrough
-        relayed = Route("relay", matchers.never, self.relay)
+        relayed = Route("relay", matchers.never, self._relay_unmatched)
+        silent = Route("relay", matchers.never, self._relay_silent)
         tls = Route("tls", matchers.tls, self._serve_tls, priority=TLS_FIRST)
         self.mux = Mux(
             [
                 tls,
                 Route("http", matchers.http1, engine, alpn=("http/1.1",)),
                 *hijackers,
+                # Asked last: a hijacker knows its protocol better.
+                Route("nearly tls", lookalikes.nearly_tls, _refuse_lookalike, priority=LAST),
+                Route("nearly http", lookalikes.nearly_http, engine, priority=LAST),
             ],
             name="tunnel",
             fallback=relayed,
-            silence=relayed,
+            silence=silent,
             sniff_timeout=settings.sniff_timeout,
         )
         # Where somebody wants to look behind TLS, what is there is known to be that only when no TLS comes.
@@ -126,8 +137,10 @@ class Tunnels:
             return
 
         # 3. Some are not looked into.
-        if self._passthrough.covers(name) or self._passthrough.covers(host):
+        if self._passthrough.covers(host) or self._passthrough.covers(name):
             connection.deadline = math.inf
+            if not self._passthrough.covers(host):
+                _lead_to(name, connection, ctx)
             connection.trace.append(f"TLS for {name} is passed through")
             self.relay(connection)
             return
@@ -180,6 +193,8 @@ class Tunnels:
             said.handler(connection, ctx)
             return True
         if isinstance(said, Accept):
+            if goes_to == address_text((name, ctx.destination[1])):
+                _lead_to(name, connection, ctx)
             self.relay(connection)
             return True
         return False
@@ -198,42 +213,87 @@ class Tunnels:
         return () if agreed is None else (agreed,)
 
     def _names_of_upstream(self, ctx: Context, name: str) -> x509.Certificate | None:
-        """The certificate of the server, whose names the leaf is to have; None where it cannot be had: then there is nothing to be like."""
+        """The certificate of the server, whose names the leaf is to have; None where it cannot be had, or is not verified: then there is
+        nothing to be like."""
         assert ctx.destination is not None
         try:
             upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name))), ctx)
         except Fault as fault:
             log.debug("no certificate of %s to take the names of: %s", name, fault)
             return None
-        certificate = upstream.tls.peer_certificate if upstream.tls is not None else None
+        tls = upstream.tls
         upstream.finish()
-        return certificate
+        # Where nobody has verified it, it may name whomever it likes, and our CA would vouch for that.
+        return tls.peer_certificate if tls is not None and tls.peer_verified else None
 
     # Anything else
 
-    def relay(self, connection: "Connection") -> None:
-        """Carry the bytes to the destination and back, through the chunk hooks."""
+    def _relay_unmatched(self, connection: "Connection") -> None:
+        """No route has taken it, or none in time. What came slowly may still turn out to be TLS, HTTP or a hijacker's: it goes on then as
+        far as that is open, and no further."""
+        try:
+            begun = connection.peek_beyond(0, self.mux.peek_limit)
+        finally:
+            connection.settle()
+        watch = _SlowStart(self.mux) if self.mux.decide(begun) is None else None
+        self.relay(connection, () if watch is None else (watch,))
+
+    def _relay_silent(self, connection: "Connection") -> None:
+        """The client says nothing. Where the server begins, it is relayed; where the client does after all, it is asked again."""
         ctx: Context = connection.tunnel
         flow = self._recorder.begin("raw", ctx, connection)
+        upstream = self._open(connection, ctx, flow)
+        if upstream is None:
+            return
+        try:
+            client_first = _speaks_first(connection, upstream, self._settings.tunnel_idle_timeout)
+        except BaseException as error:
+            upstream.finish()
+            self._recorder.end(flow, ctx, repr(error))
+            raise
+        if client_first:
+            upstream.finish()
+            self._recorder.end(flow, ctx, "the client spoke before the server did, and was asked again")
+            self.mux(connection)
+        else:
+            self.relay_to(connection, upstream, ctx, flow)
+
+    def relay(self, connection: "Connection", watches: "Sequence[ChunkFunction]" = ()) -> None:
+        """Carry the bytes to the destination and back, through `watches` and the chunk hooks."""
+        ctx: Context = connection.tunnel
+        flow = self._recorder.begin("raw", ctx, connection)
+        upstream = self._open(connection, ctx, flow)
+        if upstream is not None:
+            self.relay_to(connection, upstream, ctx, flow, watches)
+
+    def _open(self, connection: "Connection", ctx: Context, flow: Flow | None) -> "Connection | None":
+        """A connection to the destination; None where there is none, of which the client hears by the end of its own."""
         try:
             assert ctx.destination is not None
-            upstream = self._upstreams.stream(Endpoint(*ctx.destination, ctx.layers), ctx)
+            return self._upstreams.stream(Endpoint(*ctx.destination, ctx.layers), ctx)
         except Fault as fault:
             ctx.error = fault
             connection.trace.append(f"relay: {fault.reason}")
             self._recorder.end(flow, ctx, fault.reason)
             log.debug("%r: %s", connection, fault)
-            return
+            return None
         except BaseException as error:
             self._recorder.end(flow, ctx, repr(error))
             raise
-        self.relay_to(connection, upstream, ctx, flow)
 
-    def relay_to(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
+    def relay_to(
+        self,
+        connection: "Connection",
+        upstream: "Connection",
+        ctx: Context,
+        flow: Flow | None,
+        watches: "Sequence[ChunkFunction]" = (),
+    ) -> None:
         """The same to an `upstream` that is there already, which is closed at the end."""
         reason: str | None = None
+        hooks = [*watches, *self._rules.chunk_hooks(ctx)]
         try:
-            result = relay_inspected(connection, upstream, ctx, self._rules.chunk_hooks(ctx), self._settings.tunnel_idle_timeout)
+            result = relay_inspected(connection, upstream, ctx, hooks, self._settings.tunnel_idle_timeout)
             reason = None if result.error is None else str(result.error)
             connection.trace.append(f"relayed: {result.forth} bytes there, {result.back} back" + (f", ended by {reason}" if reason else ""))
         except Refused as refused:
@@ -246,6 +306,59 @@ class Tunnels:
         finally:
             upstream.finish()
             self._recorder.end(flow, ctx, reason)
+
+
+class _SlowStart:
+    """A chunk hook that goes on asking what a stream is, whose first bytes could not tell in time. Raises `Refused` as soon as it is
+    something that would have been looked into: else waiting for a moment in the middle of "GET" would take anything past the rules."""
+
+    __slots__ = ("_begun", "_mux")
+
+    def __init__(self, mux: Mux) -> None:
+        self._mux = mux
+        self._begun: bytes | None = b""  # None once it is decided
+
+    def __call__(self, chunk: Chunk, ctx: Context) -> None:
+        if self._begun is None or not chunk.from_client:
+            return
+        self._begun += chunk.data
+        decision = self._mux.decide(self._begun)
+        if decision is not None:
+            self._begun = None
+            if decision.reason is not Reason.UNMATCHED:
+                raise Refused(f"it began too slowly to be looked into: {decision.text}")
+
+
+def _speaks_first(client: "Connection", server: "Connection", seconds: float) -> bool:
+    """Wait until either side says something, or ends, for `seconds` at most. Whether the client spoke, and the server did not."""
+    said = [gevent.spawn(_says_something, side) for side in (client, server)]
+    try:
+        gevent.wait(said, timeout=seconds, count=1)
+        from_client, from_server = (greenlet.value if greenlet.dead else None for greenlet in said)
+        return from_client is True and from_server is None
+    finally:
+        gevent.killall(said)
+        client.settle()
+        server.settle()
+
+
+def _says_something(side: "Connection") -> bool:
+    """Wait for a byte, and leave it there. False where the stream ends, or breaks, which is for who reads it next to find out."""
+    try:
+        return bool(side.peek_beyond(0, 1))
+    except OSError:
+        return False
+
+
+def _lead_to(name: str, connection: "Connection", ctx: Context) -> None:
+    """Let the tunnel go to the host that its server name says. It is because of the name that nobody looks into it, and a name alone
+    costs nothing to say: whoever says it goes there."""
+    assert ctx.destination is not None
+    ctx.destination = connection.destination = (name, ctx.destination[1])
+
+
+def _refuse_lookalike(connection: "Connection") -> None:
+    raise PeerError(400, "what the tunnel begins with is TLS to some servers, and nothing that can be looked into")
 
 
 def _client_hello(connection: "Connection") -> ClientHello | None:

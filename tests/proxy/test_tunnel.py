@@ -355,7 +355,7 @@ def test_a_hello_that_nobody_can_read_is_not_passed_by(lab: Lab) -> None:
 
 def test_the_rules_are_asked_again_about_the_name_in_the_hello(lab: Lab) -> None:
     upstream, elsewhere = Upstream(lab, tls=True), Upstream(lab, lambda asked, sock: OK.replace(b"ok", b"no"), tls=True)
-    proxy = lab.proxy(record=True)
+    proxy = lab.proxy(record=True, resolver=lambda host, port: [(socket.AF_INET, "127.0.0.1")])
     asked = []
 
     @proxy.on_connect()

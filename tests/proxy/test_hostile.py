@@ -1,0 +1,169 @@
+"""Clients that want to get past the rules, servers and name servers that mean ill: what each of them tried has got it nothing."""
+
+import socket
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muxwsgi.mux.match import Match
+from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.message import Response
+from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.proxy.streams.lookalikes import nearly_http, nearly_tls
+from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
+from tests.proxy.conftest import Lab
+from tests.proxy.dialogue import Upstream, read_answer
+
+both_kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+REQUEST = b"GET /secret HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def strict(lab: Lab, **more: Any) -> tuple[Proxy, int]:
+    """A proxy that looks into all tunnels, refuses all requests, and soon takes clients for silent."""
+    settings = {"sniff_timeout": 0.05, **{name: more.pop(name) for name in list(more) if name in ProxySettings.__slots__}}
+    proxy = lab.proxy(settings=ProxySettings(**settings), record=True, **more)
+    proxy.on_connect().mitm()
+    proxy.on_request().do(lambda request, ctx: Response("refused\n", 403))
+    return proxy, lab.serve_proxy(proxy)
+
+
+def ended(sock: Any) -> bool:
+    """Whether the next thing that comes is the end, with or without a reset."""
+    try:
+        return bool(sock.recv(100) == b"")
+    except ConnectionResetError:
+        return True
+
+
+# Around the question what a tunnel carries
+
+
+@both_kinds
+def test_a_client_that_is_silent_at_first_is_asked_again_when_it_speaks(lab: Lab, tls: bool) -> None:
+    upstream = Upstream(lab, tls=tls)
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"localhost:{upstream.port}")
+    if tls:
+        client = lab.wrap(client)
+    until(lambda: upstream.connections == 1, "the client is taken for silent")
+    client.sendall(REQUEST)
+    assert read_answer(client).status == 403
+    assert upstream.asked == []
+
+
+def test_a_server_that_speaks_first_is_relayed_from_then_on(lab: Lab) -> None:
+    def banner(sock: Any) -> None:
+        sock.sendall(b"220 at your service\r\n")
+        while data := sock.recv(1000):
+            sock.sendall(data.upper())
+
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{lab.serve_raw(banner)}")
+    assert client.recv(100) == b"220 at your service\r\n"
+    client.sendall(b"get /\r\n")
+    assert client.recv(100) == b"GET /\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "at"),
+    [(REQUEST, 1), (REQUEST, 3), (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 1), (b"\r\n\n" + REQUEST, 3)],
+    ids=["HTTP, one byte", "HTTP, the method", "TLS", "nearly HTTP"],
+)
+def test_a_beginning_that_is_held_back_for_a_while_is_not_relayed_when_the_rest_of_it_comes(lab: Lab, begin: bytes, at: int) -> None:
+    got = bytearray()
+
+    def listen(sock: Any) -> None:
+        while data := sock.recv(1000):
+            got.extend(data)
+
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{lab.serve_raw(listen)}")
+    client.sendall(begin[:at])
+    until(lambda: bytes(got) == begin[:at], "what has come is relayed")
+    client.sendall(begin[at:])
+    assert ended(client)
+    assert bytes(got) == begin[:at]
+
+
+def test_a_protocol_that_begins_with_a_word_is_relayed_however_slowly(lab: Lab) -> None:
+    def shout(sock: Any) -> None:
+        while data := sock.recv(1000):
+            sock.sendall(data.upper())
+
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{lab.serve_raw(shout)}")
+    client.sendall(b"hello")
+    assert client.recv(100) == b"HELLO"
+    client.sendall(b", get / too")
+    assert client.recv(100) == b", GET / TOO"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\n" + REQUEST,
+        b"\r\n" * 6 + REQUEST,
+        REQUEST.replace(b"GET ", b"GET  "),
+        REQUEST.replace(b"GET ", b"GET\t"),
+        b" " + REQUEST,
+        b"ANY /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["LF in front", "six empty lines", "two blanks", "a tab", "a blank in front", "a long line"],
+)
+def test_what_only_some_servers_take_for_http_is_not_relayed_to_them(lab: Lab, request_: bytes) -> None:
+    upstream = Upstream(lab)
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{upstream.port}")
+    client.sendall(request_)
+    assert read_answer(client).status in (400, 414)
+    assert upstream.connections == 0
+
+
+@pytest.mark.parametrize(
+    "front", [b"\x16\x03\x01\x00\x00", b"\x16\x03\x09\x02\x00\x01", b"\x80\x2e\x01\x03\x03"], ids=["empty record", "TLS 1.8", "SSL 2"]
+)
+def test_what_only_some_servers_take_for_tls_is_not_relayed_to_them(lab: Lab, front: bytes) -> None:
+    upstream = Upstream(lab)
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{upstream.port}")
+    client.sendall(front)
+    assert ended(client)
+    assert upstream.connections == 0
+
+
+@given(st.lists(st.sampled_from([b"GET", b"ANY", b" ", b"\t", b"\r\n", b"/", b"http://", b"HTTP/1.1", b"\x16\x03", b"\x80", b"\x01", b"x"])))
+@pytest.mark.parametrize("matcher", [nearly_http, nearly_tls])
+def test_more_bytes_never_change_what_a_lookalike_is(matcher: Any, parts: list[bytes]) -> None:
+    verdicts = [matcher(data) for data in accumulate(parts, initial=b"")]
+    decided = [verdict for verdict in verdicts if verdict is not Match.MORE]
+    assert verdicts == [Match.MORE] * (len(verdicts) - len(decided)) + decided
+    assert len(set(decided)) <= 1
+
+
+# Names that are only said
+
+
+@pytest.mark.parametrize("why", ["passed through", "accepted"])
+def test_who_says_the_name_of_a_host_that_is_not_looked_into_gets_to_that_host(lab: Lab, why: str) -> None:
+    wanted, bank = Upstream(lab, tls=True), Upstream(lab, tls=True)
+    asked = []
+
+    def resolver(host: str, port: int) -> list[tuple[int, str]]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    proxy, port = strict(lab, resolver=resolver, **({"passthrough": ("bank.example",)} if why == "passed through" else {}))
+    if why == "accepted":
+        proxy._connect = ()
+        proxy.on_connect(lambda host, ctx: host.startswith("bank.example:")).accept()
+        proxy.on_connect().mitm()
+    with pytest.raises(OSError):
+        lab.wrap(lab.tunnel(port, f"127.0.0.1:{wanted.port}"), "bank.example", trust=Path(lab.certificate.certfile))
+    assert asked == ["bank.example"]
+    assert wanted.connections == bank.connections == 0
