@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from muxwsgi.cli.proxy_options import PROXY_OPTIONS
+from muxwsgi.cli.options import ALL
 from muxwsgi.proxy import Proxy, Reject
 from muxwsgi.proxy.rules.actions import Accept, Mitm
 
@@ -31,6 +31,6 @@ def test_the_proxy_of_the_readme_is_one() -> None:
 
 
 def test_every_option_of_the_page_is_one() -> None:
-    known = {option.flag for option in PROXY_OPTIONS}
+    known = {option.flag for option in ALL}
     written = set(re.findall(r"`(--[a-z-]+)", PAGE))
     assert written and written <= known, written - known
