@@ -57,7 +57,11 @@ def nearly_tls(data: bytes) -> Match:
     """A handshake record that does not begin a ClientHello as ours has to: OpenSSL skips empty ones, and lets any minor version pass. And
     the ClientHello of SSL 2, in which offers of TLS 1.2 may come (RFC 5246 appendix E.2)."""
     if data[:1] == b"\x16":
-        return Match.MORE if len(data) < 2 else Match.YES if data[1] == 3 else Match.NO
+        if data[1:2] not in (b"", b"\x03"):
+            return Match.NO
+        if len(data) >= 5 and data[3:5] == b"\0\0":
+            return Match.YES
+        return Match.MORE if len(data) < 6 else Match.YES if data[5] == 1 else Match.NO
     if data[:1] < b"\x80":
         return Match.NO if data else Match.MORE
     # Two bytes of length, its highest bit set; 1 for a ClientHello; the version.
