@@ -6,12 +6,15 @@ time, and with it the hub. What cannot be written, because the disk is full or s
 goes on.
 """
 
+import atexit
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 
 import gevent
+import gevent.threadpool  # now: while the interpreter ends it could not be loaded any more
 from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
@@ -36,8 +39,15 @@ FLOW_SIZE = 4096
 COMPLAINING = 60.0
 
 
+def _close(spool: "weakref.ref[FlowSpool]") -> None:
+    """At the end of a program that has not closed it, as one that `muxwsgi run` serves cannot: the last flows are still to be written."""
+    alive = spool()
+    if alive is not None:
+        alive.close()
+
+
 class FlowSpool:
-    """A `FlowSink`: puts flows into a `RecordFile`.
+    """A `FlowSink`: puts flows into a `RecordFile`. At the end of the process it is closed.
 
     written, lost   how many flows are in the file, and how many should be and are not
     """
@@ -66,6 +76,7 @@ class FlowSpool:
         self._hurry = Event()  # and shall not wait for more of it
         self._closing = False
         self._complained: float | None = None
+        atexit.register(_close, weakref.ref(self))
 
     def __call__(self, flow: Flow) -> None:
         if self._filter is not None and not self._filter(flow):

@@ -123,6 +123,7 @@ class RecordFile:
         if self._tail:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if status.st_size and not self._is_ours(fd, status.st_size):
+                log.warning("%s: what was there is no archive of ours that is whole, and has been renamed to %s.1", self.path, self.path)
                 self._shift()
                 self._open()
                 os.close(fd)

@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from muxwsgi.observe.flow_record import flow_host, flow_of, flow_url, record_of
 from muxwsgi.observe.flow_spool import FLOW_SIZE
 from muxwsgi.proxy.flow import Flow
 from tests.observe.flows import any_flow, bodies, http_flow, raw_flow
+
+ROOT = Path(__file__).parents[2]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -232,6 +236,18 @@ def test_nothing_is_written_after_close_and_that_is_counted(log: FlowLog, tmp_pa
     log.close()
     log(http_flow())
     assert log.lost == 1 and lines(tmp_path / "flows") == []
+
+
+def test_a_program_that_ends_without_closing_it_loses_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from muxwsgi.observe.flow_log import FlowLog\n"
+        "from tests.observe.flows import http_flow\n"
+        "log = FlowLog(sys.argv[1])\n"
+        "log(http_flow())\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "flows")], cwd=ROOT, check=True, timeout=30)
+    assert [line["kind"] for line in lines(tmp_path / "flows")] == ["http"]
 
 
 def test_a_log_that_others_rotate_goes_on_in_the_new_file(log: FlowLog, tmp_path: Path) -> None:

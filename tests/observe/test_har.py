@@ -179,11 +179,12 @@ def test_an_archive_has_one_writer_and_is_a_file(tmp_path: Path) -> None:
         HARFile("-")
 
 
-def test_an_archive_of_somebody_else_is_moved_aside(tmp_path: Path) -> None:
+def test_an_archive_of_somebody_else_is_moved_aside_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = json.dumps({"log": {"version": "1.2", "creator": {"name": "a", "version": "1"}, "entries": []}}, indent=2)
     (tmp_path / "h").write_text(theirs)
     HARFile(str(tmp_path / "h")).close()
     assert read(tmp_path / "h") == [] and (tmp_path / "h.1").read_text() == theirs
+    assert f"renamed to {tmp_path / 'h.1'}" in caplog.text
 
 
 def test_content_is_shown_without_its_coding() -> None:
