@@ -4,8 +4,6 @@ A body is read only when the application reads: that is the back-pressure. What 
 stay in the buffer of the `Incoming` for the next head.
 """
 
-import contextlib
-from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -131,28 +129,27 @@ class Body:
         if self.withheld:
             self.withheld = False
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        with self._in_time():
-            data = connection.recv(BLOCK)
+        data = self._recv_in_time(connection)
         if not data:
             raise BrokenBody(400, "the body ended before its time")
         return data
 
-    @contextlib.contextmanager
-    def _in_time(self) -> Iterator[None]:
-        line = self._incoming.connection.lifeline
+    def _recv_in_time(self, connection: "Connection") -> bytes:
+        pace = self._pace
+        line = connection.lifeline
         outer = line.deadline  # of a drain after the response; none while the application reads
-        before = self._incoming.connection.bytes_received
+        before = connection.bytes_received
         began = monotonic()
-        if self._pace is not None:
-            line.deadline = min(outer, began + self._pace.patience)
+        if pace is not None:
+            line.deadline = min(outer, began + pace.patience)
         try:
-            yield
+            return connection.recv(BLOCK)
         except Expired:
             raise BrokenBody(408, "the body comes too slowly") from None
         finally:
             line.deadline = outer
-            if self._pace is not None:
-                self._pace.moved(self._incoming.connection.bytes_received - before, monotonic() - began)
+            if pace is not None:
+                pace.moved(connection.bytes_received - before, monotonic() - began)
 
     def _count(self, count: int) -> None:
         self.received += count

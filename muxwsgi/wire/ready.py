@@ -72,9 +72,9 @@ class Ready:
         try:
             if not self._armed:
                 self._arm()
-            switch = self._hub.switch
+            hub = self._hub
             while True:
-                switch()
+                hub.switch()
                 if self._failure is not None:
                     raise self._failure
                 if self._fired:

@@ -231,8 +231,10 @@ class SocketTransport:
                 if turn.sent > BYTES_PER_TURN:
                     turn.yield_turn()
                 return
-        view = memoryview(data)[sent:]
-        turn.write(lambda done: self._sock.send(view[done:]), len(view), timeout)
+        self._send_waiting(memoryview(data)[sent:], timeout)
+
+    def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
+        self._turn.write(lambda done: self._sock.send(view[done:]), len(view), timeout)
 
     def sendfile(self, fd: int, offset: int, count: int, timeout: float | None) -> int:
         """`count` bytes of the file `fd` from `offset`, by the kernel; fewer where the file ends before. The number sent."""
