@@ -209,8 +209,7 @@ class CloseBody(Body):
         if incoming.buffer:
             data = incoming.take()
         else:
-            with self._in_time():
-                data = incoming.connection.recv(BLOCK)
+            data = self._recv_in_time(incoming.connection)
         if len(data) > most:
             incoming.buffer = data[most:]
             data = data[:most]
