@@ -57,6 +57,18 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         "SERVER_SOFTWARE": server_software,
         "SCRIPT_NAME": "",
         "muxwsgi.connection": connection,
+        # What each request fills in. It stands here as well because a dict that has to grow is built anew.
+        "muxwsgi.head": b"",
+        "REQUEST_METHOD": "",
+        "RAW_URI": "",
+        "REQUEST_URI": "",
+        "PATH_INFO": "",
+        "QUERY_STRING": "",
+        "SERVER_PROTOCOL": "",
+        "wsgi.input": None,
+        "muxwsgi.hijack": None,
+        "muxwsgi.response": None,
+        "werkzeug.socket": None,
     }
     match connection.server:
         case (str(host), int(port), *_):

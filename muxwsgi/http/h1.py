@@ -200,9 +200,10 @@ class HTTP1:
                 if not takeover.taken:
                     response.send(result)
             finally:
-                close = getattr(result, "close", None)
-                if close is not None:
-                    close()
+                if type(result) is not list:  # what most applications return, and it has no close()
+                    close = getattr(result, "close", None)
+                    if close is not None:
+                        close()
         except (GreenletExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker

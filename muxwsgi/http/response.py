@@ -166,7 +166,7 @@ class Response:
         """Back to the beginning: another head takes the place of one that is not sent."""
         self.status: str | None = None
         self.headers: list[Header] = []
-        self._block = b""  # the status line and the application's fields
+        self._block = b""  # the status line and the application's fields, each with its CRLF
         self._stated = _NOTHING_STATED
         self._length: int | None = None  # Content-Length as the application gave it
         self._total: int | None = None  # bytes of the whole body where they are known otherwise
@@ -205,7 +205,8 @@ class Response:
                 kind = _learn_name(name)
             if kind is not _PLAIN:
                 if kind is _LENGTH:
-                    self._take_length(value)
+                    if self._take_length(value) and code != 204:  # RFC 9110 section 8.6: no Content-Length there
+                        lines.append(f"Content-Length: {self._length}")
                     continue
                 if kind is _Kind.CONNECTION:
                     if "close" in value.lower():
@@ -218,6 +219,7 @@ class Response:
             lines.append(name + ": " + value)
             if not value.isprintable():
                 _check_value(name, value)
+        lines.append("")
         self._block = "\r\n".join(lines).encode("latin-1")
         self.status = status
         self.headers = headers
@@ -225,7 +227,7 @@ class Response:
             self._stated = (date, server)
         if code == 204 or code == 304:
             self._silent = True
-            if code == 204:  # RFC 9110 section 8.6: no Content-Length there
+            if code == 204:
                 self._length = None
                 self._bodiless = True
         elif code < 300 and self.method == "CONNECT":
@@ -374,7 +376,7 @@ class Response:
         self._check_owed()
 
     def _check_owed(self) -> None:
-        if self._left and not self._silent:
+        if not self._silent and self._left:
             log.error("the application's body is %d bytes shorter than its Content-Length: the connection is closed", self._left)
             self.keep_alive = False
 
@@ -387,13 +389,12 @@ class Response:
         self.head_sent = True
 
         # 1. How the body is framed.
-        length = self._length
-        if length is None and total is not None and (total or not self._silent):
-            length = total
         framing = b""
-        if length is not None and not self._bodiless:
-            framing = b"Content-Length: %d\r\n" % length
-            self._left = length
+        if self._length is not None:  # stated among the application's fields
+            self._left = self._length
+        elif total is not None and not self._bodiless and (total or not self._silent):
+            framing = b"Content-Length: %d\r\n" % total
+            self._left = total
         elif not self._silent:
             if self._minor:
                 self._chunked = True
@@ -418,14 +419,19 @@ class Response:
             ours = terms.date_and_server
         else:
             ours = (b"" if self._stated[0] else terms.date) + (b"" if self._stated[1] else terms.server)
-        return b"%b\r\n%b%b%b\r\n" % (self._block, framing, ours, connection)
+        return b"".join((self._block, framing, ours, connection, b"\r\n"))
 
-    def _take_length(self, value: str) -> None:
+    def _take_length(self, value: str) -> bool:
+        """Note Content-Length. False where it is there already."""
         if not value.isascii() or not value.isdigit():
             raise ValueError(f"Content-Length is {value!r}, not a number")
-        if self._length is not None and self._length != int(value):
+        length = int(value)
+        if self._length is None:
+            self._length = length
+            return True
+        if self._length != length:
             raise ValueError("there are two Content-Length fields that differ")
-        self._length = int(value)
+        return False
 
     def _put(self, head: bytes, data: bytes) -> None:
         """Send `data` of the body in its framing, with `head` before it."""

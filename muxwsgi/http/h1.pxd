@@ -1,0 +1,22 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+from muxwsgi.http.body cimport Body, Incoming
+from muxwsgi.http.head cimport Head, HeadParser
+from muxwsgi.http.response cimport Response, Terms
+from muxwsgi.http.upgrade cimport Takeover
+
+
+cdef class HTTP1:
+    cdef object _app, _settings, _on_exchange, _on_reject, _software
+    cdef Terms _terms
+    cdef bint _draining, _multiprocess
+
+    cdef bytes _read_head(self, Incoming incoming, double patience)
+    cdef bytes _read_rest_of_head(self, Incoming incoming, bytes buffer)
+    cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ) except -1
+    cdef Body _body(self, Incoming incoming, Head head, dict environ)
+    cdef bint _answer_for(self, error, Body body, Response response, Takeover takeover, dict environ) except -1
+    cdef _log_application_error(self, dict environ, consequence)
+    cdef bint _drained(self, Incoming incoming, Body body) except -1
+    cdef _refuse(self, Incoming incoming, error)
+    cdef _linger(self, Incoming incoming)

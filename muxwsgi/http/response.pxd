@@ -1,0 +1,39 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+from muxwsgi.http.body cimport Body
+from muxwsgi.wire.connection cimport Connection
+
+
+cdef class Terms:
+    cdef readonly bytes server, date, date_and_server
+    cdef public bint closing
+    cdef object _second
+
+    cpdef refresh(self)
+
+
+cdef class Response:
+    cdef Connection _connection
+    cdef Terms _terms
+    cdef Body _body
+    cdef bytes _block
+    cdef tuple _stated
+    cdef object _length, _total, _left
+    cdef int _minor
+    cdef bint _bodiless, _chunked, _cut, _silent
+    cdef public bint complete, head_sent, keep_alive
+    cdef readonly long long body_bytes
+    cdef readonly object method
+    cdef public object headers, peer_error, status, trailers
+
+    cpdef forget(self)
+    cpdef send(self, result)
+    cpdef give_up(self)
+    cdef _send_known(self, chunks)
+    cdef bint _send_file(self, wrapper) except -1
+    cdef _finish(self)
+    cdef _check_owed(self)
+    cdef bytes _head(self, total)
+    cdef bint _take_length(self, value) except -1
+    cdef _put(self, bytes head, bytes data)
+    cdef _send(self, data)

@@ -1,0 +1,37 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+cdef class Ready:
+    cdef object _hub, _failure, _waiter
+    cdef bint _armed, _closed, _fired
+
+    cpdef wait(self, timeout=*)
+    cpdef notify(self)
+    cpdef fail(self, error)
+    cpdef close(self)
+    cpdef _arm(self)
+
+
+cdef class DescriptorReady(Ready):
+    cdef int _fd, _events
+    cdef object _watcher
+
+
+cdef class Pace:
+    cdef double _grace, _rate
+    cdef public double patience
+
+    cpdef moved(self, count, double waited)
+
+
+cdef class Lifeline:
+    cdef readonly Ready reader, writer
+    cdef public double deadline, write_deadline, min_rate, rate_grace
+    cdef public object idle_timeout, top
+    cdef public bint resting
+    cdef object _moved
+    cdef double _active_at
+
+    cpdef fail(self, error)
+    cpdef drain(self)
+    cpdef close(self)
+    cpdef check_idle(self, double now)

@@ -1,0 +1,36 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, Pace
+
+
+cdef class WriteTurn:
+    cdef Lifeline _line
+    cdef public object lock
+    cdef public Py_ssize_t sent
+
+    cpdef take(self)
+    cpdef yield_turn(self)
+    cpdef write(self, send_more, Py_ssize_t count, timeout)
+    cdef double _wait(self, Pace pace, double waited, give_up) except? -1
+
+
+cdef class SocketTransport:
+    cdef object _sock
+    cdef DescriptorReady _reader
+    cdef WriteTurn _turn
+    cdef int _reads
+    cdef bint _drained, _lowat
+    cdef public bint can_peek
+    cdef readonly Lifeline lifeline
+
+    cpdef recv(self, Py_ssize_t n, timeout)
+    cpdef recv_into(self, view, timeout)
+    cdef _note_full_read(self)
+    cpdef peek_beyond(self, Py_ssize_t seen, Py_ssize_t limit, timeout)
+    cpdef settle(self)
+    cpdef sendall(self, data, timeout)
+
+
+cdef class Gone:
+    cdef readonly Lifeline lifeline
+    cdef readonly object reason
