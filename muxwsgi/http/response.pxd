@@ -35,5 +35,5 @@ cdef class Response:
     cdef _check_owed(self)
     cdef bytes _head(self, total)
     cdef bint _take_length(self, value) except -1
-    cdef _put(self, bytes head, bytes data)
+    cdef _put(self, bytes head, data)
     cdef _send(self, data)

@@ -5,7 +5,8 @@ from muxwsgi.wire.ready cimport Lifeline
 
 cdef class Connection:
     cdef object __weakref__
-    cdef object _ahead, _timeout, _transport, _pump
+    cdef object _ahead, _timeout
+    cdef public object _pump, _transport
     cdef int _files
     cdef bint _close_wanted
     cdef public long long bytes_received, bytes_sent
@@ -25,4 +26,4 @@ cdef class Connection:
     cpdef shutdown(self, int how)
     cpdef close(self)
     cpdef finish(self)
-    cdef _end(self, reason)
+    cpdef _end(self, reason)

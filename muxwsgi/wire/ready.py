@@ -160,7 +160,7 @@ class DescriptorReady(Ready):
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
-        super().close()
+        Ready.close(self)  # as in a compiled class, where super() knows no cpdef methods
 
 
 def give_turn() -> None:
