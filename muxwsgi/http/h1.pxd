@@ -1,7 +1,7 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
 from muxwsgi.http.body cimport Body, Incoming
-from muxwsgi.http.head cimport Head, HeadParser
+from muxwsgi.http.head cimport Head
 from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover
 

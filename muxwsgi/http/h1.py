@@ -18,7 +18,7 @@ from gevent import GreenletExit
 from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, connection_environ
-from muxwsgi.http.head import Head, HeadParser, refuse_early
+from muxwsgi.http.head import Head, refuse_early
 from muxwsgi.http.response import Header, Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
@@ -90,7 +90,7 @@ class HTTP1:
         line.min_rate = settings.body_min_rate
         line.rate_grace = settings.body_rate_grace
         incoming = Incoming(connection)
-        heads = HeadParser(settings)
+        head = Head(settings)
         shared = connection_environ(connection, self._software, self._multiprocess)
         no_body = EmptyBody(incoming, settings)
         no_input = Input(no_body)
@@ -100,7 +100,7 @@ class HTTP1:
             while (raw := self._read_head(incoming, patience)) is not None:
                 environ = shared.copy()
                 environ["muxwsgi.head"] = raw
-                head = heads.parse(raw, environ)
+                head.parse(raw, environ)
                 body: Body = no_body
                 if head.chunked or head.length:
                     body = self._body(incoming, head, environ)

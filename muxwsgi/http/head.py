@@ -27,7 +27,7 @@ from httptools import (
 from muxwsgi.errors import PeerError
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["Head", "HeadParser", "refuse_early"]
+__all__ = ["Head", "refuse_early"]
 
 #: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
 #: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application.
@@ -59,17 +59,17 @@ _OTHER_PROTOCOLS = frozenset(
 #: section 5.3).
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
-_OWS = (" ", "\t")
-_SLASH = ord("/")
-
 #: Field names and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are this many:
 #: a client that invents names can neither fill the memory nor keep the names of others out for good.
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 
+#: Bytes of fields that are remembered while a connection lasts: browsers send about 700 and cookies.
+REMEMBERED_AT_MOST = 2048
+
 
 class Head:
-    """What the engine itself needs to know of a request head.
+    """The heads of one connection, one after the other. What the engine itself needs to know of the last one that was parsed:
 
     method              as sent
     minor               of the version: HTTP/1.`minor`
@@ -79,16 +79,154 @@ class Head:
     expects_continue    whether the peer waits for 100 before it sends the body
     """
 
-    __slots__ = ("chunked", "expects_continue", "keep_alive", "length", "method", "minor")
+    __slots__ = (
+        "_block",
+        "_field_size",
+        "_good_host",
+        "_known",
+        "_line_length",
+        "_lines",
+        "_settings",
+        "chunked",
+        "expects_continue",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+    )
 
-    def __init__(self, method: str, minor: int, length: int | None, chunked: bool, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(self, settings: HTTPSettings) -> None:
+        self._settings = settings
+        self._line_length = settings.limit_request_line
+        self._lines = settings.limit_request_fields
+        self._field_size = settings.limit_request_field_size
+        self._block = b""  # the fields of the last head as sent, up to `REMEMBERED_AT_MOST` bytes of them
+        self._known: dict[str, str] = {}  # and what they are in an environ
+        self._good_host = ""
+        self.method = ""
+        self.minor = 1
+        self.length: int | None = None
+        self.chunked = False
+        self.keep_alive = True
+        self.expects_continue = False
+
+    def parse(self, raw: bytes, environ: dict[str, Any]) -> None:
+        """`raw` is one head with its CRLFCRLF and without empty lines in front. What it says is added to `environ`, which has no field
+        in it yet. Raises `PeerError`."""
+        try:
+            self._parse(raw, environ)
+        except PeerError:
+            refuse_early(raw, self._settings)  # the first fault counts, as if the head had come byte by byte
+            raise
+
+    def _parse(self, raw: bytes, environ: dict[str, Any]) -> None:
+        # 1. The request line.
+        line = _REQUEST_LINE.match(raw)
+        if line is None:
+            raise _bad_request_line(raw)
+        line_end = line.end()
+        if line_end - 2 > self._line_length:
+            raise _long_request_line(self._settings)
+        method_bytes, target_bytes, minor_byte = line.groups()
+        method = method_bytes.decode("latin-1")  # as the target, it is ASCII: see _REQUEST_LINE
+        if method in _OTHER_PROTOCOLS:
+            raise PeerError(501, f"unknown method {method!r}")
+
+        target = target_bytes.decode("latin-1")
+
+        # 2. The fields. Most clients send the same ones again, byte for byte, while a connection lasts. llhttp has seen them then, and the
+        # method too, and lets every target through that is a path and that `_REQUEST_LINE` lets through.
+        block = raw[line_end:]
+        doubt = None
+        if block == self._block and method == self.method and target[0] == "/":
+            fields = self._known
+        else:
+            fields = {}
+            doubt = self._read_fields(raw, line_end, fields)
+            self._block = block if doubt is None and len(block) <= REMEMBERED_AT_MOST else b""
+            self._known = fields
+        environ.update(fields)
+
+        # 3. What they mean together.
+        minor = 1 if minor_byte == b"1" else 0
+        host = fields.get("HTTP_HOST")
+        if host != self._good_host or host is None:
+            self._check_host(host, minor)
+        query = ""
+        if target[0] != "/" or method == "CONNECT":
+            path, query = _other_target(method, target, environ)
+        elif "?" in target:
+            path, _, query = target.partition("?")
+        else:
+            path = target
+        environ["REQUEST_METHOD"] = method
+        environ["REQUEST_URI"] = target
+        environ["RAW_URI"] = target
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
+        # PEP 3333: the bytes of the decoded path, as latin-1.
+        environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
         self.method = method
         self.minor = minor
-        self.length = length
-        self.chunked = chunked
-        self.keep_alive = keep_alive
-        self.expects_continue = expects_continue
+        self.length = None
+        self.chunked = False
+        framed = "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields
+        if framed:
+            self.length, self.chunked = _framing(fields, minor)
+        if doubt is not None:
+            raise doubt
+        self.keep_alive = minor == 1
+        if "HTTP_CONNECTION" in fields:
+            options = [option.strip() for option in fields["HTTP_CONNECTION"].lower().split(",")]
+            self.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+        self.expects_continue = False
+        if "HTTP_EXPECT" in fields and minor == 1:
+            if fields["HTTP_EXPECT"].lower() != "100-continue":
+                raise PeerError(417, f"cannot meet the expectation {fields['HTTP_EXPECT']!r}")
+            self.expects_continue = self.chunked or bool(self.length)
 
+    def _read_fields(self, raw: bytes, line_end: int, fields: dict[str, str]) -> PeerError | None:
+        """Add the fields of `raw` to `fields`, under their environ keys. Raises `PeerError`, or returns one: see `_feed`."""
+        lines = raw.count(b"\r\n") - 2
+        if lines > self._lines:
+            raise PeerError(431, f"more than {self._lines} header fields")
+        if len(raw) - line_end > self._field_size:
+            _check_field_sizes(raw, self._field_size)
+        found: dict[bytes, bytes] = {}
+        doubt = _feed(HttpRequestParser(_Sink(found)), raw)
+        if len(found) == lines:
+            for name, value in found.items():
+                _add_field(fields, name, value)
+        else:
+            for name, value in _all_fields(raw):
+                _add_field(fields, name, value)
+        return doubt
+
+    def _check_host(self, host: str | None, minor: int) -> None:
+        if host is None:
+            if minor == 1:
+                raise PeerError(400, "the Host field is missing")
+            return
+        if host and not _is_host(host):  # it is empty where the target has no authority (RFC 9112 section 3.2)
+            raise PeerError(400, "the Host field is not a host")
+        self._good_host = host
+
+
+def _add_field(fields: dict[str, str], name: bytes, value: bytes) -> None:
+    keys = _KEYS
+    key = keys.get(name)
+    if key is None:
+        key = _learn(name)
+    if not key:
+        return
+    text = value.decode("latin-1")
+    if text and text[-1] in " \t":
+        text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
+    if key in fields:
+        if key in _SINGLETONS:
+            raise PeerError(400, f"the field {name.decode('latin-1')!r} is repeated")
+        text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
+    fields[key] = text
 
 class _Sink:
     """Where the parser puts fields. The dict's own method is called straight from C; a repeated name, of which the dict keeps the last,
@@ -111,108 +249,6 @@ class _ListSink:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
-
-
-class HeadParser:
-    """Parses the heads of one connection, one after the other."""
-
-    __slots__ = ("_fields", "_good_host", "_settings", "_sink")
-
-    def __init__(self, settings: HTTPSettings) -> None:
-        self._settings = settings
-        self._fields: dict[bytes, bytes] = {}
-        self._sink = _Sink(self._fields)
-        self._good_host = ""
-
-    def parse(self, raw: bytes, environ: dict[str, Any]) -> Head:
-        """`raw` is one head with its CRLFCRLF and without empty lines in front. What it says is added to `environ`, which has no request
-        in it yet. Raises `PeerError`."""
-        try:
-            return self._parse(raw, environ)
-        except PeerError:
-            refuse_early(raw, self._settings)  # the first fault counts, as if the head had come byte by byte
-            raise
-
-    def _parse(self, raw: bytes, environ: dict[str, Any]) -> Head:
-        settings = self._settings
-
-        # 1. The request line.
-        line = _REQUEST_LINE.match(raw)
-        if line is None:
-            raise _bad_request_line(raw)
-        line_end = line.end()
-        if line_end - 2 > settings.limit_request_line:
-            raise _long_request_line(settings)
-        method_bytes, target_bytes, minor_byte = line.groups()
-        method = method_bytes.decode()
-        if method in _OTHER_PROTOCOLS:
-            raise PeerError(501, f"unknown method {method!r}")
-
-        # 2. The fields.
-        lines = raw.count(b"\r\n") - 2
-        if lines > settings.limit_request_fields:
-            raise PeerError(431, f"more than {settings.limit_request_fields} header fields")
-        if len(raw) - line_end > settings.limit_request_field_size:
-            _check_field_sizes(raw, settings.limit_request_field_size)
-        parsed = self._fields
-        parsed.clear()
-        doubt = _feed(self._sink, raw)
-        keys = _KEYS
-        for name, value in parsed.items() if len(parsed) == lines else _all_fields(raw):
-            key = keys.get(name)
-            if key is None:
-                key = _learn(name)
-            text = value.decode("latin-1")
-            if text[-1:] in _OWS:
-                text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
-            if key in environ:
-                if key in _SINGLETONS:
-                    raise PeerError(400, f"the field {name.decode('latin-1')!r} is repeated")
-                text = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
-            environ[key] = text
-        environ.pop("", None)
-
-        # 3. What they mean together.
-        minor = 1 if minor_byte == b"1" else 0
-        host = environ.get("HTTP_HOST")
-        if host != self._good_host or host is None:
-            self._check_host(host, minor)
-        target = target_bytes.decode()
-        if target_bytes[0] == _SLASH and method != "CONNECT":
-            path, _, query = target.partition("?")
-        else:
-            path, query = _other_target(method, target, environ)
-        environ["REQUEST_METHOD"] = method
-        environ["REQUEST_URI"] = environ["RAW_URI"] = target
-        environ["QUERY_STRING"] = query
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
-        # PEP 3333: the bytes of the decoded path, as latin-1.
-        environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        length: int | None = None
-        chunked = False
-        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            length, chunked = _framing(environ, minor)
-        if doubt is not None:
-            raise doubt
-        keep_alive = minor == 1
-        if "HTTP_CONNECTION" in environ:
-            options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
-            keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
-        expects_continue = False
-        if "HTTP_EXPECT" in environ and minor == 1:
-            if environ["HTTP_EXPECT"].lower() != "100-continue":
-                raise PeerError(417, f"cannot meet the expectation {environ['HTTP_EXPECT']!r}")
-            expects_continue = chunked or bool(length)
-        return Head(method, minor, length, chunked, keep_alive, expects_continue)
-
-    def _check_host(self, host: str | None, minor: int) -> None:
-        if host is None:
-            if minor == 1:
-                raise PeerError(400, "the Host field is missing")
-            return
-        if host and not _is_host(host):  # it is empty where the target has no authority (RFC 9112 section 3.2)
-            raise PeerError(400, "the Host field is not a host")
-        self._good_host = host
 
 
 def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
@@ -251,10 +287,10 @@ def _is_host(text: str, *, port_needed: bool = False) -> bool:
     return not port or int(port) <= 65535
 
 
-def _feed(sink: object, raw: bytes) -> PeerError | None:
-    """Parse `raw` into `sink`. Raises `PeerError`; returns one where the fields are all there and `_framing` may know a better status."""
+def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
+    """Let `parser` read `raw`. Raises `PeerError`; returns one where the fields are all there and `_framing` may know a better status."""
     try:
-        HttpRequestParser(sink).feed_data(raw)
+        parser.feed_data(raw)
     except HttpParserUpgrade:
         pass  # CONNECT or Upgrade: what follows the head is read by us in any case
     except HttpParserInvalidMethodError:
@@ -271,7 +307,7 @@ def _feed(sink: object, raw: bytes) -> PeerError | None:
 
 def _all_fields(raw: bytes) -> list[tuple[bytes, bytes]]:
     sink = _ListSink()
-    _feed(sink, raw)
+    _feed(HttpRequestParser(sink), raw)
     return sink.fields
 
 
@@ -288,7 +324,7 @@ def _learn(name: bytes) -> str:
     return key
 
 
-def _framing(fields: dict[str, Any], minor: int) -> tuple[int | None, bool]:
+def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
     """Content-Length and whether the body is chunked (RFC 9112 section 6.3)."""
     length = fields.get("CONTENT_LENGTH")
     coding = fields.get("HTTP_TRANSFER_ENCODING")
