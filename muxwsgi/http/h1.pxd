@@ -1,18 +1,25 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
+import cython
+
 from muxwsgi.http.body cimport Body, Incoming
 from muxwsgi.http.head cimport Head
 from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover
+from muxwsgi.wire.connection cimport Connection
+from muxwsgi.wire.ready cimport Lifeline
 
 
 cdef class HTTP1:
     cdef object _app, _settings, _on_exchange, _on_reject, _software
     cdef Terms _terms
     cdef bint _draining, _multiprocess
+    cdef Py_ssize_t _head_at_most
 
+    @cython.locals(line=Lifeline, buffer=bytes, end=Py_ssize_t)
     cdef bytes _read_head(self, Incoming incoming, double patience)
     cdef bytes _read_rest_of_head(self, Incoming incoming, bytes buffer)
+    @cython.locals(response=Response, takeover=Takeover, connection=Connection, began=double)
     cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ) except -1
     cdef Body _body(self, Incoming incoming, Head head, dict environ)
     cdef bint _answer_for(self, error, Body body, Response response, Takeover takeover, dict environ) except -1
@@ -20,3 +27,6 @@ cdef class HTTP1:
     cdef bint _drained(self, Incoming incoming, Body body) except -1
     cdef _refuse(self, Incoming incoming, error)
     cdef _linger(self, Incoming incoming)
+
+
+cdef double _NEVER

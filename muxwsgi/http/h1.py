@@ -44,6 +44,8 @@ DRAIN_AT_MOST = 65536
 #: Pipelined requests answered in a row, before other greenlets get a turn.
 PIPELINED_PER_TURN = 32
 
+_NEVER = math.inf
+
 log = logging.getLogger("muxwsgi.error")
 
 
@@ -72,6 +74,7 @@ class HTTP1:
         self._terms = Terms(settings.server_header, closing=settings.keep_alive == 0)
         self._draining = False
         self._software = settings.server_header or "muxwsgi"
+        self._head_at_most = settings.limit_request_head
 
     @property
     def draining(self) -> bool:
@@ -145,9 +148,9 @@ class HTTP1:
             if not buffer:
                 return None
             end = buffer.find(b"\r\n\r\n")
-        line.deadline = math.inf
+        line.deadline = _NEVER
         end += 4
-        if end > self._settings.limit_request_head:
+        if end > self._head_at_most:
             refuse_early(buffer[:end], self._settings)
         if end == len(buffer):
             incoming.buffer = b""

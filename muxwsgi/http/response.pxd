@@ -1,5 +1,7 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
+import cython
+
 from muxwsgi.http.body cimport Body
 from muxwsgi.wire.connection cimport Connection
 
@@ -7,8 +9,9 @@ from muxwsgi.wire.connection cimport Connection
 cdef class Terms:
     cdef readonly bytes server, date, date_and_server
     cdef public bint closing
-    cdef object _second
+    cdef long long _second
 
+    @cython.locals(now="long long")
     cpdef refresh(self)
 
 
@@ -27,6 +30,8 @@ cdef class Response:
     cdef public object headers, peer_error, status, trailers
 
     cpdef forget(self)
+    @cython.locals(statuses=dict, kinds=dict, known=tuple, code=int, lines=list, date=bint, server=bint, block=str)
+    cdef _begin(self, status, headers)
     cpdef send(self, result)
     cpdef give_up(self)
     cdef _send_known(self, chunks)

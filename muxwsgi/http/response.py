@@ -193,20 +193,25 @@ class Response:
             raise RuntimeError("start_response() was called twice without exc_info")
         if self._body.fault is not None:
             raise self._body.fault  # a request that broke off has one answer, and it is not the application's 500
-        known = _STATUSES.get(status)
+        self._begin(status, headers)
+        return self.write
+
+    def _begin(self, status: str, headers: list[Header]) -> None:
+        statuses, kinds = _STATUSES, _KINDS
+        known = statuses.get(status)
         if known is None:
             known = _learn_status(status)
-        code, line = known
-        lines = [line]
+        code = known[0]
+        lines = [known[1]]
         date = server = False
         for name, value in headers:
-            kind = _KINDS.get(name)
+            kind = kinds.get(name)
             if kind is None:
                 kind = _learn_name(name)
             if kind is not _PLAIN:
                 if kind is _LENGTH:
                     if self._take_length(value) and code != 204:  # RFC 9110 section 8.6: no Content-Length there
-                        lines.append(f"Content-Length: {self._length}")
+                        lines.append(f"Content-Length: {self._length}\r\n")
                     continue
                 if kind is _Kind.CONNECTION:
                     if "close" in value.lower():
@@ -216,11 +221,13 @@ class Response:
                     continue
                 date = date or kind is _Kind.DATE
                 server = server or kind is _Kind.SERVER
-            lines.append(name + ": " + value)
+            if not isinstance(value, str):
+                raise TypeError(f"the value of the header {name!r} is a string, not {type(value).__name__}")
+            lines.append(f"{name}: {value}\r\n")
             if not value.isprintable():
                 _check_value(name, value)
-        lines.append("")
-        self._block = "\r\n".join(lines).encode("latin-1")
+        block = "".join(lines)
+        self._block = block.encode("latin-1")
         self.status = status
         self.headers = headers
         if date or server:
@@ -233,7 +240,6 @@ class Response:
         elif code < 300 and self.method == "CONNECT":
             # The peer will take what follows for its tunnel (RFC 9110 section 9.3.6), and not as we mean it.
             self.keep_alive = False
-        return self.write
 
     def write(self, data: bytes) -> None:
         """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""
@@ -497,7 +503,7 @@ def _learn_status(status: Any) -> tuple[int, str]:
         raise TypeError(f"the status is a string, not {type(status).__name__}")
     if not _STATUS.fullmatch(status):
         raise ValueError(f"{status!r} is no final status: three digits from 200 on, a space, a reason (101 goes through muxwsgi.hijack)")
-    known = (int(status[:3]), f"HTTP/1.1 {status}" if len(status) > 3 else f"HTTP/1.1 {status} ")
+    known = (int(status[:3]), f"HTTP/1.1 {status}\r\n" if len(status) > 3 else f"HTTP/1.1 {status} \r\n")
     if len(_STATUSES) < _LEARN_AT_MOST:
         _STATUSES[status] = known
     return known
