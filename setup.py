@@ -1,13 +1,74 @@
-"""Packaging. Tool settings are in pyproject.toml."""
+"""Packaging. Tool settings are in pyproject.toml.
 
+The hot files, those with a `.pxd` beside them, are compiled by Cython where that is possible. They are ordinary Python and run uncompiled as
+well: with `MUXWSGI_PURE=1` in the environment, where Cython or a compiler is missing (a message says so), and in editable installs, where a
+compiled file beside a source that is being edited would silently run yesterday's code.
+"""
+
+import os
 import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "muxwsgi" / "__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
+
+HOT = sorted(path.relative_to(HERE).with_suffix("") for path in (HERE / "muxwsgi").rglob("*.pxd"))
+
+
+def say(message: str) -> None:
+    print(f"muxwsgi: {message}", file=sys.stderr)
+
+
+def extensions() -> list[Extension]:
+    if os.environ.get("MUXWSGI_PURE", "") not in ("", "0"):
+        say("MUXWSGI_PURE is set: nothing is compiled")
+        return []
+    try:
+        import Cython  # noqa: F401
+    except ImportError:
+        say("Cython is missing: nothing is compiled, and a request costs about twice as much")
+        return []
+    # Warnings of the C compiler about what Cython writes are nobody's business here.
+    return [Extension(".".join(name.parts), [f"{name}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for name in HOT]
+
+
+class CompileHotFiles(build_ext):
+    """All hot files or none: a compiled module relies on the layout of those that it imports."""
+
+    def run(self) -> None:
+        if self.inplace or getattr(self, "editable_mode", False):
+            say("an editable install runs the sources: nothing is compiled")
+            self.extensions = []
+            return
+        from Cython.Build import cythonize
+        from Cython.Compiler.Errors import CompileError as NoCython
+        from setuptools.errors import BaseError
+
+        files = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
+        try:
+            self.extensions = cythonize(
+                self.extensions,
+                build_dir=os.path.join(self.build_temp, "cython"),
+                language_level=3,
+                quiet=True,
+                # What is typed is said in the .pxd files. Annotations are for people and mypy.
+                compiler_directives={"annotation_typing": False, "binding": True},
+            )
+            for extension in self.extensions:
+                extension._needs_stub = False
+            self.parallel = self.parallel or True
+            super().run()
+        except (NoCython, BaseError, OSError) as error:
+            for file in files:
+                file.unlink(missing_ok=True)
+            self.extensions = []
+            say(f"the hot files could not be compiled, the same code is installed as Python: {error}")
+
 
 setup(
     name="muxwsgi",
@@ -17,7 +78,9 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["muxwsgi", "muxwsgi.*"]),
-    package_data={"muxwsgi": ["py.typed"]},
+    package_data={"muxwsgi": ["py.typed", "*/*.pxd"]},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": CompileHotFiles},
     install_requires=[
         "gevent>=24.10",
         "pyopenssl>=25.1",

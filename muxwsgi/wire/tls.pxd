@@ -16,17 +16,3 @@ cdef class DescriptorTLS:
     cdef bint _read_again(self, error, timeout) except -1
     cpdef sendall(self, data, timeout)
     cdef _check(self)
-
-
-cdef class LayeredTLS:
-    cdef readonly object ssl
-    cdef readonly Lifeline lifeline
-    cdef object _below
-    cdef WriteTurn _turn
-    cdef bint _broken
-
-    cpdef recv(self, Py_ssize_t n, timeout)
-    cdef _fill(self, timeout)
-    cdef _flush(self, timeout)
-    cdef _drain_down(self, timeout)
-    cpdef sendall(self, data, timeout)
