@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 PIP_QUIET := --quiet --quiet --disable-pip-version-check
 SOURCES := muxwsgi apps tests setup.py
+# A copy of the checkout with the hot files compiled, made anew when anything in it changes: beside the sources a compiled file would go stale.
+COMPILED := build/compiled
+COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
+COMPILED_TESTS := tests/gate tests/wire tests/mux tests/tls tests/http
 
 .PHONY: run test test-fast lint bench clean help
 
@@ -25,9 +29,11 @@ run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a R
 	@exec $(BIN)/muxwsgi run 'apps.guestbook:create_app()' --mount /polls=apps.polls.wsgi:application \
 		--tls-dev --redirect-http -b 127.0.0.1:$(PORT)
 
-test: lint  ## ruff, mypy --strict and all tests
+test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and those of the floors with hot files once more, compiled
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@MUXWSGI_EXPECT=pure $(BIN)/python -m pytest
+	@echo "== tests, compiled"
+	@cd $(COMPILED) && PYTHONPATH=$$PWD MUXWSGI_EXPECT=compiled $(CURDIR)/$(BIN)/python -m pytest -m "not slow" $(COMPILED_TESTS)
 
 test-fast: lint  ## the same without the tests marked slow
 	@$(BIN)/python -m pytest -m "not slow"
@@ -37,6 +43,12 @@ lint: $(VENV)/tests.stamp
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@echo "== mypy --strict"
 	@$(BIN)/mypy --no-error-summary
+
+$(COMPILED)/stamp: $(VENV)/tests.stamp $(shell find $(COPIED) -type f -not -path '*/__pycache__/*' -not -path '*/*.egg-info/*')
+	@echo "== compiling the hot files"
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED) && cp -R $(COPIED) $(COMPILED)/
+	@$(BIN)/python setup.py -q build_ext --build-lib $(COMPILED) --build-temp build/temp
+	@touch $@
 
 bench: $(BENCH_VENV)/stamp  ## muxwsgi and its peers in turn under the same loads; BENCH="--group http --rounds 3"
 	@$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)

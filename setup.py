@@ -47,7 +47,7 @@ class CompileHotFiles(build_ext):
             return
         from Cython.Build import cythonize
         from Cython.Compiler.Errors import CompileError as NoCython
-        from setuptools.errors import BaseError
+        from setuptools.errors import BaseError, CCompilerError
 
         files = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
         try:
@@ -63,7 +63,7 @@ class CompileHotFiles(build_ext):
                 extension._needs_stub = False
             self.parallel = self.parallel or True
             super().run()
-        except (NoCython, BaseError, OSError) as error:
+        except (NoCython, BaseError, CCompilerError, OSError) as error:
             for file in files:
                 file.unlink(missing_ok=True)
             self.extensions = []
@@ -109,6 +109,7 @@ setup(
             "redis>=5.2",
             "simple-websocket>=1.1",
             "types-requests",
+            "cython>=3.1",
         ],
     },
     entry_points={"console_scripts": ["muxwsgi = muxwsgi.cli:main"]},

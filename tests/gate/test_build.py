@@ -1,0 +1,74 @@
+"""That what is tested is what is said: plain Python or compiled, and all of the hot files or none."""
+
+import importlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import muxwsgi
+
+PACKAGE = Path(muxwsgi.__file__).parent
+ROOT = PACKAGE.parent
+HOT = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE.rglob("*.pxd"))
+
+#: Set by `make test`: what the run that it starts is meant to test.
+EXPECTED = os.environ.get("MUXWSGI_EXPECT", "pure")
+
+
+def is_compiled(module: str) -> bool:
+    return not (importlib.import_module(module).__file__ or "").endswith(".py")
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_the_hot_files_are_what_this_run_says(module: str) -> None:
+    assert is_compiled(module) == (EXPECTED == "compiled"), f"this run tests {EXPECTED} code, and {module} is something else"
+
+
+def test_there_are_hot_files() -> None:
+    assert len(HOT) >= 9
+
+
+def test_the_command_runs_the_same_code() -> None:
+    script = "import muxwsgi.http.h1 as h1; print(h1.__file__)"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip().endswith(".py") == (EXPECTED == "pure")
+
+
+@pytest.mark.skipif(EXPECTED == "compiled", reason="the copy that is compiled here is no checkout")
+def test_no_compiled_file_stands_beside_a_source() -> None:
+    assert not [*PACKAGE.rglob("*.so"), *PACKAGE.rglob("*.c")], "such a file hides every change of its source"
+
+
+def build(folder: Path, **environment: str) -> tuple[list[str], str]:
+    """The names in a wheel made of this checkout, and what the build said."""
+    command = [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", str(folder), "--bdist-dir", str(folder / "image")]
+    build_in = ["build", "--build-base", str(folder / "build")]
+    ran = subprocess.run(
+        [*command[:2], "egg_info", "--egg-base", str(folder), *build_in, *command[2:]],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        return packed.namelist(), ran.stderr
+
+
+def test_without_a_compiler_the_same_code_is_installed_as_python(tmp_path: Path) -> None:
+    names, said = build(tmp_path, CC="false", MUXWSGI_PURE="")
+    assert not [name for name in names if name.endswith((".so", ".c"))]
+    assert "muxwsgi/http/h1.py" in names
+    assert "the hot files could not be compiled" in said
+
+
+def test_who_wants_plain_python_gets_it(tmp_path: Path) -> None:
+    names, said = build(tmp_path, MUXWSGI_PURE="1")
+    assert not [name for name in names if name.endswith((".so", ".c"))]
+    assert "MUXWSGI_PURE is set" in said

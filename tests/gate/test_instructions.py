@@ -1,0 +1,64 @@
+"""What an exchange costs, in instructions: a figure that a busy machine cannot change.
+
+The real server runs under callgrind, and a client outside says fixed sequences to it. The counts are divided by that of a reference, which
+is Python code of the same kind, so that another build of the interpreter moves both. `BUDGETS` are what was measured plus a margin
+of 12 %: whoever makes an exchange dearer than that says so here, and whoever makes it cheaper lowers its budget.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muxwsgi.settings import CertificateFiles
+from tests.gate.sequences import COUNTED, REFERENCE_ROUNDS, SEQUENCES, Client
+from tests.gate.test_build import EXPECTED, ROOT
+
+#: Rounds of the reference that one exchange may cost, plain and compiled.
+BUDGETS: dict[str, tuple[float, float]] = {}
+
+
+def count(folder: Path, certificate: CertificateFiles) -> dict[str, float]:
+    """Instructions of one exchange of each sequence."""
+    valgrind = shutil.which("valgrind")
+    assert valgrind is not None, "valgrind is missing (Debian package valgrind)"
+    command = [valgrind, "--tool=callgrind", "--dump-before=getpgid", f"--callgrind-out-file={folder}/out"]
+    command += [sys.executable, "-m", "tests.gate.served", certificate.certfile, certificate.keyfile]
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        ports = server.stdout.readline().split()
+        assert len(ports) == 2, server.communicate()[1]
+        Client(*map(int, ports)).say_all()
+        server.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.communicate()
+    counts = {}
+    for at, name in enumerate(SEQUENCES):
+        part = (folder / f"out.{2 * at + 2}").read_text()  # each odd part is what lies before a sequence
+        total = re.search(r"^(?:totals|summary): (\d+)", part, re.M)
+        assert total is not None
+        counts[name] = int(total[1]) / (REFERENCE_ROUNDS if name == "reference" else COUNTED)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory, make_certificate: Callable[[], CertificateFiles]) -> dict[str, float]:
+    return count(tmp_path_factory.mktemp("callgrind"), make_certificate())
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES[1:])
+def test_an_exchange_keeps_its_budget_of_instructions(sequence: str, counts: dict[str, float]) -> None:
+    plain, compiled = BUDGETS[sequence]
+    budget = compiled if EXPECTED == "compiled" else plain
+    cost = counts[sequence] / counts["reference"]
+    print(f"{EXPECTED} {sequence}: {counts[sequence]:,.0f} instructions, {cost:.2f} rounds of {counts['reference']:,.0f}, budget {budget}")
+    assert cost <= budget, f"{sequence}: {counts[sequence]:,.0f} instructions are {cost / budget - 1:.0%} above the budget"
