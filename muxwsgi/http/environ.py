@@ -70,16 +70,18 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         "muxwsgi.response": None,
         "werkzeug.socket": None,
     }
-    match connection.server:
-        case (str(host), int(port), *_):
-            environ["SERVER_NAME"], environ["SERVER_PORT"] = host, str(port)
-        case _:  # a unix socket has neither, and PEP 3333 allows no empty strings
-            environ["SERVER_NAME"], environ["SERVER_PORT"] = "localhost", "443" if tls else "80"
-    match connection.client:
-        case (str(host), int(port), *_):
-            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = host, str(port)
-        case _:
-            environ["REMOTE_ADDR"] = ""
+    server, client = connection.server, connection.client
+    if isinstance(server, tuple):
+        environ["SERVER_NAME"] = server[0]
+        environ["SERVER_PORT"] = str(server[1])
+    else:  # a unix socket has neither, and PEP 3333 allows no empty strings
+        environ["SERVER_NAME"] = "localhost"
+        environ["SERVER_PORT"] = "443" if tls else "80"
+    if isinstance(client, tuple):
+        environ["REMOTE_ADDR"] = client[0]
+        environ["REMOTE_PORT"] = str(client[1])
+    else:
+        environ["REMOTE_ADDR"] = ""
     if connection.identity is not None:
         environ["REMOTE_USER"] = connection.identity
     if tls is not None:

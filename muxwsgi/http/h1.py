@@ -224,7 +224,9 @@ class HTTP1:
             connection.abort()
             return False
         if not response.keep_alive or not self._drained(incoming, body):
-            self._linger(incoming)
+            # A client that asked for the close, and sent no body, sends nothing more: what it has read cannot be lost to a reset.
+            if head.keep_alive or head.length is not None or head.chunked or incoming.buffer:
+                self._linger(incoming)
             return False
         return True
 

@@ -36,13 +36,15 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for i
 
     def __init__(self, listening: socket.socket, serve: Serve, pool: Pool | None = None) -> None:
         super().__init__(listening, serve, spawn="default" if pool is None else pool)
+        # Each of these is an enum member that sockets make anew when they are asked.
+        self._kind = int(listening.family), int(listening.type), listening.proto
         self._tcp = listening.family != socket.AF_UNIX
         self._exhausted = False
 
     def do_read(self) -> tuple[socket.socket, Any] | None:
         """Accept one connection; None where there is none."""
         try:
-            accepted = _accept(self.socket)
+            accepted = _accept(self.socket, self._kind)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 self._back_off(error)
@@ -68,12 +70,12 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for i
             self.start_accepting()
 
 
-def _accept(listening: socket.socket) -> tuple[socket.socket, Any]:
-    """Accept as a `PlainSocket`. The public `accept()` makes a gevent socket in a patched process, and two objects more."""
+def _accept(listening: socket.socket, kind: tuple[int, int, int]) -> tuple[socket.socket, Any]:
+    """Accept as a `PlainSocket` of this family, type and protocol. The public `accept()` makes a gevent socket in a patched process, and two objects more."""
     try:
         accept = listening._accept  # type: ignore[attr-defined]
     except AttributeError:
         sock, address = listening.accept()
-        return PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
+        return PlainSocket(*kind, fileno=sock.detach()), address
     fd, address = accept()
-    return PlainSocket(listening.family, listening.type, listening.proto, fileno=fd), address
+    return PlainSocket(*kind, fileno=fd), address
