@@ -41,6 +41,9 @@ OnReject = Callable[["Connection", int, str], None]
 #: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
 DRAIN_AT_MOST = 65536
 
+#: Bytes read at once where a head is expected: most are smaller, and what is larger goes on from there.
+HEAD_BLOCK = 4096
+
 #: Pipelined requests answered in a row, before other greenlets get a turn.
 PIPELINED_PER_TURN = 32
 
@@ -134,7 +137,7 @@ class HTTP1:
             line.deadline = monotonic() + patience
             line.resting = True
             try:
-                buffer = incoming.connection.recv()
+                buffer = incoming.connection.recv(HEAD_BLOCK)
             except (Expired, Draining):
                 return None
             finally:

@@ -19,7 +19,7 @@ import errno
 import os
 import socket as socket_module
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from OpenSSL import SSL
 
@@ -123,15 +123,17 @@ try:
 
     _SSL_read, _SSL_write, _unpack = _lib.SSL_read, _lib.SSL_write, _ffi.unpack
     _raise_ssl_error = SSL.Connection._raise_ssl_error
+    _spare: list[Any] = []
 
     def _read_direct(ssl: SSL.Connection, n: int) -> bytes:
-        if n > RECORD:
-            n = RECORD
-        buffer = _no_zero_allocator("char[]", n)
-        count = _SSL_read(ssl._ssl, buffer, n)
+        # One buffer for all, taken and put back so that two threads never share it: cffi releases the GIL.
+        buffer = _spare.pop() if _spare else _no_zero_allocator("char[]", RECORD)
+        count = _SSL_read(ssl._ssl, buffer, n if n < RECORD else RECORD)
         if count <= 0:
+            _spare.append(buffer)
             _raise_ssl_error(ssl, ssl._ssl, count)
         data: bytes = _unpack(buffer, count)
+        _spare.append(buffer)
         return data
 
     def _write_direct(ssl: SSL.Connection, data: Buffer) -> int:

@@ -1,6 +1,7 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
 from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, Pace
+from muxwsgi.wire.syscalls cimport receive, transmit
 
 
 cdef class WriteTurn:

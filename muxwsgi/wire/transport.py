@@ -18,6 +18,7 @@ from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace, give_turn
+from muxwsgi.wire.syscalls import receive, transmit
 
 __all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
 
@@ -157,7 +158,7 @@ class SocketTransport:
             self._reader.wait(timeout)
         while True:
             try:
-                data = self._sock.recv(n)
+                data = receive(self._sock, n)
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
@@ -223,7 +224,7 @@ class SocketTransport:
         sent = 0
         if turn.lock is None:
             try:
-                sent = self._sock.send(data)
+                sent = transmit(self._sock, data)
             except BlockingIOError:
                 pass
             if sent == len(data):
@@ -234,7 +235,7 @@ class SocketTransport:
         self._send_waiting(memoryview(data)[sent:], timeout)
 
     def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
-        self._turn.write(lambda done: self._sock.send(view[done:]), len(view), timeout)
+        self._turn.write(lambda done: transmit(self._sock, view[done:]), len(view), timeout)
 
     def sendfile(self, fd: int, offset: int, count: int, timeout: float | None) -> int:
         """`count` bytes of the file `fd` from `offset`, by the kernel; fewer where the file ends before. The number sent."""
