@@ -8,6 +8,7 @@ from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover
 from muxwsgi.wire.connection cimport Connection
 from muxwsgi.wire.ready cimport Lifeline
+from muxwsgi.wire.syscalls cimport clock
 
 
 cdef class HTTP1:

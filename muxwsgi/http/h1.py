@@ -10,7 +10,6 @@ import math
 import socket
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
@@ -23,6 +22,7 @@ from muxwsgi.http.response import Header, Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.wire.syscalls import clock
 from muxwsgi.wire.ready import give_turn
 
 if TYPE_CHECKING:
@@ -96,22 +96,18 @@ class HTTP1:
         line.min_rate = settings.body_min_rate
         line.rate_grace = settings.body_rate_grace
         incoming = Incoming(connection)
-        head = Head(settings)
-        shared = connection_environ(connection, self._software, self._multiprocess)
         no_body = EmptyBody(incoming, settings)
-        no_input = Input(no_body)
+        shared = connection_environ(connection, self._software, self._multiprocess)
+        shared["wsgi.input"] = Input(no_body)
+        head = Head(settings, shared)
         patience = settings.request_head_timeout
         pipelined = 0
         try:
             while (raw := self._read_head(incoming, patience)) is not None:
-                environ = shared.copy()
-                environ["muxwsgi.head"] = raw
-                head.parse(raw, environ)
+                environ = head.parse(raw)
                 body: Body = no_body
                 if head.chunked or head.length:
                     body = self._body(incoming, head, environ)
-                else:
-                    environ["wsgi.input"] = no_input
                 if not self._exchange(incoming, head, body, environ):
                     return
                 patience = settings.keep_alive
@@ -134,7 +130,7 @@ class HTTP1:
             # Nothing would be lost if the connection closed here. Of a new one the first bytes have been seen, and are a request.
             if self._draining and incoming.connection.bytes_received:
                 return None
-            line.deadline = monotonic() + patience
+            line.deadline = clock() + patience
             line.resting = True
             try:
                 buffer = incoming.connection.recv(HEAD_BLOCK)
@@ -146,7 +142,7 @@ class HTTP1:
                 return None
         end = buffer.find(b"\r\n\r\n")
         if end <= 0 or buffer[:2] == b"\r\n":
-            line.deadline = monotonic() + self._settings.request_head_timeout
+            line.deadline = clock() + self._settings.request_head_timeout
             buffer = self._read_rest_of_head(incoming, buffer)
             if not buffer:
                 return None
@@ -190,7 +186,7 @@ class HTTP1:
     def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ) -> bool:
         """Let the application answer one request. Whether another may follow on the connection."""
         connection = incoming.connection
-        began = monotonic() if self._on_exchange is not None else 0.0
+        began = clock() if self._on_exchange is not None else 0.0
 
         # 1. The request, as the application sees it.
         response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
@@ -218,7 +214,7 @@ class HTTP1:
         finally:
             takeover.end()
             if self._on_exchange is not None:
-                self._on_exchange(environ, response.status or "", response.headers, response.body_bytes, monotonic() - began)
+                self._on_exchange(environ, response.status or "", response.headers, response.body_bytes, clock() - began)
 
         # 3. What follows.
         if takeover.taken:
@@ -290,7 +286,7 @@ class HTTP1:
             return True
         if isinstance(body, LengthBody) and body.left > DRAIN_AT_MOST:
             return False
-        incoming.connection.deadline = monotonic() + self._settings.linger
+        incoming.connection.deadline = clock() + self._settings.linger
         start = body.received
         try:
             while not body.done and body.received - start <= DRAIN_AT_MOST:
@@ -315,14 +311,14 @@ class HTTP1:
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
         )
-        connection.deadline = monotonic() + self._settings.linger
+        connection.deadline = clock() + self._settings.linger
         connection.sendall(head.encode("ascii") + self._terms.date_and_server + b"Connection: close\r\n\r\n" + body)
         self._linger(incoming)
 
     def _linger(self, incoming: Incoming) -> None:
         """End our side and read on for a while: a close with unread bytes is a reset, which can take our last words with it."""
         connection = incoming.connection
-        connection.deadline = monotonic() + self._settings.linger
+        connection.deadline = clock() + self._settings.linger
         try:
             connection.shutdown(socket.SHUT_WR)
             while connection.recv():

@@ -84,9 +84,11 @@ class Head:
         "_field_size",
         "_good_host",
         "_known",
+        "_known_environ",
         "_line_length",
         "_lines",
         "_settings",
+        "_shared",
         "chunked",
         "expects_continue",
         "keep_alive",
@@ -95,13 +97,16 @@ class Head:
         "minor",
     )
 
-    def __init__(self, settings: HTTPSettings) -> None:
+    def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
+        """`shared` is the part of the environ that all requests of the connection have."""
         self._settings = settings
+        self._shared = shared
         self._line_length = settings.limit_request_line
         self._lines = settings.limit_request_fields
         self._field_size = settings.limit_request_field_size
         self._block = b""  # the fields of the last head as sent, up to `REMEMBERED_AT_MOST` bytes of them
         self._known: dict[str, str] = {}  # and what they are in an environ
+        self._known_environ: dict[str, Any] | None = None  # `shared` with them, once they have come again
         self._good_host = ""
         self.method = ""
         self.minor = 1
@@ -110,16 +115,15 @@ class Head:
         self.keep_alive = True
         self.expects_continue = False
 
-    def parse(self, raw: bytes, environ: dict[str, Any]) -> None:
-        """`raw` is one head with its CRLFCRLF and without empty lines in front. What it says is added to `environ`, which has no field
-        in it yet. Raises `PeerError`."""
+    def parse(self, raw: bytes) -> dict[str, Any]:
+        """A new environ with what `raw` says, which is one head with its CRLFCRLF and without empty lines in front. Raises `PeerError`."""
         try:
-            self._parse(raw, environ)
+            return self._parse(raw)
         except PeerError:
             refuse_early(raw, self._settings)  # the first fault counts, as if the head had come byte by byte
             raise
 
-    def _parse(self, raw: bytes, environ: dict[str, Any]) -> None:
+    def _parse(self, raw: bytes) -> dict[str, Any]:
         # 1. The request line.
         line = _REQUEST_LINE.match(raw)
         if line is None:
@@ -136,16 +140,23 @@ class Head:
 
         # 2. The fields. Most clients send the same ones again, byte for byte, while a connection lasts. llhttp has seen them then, and the
         # method too, and lets every target through that is a path and that `_REQUEST_LINE` lets through.
-        block = raw[line_end:]
         doubt = None
-        if block == self._block and method == self.method and target[0] == "/":
+        size = len(raw) - line_end
+        if size == len(self._block) and raw.endswith(self._block) and method == self.method and target[0] == "/":
             fields = self._known
+            known_environ = self._known_environ
+            if known_environ is None:
+                known_environ = self._known_environ = self._shared | fields
+            environ = known_environ.copy()
         else:
             fields = {}
             doubt = self._read_fields(raw, line_end, fields)
-            self._block = block if doubt is None and len(block) <= REMEMBERED_AT_MOST else b""
+            self._block = raw[line_end:] if doubt is None and size <= REMEMBERED_AT_MOST else b""
             self._known = fields
-        environ.update(fields)
+            self._known_environ = None
+            environ = self._shared.copy()
+            environ.update(fields)
+        environ["muxwsgi.head"] = raw
 
         # 3. What they mean together.
         minor = 1 if minor_byte == b"1" else 0
@@ -184,6 +195,7 @@ class Head:
             if fields["HTTP_EXPECT"].lower() != "100-continue":
                 raise PeerError(417, f"cannot meet the expectation {fields['HTTP_EXPECT']!r}")
             self.expects_continue = self.chunked or bool(self.length)
+        return environ
 
     def _read_fields(self, raw: bytes, line_end: int, fields: dict[str, str]) -> PeerError | None:
         """Add the fields of `raw` to `fields`, under their environ keys. Raises `PeerError`, or returns one: see `_feed`."""

@@ -4,6 +4,7 @@ import cython
 
 from muxwsgi.http.body cimport Body
 from muxwsgi.wire.connection cimport Connection
+from muxwsgi.wire.syscalls cimport second
 
 
 cdef class Terms:

@@ -19,6 +19,8 @@ from enum import Enum
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from muxwsgi.wire.syscalls import second
+
 if TYPE_CHECKING:
     from muxwsgi.http.body import Body
     from muxwsgi.wire.connection import Connection
@@ -104,7 +106,7 @@ class Terms:
 
     def refresh(self) -> None:
         """Make the field lines of this second: `date`, and `date_and_server`, each with its CRLF."""
-        now = int(time.time())
+        now = second()
         if now != self._second:
             self._second = now
             self.date = b"Date: %b\r\n" % _date(now).encode("ascii")

@@ -71,7 +71,10 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for i
 
 
 def _accept(listening: socket.socket, kind: tuple[int, int, int]) -> tuple[socket.socket, Any]:
-    """Accept as a `PlainSocket` of this family, type and protocol. The public `accept()` makes a gevent socket in a patched process, and two objects more."""
+    """Accept as a `PlainSocket` of this family, type and protocol.
+
+    The public `accept()` makes a gevent socket in a patched process, and two objects more.
+    """
     try:
         accept = listening._accept  # type: ignore[attr-defined]
     except AttributeError:
