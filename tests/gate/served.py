@@ -19,7 +19,6 @@ from muxwsgi.settings import BindSettings, CertificateFiles
 from tests.gate.sequences import BODY, REFERENCE_ROUNDS
 
 
-
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
     if path == "/mark":

@@ -1,0 +1,1 @@
+# Compiled as it stands: see docs/performance.md, "Compiled".
