@@ -31,9 +31,9 @@ run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a R
 
 test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and those of the floors with hot files once more, compiled
 	@echo "== tests"
-	@MUXWSGI_EXPECT=pure $(BIN)/python -m pytest
+	@EXPECT_BUILD=pure $(BIN)/python -m pytest
 	@echo "== tests, compiled"
-	@cd $(COMPILED) && PYTHONPATH=$$PWD MUXWSGI_EXPECT=compiled $(CURDIR)/$(BIN)/python -m pytest -m "not slow" $(COMPILED_TESTS)
+	@cd $(COMPILED) && PYTHONPATH=$$PWD EXPECT_BUILD=compiled $(CURDIR)/$(BIN)/python -m pytest -m "not slow" $(COMPILED_TESTS)
 
 test-fast: lint  ## the same without the tests marked slow
 	@$(BIN)/python -m pytest -m "not slow"

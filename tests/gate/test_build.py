@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 HOT = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE.rglob("*.pxd"))
 
 #: Set by `make test`: what the run that it starts is meant to test.
-EXPECTED = os.environ.get("MUXWSGI_EXPECT", "pure")
+EXPECTED = os.environ.get("EXPECT_BUILD", "pure")
 
 
 def is_compiled(module: str) -> bool:
