@@ -1,8 +1,8 @@
 """Packaging. Tool settings are in pyproject.toml.
 
 The hot files, those with a `.pxd` beside them, are compiled by Cython where that is possible. They are ordinary Python and run uncompiled
-as well: with `MUXWSGI_PURE=1` in the environment, where Cython or a compiler is missing (a message says so), and in editable installs, where a
-compiled file beside a source that is being edited would silently run yesterday's code.
+as well: with `MUXWSGI_PURE=1` in the environment; where Cython or a compiler is missing (a message says so); and in editable installs,
+where a compiled file beside a source that is being edited would silently run yesterday's code.
 """
 
 import os

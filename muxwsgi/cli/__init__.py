@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from muxwsgi import __version__
+from muxwsgi.build import BUILD
 from muxwsgi.cli.ca import ca as certificate_authority
 from muxwsgi.cli.option import Option
 from muxwsgi.cli.options import OPTIONS, collect
@@ -24,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="muxwsgi")
+@click.version_option(f"{__version__} ({BUILD})", prog_name="muxwsgi")
 def cli() -> None:
     """One port, every protocol, any WSGI app."""
 

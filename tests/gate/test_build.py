@@ -28,6 +28,11 @@ def test_the_hot_files_are_what_this_run_says(module: str) -> None:
     assert is_compiled(module) == (EXPECTED == "compiled"), f"this run tests {EXPECTED} code, and {module} is something else"
 
 
+def test_the_build_says_what_it_is() -> None:
+    ran = subprocess.run([sys.executable, "-m", "muxwsgi", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.endswith(f" ({EXPECTED})\n")
+
+
 def test_there_are_hot_files() -> None:
     assert len(HOT) >= 9
 
