@@ -22,8 +22,8 @@ from muxwsgi.http.response import Header, Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
-from muxwsgi.wire.syscalls import clock
 from muxwsgi.wire.ready import give_turn
+from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection

@@ -1,5 +1,5 @@
-"""recv(2) and send(2) on a socket that is not blocking, and the clocks: by Python's functions in plain Python, by libc itself in the compiled
-build.
+"""recv(2) and send(2) on a socket that is not blocking, and the clocks: by Python's functions in plain Python, by libc itself in the
+compiled build.
 
 A socket's methods parse a tuple, release the GIL for a call that never waits, and make room for everything that might have come: together
 as many instructions as a request head takes. `syscalls.pxd` has the other half.
