@@ -1,7 +1,9 @@
 """That what is tested is what is said: plain Python or compiled, and all of the hot files or none."""
 
+import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -41,6 +43,40 @@ def test_the_command_runs_the_same_code() -> None:
     script = "import muxwsgi.http.h1 as h1; print(h1.__file__)"
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.strip().endswith(".py") == (EXPECTED == "pure")
+
+
+_CLASS = re.compile(r"^cdef class (\w+)(?:\((\w+)\))?:\n((?:(?:    .*)?\n)*)", re.M)
+_FIELDS = re.compile(r"^    cdef (?:public |readonly )?(?:long long|\w+) (\w+(?:, \w+)*)$", re.M)
+
+
+def typed_classes(source: Path) -> dict[str, tuple[str | None, set[str]]]:
+    """The classes in the .pxd of `source`: name -> what it inherits from, its fields."""
+    text = source.with_suffix(".pxd").read_text()
+    return {name: (base or None, set(", ".join(_FIELDS.findall(body)).split(", "))) for name, base, body in _CLASS.findall(text)}
+
+
+def assigned(definition: ast.ClassDef) -> set[str]:
+    """The names that methods of a class assign to on `self`, without properties."""
+    properties = {method.name for method in definition.body if isinstance(method, ast.FunctionDef) and method.decorator_list}
+    return {
+        node.attr
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    } - properties
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_every_field_is_typed(module: str) -> None:
+    source = ROOT / (module.replace(".", "/") + ".py")
+    typed = typed_classes(source)
+    for definition in ast.walk(ast.parse(source.read_text())):
+        if isinstance(definition, ast.ClassDef) and definition.name in typed:
+            base, fields = typed[definition.name]
+            while base is not None:
+                base, inherited = typed[base]
+                fields = fields | inherited
+            missing = assigned(definition) - fields
+            assert not missing, f"{definition.name} has no {missing} once it is compiled: name them in {source.with_suffix('.pxd').name}"
 
 
 @pytest.mark.skipif(EXPECTED == "compiled", reason="the copy that is compiled here is no checkout")
