@@ -1,22 +1,28 @@
 """Clients that want to get past the rules, servers and name servers that mean ill: what each of them tried has got it nothing."""
 
+import gzip
 import socket
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muxwsgi.mux.match import Match
+from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_matches, url_has_prefix, url_is, url_matches
+from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.lookalikes import nearly_http, nearly_tls
+from muxwsgi.proxy.upstream.guard import Guard
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab
-from tests.proxy.dialogue import Upstream, read_answer
+from tests.proxy.dialogue import Road, Upstream, read_answer
 
 both_kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -167,3 +173,94 @@ def test_who_says_the_name_of_a_host_that_is_not_looked_into_gets_to_that_host(l
         lab.wrap(lab.tunnel(port, f"127.0.0.1:{wanted.port}"), "bank.example", trust=Path(lab.certificate.certfile))
     assert asked == ["bank.example"]
     assert wanted.connections == bank.connections == 0
+
+
+CONDITIONS = {
+    "url_is": lambda port: url_is(f"https://localhost:{port}/secret"),
+    "url_has_prefix": lambda port: url_has_prefix(f"localhost:{port}/sec"),
+    "url_matches": lambda port: url_matches(rf"^https://localhost:{port}/secret"),
+    "req_host_is": lambda port: req_host_is(f"localhost:{port}"),
+    "req_host_matches": lambda port: req_host_matches(rf"^localhost:{port}$"),
+    "protocol_is": lambda port: protocol_is("https"),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [("/secret", "localhost:81"), ("/secret", "localhost:"), ("http://localhost/secret", "x"), ("HTTP://LOCALHOST.:80/secret", "x")],
+)
+def test_neither_port_nor_scheme_of_a_request_in_a_tunnel_take_it_past_a_rule(lab: Lab, name: str, target: str, host: str) -> None:
+    upstream = Upstream(lab, tls=True)
+    road = Road(lab, "tls", upstream.port)
+    road.proxy.on_request(CONDITIONS[name](upstream.port)).do(lambda request, ctx: Response("refused\n", 403))
+    assert road.ask(road.client(), target, host=host).status == 403
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize("asked", ["h2c", "h2c, HTTP/2.0", "TLS/1.3", "H2C"])
+def test_nobody_switches_to_a_protocol_in_which_further_requests_would_pass_unseen(lab: Lab, asked: str) -> None:
+    upstream = Upstream(lab)
+    road = Road(lab, "tunnel", upstream.port)
+    fields = f"Upgrade: {asked}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"
+    assert road.ask(road.client(), "/", *fields).status == 200
+    assert [upstream.asked[0].field(name) for name in ("Upgrade", "Connection", "HTTP2-Settings")] == [[], [], []]
+
+
+def test_of_a_choice_of_protocols_the_others_may_still_be_switched_to(lab: Lab) -> None:
+    upstream = Upstream(lab, lambda asked, sock: b"HTTP/1.1 101 S\r\nUpgrade: own/1\r\nConnection: Upgrade\r\n\r\n")
+    road = Road(lab, "tunnel", upstream.port)
+    client = road.client()
+    assert road.ask(client, "/", "Upgrade: h2c, own/1", "Connection: Upgrade").status == 101
+    assert upstream.asked[0].field("Upgrade") == ["own/1"]
+
+
+def test_a_connection_to_a_proxy_in_a_tunnel_on_which_somebody_authenticated_is_nobody_elses(lab: Lab) -> None:
+    upstream = Upstream(lab)
+    road = Road(lab, "tunnel", upstream.port)
+    first = road.client()
+    road.ask(first, "http://x.example/", "Proxy-Authorization: NTLM abc")
+    road.ask(road.client(), "http://x.example/")
+    road.ask(first, "http://x.example/")
+    assert [asked.connection for asked in upstream.asked] == [1, 2, 1]
+
+
+# Servers
+
+
+def test_layers_of_encoding_that_come_to_nothing_take_no_time() -> None:
+    body = gzip.compress(gzip.compress(gzip.compress(b"") * 100_000))
+    with pytest.raises(Fault, match="more than 100 parts of it are empty"):
+        list(decoded([body], "gzip, gzip, gzip") or ())
+
+
+def test_what_one_layer_of_encoding_blows_up_is_limited_though_the_next_makes_nothing_of_it() -> None:
+    inner = gzip.compress(b"")[:10] + b"\x00\x00\x00\xff\xff" * (6 << 20)  # empty blocks of deflate, and no end
+    with pytest.raises(Fault, match="which is too much"):
+        list(decoded([gzip.compress(inner)], "gzip, gzip") or ())
+
+
+def test_while_a_body_is_decoded_others_have_their_turn() -> None:
+    turns = []
+    other = gevent.spawn(lambda: [turns.append(gevent.sleep(0.0001)) for _ in range(1000)])
+    for _ in decoded([gzip.compress(b"x")] * 1000, "gzip") or ():
+        pass
+    other.kill()
+    assert len(turns) > 5
+
+
+def test_a_leaf_has_no_names_of_a_certificate_that_nobody_verified(lab: Lab) -> None:
+    upstream = Upstream(lab, tls=True)
+    _, port = strict(lab, mimic=True, insecure_upstream=True)
+    client = lab.wrap(lab.tunnel(port, f"127.0.0.1:{upstream.port}"), "shop.example")
+    names = {value for kind, value in client.getpeercert()["subjectAltName"]}
+    assert names == {"shop.example", "127.0.0.1"}
+
+
+# Clients on other machines
+
+
+@pytest.mark.parametrize("ip", ["168.63.129.16", "fd20:ce::254", "fd00:ec2::23", "169.254.170.23", "::ffff:168.63.129.16"])
+def test_metadata_services_are_not_for_clients_elsewhere_even_where_private_addresses_are(ip: str) -> None:
+    with pytest.raises(Fault, match="metadata"):
+        Guard(private=True).check(ip, 80, ("192.0.2.1", 1))

@@ -16,7 +16,7 @@ from werkzeug.wsgi import ClosingIterator
 from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.proxy.context import Context, Layer
-from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields
+from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields, passable_upgrades
 from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
 from muxwsgi.proxy.exchange.hangup import ClientGone
 from muxwsgi.proxy.exchange.max_forwards import answer_of_the_last, one_less
@@ -84,6 +84,8 @@ class Exchanges:
                 authority = environ.get("HTTP_HOST") or endpoint.authority
                 scheme = _absolute_scheme(environ["RAW_URI"]) or endpoint.scheme
                 request = Request.of(environ, scheme, authority, buffer_limit=self._settings.limit_body)
+                if ctx.tunnel is not None:
+                    request.carrier = (endpoint.scheme, endpoint.port)
                 ctx.request = request
                 answer = rules.request(request, ctx)
                 if not isinstance(answer, Request):
@@ -404,7 +406,7 @@ def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
     if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
         return False
     options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
-    return "upgrade" in options and any(name.lower() == "upgrade" for name, _ in fields)
+    return "upgrade" in options and any(name.lower() == "upgrade" and passable_upgrades(value) for name, value in fields)
 
 
 def _redirected(request: Request) -> Endpoint:

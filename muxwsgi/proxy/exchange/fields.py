@@ -7,7 +7,7 @@ clients, notice. What is hop-by-hop goes; everything else stays as it is.
 import re
 from collections.abc import Iterable
 
-__all__ = ["RequestPlan", "end_to_end", "head_fields", "request_head"]
+__all__ = ["RequestPlan", "end_to_end", "head_fields", "passable_upgrades", "request_head"]
 
 Fields = list[tuple[str, str]]
 
@@ -21,6 +21,10 @@ _RESPONSE_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te",
 
 #: Those that need no closer look.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"})
+
+#: Protocols that carry requests, or hide them: who has switched to one would go on to the same server past all rules (HTTP/2 in the clear,
+#: which RFC 9113 has given up; TLS, RFC 2817). A server that is not asked for them goes on in HTTP/1.1.
+_REQUESTS_INSIDE = frozenset({"h2c", "h2", "http", "tls"})
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -122,8 +126,8 @@ def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
         sent += _framing(plan, None)
     if plan.upgrade:
         for name, value in plan.fields:
-            if _lower(name) == "upgrade":
-                sent.append((name, value))
+            if _lower(name) == "upgrade" and (passable := passable_upgrades(value)):
+                sent.append((name, passable))
         sent.append(("Connection", "Upgrade"))
     elif wants_trailers:
         sent += [("Connection", "TE"), ("TE", "trailers")]
@@ -134,6 +138,13 @@ def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
         raise ValueError("a field of the request has a line break or NUL in it")
     return (text + "\r\n\r\n").encode("latin-1"), sent
+
+
+def passable_upgrades(value: str) -> str:
+    """What an Upgrade field may ask of the next hop; "" where nothing of it is left."""
+    asked = value.split(",")
+    kept = [protocol for protocol in asked if protocol.partition("/")[0].strip(" \t").lower() not in _REQUESTS_INSIDE]
+    return value if len(kept) == len(asked) else ",".join(kept).strip(" \t")
 
 
 def _options(value: str) -> set[str]:

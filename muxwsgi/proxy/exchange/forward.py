@@ -126,8 +126,7 @@ class Forwarder:
             if incoming.chunked:
                 first = chunked(first, incoming.trailers)
 
-        authorization: str = incoming.environ.get("HTTP_AUTHORIZATION", "")
-        if authorization and authorization[:9].lower().startswith(("ntlm", "negotiate")):
+        if any(map(_authenticates_connection, fields)):
             self._upstreams.bind(ctx)
 
         # 2. A connection, and the response's head. A kept connection may have been closed by the server a moment ago: that is no answer,
@@ -210,6 +209,13 @@ def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
         return target
     host = plan.host or next((value for name, value in plan.fields if name.lower() == "host"), "") or endpoint.authority
     return f"{endpoint.scheme}://{host}{target if target != '*' else ''}"
+
+
+def _authenticates_connection(field: tuple[str, str]) -> bool:
+    """Whether a field that is sent says who the client is for all that follows on the connection. Inside of a tunnel that may be to
+    another proxy."""
+    name, value = field
+    return value[:9].lower().startswith(("ntlm", "negotiate")) and name.lower() in ("authorization", "proxy-authorization")
 
 
 def _check_switch(plan: RequestPlan, upload: Upload | None) -> None:

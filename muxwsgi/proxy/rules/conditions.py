@@ -87,9 +87,11 @@ def url_matches(*patterns: str | re.Pattern[str], query: bool = False) -> Condit
         path = request.path or "/"
         if query and request.query_string:
             path += "?" + request.query_string.decode()
-        host, port = request.destination
-        place = _written(canonical_host(host), port, request.scheme) + path
-        texts = (path, place, f"{request.scheme}://{place}")
+        host = canonical_host(request.destination[0])
+        texts = [path]
+        for scheme, port in request.ways:
+            place = _written(host, port, scheme) + path
+            texts += (place, f"{scheme}://{place}")
         return any(pattern.search(text) for pattern in compiled for text in texts)
 
     patterns_text = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns]
@@ -112,9 +114,9 @@ def req_host_is(*hosts: str) -> Condition:
     wanted = {_host_and_port(host) for host in hosts}
 
     def test(request: Request, ctx: Context) -> bool:
-        host, port = request.destination
-        host = canonical_host(host)
-        return (host, port) in wanted or (port == DEFAULT_PORTS.get(request.scheme) and (host, None) in wanted)
+        host = canonical_host(request.destination[0])
+        ways = request.ways
+        return any((host, port) in wanted or (port == DEFAULT_PORTS.get(scheme) and (host, None) in wanted) for scheme, port in ways)
 
     def connect(text: str, ctx: Context) -> bool:
         host, port = split_host_port(text)
@@ -136,7 +138,7 @@ def req_host_matches(*patterns: str | re.Pattern[str]) -> Condition:
     patterns_text = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns]
     return Condition(
         _text("req_host_matches", *patterns_text),
-        request=lambda request, ctx: found(*request.destination),
+        request=lambda request, ctx: any(found(request.destination[0], port) for _, port in request.ways),
         connect=lambda text, ctx: found(*split_host_port(text)),
     )
 
@@ -291,7 +293,9 @@ def protocol_is(*protocols: Protocol) -> Condition:
     wanted = frozenset(protocols)
 
     def test(request: Request, ctx: Context) -> bool:
-        return request.scheme in wanted or ("websocket" in wanted and request.headers.get("Upgrade", "").lower() == "websocket")
+        if any(scheme in wanted for scheme, _ in request.ways):
+            return True
+        return "websocket" in wanted and request.headers.get("Upgrade", "").lower() == "websocket"
 
     return Condition(
         _text("protocol_is", *protocols),

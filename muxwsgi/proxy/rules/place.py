@@ -17,7 +17,8 @@ __all__ = ["DEFAULT_PORTS", "Place", "canonical_host", "split_host_port"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-_HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:]*)(?::([0-9]{1,5}))?")
+#: A port may be empty (RFC 3986 section 3.2.3).
+_HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:]*)(?::([0-9]{0,5}))?")
 
 #: What the resolver takes for an IPv4 address besides dotted decimals: inet_aton(3).
 _OLD_IPV4 = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+)){0,3}")
@@ -98,11 +99,12 @@ class Place:
     def _is_at(self, request: "Request") -> bool:
         if not self._host:
             return True
-        if self._scheme and self._scheme != request.scheme:
+        if canonical_host(request.destination[0]) != self._host:
             return False
-        host, port = request.destination
-        wanted = self._port if self._port is not None else DEFAULT_PORTS.get(request.scheme)
-        return port == wanted and canonical_host(host) == self._host
+        for scheme, port in request.ways:
+            if self._scheme in ("", scheme) and port == (DEFAULT_PORTS.get(scheme) if self._port is None else self._port):
+                return True
+        return False
 
     def is_url(self, request: "Request") -> bool:
         """Whether the request's URL is this one."""

@@ -55,6 +55,7 @@ class Request(werkzeug.wrappers.Request):
 
     buffer_limit    bytes that `get_data()` keeps at most, above: 413
     redirected      whether a rule sent the request elsewhere by setting `url` or `host`
+    carrier         scheme and port of the tunnel that the request came in, None outside of tunnels
     body_buffered   whether the whole body is in memory
     body_replaced   whether a rule gave it another body
     """
@@ -101,6 +102,7 @@ class Request(werkzeug.wrappers.Request):
         self.shallow = shallow
         self.buffer_limit = buffer_limit
         self.redirected = False
+        self.carrier: tuple[str, int] | None = None
         self.body_replaced = False
         self._target = target
         self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
@@ -167,6 +169,21 @@ class Request(werkzeug.wrappers.Request):
         """Host without brackets and port that the URL says."""
         host, port = split_host_port(self._authority)
         return host, port or DEFAULT_PORTS.get(self.scheme, 0)
+
+    @property
+    def ways(self) -> tuple[tuple[str, int], ...]:
+        """Scheme and port by which the request reaches its host: what the request says, and inside of a tunnel also what the tunnel is.
+
+        A server in a tunnel has no use for the scheme of an absolute target or the port in Host, and answers whatever they are: who writes
+        a strange one there does not get past a rule.
+        """
+        port = split_host_port(self._authority)[1]
+        said = (self.scheme, port or DEFAULT_PORTS.get(self.scheme, 0))
+        if self.carrier is None or self.redirected or self.carrier == said:
+            return (said,)
+        scheme, carried = self.carrier
+        ways = (said, (scheme, port or DEFAULT_PORTS.get(scheme, 0)), self.carrier, (self.scheme, carried))
+        return tuple(dict.fromkeys(ways))
 
     def _move(self, scheme: str, authority: str) -> None:
         authority = authority if authority.isascii() else authority.encode("idna").decode()
