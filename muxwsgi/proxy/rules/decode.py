@@ -18,11 +18,18 @@ from typing import Any, Protocol
 from werkzeug.datastructures import Headers
 
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.wire.ready import give_turn
 
 __all__ = ["DecodeLimits", "decodable", "decoded", "limit_accept_encoding"]
 
 #: Bytes that one step of a decoder gives at most.
 STEP = 1 << 16
+
+#: Pieces after which others have their turn: where reading and sending need not wait, nothing else would give them one.
+PIECES_PER_TURN = 64
+
+#: gzip members and zstd frames with nothing in them that a body may have. Some writers end with one; more of them only take time.
+EMPTY_AT_MOST = 100
 
 #: Codings applied one after the other. Nobody means more than one.
 LAYERS_AT_MOST = 3
@@ -63,6 +70,8 @@ class _Zlib:
         self._gzip = gzip
         self._start = b""
         self._stream = zlib.decompressobj(wbits=31) if gzip else None
+        self._given = False  # whether the member has had anything in it
+        self._empty = 0
         self.complete = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -84,10 +93,12 @@ class _Zlib:
                     return
                 if not self._gzip or data[:2] != b"\x1f\x8b":
                     return
+                self._empty = _another_empty(self._empty, self._given)
                 self._stream = zlib.decompressobj(wbits=31)
-                self.complete = False
+                self._given = self.complete = False
             piece = self._stream.decompress(data, STEP)
             if piece:
+                self._given = True
                 yield piece
             data = self._stream.unconsumed_tail
             if self._stream.eof:
@@ -128,6 +139,8 @@ class _Zstd:
     def __init__(self, zstd: ModuleType) -> None:
         self._zstd = zstd
         self._stream = self._new()
+        self._given = False  # whether the frame has had anything in it
+        self._empty = 0
         self.complete = False
 
     def _new(self) -> Any:
@@ -138,10 +151,12 @@ class _Zstd:
             if self._stream.eof:
                 if not data:
                     return
+                self._empty = _another_empty(self._empty, self._given)
                 self._stream = self._new()
-                self.complete = False
+                self._given = self.complete = False
             piece = self._stream.decompress(data, STEP)
             if piece:
+                self._given = True
                 yield piece
             data = b""
             if self._stream.eof:
@@ -149,6 +164,15 @@ class _Zstd:
                 data = self._stream.unused_data
                 if not data:
                     return
+
+
+def _another_empty(count: int, given: bool) -> int:
+    """How many empty parts there were, when one has ended. Raises `ValueError` for too many."""
+    if given:
+        return count
+    if count >= EMPTY_AT_MOST:
+        raise ValueError(f"more than {EMPTY_AT_MOST} parts of it are empty")
+    return count + 1
 
 
 def _found(*names: str) -> ModuleType | None:
@@ -206,8 +230,9 @@ def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits
     source = _Counted(pieces)
     steps: Iterator[bytes] = iter(source)
     for coding in reversed(codings):
-        steps = _decode(steps, coding)
-    return _limited(steps, source, limits)
+        # Each by itself: what one makes a thousand times as large, the next may make nothing of, and take as long.
+        steps = _limited(_decode(steps, coding), source, limits)
+    return steps
 
 
 class _Counted:
@@ -238,8 +263,10 @@ def _decode(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
 
 def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) -> Iterator[bytes]:
     size = 0
-    for piece in pieces:
+    for count, piece in enumerate(pieces, 1):
         size += len(piece)
+        if count % PIECES_PER_TURN == 0:
+            give_turn()
         if size > limits.size or (size > limits.ratio_from and size > limits.ratio * source.size):
             raise Fault(Phase.BODY, f"the response's body of {source.size} bytes decodes to more than {size}, which is too much")
         yield piece
