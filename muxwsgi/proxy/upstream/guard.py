@@ -39,8 +39,12 @@ _SPECIAL: tuple[tuple[_Network, Kind], ...] = tuple(
     for kind, networks in {
         Kind.UNSPECIFIED: ("0.0.0.0/32", "::/128"),
         Kind.LOOPBACK: ("127.0.0.0/8", "::1/128"),
-        # AWS, Azure, Google and most others; Alibaba; Oracle; AWS over IPv6
-        Kind.METADATA: ("169.254.169.254/32", "169.254.170.2/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::254/128"),
+        # AWS, Azure, Google and most others; AWS to containers; Azure's WireServer, which looks like a public address; Alibaba; Oracle; and
+        # over IPv6 AWS, to its pods too, and Google
+        Kind.METADATA: (
+            *("169.254.169.254/32", "169.254.170.2/32", "169.254.170.23/32", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32"),
+            *("fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128"),
+        ),
         Kind.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10"),
         # RFC 1918; carrier-grade NAT, RFC 6598; unique local, RFC 4193; site-local, RFC 3879; NAT64 with prefixes of one's own, RFC 8215
         Kind.PRIVATE: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10", "64:ff9b:1::/48"),
