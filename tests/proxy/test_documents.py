@@ -1,8 +1,11 @@
 """docs/proxy.md, and the README's word on the proxy, run as they stand there."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from muxwsgi.cli.options import ALL
 from muxwsgi.proxy import Proxy, Reject
@@ -28,6 +31,17 @@ def test_the_proxy_of_the_readme_is_one() -> None:
     exec(block, namespace)
     assert isinstance(namespace["proxy"].connect("any.example:443", None)[0], Mitm)
     assert namespace["proxy"].has_request_rules
+
+
+def test_the_inspector_of_its_page_records_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).parents[2] / "apps" / "inspector-rules"
+    for name in ("policy.toml", "deny.txt"):
+        shutil.copy(folder / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.M | re.S)[0], namespace)
+    assert isinstance(namespace["proxy"], Proxy) and namespace["proxy"].looks_inside
+    assert (tmp_path / "flows.jsonl").exists()
 
 
 def test_every_option_of_the_page_is_one() -> None:
