@@ -83,5 +83,5 @@ $(BENCH_VENV)/stamp: setup.py tests/bench/packages.py
 	@touch $@
 
 clean:  ## remove what make made
-	@rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH_VENV) build dist apps/*/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.egg-info' -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muxwsgi.mux.hijack import Hijacker
+from muxwsgi.mux.matchers import shown
 from muxwsgi.server import Server
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings
@@ -81,7 +82,7 @@ def _examples(address: str, bind: BindSettings, name: str, hijackers: Sequence[H
     yield name, f"curl {'-k https' if tls else 'http'}://{host}:{port}/"
     for hijacker in hijackers:
         if hijacker.examples is None:
-            yield hijacker.name, f"whatever begins as {hijacker.match!r} says"
+            yield hijacker.name, f"what {shown(hijacker.match)} matches"
         else:
             yield hijacker.name, hijacker.examples[tls].format(host=host.strip("[]"), port=port)
 

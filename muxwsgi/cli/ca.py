@@ -53,7 +53,7 @@ def show(folder: Path | None) -> None:
     Authority.load(folder)
 
 
-@ca.command()
+@ca.command(short_help="Write the certificate that clients trust, never the key.")
 @_folder
 @click.option("--format", "form", type=click.Choice(["pem", "der", "p12"]), default="pem", show_default=True, help="p12 is PKCS#12.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="The file to write; standard output without it.")

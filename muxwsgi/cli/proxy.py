@@ -1,5 +1,6 @@
 """`muxwsgi proxy`: from option values to a `Proxy`. Imported in a process that is patched already."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:
 
 def _records(values: Mapping[str, Any]) -> tuple[list[FlowSink], list[Log]]:
     wanted = parse_filter(values["flow_filter"]) if values["flow_filter"] else None
+    paths = [values[name] for name in ("flows", "har", "keylog") if values[name]]
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise OperatorError("flows, har and keylog: each needs a file of its own")
     sinks: list[FlowSink] = []
     logs: list[Log] = []
     for make, path in ((FlowLog, values["flows"]), (HARFile, values["har"])):

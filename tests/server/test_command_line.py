@@ -70,6 +70,7 @@ def write(path: Path, text: str) -> str:
         (["run", APP, "--access-logfile", "-", "--access-logformat", "%(Z)s"], r"no atom '%\(Z\)s'"),
         (["run", APP, "-c", "/no/such/file.toml"], r"/no/such/file\.toml: No such file"),
         (["proxy", "--client-certificates", "required"], r"client_certificates: no bind has TLS"),
+        (["proxy", "--flows", "records", "--har", "./records"], r"flows, har and keylog: each needs a file of its own"),
         (["proxy", "--rules", "json"], r"rules 'json': the module has no `add_rules`; name it, as in json:NAME"),
         (["proxy", "--rules", "apps.guestbook:create_app"], r"rules 'apps\.guestbook:create_app': it is no function that takes the proxy"),
         (["explain"], r"either a FILE"),
