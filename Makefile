@@ -10,7 +10,7 @@ SOURCES := muxwsgi apps tests setup.py
 # A copy of the checkout with the hot files compiled, made anew when anything in it changes: beside the sources a compiled file would go stale.
 COMPILED := build/compiled
 COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
-COMPILED_TESTS := tests/gate tests/wire tests/mux tests/tls tests/http
+COMPILED_TESTS := tests/gate tests/wire tests/mux tests/tls tests/http $(wildcard tests/proxy/test_*.py)
 
 .PHONY: run test test-fast lint bench clean help
 

@@ -242,7 +242,7 @@ class HTTP1:
     def _answer_for(self, error: BaseException, body: Body, response: Response, takeover: Takeover, environ: Environ) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order."""
         if takeover.taken:
-            if isinstance(error, (ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
+            if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
                 log.debug("%r: %s", environ["muxwsgi.connection"], error)  # most likely the peer's, as everywhere that it is read from
             else:
                 self._log_application_error(environ, "the connection it had taken over is closed")
@@ -269,9 +269,10 @@ class HTTP1:
                 environ["muxwsgi.connection"].abort()
             return False
         response.forget()
+        status = "502 Bad Gateway" if isinstance(error, ResponseAborted) else "500 Internal Server Error"
         try:
-            response.start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
-            response.send([b"Internal Server Error\n"])
+            response.start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+            response.send([status[4:].encode() + b"\n"])
         except OSError as gone:
             log.debug("%s: %s", environ["muxwsgi.connection"], gone)
             return False

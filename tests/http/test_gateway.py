@@ -5,7 +5,7 @@ from typing import Any
 import gevent
 import pytest
 
-from muxwsgi.errors import ResponseAborted
+from muxwsgi.errors import PeerError, ResponseAborted
 from muxwsgi.http.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
@@ -106,6 +106,24 @@ def test_a_response_that_is_aborted_is_cut_and_not_logged_as_an_error(talk: Talk
     answer = talk(app, GET, GET)
     assert statuses(answer) == [200]
     assert answer.endswith(b"4\r\nhalf\r\n")
+    assert errors() == []
+
+
+def test_a_response_that_is_aborted_before_its_head_is_a_bad_gateway(talk: Talk, errors: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "5")])
+        raise ResponseAborted("the upstream broke off")
+
+    assert statuses(talk(app, GET, GET)) == [502, 502]
+    assert errors() == []
+
+
+def test_a_peers_fault_after_a_takeover_is_no_error_of_the_application(talk: Talk, errors: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["muxwsgi.hijack"]()
+        raise PeerError(400, "it speaks something else")
+
+    assert talk(app, GET) == b""
     assert errors() == []
 
 
