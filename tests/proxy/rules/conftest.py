@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.http.head import HeadParser
+from muxwsgi.http.head import Head
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.message import Request
 from muxwsgi.settings import HTTPSettings
@@ -23,8 +23,8 @@ def make_environ() -> MakeEnviron:
     def make(head: str, body: bytes = b"") -> dict[str, Any]:
         """The environ of a head that is written with line feeds alone, and without the empty line that ends it."""
         raw = head.strip().replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n"
-        environ: dict[str, Any] = {"wsgi.url_scheme": "http", "REMOTE_ADDR": "192.0.2.7", "muxwsgi.head": raw}
-        HeadParser(HTTPSettings()).parse(raw, environ)
+        shared: dict[str, Any] = {"wsgi.url_scheme": "http", "REMOTE_ADDR": "192.0.2.7", "muxwsgi.head": raw}
+        environ = Head(HTTPSettings(), shared).parse(raw)
         environ["wsgi.input"] = io.BufferedReader(io.BytesIO(body))
         environ["wsgi.input_terminated"] = True
         return environ

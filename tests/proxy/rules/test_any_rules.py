@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.http.head import HeadParser
+from muxwsgi.http.head import Head
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.settings import HTTPSettings
 
@@ -56,8 +56,8 @@ request_steps: st.SearchStrategy[Step] = st.one_of(
 def test_a_request_goes_on_exactly_as_rules_left_it(body: bytes, chunked: bool, steps: list[Step]) -> None:
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     kind = "Content-Type: application/x-www-form-urlencoded"
-    environ: dict[str, Any] = {"muxwsgi.head": f"POST / HTTP/1.1\r\nHost: example.com\r\n{kind}\r\n{framing}\r\n\r\n".encode()}
-    HeadParser(HTTPSettings()).parse(environ["muxwsgi.head"], environ)
+    head = f"POST / HTTP/1.1\r\nHost: example.com\r\n{kind}\r\n{framing}\r\n\r\n".encode()
+    environ = Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head)
     environ["wsgi.input"], environ["wsgi.input_terminated"] = io.BytesIO(body), True
     request = Request.of(environ, "http", "example.com")
     for do, makes in steps:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder
 
-from muxwsgi.http.head import HeadParser
+from muxwsgi.http.head import Head
 from muxwsgi.proxy.rules.message import Outgoing, Request
 from muxwsgi.settings import HTTPSettings
 
@@ -136,9 +136,7 @@ values = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=12
 def test_whatever_fields_there_are_all_of_them_go_on(fields: list[tuple[str, str]]) -> None:
     raw = "".join(f"{name}: {value}\r\n" for name, value in [("Host", "example.com"), *fields])
     head = f"GET / HTTP/1.1\r\n{raw}\r\n".encode()
-    environ: dict[str, Any] = {"muxwsgi.head": head}
-    HeadParser(HTTPSettings()).parse(head, environ)
-    request = Request(environ)
+    request = Request(Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head))
     assert request.fields == [("Host", "example.com"), *fields]
     assert list(request.headers) == request.fields
 
