@@ -2,12 +2,16 @@
 
 import gzip
 import socket
+import threading
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
+from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +23,12 @@ from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.lookalikes import nearly_http, nearly_tls
+from muxwsgi.proxy.upstream import upstreams
+from muxwsgi.proxy.upstream.dial import LOOKUPS_AT_ONCE
 from muxwsgi.proxy.upstream.guard import Guard
+from muxwsgi.proxy.upstream.resolve import system_resolver
+from muxwsgi.proxy.upstream.turns import Turns
+from muxwsgi.wire.context import ClientContext
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab
 from tests.proxy.dialogue import Road, Upstream, read_answer
@@ -255,6 +264,79 @@ def test_a_leaf_has_no_names_of_a_certificate_that_nobody_verified(lab: Lab) -> 
     client = lab.wrap(lab.tunnel(port, f"127.0.0.1:{upstream.port}"), "shop.example")
     names = {value for kind, value in client.getpeercert()["subjectAltName"]}
     assert names == {"shop.example", "127.0.0.1"}
+
+
+def test_a_name_server_that_does_not_answer_keeps_up_one_client_and_no_other(lab: Lab) -> None:
+    upstream = Upstream(lab)
+    asked, answer = [], Event()
+
+    def resolver(host: str, port: int) -> list[tuple[int, str]]:
+        if host != "good.example":
+            asked.append(host)
+            answer.wait()
+        return [(socket.AF_INET, "127.0.0.1")]
+
+    port = lab.serve_proxy(lab.proxy(resolver=resolver))
+    for number in range(LOOKUPS_AT_ONCE + 5):
+        lab.connect(port).sendall(f"GET http://{number}.example:{upstream.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    until(lambda: len(asked) == LOOKUPS_AT_ONCE, "as many lookups as one client may have")
+    other = gevent.socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
+    lab.clients.append(other)
+    other.sendall(f"GET http://good.example:{upstream.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert read_answer(other).status == 200
+    assert len(asked) == LOOKUPS_AT_ONCE
+    answer.set()
+    until(lambda: len(asked) == LOOKUPS_AT_ONCE + 5, "the others' turn")
+    for client in lab.clients[:-1]:
+        assert read_answer(client).status == 200
+
+
+def test_nobody_is_remembered_for_having_had_a_turn() -> None:
+    turns = Turns(1)
+    with turns.one_of("a", 1) as first, turns.one_of("a", 0) as second, turns.one_of("b", 0) as others:
+        assert (first, second, others, len(turns)) == (True, False, True, 2)
+    with turns.one_of("a", 0) as again:
+        assert again
+    assert len(turns) == 0
+
+
+def test_names_are_looked_up_while_the_threads_of_the_hub_are_all_held_by_others() -> None:
+    pool, go_on = gevent.get_hub().threadpool, threading.Event()
+    held = [pool.spawn(go_on.wait, 10) for _ in range(pool.maxsize)]
+    try:
+        assert (socket.AF_INET, "127.0.0.1") in system_resolver("localhost", 80)
+        assert not any(result.ready() for result in held)
+    finally:
+        go_on.set()
+        gevent.joinall(held)
+
+
+def test_what_protocols_clients_name_costs_one_context_for_all_of_them(lab: Lab) -> None:
+    made = []
+
+    class Counting(ClientContext):
+        def __init__(self, **more: Any) -> None:
+            made.append(self)
+            super().__init__(**more)
+
+    upstream = Upstream(lab, tls=True)
+    _, port = strict(lab)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstreams, "ClientContext", Counting)
+        for number in range(5):
+            with suppress(OSError):
+                lab.wrap(lab.tunnel(port, f"localhost:{upstream.port}"), alpn=[f"own/{number}"])
+    assert upstream.connections > 2
+    assert len(made) <= 1
+
+
+@pytest.mark.parametrize("digits", [18, 19, 5000])
+def test_a_number_that_is_too_long_is_passed_on_as_it_is(lab: Lab, digits: int) -> None:
+    upstream = Upstream(lab)
+    road = Road(lab, "plain", upstream.port)
+    said = "9" * digits
+    assert road.ask(road.client(), "/", f"Max-Forwards: {said}", method="OPTIONS").status == 200
+    assert upstream.asked[0].field("Max-Forwards") == [said if digits > 18 else said[:-1] + "8"]
 
 
 # Clients on other machines

@@ -17,6 +17,7 @@ from muxwsgi.proxy.upstream.chain import Unreachable, request_stream
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.happy_eyeballs import Unanswered, connect_first
 from muxwsgi.proxy.upstream.resolve import Resolved, Resolver, addresses, literal, spelled
+from muxwsgi.proxy.upstream.turns import Turns
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.connection import Address, Connection
@@ -30,6 +31,11 @@ _NO_CLIENT: Address = ("127.0.0.1", 0)
 
 #: Ways on which we know the address that a client gets to, and check it when it is dialled.
 _RESOLVED_HERE = frozenset({"direct", "socks5"})
+
+
+#: Names that are looked up for one client at a time; more wait in line. Threads that a slow name server holds outlive our patience with it
+#: a few times over, and there have to be some left for others then (`resolve.THREADS`).
+LOOKUPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +109,7 @@ class Dialer:
         self._choice = choice
         self._resolver = resolver
         self._sweeper = sweeper
+        self._lookups = Turns(LOOKUPS_AT_ONCE)
         # The system's CAs take tens of milliseconds to read, and few have https proxies.
         self._tls = None if settings.proxy_ca_file is None else self._make_tls()
 
@@ -222,7 +229,7 @@ class Dialer:
         if known is not None:
             self._guard.check(known[1], port, client)
             return [known]
-        found = dial.resolve(self._resolver, host, port)
+        found = self._resolve(dial, host, port, client)
         permitted: list[Resolved] = []
         refusal: Fault | None = None
         for address in found:
@@ -237,6 +244,12 @@ class Dialer:
         if not permitted and refusal is not None:
             raise Fault(refusal.phase, f"{host}: {refusal.reason}") from None
         return permitted
+
+    def _resolve(self, dial: "_Dial", host: str, port: int, client: Address) -> list[Resolved]:
+        with self._lookups.one_of(client if isinstance(client, str) else client[0], dial.patience) as its_turn:
+            if not its_turn:
+                raise Fault(Phase.TIMEOUT, f"{host}: too many names are being looked up for this client")
+            return dial.resolve(self._resolver, host, port)
 
     def _open(self, dial: "_Dial", shown: str, found: list[Resolved], port: int) -> tuple[Connection, str]:
         """A connection to one of the addresses, and which."""
@@ -261,8 +274,13 @@ class _Dial:
         self._resolve_timeout = settings.resolve_timeout
         self.resolved: float | None = None
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the name servers have from now on."""
+        return min(self._resolve_timeout, self.deadline - monotonic())
+
     def resolve(self, resolver: Resolver, host: str, port: int) -> list[Resolved]:
-        found = addresses(resolver, host, port, min(self._resolve_timeout, self.deadline - monotonic()))
+        found = addresses(resolver, host, port, self.patience)
         self.resolved = monotonic()
         return found
 

@@ -6,9 +6,12 @@
 import re
 import socket as socket_module
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import gevent
-import gevent.socket
+from gevent.resolver.thread import Resolver as ThreadResolver
+from gevent.threadpool import ThreadPool
 
 from muxwsgi.proxy.fault import Fault, Phase
 
@@ -22,6 +25,13 @@ Resolver = Callable[[str, int], list[Resolved]]
 
 #: Addresses of one name that are looked at: what a name server says must not keep a dial busy for as long as it likes.
 MAX_ADDRESSES = 20
+
+#: Threads that ask the system. A name server that does not answer holds one for as long as the system's resolver has patience, ten seconds
+#: and more, whatever we do meanwhile: the ten of the hub would soon be its, and disk and passwords wait for those too.
+THREADS = 128
+
+#: Seconds after which an idle one of them ends.
+THREAD_IDLE = 10.0
 
 # RFC 1123 section 2.1, and the underscore, which is no letter of host names and is in many of them all the same.
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.IGNORECASE)
@@ -89,5 +99,19 @@ def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[
 
 def system_resolver(host: str, port: int) -> list[Resolved]:
     """What the system says (hosts file, DNS, in the order of RFC 6724), asked through gevent's resolver, which does not hold up the hub."""
-    found = gevent.socket.getaddrinfo(host, port, 0, socket_module.SOCK_STREAM)
+    found = _resolver_of(gevent.get_hub()).getaddrinfo(host, port, 0, socket_module.SOCK_STREAM)
     return [(family, str(address[0])) for family, _, _, _, address in found if family in (socket_module.AF_INET, socket_module.AF_INET6)]
+
+
+def _resolver_of(hub: Any) -> Any:
+    """gevent's resolver, with threads of its own where it uses any (GEVENT_RESOLVER chooses others)."""
+    if not isinstance(hub.resolver, ThreadResolver):
+        return hub.resolver
+    resolver = _resolvers.get(hub)
+    if resolver is None:
+        resolver = _resolvers[hub] = ThreadResolver(hub)
+        resolver.pool = ThreadPool(THREADS, hub, THREAD_IDLE)
+    return resolver
+
+
+_resolvers: "WeakKeyDictionary[Any, ThreadResolver]" = WeakKeyDictionary()
