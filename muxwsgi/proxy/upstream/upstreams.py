@@ -2,11 +2,13 @@
 
 import errno
 import logging
+from socket import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
@@ -69,10 +71,10 @@ class Upstreams:
         self._pool = pool
         self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
         self._key_log = key_log
-        self._contexts: dict[tuple[str, ...], ClientContext] = {}
+        self._trusting: ClientContext | None = None
         self._bound: WeakSet[Connection] = WeakSet()
         if settings.upstream_ca is not None:
-            self._context(("http/1.1",))  # a file that is of no use shows before anybody is served
+            self._context()  # a file that is of no use shows before anybody is served
 
     def way(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
         """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none, and where a rule connects by itself."""
@@ -165,7 +167,7 @@ class Upstreams:
     def _secure(self, connection: Connection, endpoint: Endpoint, layer: Layer, ctx: Context) -> Connection:
         connection.deadline = monotonic() + self._settings.handshake_timeout
         try:
-            context = self._context(layer.alpn)
+            context = _Offering(self._context(), layer.alpn)
         except OperatorError as error:
             connection.finish()
             log.error("upstreams cannot be verified: %s", error)
@@ -188,17 +190,31 @@ class Upstreams:
             ctx.flow.upstream_tls = tls_side(inside.tls)
         return inside
 
-    def _context(self, alpn: tuple[str, ...]) -> ClientContext:
-        context = self._contexts.get(alpn)
-        if context is None:
-            settings = self._settings
-            if len(self._contexts) >= 64:  # clients name protocols as they like
-                self._contexts.clear()
-            context = ClientContext(verify=not settings.insecure_upstream, ca_file=settings.upstream_ca, alpn=alpn)
+    def _context(self) -> ClientContext:
+        if self._trusting is None:
+            self._trusting = ClientContext(verify=not self._settings.insecure_upstream, ca_file=self._settings.upstream_ca)
             if self._key_log is not None:
-                self._key_log.attach(context.openssl)
-            self._contexts[alpn] = context
-        return context
+                self._key_log.attach(self._trusting.openssl)
+        return self._trusting
+
+
+class _Offering(ClientContext):
+    """A context with protocol ids of one connection's own. Clients name such as they like, and a context for each would cost ten
+    milliseconds and a megabyte, nearly all of it for the system's CAs."""
+
+    def __init__(self, context: ClientContext, alpn: tuple[str, ...]) -> None:
+        self.openssl = context.openssl
+        self._context = context
+        self._offered = [protocol.encode("latin-1") for protocol in alpn]
+
+    def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
+        ssl = self._context.connection(sock, server_hostname)
+        if self._offered:
+            ssl.set_alpn_protos(self._offered)
+        return ssl
+
+    def verify_name(self, ssl: SSL.Connection, server_hostname: str | None) -> None:
+        self._context.verify_name(ssl, server_hostname)
 
 
 def _address_of(connection: Connection) -> str:
