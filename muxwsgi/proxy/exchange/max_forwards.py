@@ -9,6 +9,9 @@ __all__ = ["answer_of_the_last", "one_less"]
 
 _LIMITED = frozenset({"TRACE", "OPTIONS"})
 
+#: Longer numbers are none: nobody counts that far.
+DIGITS_AT_MOST = 18
+
 #: What a TRACE must not show (RFC 9110 section 9.3.8).
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
@@ -34,4 +37,5 @@ def one_less(method: str, fields: Fields) -> Fields:
 
 
 def _less(value: str) -> str:
-    return str(int(value) - 1) if value.isascii() and value.isdigit() and int(value) else value
+    counts = value.isascii() and value.isdigit() and len(value) <= DIGITS_AT_MOST
+    return str(int(value) - 1) if counts and int(value) else value
