@@ -31,7 +31,7 @@ _PROCESS = "The process"
 _LOGS = "Logs"
 
 OPTIONS: tuple[Option, ...] = (
-    option("bind", str, ["127.0.0.1:8000"], _BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; behind commas what is this bind's own: "
+    option("bind", str, ["127.0.0.1:8000"], _BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
             "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
     option("backlog", int, 2048, _BIND, "Connections that the kernel keeps until they are accepted.", metavar="N"),
     option("max_connections", int, 0, _BIND, "Connections served at once, 0 for no limit; further ones wait in the backlog.", metavar="N"),
