@@ -55,7 +55,7 @@ from muxwsgi.proxy.tunnel import Tunnels
 from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.pool import Pool
-from muxwsgi.proxy.upstream.resolve import Resolver, system_resolver
+from muxwsgi.proxy.upstream.resolve import Resolver, literal, system_resolver
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 from muxwsgi.settings import CertificateFiles, HTTPSettings
@@ -386,7 +386,10 @@ class Proxy(Rules):
                     upstream.finish()
                     self._recorder.end(flow, ctx, repr(error))
                     raise
-                self._tunnels.relay_to(connection, upstream, ctx, flow)
+                if said is None and self._connect and literal(ctx.destination[0]) is not None:
+                    self._tunnels.relay_by_name(connection, upstream, ctx, flow)
+                else:
+                    self._tunnels.relay_to(connection, upstream, ctx, flow)
             case Mitm():
                 self._tunnels.look(self._in_tunnel(established(), ctx), ctx, action)
             case Hijack(handler):

@@ -32,7 +32,7 @@ from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.recorder import Recorder, address_text
-from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Chunk, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Chunk, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams import lookalikes
@@ -133,8 +133,10 @@ class Tunnels:
         name = (hello.sni if hello is not None else None) or host
 
         # 2. A name that was not known before: the rules are asked about it too.
-        if canonical_host(name) != canonical_host(host) and self._decided_by_name(name, connection, ctx):
-            return
+        if canonical_host(name) != canonical_host(host):
+            said, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
+            if said is not None and self._decided_by_name(name, said, goes_to, connection, ctx):
+                return
 
         # 3. Some are not looked into.
         if self._passthrough.covers(host) or self._passthrough.covers(name):
@@ -174,13 +176,10 @@ class Tunnels:
         # 5. The same question at the decrypted bytes.
         self._look_after(inside)
 
-    def _decided_by_name(self, name: str, connection: "Connection", ctx: Context) -> bool:
-        """What rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
-        us an address). Whether the connection was served by it."""
+    def _decided_by_name(self, name: str, said: Action, goes_to: str, connection: "Connection", ctx: Context) -> bool:
+        """Do what rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
+        us an address). Whether the connection was served by it; it is to be looked into where not."""
         assert ctx.destination is not None
-        said, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
-        if said is None:
-            return False
         connection.deadline = math.inf
         if isinstance(said, Reject):
             raise PeerError(403, f"a rule refuses {name}")
@@ -257,6 +256,37 @@ class Tunnels:
             self.mux(connection)
         else:
             self.relay_to(connection, upstream, ctx, flow)
+
+    def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
+        """As `relay_to`, for a tunnel to an address of which no rule had an opinion. They may have one of the server name in it, which can
+        be read without a look inside."""
+        try:
+            client_first = _speaks_first(connection, upstream, self._settings.tunnel_idle_timeout)
+            name = self._server_name(connection, ctx) if client_first else None
+            assert ctx.destination is not None
+            said, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
+        except BaseException as error:
+            upstream.finish()
+            self._recorder.end(flow, ctx, repr(error))
+            raise
+        if name is None or said is None:
+            self.relay_to(connection, upstream, ctx, flow)
+            return
+        upstream.finish()
+        self._recorder.end(flow, ctx, f"the rules decide by the server name {name}")
+        if not self._decided_by_name(name, said, goes_to, connection, ctx) and isinstance(said, Mitm):
+            self.look(connection, ctx, said)
+
+    def _server_name(self, connection: "Connection", ctx: Context) -> str | None:
+        connection.deadline = monotonic() + self._settings.handshake_timeout
+        hello = _client_hello(connection)
+        if hello is None and lookalikes.nearly_tls(connection.peek_beyond(0, self.mux.peek_limit)) is Match.YES:
+            _refuse_lookalike(connection)
+        connection.deadline = math.inf
+        if hello is None:
+            return None
+        ctx.tls = ClientTLS(hello)
+        return hello.sni
 
     def relay(self, connection: "Connection", watches: "Sequence[ChunkFunction]" = ()) -> None:
         """Carry the bytes to the destination and back, through `watches` and the chunk hooks."""

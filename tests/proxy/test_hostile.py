@@ -18,16 +18,20 @@ from hypothesis import strategies as st
 from muxwsgi.mux.match import Match
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
+from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_matches, url_has_prefix, url_is, url_matches
 from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.proxy.streams.frame import Frame, Opcode, encode_frame
 from muxwsgi.proxy.streams.lookalikes import nearly_http, nearly_tls
+from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream import upstreams
 from muxwsgi.proxy.upstream.dial import LOOKUPS_AT_ONCE
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.resolve import system_resolver
 from muxwsgi.proxy.upstream.turns import Turns
+from muxwsgi.testing import connection_pair
 from muxwsgi.wire.context import ClientContext
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab
@@ -184,6 +188,46 @@ def test_who_says_the_name_of_a_host_that_is_not_looked_into_gets_to_that_host(l
     assert wanted.connections == bank.connections == 0
 
 
+def test_a_name_on_the_block_list_is_blocked_in_tunnels_to_addresses_that_nobody_looks_into(lab: Lab) -> None:
+    upstream = Upstream(lab, tls=True)
+    proxy = lab.proxy(record=True)
+    proxy.block(BlockList(patterns=["*.bad.example"]).blocked)
+    port = lab.serve_proxy(proxy)
+    destination, trust = f"127.0.0.1:{upstream.port}", Path(lab.certificate.certfile)
+    with pytest.raises(OSError):
+        lab.wrap(lab.tunnel(port, destination), "www.bad.example", trust=trust)
+    client = lab.tunnel(port, destination)
+    client.sendall(b"\x16\x03\x01\x00\x00")
+    assert ended(client)
+    client = lab.wrap(lab.tunnel(port, destination), trust=trust)
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert read_answer(client).body == b"ok"
+    assert len(upstream.asked) == 1
+
+
+def test_a_tunnel_to_an_address_is_looked_into_when_a_rule_wants_that_of_its_server_name(lab: Lab) -> None:
+    upstream = Upstream(lab, tls=True)
+    proxy = lab.proxy(record=True)
+    proxy.on_connect(lambda host, ctx: host.startswith("localhost:")).mitm()
+    proxy.on_request().do(lambda request, ctx: Response("seen\n", 403))
+    client = lab.wrap(lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{upstream.port}"))
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert read_answer(client).status == 403
+
+
+def test_who_waits_for_the_server_hears_it_at_once_though_rules_might_ask_for_a_name(lab: Lab) -> None:
+    def banner(sock: Any) -> None:
+        sock.sendall(b"hello\n")
+        sock.sendall(sock.recv(100).upper())
+
+    proxy = lab.proxy(settings=ProxySettings(sniff_timeout=1000), record=True)
+    proxy.block(BlockList(patterns=["bad.example"]).blocked)
+    client = lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{lab.serve_raw(banner)}")
+    assert client.recv(100) == b"hello\n"
+    client.sendall(b"and back")
+    assert client.recv(100) == b"AND BACK"
+
+
 CONDITIONS = {
     "url_is": lambda port: url_is(f"https://localhost:{port}/secret"),
     "url_has_prefix": lambda port: url_has_prefix(f"localhost:{port}/sec"),
@@ -337,6 +381,22 @@ def test_a_number_that_is_too_long_is_passed_on_as_it_is(lab: Lab, digits: int) 
     said = "9" * digits
     assert road.ask(road.client(), "/", f"Max-Forwards: {said}", method="OPTIONS").status == 200
     assert upstream.asked[0].field("Max-Forwards") == [said if digits > 18 else said[:-1] + "8"]
+
+
+@pytest.mark.parametrize("from_client", [True, False], ids=["client", "server"])
+def test_a_flood_of_empty_frames_leaves_others_their_turn(from_client: bool) -> None:
+    (near, client), (far, server) = connection_pair(), connection_pair()
+    seen, at_others_turn = [], []
+    flood = encode_frame(Frame(Opcode.BINARY, b""), masked=from_client) * 5000
+    relaying = gevent.spawn(relay_frames, near, far, lambda frame: seen.append(frame) or frame)
+    (client if from_client else server).sendall(flood)
+    while len(seen) < 5000:
+        gevent.sleep(0.0001)
+        at_others_turn.append(len(seen))
+    assert len(set(at_others_turn) - {0, 5000}) > 5
+    relaying.kill()
+    for connection in (near, client, far, server):
+        connection.close()
 
 
 # Clients on other machines
