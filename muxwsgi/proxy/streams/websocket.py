@@ -15,9 +15,13 @@ from muxwsgi.errors import Expired
 from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.relay import Relayed, relay
 
 __all__ = ["BrokenFrame", "Frame", "FrameHook", "Opcode", "relay_frames", "without_extensions"]
+
+#: Frames of one read after which others have their turn.
+FRAMES_PER_TURN = 200
 
 #: Seconds that both sides have to read why the relay ends, before their connections are closed.
 GOODBYE = 2.0
@@ -85,7 +89,9 @@ class _Side:
         parts = []
         # Faults are raised when what came before them is sent: cuts between packets make no difference then.
         try:
-            for frame, raw in self._parser.feed(data):
+            for count, (frame, raw) in enumerate(self._parser.feed(data), 1):
+                if count % FRAMES_PER_TURN == 0:
+                    give_turn()  # 64 KiB may be 32,000 frames, and half a second
                 kept = self._kept(frame)
                 if kept is frame and raw is not None:
                     parts.append(raw)
