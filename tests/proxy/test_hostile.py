@@ -36,6 +36,7 @@ from muxwsgi.wire.context import ClientContext
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab
 from tests.proxy.dialogue import Road, Upstream, read_answer
+from tests.proxy.doors.netns import Lab as Machines
 
 both_kinds = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -406,3 +407,15 @@ def test_a_flood_of_empty_frames_leaves_others_their_turn(from_client: bool) -> 
 def test_metadata_services_are_not_for_clients_elsewhere_even_where_private_addresses_are(ip: str) -> None:
     with pytest.raises(Fault, match="metadata"):
         Guard(private=True).check(ip, 80, ("192.0.2.1", 1))
+
+
+def test_the_addresses_of_this_machine_are_not_for_clients_elsewhere_whatever_they_are() -> None:
+    guard, client = Guard(private=True), ("192.0.2.1", 1)
+    with Machines() as machines, machines.router.entered():
+        for ip in ("10.77.2.1", "fd77:2::1", "::ffff:10.77.2.1"):
+            with pytest.raises(Fault, match="this machine itself"):
+                guard.check(ip, 22, client)
+            guard.check(ip, 22, ("127.0.0.1", 1))
+            Guard(allow=["10.77.2.0/24", "fd77:2::/64"]).check(ip, 22, client)
+        for ip in ("10.77.2.2", "fd77:2::2", "203.0.113.1"):
+            guard.check(ip, 22, client)

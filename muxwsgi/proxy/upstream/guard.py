@@ -30,6 +30,7 @@ class Kind(Enum):
     PRIVATE = "a private address"
     MULTICAST = "a multicast address"
     RESERVED = "a reserved address"
+    OURS = "an address of this machine itself"  # who connects from here is on the inside of its firewall, as on loopback
 
 
 # The IANA registries of special-purpose addresses (RFC 6890), as far as a connection can lead somewhere that the client has no business
@@ -92,7 +93,7 @@ class Guard:
     """Decides by address and port, and by who asks.
 
     Nobody is connected to one of our own listeners (that is a loop) or to the unspecified address. Clients on loopback may otherwise go
-    everywhere. All others may not go to special addresses: see `Kind`.
+    everywhere. All others may not go to special addresses: see `Kind`. Those of this machine are such, public or not.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Guard:
         """`own` gives the (address, port) of all our listening sockets, as `getsockname()` has them, wildcards among them.
 
         allow       networks in CIDR notation that every client may go to, whatever they are
-        private     whether every client may go to private addresses: still not to loopback, link-local and metadata
+        private     whether every client may go to private addresses: still not to loopback, link-local, metadata and our own
 
         Raises `OperatorError` for what is no network.
         """
@@ -119,16 +120,17 @@ class Guard:
         """
         self.check_loop(ip, port)
         faces = _faces(ip)
-        if len(faces) == 1 and faces[0][1] is None:
-            return
         if any(kind is Kind.UNSPECIFIED for _, kind in faces):
             raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
         if _on_loopback(client) or any(face in network for face, _ in faces for network in self._allow):
             return
         for face, kind in faces:
-            if kind is not None and not (kind is Kind.PRIVATE and self._private):
-                text = ip if str(face) == ip else f"{ip} ({face})"
-                raise Fault(Phase.POLICY, f"{text} is {kind.value}: clients elsewhere are not connected to it")
+            if kind is None or (kind is Kind.PRIVATE and self._private):
+                if not _is_ours(face):
+                    continue
+                kind = Kind.OURS
+            text = ip if str(face) == ip else f"{ip} ({face})"
+            raise Fault(Phase.POLICY, f"{text} is {kind.value}: clients elsewhere are not connected to it")
 
     def check_loop(self, ip: str, port: int) -> None:
         """Whether `ip` and `port` are one of our own listeners. Raises `Fault` (LOOP) then."""
@@ -138,8 +140,16 @@ class Guard:
         for face, kind in _faces(ip):
             for host in listening:
                 own = _faces(host.partition("%")[0])[-1][0]
-                if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or is_local(face))):
+                if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or _is_ours(face))):
                     raise Fault(Phase.LOOP, f"{ip} port {port} is this proxy itself")
+
+
+def _is_ours(address: _Address) -> bool:
+    """Whether an address is this machine's. Raises `Fault` where the kernel cannot be asked, for want of a descriptor for example."""
+    try:
+        return is_local(address)
+    except OSError as error:
+        raise Fault(Phase.CONNECT, f"{address}: whether it is ours cannot be found out: {error.strerror or error}") from error
 
 
 def _on_loopback(client: Address) -> bool:
