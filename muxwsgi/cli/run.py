@@ -41,6 +41,8 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
     plugins, installed = wanted_hijackers(values)
     hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
     app, logs = make()
+    # Flow logs that a proxy was given in Python: who writes something that can be reopened and closed.
+    logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None
     if values["access_logfile"]:
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)

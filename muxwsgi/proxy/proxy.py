@@ -159,7 +159,9 @@ class Proxy(Rules):
         #: Serves HTTP inside of tunnels.
         self.engine = HTTP1(self, HTTPSettings(server_header=""))
         self._tunnels = self._make_tunnels(())
-        self._nonproxy = nonproxy or FrontPage(direct=direct_hosts, **self._ca_pages())
+        self._nonproxy = nonproxy or FrontPage(
+            direct=direct_hosts, ca_pem=lambda: self._ca_page(Encoding.PEM), ca_der=lambda: self._ca_page(Encoding.DER)
+        )
 
     def block(self, blocked: Callable[[str], str | None]) -> None:
         """Refuse all that goes to a host for which `blocked` gives a reason: requests, tunnels, and the server names inside of tunnels."""
@@ -176,6 +178,11 @@ class Proxy(Rules):
 
         self.on_request().do(of_request)
         self.on_connect().do(of_tunnel)
+
+    @property
+    def sinks(self) -> list[FlowSink]:
+        """Who gets flows."""
+        return self._recorder.sinks
 
     # In a server
 
@@ -261,15 +268,11 @@ class Proxy(Rules):
             self._authority = Authority.load(None if self.settings.ca_folder is None else Path(self.settings.ca_folder))
         return self._authority
 
-    def _ca_pages(self) -> dict[str, Callable[[], bytes]]:
-        """The CA certificate in both forms, where there is a CA at all."""
+    def _ca_page(self, encoding: Encoding) -> bytes | None:
+        """The CA's certificate, None where nothing is minted."""
         if self._authority is None and not self.looks_inside:
-            return {}
-
-        def certificate(encoding: Encoding) -> bytes:
-            return self._loaded_authority().anchor.public_bytes(encoding)
-
-        return {"ca_pem": lambda: certificate(Encoding.PEM), "ca_der": lambda: certificate(Encoding.DER)}
+            return None
+        return self._loaded_authority().anchor.public_bytes(encoding)
 
     # Requests
 

@@ -132,9 +132,9 @@ class Access:
         listening = _ip(address)
         if listening is not None and not listening.is_loopback:
             where = f"[{listening}]:{address[1]}" if listening.version == 6 else f"{listening}:{address[1]}"
-            ways = "list the addresses of its clients, or say that it is to be open"
+            ways = "list the addresses of its clients (--allow), or say that it is to be open (--open-proxy)"
             if can_ask:
-                ways = f"ask for passwords or certificates, {ways}"
+                ways = f"ask for passwords (--proxy-auth) or certificates (--client-certificates), {ways}"
             raise OperatorError(f"bind {where}: anybody who reaches it could use the proxy: {ways}")
 
     # The identity

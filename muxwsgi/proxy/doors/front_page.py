@@ -45,6 +45,10 @@ function FindProxyForURL(url, host) {
 """
 
 
+#: Gives a certificate when it is asked for, None where there is none.
+Certificate = Callable[[], bytes | None]
+
+
 class FrontPage:
     """A WSGI application.
 
@@ -56,9 +60,10 @@ class FrontPage:
     """
 
     def __init__(
-        self, *, direct: Iterable[str] = (), ca_pem: Callable[[], bytes] | None = None, ca_der: Callable[[], bytes] | None = None
+        self, *, direct: Iterable[str] = (), ca_pem: Certificate | None = None, ca_der: Certificate | None = None
     ) -> None:
-        """`direct` are hosts that browsers reach without the proxy, as in `pac`. Without `ca_pem` and `ca_der` there is no certificate.
+        """`direct` are hosts that browsers reach without the proxy, as in `pac`. `ca_pem` and `ca_der` give the certificate, None
+        where there is none.
 
         Raises `OperatorError`.
         """
@@ -84,14 +89,14 @@ class FrontPage:
             case "/proxy.pac" | "/wpad.dat":
                 kind = "application/x-ns-proxy-autoconfig"
                 body = pac(f"{'HTTPS' if secure else 'PROXY'} {address}", self._direct).encode()
-            case "/ca.pem" if self._ca_pem is not None:
+            case "/ca.pem" if (pem := _asked(self._ca_pem)) is not None:
                 kind = "application/x-x509-ca-cert"
                 fields.append(("Content-Disposition", 'attachment; filename="muxwsgi-ca.pem"'))
-                body = self._ca_pem()
-            case "/ca.der" if self._ca_der is not None:
+                body = pem
+            case "/ca.der" if (der := _asked(self._ca_der)) is not None:
                 kind = "application/x-x509-ca-cert"
                 fields.append(("Content-Disposition", 'attachment; filename="muxwsgi-ca.der"'))
-                body = self._ca_der()
+                body = der
             case _:
                 status, body = "404 Not Found", b"This is a proxy. It has no such page of its own.\n"
         fields += [
@@ -112,13 +117,13 @@ class FrontPage:
             f"environment     https_proxy={scheme}://{address}",
             f"browsers        {scheme}://{address}/proxy.pac",
         ]
-        if self._ca_pem is not None:
+        if _asked(self._ca_pem) is not None:
             lines += [
                 "",
                 "It may look into TLS. Clients that are to let it need its CA certificate:",
                 f"PEM             {scheme}://{address}/ca.pem",
             ]
-            if self._ca_der is not None:
+            if _asked(self._ca_der) is not None:
                 lines.append(f"DER             {scheme}://{address}/ca.der")
         return "\n".join(lines) + "\n"
 
@@ -158,6 +163,10 @@ def pac(proxy: str, direct: Iterable[str] = ()) -> str:
             raise OperatorError(f"direct: {entry!r}: PAC knows no IPv6 networks, only addresses")
     values = {"names": names, "domains": domains, "networks": networks, "proxy": proxy}
     return _SCRIPT % {key: json.dumps(value) for key, value in values.items()}
+
+
+def _asked(certificate: Certificate | None) -> bytes | None:
+    return None if certificate is None else certificate()
 
 
 def _reached_at(environ: dict[str, Any], secure: bool) -> str:

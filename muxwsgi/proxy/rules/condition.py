@@ -88,6 +88,8 @@ def condition(test: Test) -> Condition:
         return test
     if not callable(test):
         raise TypeError(f"{test!r} is no condition and no function")
+    if getattr(test, "__module__", "") == "muxwsgi.proxy.rules.conditions":  # it returns a condition, which is as good as True
+        raise TypeError(f"{getattr(test, '__name__', test)} makes a condition of what it is given: call it")
     name = getattr(test, "__qualname__", repr(test))
     return Condition(name, request=test, response=test, connect=test)
 

@@ -111,7 +111,7 @@ class Guard:
         try:
             self._allow = tuple(ip_network(network) for network in allow)
         except ValueError as error:
-            raise OperatorError(f"allow: {error}") from None
+            raise OperatorError(f"allow_destination: {error}") from None
 
     def check(self, ip: str, port: int, client: Address) -> None:
         """Whether a client at `client` may be connected to `ip`.

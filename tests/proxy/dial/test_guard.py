@@ -132,7 +132,7 @@ def test_an_allowed_network_is_open_and_its_neighbour_is_not() -> None:
 
 
 def test_what_is_no_network_cannot_be_allowed() -> None:
-    with pytest.raises(OperatorError, match=r"^allow: .*10\.0\.0\.1/8"):
+    with pytest.raises(OperatorError, match=r"^allow_destination: .*10\.0\.0\.1/8"):
         Guard(allow=["10.0.0.1/8"])
 
 

@@ -32,6 +32,7 @@ from muxwsgi.proxy.rules.conditions import (
 )
 from muxwsgi.proxy.rules.message import Request, Response
 from muxwsgi.proxy.rules.place import canonical_host, split_host_port
+from muxwsgi.proxy.rules.rules import Rules
 
 from .conftest import MakeContext, MakeEnviron, MakeRequest
 
@@ -356,3 +357,9 @@ def test_only_conditions_and_functions_are_conditions() -> None:
 
 def test_everything_that_is_offered_is_there(make_environ: MakeEnviron) -> None:
     assert all(hasattr(conditions, name) for name in conditions.__all__)
+
+
+@pytest.mark.parametrize("forgotten", [conditions.req_host_is, conditions.url_is, conditions.method_is])
+def test_a_condition_that_was_not_called_is_noticed_when_the_rule_is_written(forgotten: Any) -> None:
+    with pytest.raises(TypeError, match=f"{forgotten.__name__} makes a condition of what it is given: call it"):
+        Rules().on_request(forgotten)
