@@ -163,6 +163,7 @@ class Tunnels:
         try:
             inside = connection.start_tls(side)
         except HandshakeError as error:
+            self._recorder.end(self._recorder.begin("connect", ctx, connection), ctx, f"the client's {error.strerror}")
             if self._passthrough.rejected(name, str(error)):
                 log.warning("clients do not take our certificate for %s: its TLS is passed through from now on", name)
             raise
