@@ -10,6 +10,8 @@ SOURCES := muxwsgi apps tests setup.py
 # A copy of the checkout with the hot files compiled, made anew when anything in it changes: beside the sources a compiled file would go stale.
 COMPILED := build/compiled
 COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
+# Most tests wait most of the time, for processes that start and deadlines that pass: files of them run beside each other.
+WORKERS ?= -n 4 --dist loadfile
 COMPILED_TESTS := tests/gate tests/wire tests/mux tests/tls tests/http $(wildcard tests/proxy/test_*.py)
 
 .PHONY: run test test-fast lint bench clean help
@@ -31,12 +33,14 @@ run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a R
 
 test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and those of the floors with hot files once more, compiled
 	@echo "== tests"
-	@EXPECT_BUILD=pure $(BIN)/python -m pytest
+	@EXPECT_BUILD=pure $(BIN)/python -m pytest $(WORKERS) -m "not slow"
+	@echo "== tests that are slow"
+	@EXPECT_BUILD=pure $(BIN)/python -m pytest -m slow
 	@echo "== tests, compiled"
-	@cd $(COMPILED) && PYTHONPATH=$$PWD EXPECT_BUILD=compiled $(CURDIR)/$(BIN)/python -m pytest -m "not slow" $(COMPILED_TESTS)
+	@cd $(COMPILED) && PYTHONPATH=$$PWD EXPECT_BUILD=compiled $(CURDIR)/$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(COMPILED_TESTS)
 
 test-fast: lint  ## the same without the tests marked slow
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 lint: $(VENV)/tests.stamp
 	@echo "== ruff"

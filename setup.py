@@ -100,6 +100,7 @@ setup(
             "backports.zstd>=1.0; python_version < '3.14'",
             "pypac>=0.17",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "mypy>=1.13",
             "ruff>=0.9",
