@@ -16,6 +16,7 @@ from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import TLSSide
+from muxwsgi.proxy.recorder import address_text
 from muxwsgi.proxy.upstream.dial import Dialer
 from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
@@ -91,7 +92,7 @@ class Upstreams:
             if kept is not None:
                 if ctx.flow is not None:
                     ctx.flow.reused = True
-                    ctx.flow.address = _address_of(kept.connection)
+                    ctx.flow.address = address_text(kept.connection.client)
                 return kept
         self._pool.opened += 1
         if via.speaks_http and not endpoint.layers:
@@ -158,7 +159,7 @@ class Upstreams:
             if flow is not None and dialled.resolved is not None:
                 flow.resolved = dialled.resolved - flow.began
         if flow is not None:
-            flow.address = _address_of(connection)
+            flow.address = address_text(connection.client)
             flow.connected = flow.now()
         for layer in endpoint.layers:
             connection = self._secure(connection, endpoint, layer, ctx)
@@ -215,15 +216,6 @@ class _Offering(ClientContext):
 
     def verify_name(self, ssl: SSL.Connection, server_hostname: str | None) -> None:
         self._context.verify_name(ssl, server_hostname)
-
-
-def _address_of(connection: Connection) -> str:
-    """Of an upstream, the `client` is the peer that we have connected to."""
-    match connection.client:
-        case (str(host), int(port), *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        case path:
-            return f"unix:{path}"
 
 
 def tls_side(tls: TLSInfo) -> TLSSide:
