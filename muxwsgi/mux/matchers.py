@@ -92,6 +92,7 @@ METHODS = (
     b"VERSION-CONTROL"
 ).split()
 
+_REGISTERED = frozenset(METHODS)
 _METHOD_LENGTH = 32  # the longest registered has 17 bytes
 _TARGET_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
 
@@ -127,9 +128,10 @@ def http1(data: bytes) -> Match:
     understands. Nor does it prove a client that speaks no other protocol: who may write an HTTP request line
     in front of anything gets HTTP.
     """
-    if _CERTAIN.match(data):
+    # A pattern of so many methods is slow to say no: most of what is not HTTP has no registered method before its first space.
+    if (data[: data.find(b" ", 0, _METHOD_LENGTH)] in _REGISTERED or data[:1] == b"\r") and _CERTAIN.match(data):
         return YES
-    at = _empty_lines(data)
+    at = _empty_lines(data) if data[:1] == b"\r" else 0
     rest = data[at : at + 1]
     if not rest:
         return MORE
@@ -165,7 +167,7 @@ def _request_target(method: bytes, data: bytes, at: int) -> Match:
     elif start[:1] == b"/" or start.startswith(_SCHEMES):
         target = _TARGET.match(data, at)
     else:
-        return MORE if any(scheme.startswith(start) for scheme in _SCHEMES) else NO
+        return MORE if b"http://".startswith(start) or b"https://".startswith(start) else NO
     if target is None:
         return NO
     if target.end() == len(data):
@@ -250,7 +252,10 @@ def prefix(*prefixes: bytes) -> Matcher:
     def ask(data: bytes) -> Match:
         if data.startswith(prefixes):
             return YES
-        return MORE if any(known.startswith(data) for known in prefixes) else NO
+        for known in prefixes:
+            if known.startswith(data):
+                return MORE
+        return NO
 
     return _Named(_call("prefix", prefixes), ask)
 

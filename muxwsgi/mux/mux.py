@@ -9,21 +9,22 @@ when it returns, or raises, the connection is closed by who called the outermost
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gevent.event import Event
 
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
+from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
+
+_YES, _MORE = Match.YES, Match.MORE
 
 #: Questions asked of one stream at most, over all its layers. A loop of tunnels or upgrades ends here.
 MAX_DEPTH = 8
@@ -39,8 +40,11 @@ class Reason(Enum):
     ENDED = "ended"  # the stream ended before its first byte
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+#: As a global: looking it up on the class costs more than the comparison.
+_MATCHED = Reason.MATCHED
+
+
+class Decision(NamedTuple):
     """Where a connection goes. `route` is None when nobody takes it: it is closed. `text` is the line in its
     trace.
     """
@@ -144,7 +148,7 @@ class Mux:
     def _look(self, connection: "Connection") -> Decision:
         """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""
         seen = b""
-        connection.deadline = deadline = monotonic() + self.sniff_timeout
+        connection.deadline = deadline = clock() + self.sniff_timeout
         try:
             while True:
                 # 2a. More bytes, the end of the stream, or the deadline (the sweeper's, or passed by a client
@@ -159,7 +163,7 @@ class Mux:
                 seen = data
 
                 # 2b. Do they decide?
-                decision = self.decide(seen, final=ended or monotonic() > deadline)
+                decision = self.decide(seen, final=ended or clock() > deadline)
                 if decision is not None:
                     return decision
         finally:
@@ -179,11 +183,12 @@ class Mux:
         final = final or len(data) == self.peek_limit
         for route in self.routes:
             verdict = _ask(route, data)
-            if verdict is Match.YES:
-                why = f"route {route.name!r} said YES to {_count(len(data))}"
-                return self._decided(route, Reason.MATCHED, why)
+            if verdict is _YES:
+                return Decision(
+                    route, _MATCHED, f"mux {self.name!r}: route {route.name!r} said YES to {_count(len(data))}"
+                )
             # An earlier MORE holds back every later YES, else the cut of the packets would decide.
-            if verdict is Match.MORE and not final:
+            if verdict is _MORE and not final:
                 return None
         why = f"no route said YES to {_count(len(data))}: {_fate('fallback', self.fallback)}"
         return self._decided(self.fallback, Reason.UNMATCHED, why)

@@ -6,14 +6,12 @@ listening sockets; no gevent hub, no application code), `start` does what belong
 
 import errno
 import logging
-import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 
 import gevent
 from gevent import GreenletExit
 from gevent.event import Event
-from gevent.pool import Pool
 
 from muxwsgi.errors import OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
@@ -28,9 +26,9 @@ from muxwsgi.server.binds import Listening, parse_bind
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
-from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
-from muxwsgi.wire.listener import Listener
+from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.sweeper import Sweeper
 
@@ -188,9 +186,10 @@ class Server:
     def start(self) -> None:
         """Serve from now on, in greenlets."""
         self._stopped = Event()
-        pool = Pool(self.settings.max_connections) if self.settings.max_connections else None
+        room = Room(self.settings.max_connections or None)
         for listening in self._listening:
-            listener = Listener(listening.socket, self._serve(self._fronts[listening.address], listening), pool)
+            server = None if listening.wildcard else listening.name
+            listener = Listener(listening.socket, self._serve(self._fronts[listening.address]), room, server)
             self._listeners.append(listener)
             listener.start()
         self._sweeper.start()
@@ -256,17 +255,11 @@ class Server:
         """Connections that are served right now."""
         return len(self._lines)
 
-    def _serve(self, front: Handler, listening: Listening) -> Callable[[socket.socket, Address], None]:
+    def _serve(self, front: Handler) -> Serve:
         lines = self._lines
-        server = None if listening.wildcard else listening.name
 
-        def serve(sock: socket.socket, client: Address) -> None:
+        def serve(connection: Connection) -> None:
             """One connection, from accept to close."""
-            try:
-                connection = Connection.from_socket(sock, client=client, server=server)
-            except OSError:  # it is gone already, and has no address any more
-                sock.close()
-                return
             line = connection.lifeline
             lines[line] = gevent.getcurrent()
             try:

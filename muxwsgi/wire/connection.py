@@ -24,8 +24,9 @@ from OpenSSL import SSL
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.syscalls import Kind
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
-from muxwsgi.wire.transport import Buffer, Gone, PlainSocket, SocketTransport, Transport
+from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport
 
 __all__ = ["Address", "Connection"]
 
@@ -128,14 +129,26 @@ class Connection:
 
         `client` and `server` save two system calls where the caller knows them.
         """
-        if type(sock) is not PlainSocket:
-            sock = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         sock.setblocking(False)
         if client is None:
             client = cast(Address, sock.getpeername())
         if server is None:
             server = cast(Address, sock.getsockname())
-        return cls(SocketTransport(sock), client=client, server=server)
+        kind = int(sock.family), int(sock.type), sock.proto
+        return cls(SocketTransport(sock.detach(), kind), client=client, server=server)
+
+    @classmethod
+    def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None) -> "Connection":
+        """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Raises `OSError` where that is
+        gone already, and closes it then."""
+        transport = SocketTransport(fd, kind)
+        if server is None:
+            try:
+                server = cast(Address, transport.socket().getsockname())
+            except OSError:
+                transport.close()
+                raise
+        return cls(transport, client=client, server=server)
 
     def __repr__(self) -> str:
         layer = f" {self.tls.version}" if self.tls else ""

@@ -1,4 +1,8 @@
-"""Accepting: gevent's `StreamServer`, handing over plain sockets, and living on when there are no descriptors left."""
+"""Accepting: a greenlet for each connection, as many as there is room for, and living on when there are no descriptors left.
+
+gevent's `StreamServer` does the same over its own sockets. Here connections are made straight from descriptors: between accept(2) and the
+handler there is one object of ours where there would be two sockets, an address that is asked for again, and options set one by one.
+"""
 
 import errno
 import logging
@@ -7,85 +11,135 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.pool import Pool
-from gevent.server import StreamServer
+from gevent import get_hub
 
-from muxwsgi.wire.transport import PlainSocket
+from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.ready import READ
+from muxwsgi.wire.syscalls import Kind, accept_one
 
-__all__ = ["Listener", "Serve"]
+__all__ = ["Listener", "Room", "Serve"]
 
 log = logging.getLogger("muxwsgi.error")
 
-Serve = Callable[[socket.socket, Any], None]
+#: Owns the connection and closes it.
+Serve = Callable[[Connection], None]
 
 #: The file table of the process or the machine is full, or the kernel has no memory for a socket: it passes.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-#: Nothing to accept after all, or the client went away while it waited.
-_NOTHING = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO})
+#: The client went away while it waited.
+_GONE = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
-#: Connections accepted before the loop turns, as nginx has it. Asking for more than there are is an exception each time, which costs more
-#: than a turn of the loop.
-ACCEPTED_PER_TURN = 1
+#: Connections accepted before the loop turns. Those that are served have a say in between.
+ACCEPTED_PER_TURN = 16
 
 #: Seconds without accepting when there are no descriptors. Waiting clients stay in the backlog meanwhile.
 BACK_OFF = 0.2
 
 
-class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types for it
-    """Calls `serve(socket, address)` in a greenlet for each connection that it accepts on `listening`, which it closes at the end.
+class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent has no types for it
+    """Serves one connection. Where it was spawned is always the same place, so no stack is taken down."""
 
-    With a `pool` it accepts only while there is room in it.
-    """
+    spawning_stack_limit = 0
 
-    def __init__(self, listening: socket.socket, serve: Serve, pool: Pool | None = None) -> None:
-        super().__init__(listening, serve, spawn="default" if pool is None else pool)
-        # Each of these is an enum member that sockets make anew when they are asked.
-        self._kind = int(listening.family), int(listening.type), listening.proto
-        self._tcp = listening.family != socket.AF_UNIX
+
+class Room:
+    """Room for connections, shared by listeners: at most `limit` are served at once, None for as many as come."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._waiting: list[Listener] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is too many."""
+        return self.limit is not None and self.taken >= self.limit
+
+    def wait(self, listener: "Listener") -> None:
+        """Resume `listener` when there is room again."""
+        self._waiting.append(listener)
+
+    def free(self) -> None:
+        """A connection has ended."""
+        self.taken -= 1
+        while self._waiting and not self.full:
+            self._waiting.pop().resume()
+
+
+class Listener:
+    """Calls `serve(connection)` in a greenlet for each connection that it accepts on `listening`, which it closes at the end."""
+
+    def __init__(self, listening: socket.socket, serve: Serve, room: Room | None = None, server: Address | None = None) -> None:
+        """`listening` does not block. `server` is the address that clients have reached, None where only the accepted socket knows."""
+        self._socket = listening
+        self._serve = serve
+        self._room = room or Room(None)
+        self._server = server
+        self._kind: Kind = (int(listening.family), int(listening.type), listening.proto)
+        self._watcher: Any = None
+        self._closed = False
         self._exhausted = False
-        self.max_accept = ACCEPTED_PER_TURN
 
-    def do_read(self) -> tuple[socket.socket, Any] | None:
-        """Accept one connection; None where there is none."""
+    def start(self) -> None:
+        """Accept from now on."""
+        if self._kind[0] != socket.AF_UNIX:
+            # What is accepted inherits it: one call instead of one per connection (tcp(7) on Linux; a test says so where it is not).
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
+        self.resume()
+
+    def resume(self) -> None:
+        """Accept again after a pause. Does nothing once closed."""
+        if not self._closed:
+            self._watcher.start(self._accept_some)
+
+    def close(self) -> None:
+        """Accept no more, and close the socket. Idempotent."""
+        self._closed = True
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        self._socket.close()
+
+    def _accept_some(self) -> None:
+        for _ in range(ACCEPTED_PER_TURN):
+            if self._room.full:
+                self._watcher.stop()
+                self._room.wait(self)
+                return
+            try:
+                accepted = self.accept()
+            except OSError as error:
+                if error.errno not in _GONE:
+                    self._back_off(error)
+                return
+            if accepted is None:
+                if self._exhausted:  # the backlog is empty: it is over, and not just for one connection
+                    self._exhausted = False
+                    log.warning("accepting again")
+                return
+            try:
+                connection = Connection.accepted(accepted[0], self._kind, accepted[1], self._server)
+            except OSError:  # it is gone already, and has no address any more
+                continue
+            self._room.taken += 1
+            ConnectionGreenlet.spawn(self._serve_one, connection)
+
+    def accept(self) -> tuple[int, Any] | None:
+        """The descriptor of the next connection and its peer's address; None where nobody waits."""
+        return accept_one(self._socket, self._kind[0])
+
+    def _serve_one(self, connection: Connection) -> None:
         try:
-            accepted = _accept(self.socket, self._kind)
-        except OSError as error:
-            if error.errno in _EXHAUSTED:
-                self._back_off(error)
-            elif error.errno not in _NOTHING:
-                raise
-            elif self._exhausted:  # the backlog is empty: it is over, and not just for one connection
-                self._exhausted = False
-                self.max_accept = ACCEPTED_PER_TURN
-                log.warning("accepting again")
-            return None
-        if self._tcp:
-            accepted[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return accepted
+            self._serve(connection)
+        finally:
+            self._room.free()
 
     def _back_off(self, error: OSError) -> None:
         if not self._exhausted:
             self._exhausted = True
-            self.max_accept = StreamServer.max_accept  # to see that the backlog is empty
             log.error("cannot accept connections for now: %s", error.strerror)
-        self.stop_accepting()
-        gevent.spawn_later(BACK_OFF, self._resume)
-
-    def _resume(self) -> None:
-        if self.started and not self.closed:
-            self.start_accepting()
-
-
-def _accept(listening: socket.socket, kind: tuple[int, int, int]) -> tuple[socket.socket, Any]:
-    """Accept as a `PlainSocket` of this family, type and protocol.
-
-    The public `accept()` makes a gevent socket in a patched process, and two objects more.
-    """
-    try:
-        accept = listening._accept  # type: ignore[attr-defined]
-    except AttributeError:
-        sock, address = listening.accept()
-        return PlainSocket(*kind, fileno=sock.detach()), address
-    fd, address = accept()
-    return PlainSocket(*kind, fileno=fd), address
+        self._watcher.stop()
+        gevent.spawn_later(BACK_OFF, self.resume)

@@ -1,5 +1,8 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
+from muxwsgi.wire.syscalls cimport check_descriptor
+
+
 cdef class Ready:
     cdef object _hub, _failure, _waiter
     cdef bint _armed, _closed, _fired

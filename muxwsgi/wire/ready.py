@@ -8,7 +8,7 @@ What the short form of that gets wrong, each seen in practice:
 
 - The waiter is recorded per wait and cleared in `finally`. A stale one, left behind by a Timeout or a kill, would
   let the callback switch to a greenlet that sleeps somewhere else by now.
-- Starting a watcher on a dead descriptor aborts the process inside libev, hence the `fstat` before each start.
+- Starting a watcher on a dead descriptor aborts the process inside libev, hence the check before each start.
 - Only the hub switches to a waiter. `fail` may be called by any greenlet, so it goes through `run_callback`.
 - A greenlet can be switched to by anybody. `wait` returns only when its own callback fired, and goes on waiting
   after a stray switch.
@@ -17,7 +17,6 @@ What the short form of that gets wrong, each seen in practice:
 
 import errno
 import math
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +24,7 @@ from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
 
 from muxwsgi.errors import Draining, Expired
+from muxwsgi.wire.syscalls import check_descriptor
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -101,7 +101,8 @@ class Ready:
         """Wake the waiter with EBADF and refuse every later wait. Comes before the descriptor is closed. Idempotent."""
         if not self._closed:
             self._closed = True
-            self.fail(OSError(errno.EBADF, "the connection was closed by another greenlet"))
+            if self._waiter is not None:
+                self.fail(OSError(errno.EBADF, "the connection was closed by another greenlet"))
 
     @property
     def closed(self) -> bool:
@@ -140,7 +141,7 @@ class DescriptorReady(Ready):
         self._watcher: Any = None  # made at the first wait: most connections never wait to write
 
     def _arm(self) -> None:
-        os.fstat(self._fd)  # EBADF here, where libev would abort
+        check_descriptor(self._fd)  # EBADF here, where libev would abort
         if self._watcher is None:
             self._watcher = self._hub.loop.io(self._fd, self._events)
         self._watcher.start(self._on_ready)

@@ -1,26 +1,53 @@
-"""recv(2) and send(2) on a socket that is not blocking, and the clocks: by Python's functions in plain Python, by libc itself in the
-compiled build.
+"""System calls on descriptors that do not block, and the clocks: by Python's functions in plain Python, by libc itself in the compiled
+build.
 
 A socket's methods parse a tuple, release the GIL for a call that never waits, and make room for everything that might have come: together
-as many instructions as a request head takes. `syscalls.pxd` has the other half.
+as many instructions as a request head takes. `syscalls.pxd` has the other half. All raise what the socket's method of that name does.
 """
 
+import errno
+import os
 import socket as socket_module
 import time
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["clock", "receive", "second", "transmit"]
+__all__ = ["Kind", "accept_one", "check_descriptor", "clock", "close_descriptor", "peek", "receive", "second", "transmit"]
 
 Buffer = bytes | bytearray | memoryview
 
-
-def receive(sock: socket_module.socket, n: int) -> bytes:
-    """Up to `n` bytes, b"" at the end of the stream. Raises what `sock.recv` does."""
-    return _recv(sock, n)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+#: Family, type and protocol of a socket, as numbers: a socket that is asked for them makes an enum member each time.
+Kind = tuple[int, int, int]
 
 
-def transmit(sock: socket_module.socket, data: Buffer) -> int:
-    """Send as much of `data` as there is room for; how much. Raises what `sock.send` does."""
-    return _send(sock, data)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+def receive(fd: int, n: int) -> bytes:
+    """recv(2): up to `n` bytes, b"" at the end of the stream."""
+    return _recv(fd, n)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes:
+    """As `receive`, and leaves the bytes there. `socket` returns the socket of `fd`, without which plain Python cannot."""
+    return _peek(fd, n, socket)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def transmit(fd: int, data: Buffer) -> int:
+    """send(2): as much of `data` as there is room for; how much."""
+    return _send(fd, data)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def accept_one(listening: socket_module.socket, family: int) -> tuple[int, Any] | None:
+    """accept(2): a descriptor that does not block and is not inherited, and the peer's address; None where nobody waits."""
+    return _accept(listening, family)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def close_descriptor(fd: int) -> None:
+    """close(2). That the peer has reset the connection is no error here."""
+    _close(fd)  # type: ignore[name-defined]  # noqa: F821
+
+
+def check_descriptor(fd: int) -> None:
+    """Raises `OSError` (EBADF) where `fd` is not open."""
+    _check_descriptor(fd)  # type: ignore[name-defined]  # noqa: F821
 
 
 def clock() -> float:
@@ -33,10 +60,36 @@ def second() -> int:
     return _second()  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
+def accept_by_python(listening: socket_module.socket) -> tuple[int, Any] | None:
+    """`accept_one` for every family. `socket._accept` spares the socket that the public method makes only to be taken apart again."""
+    try:
+        try:
+            fd, address = listening._accept()  # type: ignore[attr-defined]
+        except AttributeError:
+            sock, address = listening.accept()
+            fd = sock.detach()
+    except BlockingIOError:
+        return None
+    os.set_blocking(fd, False)
+    return fd, address
+
+
+def _close_by_python(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno != errno.ECONNRESET:
+            raise
+
+
 # In the compiled build these names are C functions, and an assignment to one would be an error: hence by this way around.
 globals().update(
-    _recv=lambda sock, n: sock.recv(n),
-    _send=lambda sock, data: sock.send(data),
+    _recv=os.read,
+    _peek=lambda fd, n, socket: socket().recv(n, socket_module.MSG_PEEK),
+    _send=os.write,
+    _accept=lambda listening, family: accept_by_python(listening),
+    _close=_close_by_python,
+    _check_descriptor=os.fstat,
     _clock=time.monotonic,
     _second=lambda: int(time.time()),
 )

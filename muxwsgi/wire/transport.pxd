@@ -1,7 +1,7 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
 from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, Pace
-from muxwsgi.wire.syscalls cimport receive, transmit
+from muxwsgi.wire.syscalls cimport close_descriptor, peek, receive, transmit
 
 
 cdef class WriteTurn:
@@ -16,7 +16,9 @@ cdef class WriteTurn:
 
 
 cdef class SocketTransport:
+    cdef int _fd
     cdef object _sock
+    cdef tuple _kind
     cdef DescriptorReady _reader
     cdef WriteTurn _turn
     cdef int _reads

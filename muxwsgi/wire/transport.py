@@ -18,7 +18,7 @@ from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace, give_turn
-from muxwsgi.wire.syscalls import receive, transmit
+from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
 __all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
 
@@ -26,6 +26,10 @@ Buffer = bytes | bytearray | memoryview
 
 #: The interpreter's own socket class, patched process or not: transports do their own waiting.
 PlainSocket: type[socket_module.socket] = get_original("socket", "socket")
+
+#: As numbers: sockets have enum members, which are slow to look up and to compare. A socket that is made with SOCK_NONBLOCK knows that it
+#: does not block, without a system call.
+_AF_UNIX, _SOCK_NONBLOCK = int(socket_module.AF_UNIX), int(socket_module.SOCK_NONBLOCK)
 
 #: After this many reads that filled their buffer, or written bytes that never blocked, others get a turn: a peer that is
 #: as fast as we are would otherwise keep the whole worker to itself.
@@ -136,14 +140,15 @@ class WriteTurn:
 
 
 class SocketTransport:
-    """Plain bytes over a connected stream socket (TCP or unix), which it owns."""
+    """Plain bytes over a connected stream socket (TCP or unix), whose descriptor it owns."""
 
-    __slots__ = ("_drained", "_lowat", "_reads", "_reader", "_sock", "_turn", "can_peek", "lifeline")
+    __slots__ = ("_drained", "_fd", "_kind", "_lowat", "_reads", "_reader", "_sock", "_turn", "can_peek", "lifeline")
 
-    def __init__(self, sock: socket_module.socket) -> None:
-        """`sock` is a `PlainSocket` in non-blocking mode."""
-        fd = sock.fileno()
-        self._sock = sock
+    def __init__(self, fd: int, kind: Kind) -> None:
+        """`fd` does not block."""
+        self._fd = fd
+        self._kind = kind
+        self._sock: socket_module.socket | None = None  # made when somebody asks for more than bytes: most connections never do
         self._reader = DescriptorReady(fd, READ)
         self.lifeline = Lifeline(self._reader, DescriptorReady(fd, WRITE))
         self._drained = False  # the last read took all there was: wait before the next
@@ -151,14 +156,14 @@ class SocketTransport:
         self._lowat = False
         self._turn = WriteTurn(self.lifeline)
         #: Whether the kernel can show bytes without giving them: SO_RCVLOWAT has no effect on the polling of unix sockets.
-        self.can_peek = sock.family != socket_module.AF_UNIX
+        self.can_peek = kind[0] != _AF_UNIX
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         if self._drained and timeout != 0:
             self._reader.wait(timeout)
         while True:
             try:
-                data = receive(self._sock, n)
+                data = receive(self._fd, n)
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
@@ -173,7 +178,7 @@ class SocketTransport:
             self._reader.wait(timeout)
         while True:
             try:
-                count = self._sock.recv_into(view)
+                count = self.socket().recv_into(view)
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
@@ -195,12 +200,12 @@ class SocketTransport:
         returns at once, for ever, because the bytes that were seen are still there.
         """
         if seen:
-            self._sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, seen + 1)
+            self.socket().setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, seen + 1)
             self._lowat = True
             self._reader.wait(timeout)
         while True:
             try:
-                data = self._sock.recv(limit, socket_module.MSG_PEEK)
+                data = peek(self._fd, limit, self.socket)
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
@@ -210,13 +215,13 @@ class SocketTransport:
 
     def _ended(self) -> bool:
         poll = select.poll()
-        poll.register(self._sock.fileno(), select.POLLRDHUP)
+        poll.register(self._fd, select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def settle(self) -> None:
         """Put the low-water mark back, so that every byte wakes a reader again."""
         if self._lowat:
-            self._sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, 1)
+            self.socket().setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVLOWAT, 1)
             self._lowat = False
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
@@ -224,7 +229,7 @@ class SocketTransport:
         sent = 0
         if turn.lock is None:
             try:
-                sent = transmit(self._sock, data)
+                sent = transmit(self._fd, data)
             except BlockingIOError:
                 pass
             if sent == len(data):
@@ -235,32 +240,43 @@ class SocketTransport:
         self._send_waiting(memoryview(data)[sent:], timeout)
 
     def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
-        self._turn.write(lambda done: transmit(self._sock, view[done:]), len(view), timeout)
+        self._turn.write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
 
     def sendfile(self, fd: int, offset: int, count: int, timeout: float | None) -> int:
         """`count` bytes of the file `fd` from `offset`, by the kernel; fewer where the file ends before. The number sent."""
 
         def send_more(done: int) -> int:
             # 1 MiB a call, so that a disk that is slower than the network holds the worker for a short time only.
-            return os.sendfile(self._sock.fileno(), fd, offset + done, min(count - done, BYTES_PER_TURN))
+            return os.sendfile(self._fd, fd, offset + done, min(count - done, BYTES_PER_TURN))
 
         return self._turn.write(send_more, count, timeout)
 
     def shutdown(self, how: int, timeout: float | None) -> None:
-        self._sock.shutdown(how)
+        self.socket().shutdown(how)
 
     def close(self) -> None:
         self.lifeline.close()
-        self._sock.close()
+        fd, self._fd = self._fd, -1  # the number may be somebody else's from here on
+        if self._sock is not None:
+            self._sock.close()
+        elif fd >= 0:
+            close_descriptor(fd)
 
     def socket(self) -> socket_module.socket:
+        if self._sock is None:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, "the connection is closed")
+            family, kind, proto = self._kind
+            self._sock = PlainSocket(family, kind | _SOCK_NONBLOCK, proto, fileno=self._fd)
         return self._sock
 
     def release(self) -> socket_module.socket:
         """Give the socket away, with nobody watching it any more. The transport is of no use afterwards."""
         self.settle()
+        sock = self.socket()
         self.lifeline.close()
-        return self._sock
+        self._fd = -1
+        return sock
 
 
 class Gone:

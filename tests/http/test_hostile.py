@@ -185,7 +185,7 @@ def test_who_is_accepted_in_the_moment_of_a_stop_is_answered_before_it_ends(monk
         server.stop(graceful_timeout=5)
         return list(served)
 
-    accept = Listener.do_read
+    accept = Listener.accept
 
     def accept_and_stop(listener: Listener) -> Any:
         accepted = accept(listener)
@@ -193,7 +193,7 @@ def test_who_is_accepted_in_the_moment_of_a_stop_is_answered_before_it_ends(monk
             stopping.append(gevent.spawn(stop))  # runs before the greenlet that serves the connection, which is spawned next
         return accepted
 
-    monkeypatch.setattr(Listener, "do_read", accept_and_stop)
+    monkeypatch.setattr(Listener, "accept", accept_and_stop)
     server = Server(app, ["127.0.0.1:0"])
     server.start()
     with connect(server) as client:

@@ -7,6 +7,8 @@ import socket
 import sys
 from typing import Any
 
+import gevent
+
 from muxwsgi.errors import PeerError
 from muxwsgi.proxy.doors.access import Access
 from muxwsgi.proxy.doors.door import Reply
@@ -27,8 +29,7 @@ def main(way: Any, address: str) -> None:
         prepare_tproxy(listening)
     door = TransparentDoor(Access(open=True), tell, way, listening.getsockname())
 
-    def serve(sock: socket.socket, client: Any) -> None:
-        connection = Connection.from_socket(sock, client=client)
+    def serve(connection: Connection) -> None:
         try:
             door(connection)
         except PeerError as error:
@@ -37,7 +38,8 @@ def main(way: Any, address: str) -> None:
             connection.finish()
 
     print(listening.getsockname()[1], flush=True)
-    Listener(listening, serve).serve_forever()
+    Listener(listening, serve).start()
+    gevent.get_hub().join()
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ class Router:
         self.listener = Listener(listening, self._serve)
         self.listener.start()
 
-    def _serve(self, sock: socket.socket, client: Any) -> None:
-        connection = Connection.from_socket(sock, client=client)
+    def _serve(self, connection: Connection) -> None:
         try:
             self.door(connection)
         except (PeerError, OSError, RuntimeError) as error:
@@ -88,7 +87,7 @@ def router(lab: Lab) -> Iterator[Callable[..., Router]]:
 
     yield make
     for one in made:
-        one.listener.stop()
+        one.listener.close()
 
 
 def hear(sock: "gevent.socket.socket") -> str:
