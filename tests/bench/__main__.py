@@ -90,6 +90,8 @@ def _list(loads: Sequence[Load]) -> None:
             print(f"{group}: {title}")
             for load in members:
                 print(f"  {load.name:<15} {load.title}")
+                if load.note:
+                    print(f"      {load.note}")
                 for name in load.peers:
                     reason = why_not(PEERS[name], load)
                     print(f"      {name:<18} {PEERS[name].title}{f'  (not: {reason})' if reason else ''}")

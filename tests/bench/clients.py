@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from tests.bench.echoes import message
 from tests.bench.processes import LOAD_CPU, BenchError, pinned
 from tests.bench.results import Report
+from tests.bench.visitors import heads
 
 __all__ = ["Client", "Handshakes", "Nothing", "Target", "Tunnels", "TwoAtOnce", "Wrk"]
 
@@ -51,12 +52,14 @@ class Wrk:
     """`wrk` with `connections` connections.
 
     pipeline    requests that are sent at once
+    varied      path, query and some of the `fields` are others with every request (`visitors`)
     echo        talk to the echo hijacker instead of HTTP: `close` opens a connection per message, `keep-alive` keeps it
     """
 
     connections: int = 64
     fields: tuple[str, ...] = ()
     pipeline: int = 1
+    varied: bool = False
     echo: str = ""
 
     def start(self, target: Target, seconds: int) -> "_Running":
@@ -88,6 +91,9 @@ class Wrk:
     def _script(self, target: Target) -> list[str]:
         if self.pipeline > 1:
             return ["pipeline", str(self.pipeline)]
+        if self.varied:
+            requests = b"".join(heads(f"127.0.0.1:{target.port}", target.path, self.fields))
+            return ["turns", str(_file(target.folder / "requests", requests))]
         if self.echo:
             return ["raw", str(_file(target.folder / f"echo-{self.echo}", message(close=self.echo == "close")))]
         if target.body:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tests.bench.clients import Client, Handshakes, Nothing, Tunnels, TwoAtOnce, Wrk
+from tests.bench.visitors import NUMBER
 
 __all__ = ["GROUPS", "LOADS", "Load"]
 
@@ -55,6 +56,7 @@ class Load:
     idle      connections that sit idle meanwhile
     mode      what a proxy does with a tunnel: forward (MITM, upstream), answer (MITM, by itself) or tunnel (relay)
     rounds    turns that are enough, where more would say the same
+    note      a sentence for whoever reads the figures, where the title does not say enough
     """
 
     name: str
@@ -69,6 +71,7 @@ class Load:
     idle: int = 0
     mode: str = ""
     rounds: int = 99
+    note: str = ""
 
 
 LOADS: tuple[Load, ...] = (
@@ -77,6 +80,17 @@ LOADS: tuple[Load, ...] = (
     Load(name="browser", group="http", title="a browser's ten fields", client=Wrk(fields=BROWSER_FIELDS), peers=_FEW),
     Load(
         name="browser-tls", group="http", title="a browser's ten fields, TLS", client=Wrk(fields=BROWSER_FIELDS), peers=_FEW_TLS, tls=True
+    ),
+    Load(
+        name="browser-varied",
+        group="http",
+        title="a browser's ten fields, another visitor with every request",
+        client=Wrk(fields=BROWSER_FIELDS, varied=True),
+        peers=_FEW,
+        note=(
+            f"Path, query, Cookie and User-Agent differ with every request: {NUMBER:,} requests made beforehand, sent in turn. "
+            "muxwsgi remembers the last fields of a connection, which is worth something in the other loads and nothing in this one."
+        ),
     ),
     Load(name="flask", group="http", title="Flask, JSON", client=Wrk(), peers=_WSGI, app=FLASK, path="/api/entries/7"),
     Load(name="django", group="http", title="Django, a template", client=Wrk(), peers=_SOME, app=DJANGO, path="/results/"),

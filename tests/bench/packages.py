@@ -1,6 +1,7 @@
 """Where the peers come from: PyPI, in the environment of the benchmark or, where their requirements conflict, in one of their own."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ PACKAGES: dict[str, tuple[str, bool]] = {
     "mitmproxy": ("mitmproxy>=11", True),
     "proxy.py": ("proxy.py>=2.4", True),
 }
+#: Programs with libpython inside. pip keeps what it has built per minor version, so that its cache may have one with the library of another
+#: Python, which runs but finds few of this one's modules.
+EMBEDDING = frozenset({"uwsgi"})
 #: What the applications need.
 APPLICATIONS = ("flask>=3.0", "django>=5.1")
 #: Programs of Debian's, by the package that has them.
@@ -53,18 +57,19 @@ def install() -> None:
             python = _own(package) / "bin" / "python"
             if not python.exists():
                 subprocess.run([sys.executable, "-m", "venv", str(_own(package))], check=True)
-        reason = _pip(python, requirement)
+        fresh = package in EMBEDDING and (_version(package) is None or _other_python(package) is not None)
+        reason = _pip(python, requirement, *(("--no-cache-dir", "--force-reinstall") if fresh else ()))
         if reason:
             print(f"   {package} is left out: {reason}", file=sys.stderr, flush=True)
             missing[package] = reason
     RECORD.write_text(json.dumps(missing, indent=1) + "\n")
 
 
-def _pip(python: Path, *requirements: str, check: bool = False) -> str:
+def _pip(python: Path, *arguments: str, check: bool = False) -> str:
     """Empty, or the reason in a line: what looks most like one in what pip and the compiler said."""
     try:
         done = subprocess.run(
-            [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *requirements],
+            [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *arguments],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -90,7 +95,17 @@ def why_missing(needs: str) -> str | None:
         return f"could not be installed: {reasons[needs]}"
     if PACKAGES[needs][1]:
         return None if (_own(needs) / "bin" / "python").exists() else "not installed: python -m tests.bench install"
-    return None if _version(needs) else "not installed: python -m tests.bench install"
+    if _version(needs) is None:
+        return "not installed: python -m tests.bench install"
+    return _other_python(needs) if needs in EMBEDDING else None
+
+
+def _other_python(program: str) -> str | None:
+    """Why a program with libpython inside cannot run this Python's modules; None where it can."""
+    said = subprocess.run([VENV / "bin" / program, "--python-version"], capture_output=True, text=True, check=False).stdout.strip()
+    if said == platform.python_version():
+        return None
+    return f"built with Python {said or 'that does not start'}, and this is {platform.python_version()}: python -m tests.bench install"
 
 
 def _version(package: str) -> str | None:

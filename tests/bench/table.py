@@ -27,6 +27,7 @@ def text(results: Results) -> str:
         rows = [_heads(load), *_rows(results, load)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines += ["", f"{load.name}: {GROUPS[load.group]}; {load.title}"]
+        lines += [f"  {load.note}"] if load.note else []
         for row in rows:
             cells = [
                 cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
@@ -41,7 +42,13 @@ def markdown(results: Results, group: str) -> str:
     for load in _loads(results):
         if load.group == group:
             heads = _heads(load)
-            lines += ["", f"**{load.title[0].upper()}{load.title[1:]}** (`{load.name}`)", "", _line(heads)]
+            lines += [
+                "",
+                f"**{load.title[0].upper()}{load.title[1:]}** (`{load.name}`)",
+                "",
+                *([load.note, ""] if load.note else []),
+                _line(heads),
+            ]
             lines += ["|" + "|".join("---" if column in (0, len(heads) - 1) else "---:" for column in range(len(heads))) + "|"]
             lines += [_line(row) for row in _rows(results, load)]
     return "\n".join(lines[1:])

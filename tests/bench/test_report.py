@@ -1,6 +1,7 @@
 """What comes out of a run, without a run."""
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -12,16 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import packages
 from tests.bench.answers import await_http, called
 from tests.bench.clients import Target
 from tests.bench.echoes import MAGIC, message
-from tests.bench.loads import GROUPS, HELLO, LOADS, Load
+from tests.bench.loads import BROWSER_FIELDS, GROUPS, HELLO, LOADS, Load
 from tests.bench.processes import BenchError, cpu_seconds, memory
 from tests.bench.registry import PEERS
 from tests.bench.report import BEGIN, END, write
 from tests.bench.results import Figures, Results
 from tests.bench.run import Plan
 from tests.bench.table import markdown, text
+from tests.bench.visitors import NUMBER, heads
 
 
 def figures(speed: float = 1000.0, cpu: float = 10.0, server_busy: float = 1.0, load_busy: float = 0.5) -> Figures:
@@ -106,6 +109,27 @@ def test_plots_are_xml_and_show_every_peer(tmp_path: Path) -> None:
     assert {"muxwsgi", "bjoern", "nginx, a constant", "4,000*"} <= words
 
 
+def test_a_note_stands_with_its_figures() -> None:
+    found = Results()
+    found.add("browser-varied", "muxwsgi", figures())
+    note = load_named("browser-varied").note
+    assert note
+    assert note in text(found)
+    assert f"(`browser-varied`)\n\n{note}\n\n| server |" in markdown(found, "http")
+
+
+def test_requests_of_visitors_differ_in_path_query_and_two_fields() -> None:
+    made = heads("localhost", "/", BROWSER_FIELDS)
+    assert len(made) == len(set(made)) == NUMBER
+    split = [head.decode().removesuffix("\r\n\r\n").split("\r\n") for head in made]
+    changing = [line.partition(":")[0] for line, *others in zip(*split, strict=True) if len({line, *others}) == NUMBER]
+    assert len(changing) == 3
+    assert changing[0].startswith("GET /articles/")
+    assert changing[1:] == ["User-Agent", "Cookie"]
+    names = ["Host", *(field.partition(":")[0] for field in BROWSER_FIELDS)]
+    assert all([line.partition(":")[0] for line in lines[1:]] == names for lines in split)
+
+
 def test_every_load_has_a_group_and_peers_that_exist() -> None:
     assert len({load.name for load in LOADS}) == len(LOADS)
     for load in LOADS:
@@ -131,6 +155,19 @@ def test_a_peer_that_cannot_is_left_out_with_its_reason() -> None:
     plan = Plan.of([load_named("hello"), load_named("hello-tls")], ["muxwsgi", "pywsgi", "waitress"], 1, 1, 25, found)
     assert ("hello-tls", "waitress") not in [(load.name, peer.name) for load, peer in plan.pairs]
     assert any(name.startswith("waitress (") and "hello-tls" in name for name in found.missing)
+
+
+@pytest.mark.parametrize(("version", "missing"), [(platform.python_version(), False), ("3.11.999", True), ("", True)])
+def test_a_peer_built_with_another_python_is_left_out(version: str, missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "uwsgi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho {version}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(packages, "VENV", tmp_path)
+    monkeypatch.setattr(packages, "RECORD", tmp_path / "none.json")
+    monkeypatch.setattr(packages, "_version", lambda package: "2.0")
+    reason = packages.why_missing("uwsgi")
+    assert (reason is not None and "built with Python" in reason) is missing
 
 
 def test_an_echo_is_a_response_to_wrk_and_no_request_to_a_server() -> None:

@@ -1,4 +1,5 @@
--- What wrk cannot be told by flags, behind `--`: "pipeline N", "raw FILE" (bytes that are no request), "post FILE". Prints JSON.
+-- What wrk cannot be told by flags, behind `--`: "pipeline N", "turns FILE" (requests without a body, sent one after the other and again
+-- from the first), "raw FILE" (bytes that are no request), "post FILE". Prints JSON.
 
 local batch, raw, verified
 
@@ -15,6 +16,16 @@ function init(args)
       local one = wrk.format()
       batch = one:rep(tonumber(value))
       request = function() return batch end
+   elseif what == "turns" then
+      local requests, turn = {}, 0
+      for each in content(value):gmatch(".-\r\n\r\n") do
+         requests[#requests + 1] = each
+      end
+      local number = #requests
+      request = function()
+         turn = turn % number + 1
+         return requests[turn]
+      end
    elseif what == "raw" then
       raw = content(value)
       -- wrk looks at the first request before it starts, and insists that it is HTTP. That one is not sent.
