@@ -85,7 +85,7 @@ class Body:
         self._settings = settings
         #: Whether the peer still waits for a 100 that nobody has asked us to send.
         self.withheld = expects_continue
-        self._pace = Pace(settings.body_min_rate, settings.body_rate_grace) if settings.body_min_rate else None
+        self._pace: Pace | None = None  # made by the first wait: most bodies are here already
         self.done = False
         #: What reading met that is the peer's fault: the request cannot be answered as the application means to.
         self.fault: PeerError | OSError | None = None
@@ -136,6 +136,9 @@ class Body:
 
     def _recv_in_time(self, connection: "Connection") -> bytes:
         pace = self._pace
+        settings = self._settings
+        if pace is None and settings.body_min_rate:
+            pace = self._pace = Pace(settings.body_min_rate, settings.body_rate_grace)
         line = connection.lifeline
         outer = line.deadline  # of a drain after the response; none while the application reads
         before = connection.bytes_received
@@ -334,10 +337,12 @@ class Input:
         """`size` bytes, fewer at the end of the body only; all for -1 or None."""
         buffer = self._buffer
         everything = size is None or size < 0
-        if not buffer and size is not None and size >= DIRECT_AT_LEAST and isinstance(self._body, LengthBody):
-            # Without a copy: one read from the socket is one block for the application.
-            data = self._body.read_some(size)
-            if len(data) == size or self._body.done:
+        if not buffer and isinstance(self._body, LengthBody):
+            # Without a copy: one read from the socket is one block for the application, and a small body is here whole.
+            data = self._body.read_some(BLOCK if everything else max(size or 0, DIRECT_AT_LEAST))
+            if self._body.done and (everything or len(data) <= (size or 0)):
+                return data
+            if len(data) == size:
                 return data
             buffer += data
         while everything or len(buffer) < (size or 0):

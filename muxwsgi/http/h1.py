@@ -191,7 +191,7 @@ class HTTP1:
         # 1. The request, as the application sees it.
         response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
         takeover = Takeover(incoming, body, response)
-        environ["muxwsgi.hijack"] = takeover.hijack
+        environ["muxwsgi.hijack"] = takeover
         environ["muxwsgi.response"] = response
         environ["werkzeug.socket"] = takeover
 

@@ -44,8 +44,6 @@ _HOST = re.compile(r"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9
 
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
 
-_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
-
 #: Codings that exist (the IANA registry) and are not implemented here: 501 (RFC 9112 section 6.1). Any other is 400.
 _KNOWN_CODINGS = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip", "identity"})
 
@@ -64,7 +62,7 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TR
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 
-#: Bytes of fields that are remembered while a connection lasts: browsers send about 700 and cookies.
+#: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
 REMEMBERED_AT_MOST = 2048
 
 
@@ -81,14 +79,18 @@ class Head:
 
     __slots__ = (
         "_block",
+        "_exact",
         "_field_size",
         "_good_host",
         "_known",
-        "_known_environ",
         "_line_length",
         "_lines",
+        "_method_part",
         "_settings",
         "_shared",
+        "_template",
+        "_whole",
+        "_whole_environ",
         "chunked",
         "expects_continue",
         "keep_alive",
@@ -106,9 +108,13 @@ class Head:
         self._field_size = settings.limit_request_field_size
         self._block = b""  # the fields of the last head as sent, up to `REMEMBERED_AT_MOST` bytes of them
         self._known: dict[str, str] = {}  # and what they are in an environ
-        self._known_environ: dict[str, Any] | None = None  # `shared` with them, once they have come again
+        self._template: dict[str, Any] | None = None  # `shared` with fields of the same names, once those have come again
+        self._exact = False  # whether they have the same values too
+        self._whole = b""  # the last head as sent, where it was in order and has up to as many bytes
+        self._whole_environ: dict[str, Any] | None = None  # all of its environ, once it has come again
+        self._method_part = b"GET "  # the last method as sent, with its space
         self._good_host = ""
-        self.method = ""
+        self.method = "GET"
         self.minor = 1
         self.length: int | None = None
         self.chunked = False
@@ -124,19 +130,33 @@ class Head:
             raise
 
     def _parse(self, raw: bytes) -> dict[str, Any]:
-        # 1. The request line.
-        line = _REQUEST_LINE.match(raw)
-        if line is None:
-            raise _bad_request_line(raw)
-        line_end = line.end()
+        # 0. The same head again, byte for byte: all that is noted of it stands.
+        again = raw == self._whole
+        if again and self._whole_environ is not None:
+            return self._whole_environ.copy()
+        self._whole = b""
+        self._whole_environ = None
+
+        # 1. The request line. `_REQUEST_LINE` says what it is. Most have the method of the one before and the newest version, and are found
+        # to be one without it.
+        before = self._method_part
+        line_end = raw.find(b"\r\n") + 2
+        target = raw[len(before) : max(line_end - 11, 0)].decode("latin-1")
+        if _is_target(target) and raw.startswith(before) and raw.startswith(b" HTTP/1.1\r\n", line_end - 11):
+            method = self.method
+            minor = 1
+        else:
+            line = _REQUEST_LINE.match(raw)
+            if line is None:
+                raise _bad_request_line(raw)
+            method_bytes, target_bytes, minor_byte = line.groups()
+            method = method_bytes.decode("latin-1")  # as the target, it is ASCII: see _REQUEST_LINE
+            target = target_bytes.decode("latin-1")
+            minor = 1 if minor_byte == b"1" else 0
         if line_end - 2 > self._line_length:
             raise _long_request_line(self._settings)
-        method_bytes, target_bytes, minor_byte = line.groups()
-        method = method_bytes.decode("latin-1")  # as the target, it is ASCII: see _REQUEST_LINE
         if method in _OTHER_PROTOCOLS:
             raise PeerError(501, f"unknown method {method!r}")
-
-        target = target_bytes.decode("latin-1")
 
         # 2. The fields. Most clients send the same ones again, byte for byte, while a connection lasts. llhttp has seen them then, and the
         # method too, and lets every target through that is a path and that `_REQUEST_LINE` lets through.
@@ -144,32 +164,39 @@ class Head:
         size = len(raw) - line_end
         if size == len(self._block) and raw.endswith(self._block) and method == self.method and target[0] == "/":
             fields = self._known
-            known_environ = self._known_environ
-            if known_environ is None:
-                known_environ = self._known_environ = self._shared | fields
-            environ = known_environ.copy()
+            template = self._template
+            if template is None:
+                template = self._template = self._shared | fields
+            elif not self._exact:
+                template.update(fields)
+            self._exact = True
+            environ = template.copy()
         else:
             fields = {}
             doubt = self._read_fields(raw, line_end, fields)
-            self._block = raw[line_end:] if doubt is None and size <= REMEMBERED_AT_MOST else b""
-            self._known = fields
-            self._known_environ = None
-            environ = self._shared.copy()
-            environ.update(fields)
+            environ = self._environ_with(fields)
+            if doubt is None and size <= REMEMBERED_AT_MOST:
+                self._block = raw[line_end:]
+                self._known = fields
+            else:
+                self._block = b""
+                self._known = {}
+                self._template = None
         environ["muxwsgi.head"] = raw
 
         # 3. What they mean together.
-        minor = 1 if minor_byte == b"1" else 0
         host = fields.get("HTTP_HOST")
         if host != self._good_host or host is None:
             self._check_host(host, minor)
         query = ""
         if target[0] != "/" or method == "CONNECT":
             path, query = _other_target(method, target, environ)
-        elif "?" in target:
-            path, _, query = target.partition("?")
         else:
             path = target
+            mark = target.find("?")
+            if mark >= 0:
+                path = target[:mark]
+                query = target[mark + 1 :]
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = target
         environ["RAW_URI"] = target
@@ -177,7 +204,9 @@ class Head:
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
         # PEP 3333: the bytes of the decoded path, as latin-1.
         environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        self.method = method
+        if method != self.method:
+            self.method = method
+            self._method_part = method.encode("latin-1") + b" "
         self.minor = minor
         self.length = None
         self.chunked = False
@@ -188,13 +217,32 @@ class Head:
             raise doubt
         self.keep_alive = minor == 1
         if "HTTP_CONNECTION" in fields:
-            options = [option.strip() for option in fields["HTTP_CONNECTION"].lower().split(",")]
-            self.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+            connection = fields["HTTP_CONNECTION"]
+            if minor == 0 or connection != "keep-alive":
+                options = [option.strip() for option in connection.lower().split(",")]
+                self.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
         self.expects_continue = False
         if "HTTP_EXPECT" in fields and minor == 1:
             if fields["HTTP_EXPECT"].lower() != "100-continue":
                 raise PeerError(417, f"cannot meet the expectation {fields['HTTP_EXPECT']!r}")
             self.expects_continue = self.chunked or bool(self.length)
+        if len(raw) <= REMEMBERED_AT_MOST:
+            self._whole = raw
+            if again:
+                self._whole_environ = environ.copy()
+        return environ
+
+    def _environ_with(self, fields: dict[str, str]) -> dict[str, Any]:
+        """An environ with `fields`. Where their names are those of the last ones, as when a cookie changes, it does not have to grow."""
+        if fields.keys() != self._known.keys():
+            self._template = None
+            return self._shared | fields
+        template = self._template
+        if template is None:
+            template = self._template = self._shared | fields
+        self._exact = False
+        environ = template.copy()
+        environ.update(fields)
         return environ
 
     def _read_fields(self, raw: bytes, line_end: int, fields: dict[str, str]) -> PeerError | None:
@@ -204,14 +252,10 @@ class Head:
             raise PeerError(431, f"more than {self._lines} header fields")
         if len(raw) - line_end > self._field_size:
             _check_field_sizes(raw, self._field_size)
-        found: dict[bytes, bytes] = {}
-        doubt = _feed(HttpRequestParser(_Sink(found)), raw)
-        if len(found) == lines:
-            for name, value in found.items():
-                _add_field(fields, name, value)
-        else:
-            for name, value in _all_fields(raw):
-                _add_field(fields, name, value)
+        sink = _Sink(fields)
+        doubt = _feed(HttpRequestParser(sink), raw)
+        if sink.repeated:
+            raise PeerError(400, f"the field {sink.repeated.decode('latin-1')!r} is repeated")
         return doubt
 
     def _check_host(self, host: str | None, minor: int) -> None:
@@ -224,43 +268,45 @@ class Head:
         self._good_host = host
 
 
-def _add_field(fields: dict[str, str], name: bytes, value: bytes) -> None:
-    keys = _KEYS
-    key = keys.get(name)
-    if key is None:
-        key = _learn(name)
-    if not key:
-        return
-    text = value.decode("latin-1")
-    if text and text[-1] in " \t":
-        text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
-    if key in fields:
-        if key in _SINGLETONS:
-            raise PeerError(400, f"the field {name.decode('latin-1')!r} is repeated")
-        text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
-    fields[key] = text
-
 class _Sink:
-    """Where the parser puts fields. The dict's own method is called straight from C; a repeated name, of which the dict keeps the last,
-    shows in the count of lines. The other callbacks are there to say that there are none: a new parser asks for each."""
+    """Where the parser puts fields: into `fields`, under their environ keys.
 
-    __slots__ = ("on_header",)
+    `repeated` is the name of one that may not come twice, and did: raising in a callback would only make the parser raise something else.
+    The other callbacks are there to say that there are none: a new parser asks for each.
+    """
+
+    __slots__ = ("_fields", "repeated")
 
     on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
     on_chunk_header = on_chunk_complete = on_status = None
 
-    def __init__(self, fields: dict[bytes, bytes]) -> None:
-        self.on_header = fields.__setitem__
-
-
-class _ListSink:
-    __slots__ = ("fields",)
-
-    def __init__(self) -> None:
-        self.fields: list[tuple[bytes, bytes]] = []
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._fields = fields
+        self.repeated = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        """Called by the parser."""
+        keys = _KEYS
+        key = keys.get(name)
+        if key is None:
+            key = _learn(name)
+        if not key:
+            return
+        text = value.decode("latin-1")
+        if text and text[-1] in " \t":
+            text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
+        fields = self._fields
+        if key in fields:
+            if key in _SINGLETONS:
+                self.repeated = self.repeated or name
+                return
+            text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
+        fields[key] = text
+
+
+def _is_target(text: str) -> bool:
+    """Whether `_REQUEST_LINE` takes `text` for a target."""
+    return text != "" and text.isascii() and text.isprintable() and " " not in text and "#" not in text
 
 
 def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
@@ -317,12 +363,6 @@ def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
     return None
 
 
-def _all_fields(raw: bytes) -> list[tuple[bytes, bytes]]:
-    sink = _ListSink()
-    _feed(HttpRequestParser(sink), raw)
-    return sink.fields
-
-
 def _learn(name: bytes) -> str:
     if b"_" in name:
         key = ""  # X_Y and X-Y would have the same key: nobody may forge the other's (nginx drops them too)
@@ -352,7 +392,7 @@ def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
         return None, True
     if length is None:
         return None, False
-    if not _CONTENT_LENGTH.fullmatch(length):
+    if len(length) > 18 or not length.isascii() or not length.isdigit():
         raise PeerError(400, "Content-Length is not a number")
     return int(length), False
 

@@ -16,6 +16,19 @@ cdef class Terms:
     cpdef refresh(self)
 
 
+cdef class _Rendered:
+    cdef list headers
+    cdef bytes block
+    cdef object length
+    cdef tuple stated
+
+    @cython.locals(at=Py_ssize_t, known=tuple)
+    cdef bint is_for(self, list headers) except -1
+
+
+cdef dict _RENDERED, _STATUSES, _KINDS
+
+
 cdef class Response:
     cdef Connection _connection
     cdef Terms _terms
@@ -31,8 +44,10 @@ cdef class Response:
     cdef public object headers, peer_error, status, trailers
 
     cpdef forget(self)
-    @cython.locals(statuses=dict, kinds=dict, known=tuple, code=int, lines=list, date=bint, server=bint, block=str)
+    @cython.locals(known=tuple, code=int, rendered=_Rendered)
     cdef _begin(self, status, headers)
+    @cython.locals(kinds=dict, lines=list, date=bint, server=bint, pure=bint, block=str)
+    cdef _render(self, status, headers, int code, str line)
     cpdef send(self, result)
     cpdef give_up(self)
     cdef _send_known(self, chunks)

@@ -61,6 +61,11 @@ _HOP_BY_HOP = frozenset({"keep-alive", "te", "transfer-encoding", "upgrade", "pr
 #: Whether the application gave Date, and Server.
 _NOTHING_STATED = (False, False)
 
+#: Applications give the same fields again and again: by status, what the last ones have become (see `_Rendered`). Of those that make more
+#: than this many bytes no copy is kept.
+_RENDERED: "dict[str, _Rendered]" = {}
+_RENDERED_AT_MOST = 1024
+
 _KINDS: dict[str, _Kind] = {}
 _STATUSES: dict[str, tuple[int, str]] = {}
 _LEARN_AT_MOST = 2048
@@ -111,6 +116,36 @@ class Terms:
             self._second = now
             self.date = b"Date: %b\r\n" % _date(now).encode("ascii")
             self.date_and_server = self.date + self.server
+
+
+class _Rendered:
+    """What `Response._begin` made of `headers`, which are tuples of two real strings each, so that nothing about them can change."""
+
+    __slots__ = ("block", "headers", "length", "stated")
+
+    def __init__(self, headers: list[Header], block: bytes, length: int | None, stated: tuple[bool, bool]) -> None:
+        self.headers = headers
+        self.block = block
+        self.length = length
+        self.stated = stated
+
+    def is_for(self, headers: list[Header]) -> bool:
+        """Whether the same was made of `headers`. Only what is a tuple of two real strings is compared: a subclass may be equal to a string
+        and yet say something else."""
+        if len(headers) != len(self.headers):
+            return False
+        at = 0
+        for known in self.headers:
+            given = headers[at]
+            at += 1
+            if given is known:
+                continue
+            if type(given) is not tuple or len(given) != 2:
+                return False
+            name, value = given
+            if type(name) is not str or type(value) is not str or value != known[1] or name != known[0]:
+                return False
+        return True
 
 
 class Response:
@@ -199,17 +234,42 @@ class Response:
         return self.write
 
     def _begin(self, status: str, headers: list[Header]) -> None:
-        statuses, kinds = _STATUSES, _KINDS
-        known = statuses.get(status)
+        known = _STATUSES.get(status)
         if known is None:
             known = _learn_status(status)
         code = known[0]
-        lines = [known[1]]
+        rendered = _RENDERED.get(status)
+        if rendered is not None and type(headers) is list and rendered.is_for(headers):
+            self._block = rendered.block
+            self._length = rendered.length
+            self._stated = rendered.stated
+        else:
+            self._render(status, headers, code, known[1])
+        self.status = status
+        self.headers = headers
+        if code == 204 or code == 304:
+            self._silent = True
+            if code == 204:
+                self._length = None
+                self._bodiless = True
+        elif code < 300 and self.method == "CONNECT":
+            # The peer will take what follows for its tunnel (RFC 9110 section 9.3.6), and not as we mean it.
+            self.keep_alive = False
+
+    def _render(self, status: str, headers: list[Header], code: int, line: str) -> None:
+        """Make the block of `headers` below the status `line`, and note what they say that concerns the framing."""
+        kinds = _KINDS
+        self._length = None  # that of fields which were refused counts for nothing
+        lines = [line]
         date = server = False
-        for name, value in headers:
+        pure = type(status) is str and type(headers) is list  # whether the same would come of the same again
+        for header in headers:
+            name, value = header
             kind = kinds.get(name)
             if kind is None:
                 kind = _learn_name(name)
+            if type(header) is not tuple or type(name) is not str or type(value) is not str:
+                pure = False
             if kind is not _PLAIN:
                 if kind is _LENGTH:
                     if self._take_length(value) and code != 204:  # RFC 9110 section 8.6: no Content-Length there
@@ -218,6 +278,7 @@ class Response:
                 if kind is _Kind.CONNECTION:
                     if "close" in value.lower():
                         self.keep_alive = False
+                        pure = False
                     continue
                 if kind is _Kind.HOP:
                     continue
@@ -230,18 +291,10 @@ class Response:
                 _check_value(name, value)
         block = "".join(lines)
         self._block = block.encode("latin-1")
-        self.status = status
-        self.headers = headers
         if date or server:
             self._stated = (date, server)
-        if code == 204 or code == 304:
-            self._silent = True
-            if code == 204:
-                self._length = None
-                self._bodiless = True
-        elif code < 300 and self.method == "CONNECT":
-            # The peer will take what follows for its tunnel (RFC 9110 section 9.3.6), and not as we mean it.
-            self.keep_alive = False
+        if pure and len(block) <= _RENDERED_AT_MOST and status in _STATUSES:
+            _RENDERED[status] = _Rendered(headers.copy(), self._block, self._length, self._stated)
 
     def write(self, data: bytes) -> None:
         """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""

@@ -24,7 +24,8 @@ _HARMLESS = frozenset({"getpeername", "getsockname", "getsockopt", "gettimeout",
 class Takeover:
     """The right to take one exchange's connection over, as long as the exchange lasts.
 
-    It is also the `werkzeug.socket`: it has the methods of the connection, and the first that reads or writes takes it over.
+    It is the `muxwsgi.hijack`, which is called, and also the `werkzeug.socket`: it has the methods of the connection, and the first that
+    reads or writes takes it over.
     """
 
     __slots__ = ("_body", "_incoming", "_over", "_response", "_socket", "taken")
@@ -37,7 +38,7 @@ class Takeover:
         self._over = False
         self.taken = False
 
-    def hijack(self) -> "Connection":
+    def __call__(self) -> "Connection":
         """The connection, whose bytes go on behind the request; the application writes 101 or 200 itself. Idempotent.
 
         Raises `RuntimeError` where a response has begun, where the request has a body that is not read to its end (left in the stream
@@ -82,4 +83,4 @@ class Takeover:
             return getattr(self._incoming.connection, name)
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self.hijack(), name)
+        return getattr(self(), name)

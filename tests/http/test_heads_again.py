@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ SHARED = {"SCRIPT_NAME": "", "PATH_INFO": "", "RAW_URI": ""}
 LINES = [
     *(b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.1", b"GET /%41 HTTP/1.1", b"GET / HTTP/1.0", b"HEAD / HTTP/1.1", b"POST /p HTTP/1.1"),
     *(b"GET http://other.example/ HTTP/1.1", b"CONNECT a:443 HTTP/1.1", b"OPTIONS * HTTP/1.1", b"BREW /pot HTTP/1.1", b"SETUP / HTTP/1.1"),
+    *(b" /x HTTP/1.1", b"GET  HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.2", b"GET /\x7f HTTP/1.1", b"GET /?a=?b HTTP/1.1", b"HTTP/1.1", b""),
     *(b"GET /#x HTTP/1.1", b"GET  / HTTP/1.1", b"GET /\x80 HTTP/1.1", b"GET /\"{|}\\^` HTTP/1.1", b"PATCH / HTTP/1.1", b"get / HTTP/1.1"),
 ]
 BLOCKS = [
@@ -25,6 +27,8 @@ BLOCKS = [
     *(b"Host: a\r\nConnection: close\r\n\r\n", b"Host: a\r\nConnection: keep-alive\r\n\r\n", b"Host: a\r\nContent-Length: 3\r\n\r\n"),
     *(b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"Host: a\r\nTransfer-Encoding: gzip\r\n\r\n", b"Host: a\r\nCookie: a\r\nCookie: b\r\n\r\n"),
     *(b"Host: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", b"Host: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
+    *(b"Host: a\r\nCookie: 1\r\n\r\n", b"Host: a\r\nCookie: 2\r\n\r\n", b"Cookie: 3\r\nHost: b\r\n\r\n", b"Host: a\r\nConnection: Close\r\n\r\n"),
+    *(b"Host: a\r\nContent-Length: %b\r\n\r\n" % length for length in (b"0", b"+1", b"1" * 18, b"1" * 19, b"\xb2", b"")),
     b"Host: a\r\nX: " + b"x" * REMEMBERED_AT_MOST + b"\r\n\r\n",
 ]
 
@@ -36,6 +40,15 @@ def said(head: Head, raw: bytes) -> Any:
     except PeerError as refusal:
         return refusal.status, refusal.reason
     return environ, head.method, head.minor, head.length, head.chunked, head.keep_alive, head.expects_continue
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=12).map(lambda text: text.encode("latin-1")))
+@settings(max_examples=400, deadline=None)
+def test_a_line_of_the_usual_form_is_read_as_the_grammar_has_it(target: bytes) -> None:
+    raw = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    others = Head(LIMITS, dict(SHARED))
+    others.parse(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")  # so that it is not read by the short way
+    assert said(Head(LIMITS, dict(SHARED)), raw) == said(others, raw)
 
 
 @given(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from(BLOCKS)), min_size=1, max_size=12))
@@ -60,6 +73,66 @@ def test_what_an_application_does_to_its_environ_is_not_there_next_time(talk: Ta
     answer = talk(app, b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nAccept: b\r\n\r\n" * 4)
     assert statuses(answer) == [200] * 4
     assert seen == [("1", None, "b")] * 4
+
+
+def test_what_an_application_does_to_its_headers_is_not_there_next_time(talk: Talk) -> None:
+    headers = [("X", "1"), ("Content-Length", "0")]
+    numbers = iter("2345")
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", headers)
+        headers[0] = ("X", next(numbers))
+        return []
+
+    answer = talk(app, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 4)
+    assert re.findall(rb"X: (.)", answer) == [b"1", b"2", b"3", b"4"]
+
+
+class Loud(str):
+    """Equal to a string, and says something else."""
+
+    def __format__(self, spec: str) -> str:
+        return self.upper()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_headers_that_are_only_equal_to_those_before_are_read_anew(talk: Talk, first: int) -> None:
+    kinds = [str, Loud]
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("X", kinds[int(environ["QUERY_STRING"])]("said")), ("Content-Length", "0")])
+        return []
+
+    answer = talk(app, b"".join(b"GET /?%d HTTP/1.1\r\nHost: a\r\n\r\n" % ((number + first) % 2) for number in range(4)))
+    assert re.findall(rb"X: (\w+)", answer) == [[b"said", b"SAID"][(number + first) % 2] for number in range(4)]
+
+
+def test_equal_headers_mean_the_same_for_each_request(talk: Talk) -> None:
+    fields = [("Connection", "close"), ("Date", "today"), ("Server", "mine"), ("Content-Length", "2")]
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("204 No Content" if "204" in environ["PATH_INFO"] else "200 OK", fields[1:] if environ["QUERY_STRING"] else fields)
+        return [b"ok"]
+
+    asked = [b"GET /204?1", b"HEAD /?1", b"GET /?1", b"GET /204?1", b"HEAD /?1", b"GET /?1", b"GET /"]
+    answer = talk(app, b"".join(b"%b HTTP/1.1\r\nHost: a\r\n\r\n" % line for line in asked))
+    assert statuses(answer) == [204, 200, 200, 204, 200, 200, 200]
+    assert answer.count(b"Content-Length: 2\r\n") == 5
+    assert answer.count(b"Date: today\r\nServer: mine\r\n") == answer.count(b"Date:") == answer.count(b"Server:") == 7
+    assert len(re.findall(rb"\r\n\r\nok", answer)) == 3
+    assert answer.endswith(b"Connection: close\r\n\r\nok") and answer.count(b"Connection: close") == 1
+    assert talk(app, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2).count(b"Connection: close") == 1
+
+
+def test_the_length_of_headers_that_were_refused_counts_for_nothing(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with pytest.raises(ValueError):
+            start_response("200 OK", [("Content-Length", "1"), ("no name", "")])
+        start_response("200 OK", [("X", "refused before")])
+        return [b"three"]
+
+    answer = talk(app, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    assert answer.count(b"Content-Length: 5\r\n") == answer.count(b"\r\n\r\nthree") == 3
 
 
 def test_a_client_that_asked_for_the_close_reads_the_whole_answer_and_the_end(talk: Talk) -> None:
