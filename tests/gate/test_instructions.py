@@ -22,11 +22,11 @@ from tests.gate.test_build import EXPECTED, ROOT
 
 #: Rounds of the reference that one exchange may cost, plain and compiled.
 BUDGETS = {
-    "hello": (3.25, 1.49),
-    "browser": (3.60, 1.74),
-    "browser, fields that change": (6.35, 3.60),
-    "POST 1 KiB": (4.53, 2.20),
-    "16 pipelined": (2.55, 1.14),
+    "hello": (2.48, 0.98),
+    "browser": (2.57, 1.06),
+    "browser, fields that change": (5.88, 3.02),
+    "POST 1 KiB": (3.21, 1.34),
+    "16 pipelined": (1.80, 0.65),
     "TLS hello": (3.85, 2.20),
     "connection per request": (10.70, 7.50),
     "connection to a hijacker": (7.90, 6.15),
