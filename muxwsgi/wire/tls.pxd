@@ -1,12 +1,56 @@
-# Types for the compiled build: see docs/performance.md, "Compiled".
+# Types for the compiled build, and its half of tls.py: see docs/performance.md, "Compiled".
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uintptr_t
 
 from muxwsgi.wire.ready cimport Lifeline, Ready
 from muxwsgi.wire.transport cimport WriteTurn
+
+cdef extern from "errno.h" nogil:
+    int c_errno "errno"
+
+ctypedef int (*SSL_io)(void* ssl, const void* buffer, int count) noexcept
+ctypedef int (*SSL_error)(void* ssl, int count) noexcept
+
+# Where the functions are that pyOpenSSL calls; 0 where nobody said.
+cdef uintptr_t SSL_READ, SSL_WRITE, SSL_GET_ERROR
+
+cdef enum:
+    LARGEST = 16384  # RECORD
+    WANT_READ = 2
+
+
+cdef inline bint _is_compiled() noexcept:
+    return True
+
+
+cdef inline object _receive(uintptr_t ssl, Py_ssize_t n):
+    # Bytes; None for WANT_READ; what SSL_read gave back and errno for every other failure. With the GIL, and into the stack: the
+    # descriptor is not blocking, and decrypting a record takes microseconds.
+    cdef char record[LARGEST]
+    cdef int count, code
+    count = (<SSL_io>SSL_READ)(<void*>ssl, record, <int>(n if n < LARGEST else LARGEST))
+    if count > 0:
+        return PyBytes_FromStringAndSize(record, count)
+    code = c_errno
+    if (<SSL_error>SSL_GET_ERROR)(<void*>ssl, count) == WANT_READ:
+        return None
+    return count, code
+
+
+cdef inline object _transmit(uintptr_t ssl, bytes data):
+    # How much, or what SSL_write gave back and errno.
+    cdef int count = (<SSL_io>SSL_WRITE)(<void*>ssl, PyBytes_AS_STRING(data), <int>PyBytes_GET_SIZE(data))
+    cdef int code = c_errno
+    if count > 0:
+        return count
+    return count, code
 
 
 cdef class DescriptorTLS:
     cdef readonly object ssl
     cdef readonly Lifeline lifeline
+    cdef uintptr_t _address
     cdef Ready _reader
     cdef object _sock
     cdef WriteTurn _turn

@@ -19,7 +19,7 @@ import errno
 import os
 import socket as socket_module
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from OpenSSL import SSL
 
@@ -149,6 +149,49 @@ except (ImportError, AttributeError):
     read, write = _read, _write
 
 
+def _functions() -> tuple[int, int, int]:
+    """Where SSL_read, SSL_write and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where nobody says.
+
+    The compiled build calls them there, see tls.pxd: looking up, converting arguments and giving the GIL away for a call that never waits
+    cost a tenth of an exchange. The names are private: where they should go, `read` and `write` serve, and a test says so.
+    """
+    try:
+        from cryptography.hazmat.bindings._rust import _openssl
+
+        ffi, lib = _openssl.ffi, _openssl.lib
+        if _lib.SSL_ERROR_WANT_READ != 2 or not isinstance(_ffi.errno, int):  # tls.pxd knows the number, `_fail` sets errno
+            return 0, 0, 0
+        names = ("SSL_read", "SSL_write", "SSL_get_error")
+        reading, writing, error = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names)
+    except (ImportError, AttributeError, TypeError, NameError):
+        return 0, 0, 0
+    return reading, writing, error
+
+
+def _address(ssl: SSL.Connection) -> int:
+    """The SSL* of `ssl`, good for as long as that lives; 0 where it cannot be had, or nothing would be called with it."""
+    if not SSL_READ:
+        return 0
+    try:
+        return int(_ffi.cast("uintptr_t", ssl._ssl))
+    except (AttributeError, TypeError):
+        return 0
+
+
+def _fail(ssl: SSL.Connection, failed: tuple[int, int]) -> NoReturn:
+    """Raise what pyOpenSSL does, for what SSL_read or SSL_write gave back and errno, which is looked for where cffi keeps it."""
+    count, _ffi.errno = failed
+    _raise_ssl_error(ssl, ssl._ssl, count)
+    raise SSL.SysCallError(-1, "Unexpected EOF")  # not reached: it was a failure
+
+
+# In the compiled build this name is a C function, as are `_receive` and `_transmit`, and an assignment to it would be an error: hence by
+# this way around.
+globals().update(_is_compiled=lambda: False)
+
+SSL_READ, SSL_WRITE, SSL_GET_ERROR = _functions() if _is_compiled() else (0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
+
+
 def _left(give_up: float) -> float:
     """The seconds until `give_up`: a peer that drips a record, or sends none with data, buys no time by it. Raises `TimeoutError`."""
     left = give_up - monotonic()
@@ -160,11 +203,12 @@ def _left(give_up: float) -> float:
 class DescriptorTLS:
     """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
 
-    __slots__ = ("_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl")
+    __slots__ = ("_address", "_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl")
 
     def __init__(self, below: SocketTransport, ssl: SSL.Connection) -> None:
         """`ssl` was made for `below.socket()`, whose bytes are all still in the kernel."""
         self.ssl = ssl
+        self._address = _address(ssl)  # 0 in plain Python
         self.lifeline: Lifeline = below.lifeline
         self._reader = below.lifeline.reader
         self._sock = below.socket()
@@ -198,21 +242,26 @@ class DescriptorTLS:
             self._reader.wait(timeout)
         while True:
             try:
-                data = read(self.ssl, n)
+                data = _receive(self._address, n) if self._address else read(self.ssl, n)  # type: ignore[name-defined]  # noqa: F821
+                if type(data) is tuple:
+                    _fail(self.ssl, data)
             except SSL.WantReadError:
+                data = None
+            except SSL.Error as error:
+                if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
+                    continue
+                return b""
+            if data is None:  # nothing to be had: the compiled build tells it without an exception
                 if timeout == 0 and passed < RECORDS_PASSED:
                     # It may have been a record without data: who does not wait asks for what is behind it.
                     self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError where there is nothing
                     passed += 1
                     continue
                 self._reader.wait(timeout if give_up is None else _left(give_up))
-            except SSL.Error as error:
-                if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
-                    continue
-                return b""
-            else:
-                self._drained = len(data) < n and len(data) < RECORD
-                return data
+                continue
+            size = len(data)
+            self._drained = size < n and size < RECORD
+            return data
 
     def recv_into(self, view: memoryview, timeout: float | None) -> int:
         # pyOpenSSL's own recv_into reads into a buffer of its own and copies as well.
@@ -240,7 +289,13 @@ class DescriptorTLS:
         turn = self._turn
         if turn.lock is None and 0 < len(data) <= RECORD:
             try:
-                turn.sent += write(self.ssl, data)
+                if self._address and type(data) is bytes:
+                    sent = _transmit(self._address, data)  # type: ignore[name-defined]  # noqa: F821
+                    if type(sent) is tuple:
+                        _fail(self.ssl, sent)
+                else:
+                    sent = write(self.ssl, data)
+                turn.sent += sent
                 if turn.sent > BYTES_PER_TURN:
                     turn.yield_turn()
                 return

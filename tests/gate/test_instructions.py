@@ -27,9 +27,9 @@ BUDGETS = {
     "browser, fields that change": (5.88, 3.02),
     "POST 1 KiB": (3.21, 1.34),
     "16 pipelined": (1.80, 0.65),
-    "TLS hello": (3.85, 2.20),
-    "connection per request": (10.70, 7.50),
-    "connection to a hijacker": (7.90, 6.15),
+    "TLS hello": (3.10, 1.60),
+    "connection per request": (9.20, 5.10),
+    "connection to a hijacker": (6.60, 3.50),
 }
 
 

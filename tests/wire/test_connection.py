@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from muxwsgi.errors import Draining, Expired
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
+from tests.gate.test_build import EXPECTED
 
 Pair = tuple[Connection, Connection]
 
@@ -473,6 +474,22 @@ def test_a_reset_is_a_connection_reset(make_pair: Callable[[str], Pair]) -> None
                 gevent.sleep(0.01)
 
 
+def test_a_write_after_a_reset_tells_what_the_kernel_does(make_pair: Callable[[str], Pair]) -> None:
+    import struct
+
+    for kind in ("tcp", "tls"):
+        server, client = make_pair(kind)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock = client._transport.socket()
+        assert sock is not None
+        client.lifeline.close()
+        sock.close()
+        gevent.sleep(0.01)
+        with pytest.raises(ConnectionResetError) as caught:
+            server.sendall(b"x" * 100)
+        assert caught.value.strerror == os.strerror(errno.ECONNRESET), kind
+
+
 def test_detach_gives_the_socket_and_the_bytes_read_ahead(make_pair: Callable[[str], Pair]) -> None:
     for kind in ("tcp", "unix"):
         server, client = make_pair(kind)
@@ -627,18 +644,41 @@ def test_openssl_is_called_directly_as_long_as_pyopenssl_has_the_names() -> None
     from muxwsgi.wire import tls
 
     assert tls.read is not tls._read, "pyOpenSSL's private names are gone: wire/tls.py has fallen back to the slower public methods"
+    assert all(tls._functions()), "cryptography's private names are gone: the compiled wire/tls.py has fallen back to calls through cffi"
 
 
-def test_the_public_methods_of_pyopenssl_serve_as_well(make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(EXPECTED != "compiled", reason="plain Python calls through cffi")
+def test_the_compiled_build_calls_openssl_without_cffi(make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     from muxwsgi.wire import tls
 
-    monkeypatch.setattr(tls, "read", tls._read)
-    monkeypatch.setattr(tls, "write", tls._write)
+    def never(*args: object) -> None:
+        raise AssertionError("called through cffi")
+
+    monkeypatch.setattr(tls, "read", never)
+    monkeypatch.setattr(tls, "write", never)
+    server, client = make_pair("tls")
+    client.sendall(b"ping")
+    assert server.recv(10) == b"ping"
+    client.close()
+    assert server.recv(10) == b""
+
+
+@pytest.mark.parametrize("how", ["by cffi", "by the public methods"])
+def test_what_openssl_is_called_by_without_those_names_serves_as_well(
+    make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    from muxwsgi.wire import tls
+
+    monkeypatch.setattr(tls, "_address", lambda ssl: 0)
+    if how == "by the public methods":
+        monkeypatch.setattr(tls, "read", tls._read)
+        monkeypatch.setattr(tls, "write", tls._write)
     server, client = make_pair("tls")
     writer = gevent.spawn(client.sendall, BIG)
     assert read_exactly(server, len(BIG)) == BIG
     writer.get(timeout=5)
     server.sendall(b"small")
+    assert client.recv(10) == b"small"
     client.close()
     assert server.recv(10) == b""
 
