@@ -62,6 +62,12 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TR
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 
+#: Hosts that were found to be some, over all connections: most clients ask for the same few. Bounded like the names, and a DNS name has at
+#: most 253 characters, to which a port is added.
+_HOSTS: set[str] = set()
+_HOSTS_AT_MOST = 1024
+_HOST_LENGTH = 260
+
 #: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
 REMEMBERED_AT_MOST = 2048
 
@@ -263,8 +269,13 @@ class Head:
             if minor == 1:
                 raise PeerError(400, "the Host field is missing")
             return
-        if host and not _is_host(host):  # it is empty where the target has no authority (RFC 9112 section 3.2)
-            raise PeerError(400, "the Host field is not a host")
+        if host and host not in _HOSTS:  # it is empty where the target has no authority (RFC 9112 section 3.2)
+            if not _is_host(host):
+                raise PeerError(400, "the Host field is not a host")
+            if len(_HOSTS) >= _HOSTS_AT_MOST:
+                _HOSTS.clear()
+            if len(host) <= _HOST_LENGTH:
+                _HOSTS.add(host)
         self._good_host = host
 
 

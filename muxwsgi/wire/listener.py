@@ -7,6 +7,7 @@ handler there is one object of ours where there would be two sockets, an address
 import errno
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,16 +25,18 @@ log = logging.getLogger("muxwsgi.error")
 #: Owns the connection and closes it.
 Serve = Callable[[Connection], None]
 
-#: The file table of the process or the machine is full, or the kernel has no memory for a socket: it passes.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: What is wrong with one connection and not with accepting (accept(2)): the next one may be in order.
+_GONE = frozenset(
+    {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+    | {errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+)
 
-#: The client went away while it waited.
-_GONE = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH})
+#: Connections accepted before the loop turns, as nginx has it: asking whether there are more costs as much as a turn, and of several
+#: processes the one that is idle should take the next. More after a pause, to see when the backlog is empty.
+ACCEPTED_PER_TURN = 1
+ACCEPTED_AFTER_PAUSE = 100
 
-#: Connections accepted before the loop turns. Those that are served have a say in between.
-ACCEPTED_PER_TURN = 16
-
-#: Seconds without accepting when there are no descriptors. Waiting clients stay in the backlog meanwhile.
+#: Seconds without accepting when there are no descriptors, or no memory. Waiting clients stay in the backlog meanwhile.
 BACK_OFF = 0.2
 
 
@@ -44,12 +47,15 @@ class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent has n
 
 
 class Room:
-    """Room for connections, shared by listeners: at most `limit` are served at once, None for as many as come."""
+    """Room for connections, shared by listeners: at most `limit` are served at once, None for as many as come.
+
+    taken       how many are served, where there is a limit
+    """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.taken = 0
-        self._waiting: list[Listener] = []
+        self._waiting: deque[Listener] = deque()
 
     @property
     def full(self) -> bool:
@@ -57,14 +63,20 @@ class Room:
         return self.limit is not None and self.taken >= self.limit
 
     def wait(self, listener: "Listener") -> None:
-        """Resume `listener` when there is room again."""
+        """Let `listener` have a place when it is its turn."""
         self._waiting.append(listener)
 
-    def free(self) -> None:
-        """A connection has ended."""
+    def take(self, greenlet: gevent.Greenlet) -> None:
+        """A place for as long as `greenlet` lives, which may end before it has begun."""
+        if self.limit is not None:
+            self.taken += 1
+            greenlet.rawlink(self._free)
+
+    def _free(self, greenlet: gevent.Greenlet) -> None:
         self.taken -= 1
+        # One place each, in the order in which they came: a crowd on one port does not lock out another.
         while self._waiting and not self.full:
-            self._waiting.pop().resume()
+            self._waiting.popleft().accept_next()
 
 
 class Listener:
@@ -79,6 +91,7 @@ class Listener:
         self._kind: Kind = (int(listening.family), int(listening.type), listening.proto)
         self._watcher: Any = None
         self._closed = False
+        self._pausing = False
         self._exhausted = False
 
     def start(self) -> None:
@@ -103,43 +116,69 @@ class Listener:
             self._watcher = None
         self._socket.close()
 
+    def accept_next(self) -> None:
+        """There is room for one more: take it, and wait for the next place; or where there is nobody, for a client."""
+        if self._closed:
+            return
+        if self._accept(1):
+            self._room.wait(self)
+        elif not self._pausing:
+            self.resume()
+
     def _accept_some(self) -> None:
-        for _ in range(ACCEPTED_PER_TURN):
-            if self._room.full:
-                self._watcher.stop()
-                self._room.wait(self)
-                return
-            try:
+        if self._room.full:
+            self._watcher.stop()
+            self._room.wait(self)
+        else:
+            self._accept(ACCEPTED_AFTER_PAUSE if self._exhausted else ACCEPTED_PER_TURN)
+
+    def _accept(self, most: int) -> bool:
+        """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
+        try:
+            for _ in range(most):
+                if self._room.full:
+                    return False
                 accepted = self.accept()
-            except OSError as error:
-                if error.errno not in _GONE:
-                    self._back_off(error)
-                return
-            if accepted is None:
-                if self._exhausted:  # the backlog is empty: it is over, and not just for one connection
-                    self._exhausted = False
-                    log.warning("accepting again")
-                return
-            try:
-                connection = Connection.accepted(accepted[0], self._kind, accepted[1], self._server)
-            except OSError:  # it is gone already, and has no address any more
-                continue
-            self._room.taken += 1
-            ConnectionGreenlet.spawn(self._serve_one, connection)
+                if accepted is None:
+                    self._note_empty()
+                    return False
+                self._serve_one(*accepted)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self._pause(error)
+            return False
+        except Exception as error:
+            self._pause(error)
+            return False
+        return True
+
+    def _serve_one(self, fd: int, client: Address) -> None:
+        try:
+            connection = Connection.accepted(fd, self._kind, client, self._server)
+        except OSError:  # it is gone already, and has no address any more
+            return
+        self._room.take(ConnectionGreenlet.spawn(self._serve, connection))
 
     def accept(self) -> tuple[int, Any] | None:
         """The descriptor of the next connection and its peer's address; None where nobody waits."""
         return accept_one(self._socket, self._kind[0])
 
-    def _serve_one(self, connection: Connection) -> None:
-        try:
-            self._serve(connection)
-        finally:
-            self._room.free()
+    # Whoever logs may have to wait, which the hub cannot: a greenlet does it.
 
-    def _back_off(self, error: OSError) -> None:
+    def _pause(self, error: Exception) -> None:
+        self._watcher.stop()
+        self._pausing = True
+        gevent.spawn_later(BACK_OFF, self._end_pause)
         if not self._exhausted:
             self._exhausted = True
-            log.error("cannot accept connections for now: %s", error.strerror)
-        self._watcher.stop()
-        gevent.spawn_later(BACK_OFF, self.resume)
+            reason = error.strerror if isinstance(error, OSError) else repr(error)
+            gevent.spawn(log.error, "cannot accept connections for now: %s", reason)
+
+    def _end_pause(self) -> None:
+        self._pausing = False
+        self.resume()
+
+    def _note_empty(self) -> None:
+        if self._exhausted:  # it is over, and not just for one connection
+            self._exhausted = False
+            gevent.spawn(log.warning, "accepting again")

@@ -73,6 +73,8 @@ cdef inline bytes _recv_with(int fd, Py_ssize_t n, int flags):
     cdef char small[SMALL]
     cdef ssize_t count
     cdef bytes data
+    if n < 0:
+        raise ValueError("negative buffersize")
     if n <= SMALL:
         count = recv(fd, small, n, flags)
         if count < 0:

@@ -89,7 +89,7 @@ LOADS: tuple[Load, ...] = (
         peers=_FEW,
         note=(
             f"Path, query, Cookie and User-Agent differ with every request: {NUMBER:,} requests made beforehand, sent in turn. "
-            "muxwsgi remembers the last fields of a connection, which is worth something in the other loads and nothing in this one."
+            "muxwsgi remembers the last head of a connection. In the other loads it comes again; here only the names of its fields do, and the answer."
         ),
     ),
     Load(name="flask", group="http", title="Flask, JSON", client=Wrk(), peers=_WSGI, app=FLASK, path="/api/entries/7"),

@@ -1,4 +1,4 @@
-"""Requests that differ as those of different visitors do: what a server remembers of a connection's last head is of no use for the next."""
+"""Requests that differ as those of different visitors do: no head comes again, of which a server may remember the last."""
 
 import hashlib
 from collections.abc import Sequence

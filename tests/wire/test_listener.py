@@ -1,6 +1,8 @@
 """Accepting: what an accepted connection knows, how many there are at once, and what closing does."""
 
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -10,9 +12,11 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.lock import Semaphore
 
+from muxwsgi.wire import listener as listener_module
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.listener import ACCEPTED_PER_TURN, Listener, Room, Serve
+from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
 from muxwsgi.wire.transport import PlainSocket
 
@@ -110,7 +114,7 @@ def test_listeners_that_share_a_room_serve_no_more_than_its_limit(listen: Listen
     wait_for(lambda: len(served) == 4 and room.taken == 0)
 
 
-def test_a_crowd_is_accepted_although_a_turn_takes_only_so_many(listen: Listen) -> None:
+def test_a_crowd_is_accepted_although_a_turn_takes_one(listen: Listen) -> None:
     served: list[Connection] = []
 
     def serve(connection: Connection) -> None:
@@ -119,7 +123,7 @@ def test_a_crowd_is_accepted_although_a_turn_takes_only_so_many(listen: Listen) 
 
     address = listen(serve)
     clients = []
-    for _ in range(3 * ACCEPTED_PER_TURN):
+    for _ in range(50):
         client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
         client.connect(address)
         clients.append(client)
@@ -150,3 +154,98 @@ def test_a_room_that_empties_after_its_listener_was_closed_wakes_nobody() -> Non
         wait_for(lambda: room.taken == 0)
         gevent.sleep(0.05)
     assert len(served) == 1
+
+
+def test_one_port_does_not_lock_out_another_where_there_is_little_room(listen: Listen) -> None:
+    order: list[str] = []
+
+    def serve(name: str) -> Serve:
+        def serve_one(connection: Connection) -> None:
+            order.append(name)
+            gevent.sleep(0.001)
+            connection.close()
+
+        return serve_one
+
+    room = Room(1)
+    clients = []
+    for address in (listen(serve("A"), room), listen(serve("B"), room)):
+        for _ in range(20):
+            client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
+            client.connect(address)
+            clients.append(client)
+    wait_for(lambda: len(order) == 40)
+    assert order[3:37].count("A") == 17, "they take turns"
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_place_is_given_back_by_a_greenlet_that_never_began(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Connection] = []
+
+    def serve(connection: Connection) -> None:
+        served.append(connection)
+        connection.close()
+
+    spawned: list[bool] = []
+    spawn = listener_module.ConnectionGreenlet.spawn
+
+    def spawn_and_kill(*args: Any) -> Any:
+        greenlet = spawn(*args)
+        if not spawned:
+            greenlet.kill(block=False)
+        spawned.append(True)
+        return greenlet
+
+    monkeypatch.setattr(listener_module.ConnectionGreenlet, "spawn", staticmethod(spawn_and_kill))
+    room = Room(1)
+    address = listen(serve, room)
+    with gevent.socket.create_connection(address, 5):
+        wait_for(lambda: spawned == [True] and room.taken == 0)
+        with gevent.socket.create_connection(address, 5) as client:
+            assert client.recv(1) == b""
+    wait_for(lambda: room.taken == 0)
+    assert len(served) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failures = [error]
+    accept = Listener.accept
+
+    def fail_once(listener: Listener) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(listener)
+
+    busy = Semaphore(1)
+
+    class WaitingHandler(logging.Handler):
+        """As one that writes to a socket: another greenlet is in the middle of it."""
+
+        def createLock(self) -> None:
+            self.lock = None
+
+        def emit(self, record: logging.LogRecord) -> None:
+            with busy:
+                logged.append(record.getMessage())
+
+    logged: list[str] = []
+    handler = WaitingHandler()
+    monkeypatch.setattr(Listener, "accept", fail_once)
+    logger = logging.getLogger("muxwsgi.error")
+    logger.addHandler(handler)
+    try:
+        busy.acquire()
+        gevent.spawn_later(0.3, busy.release)
+        address = listen(lambda connection: connection.close())
+        with gevent.socket.create_connection(address, 5) as client:
+            assert client.recv(1) == b""
+        wait_for(lambda: len(logged) == 2)
+        assert logged[0].startswith("cannot accept connections for now: ")
+        assert logged[1] == "accepting again"
+    finally:
+        logger.removeHandler(handler)
