@@ -12,7 +12,6 @@ cdef class Head:
     cdef bytes _block, _method_part, _whole
     cdef dict _known, _shared, _template, _whole_environ
     cdef str _good_host
-    cdef bint _exact
     cdef Py_ssize_t _line_length, _lines, _field_size
 
     cpdef dict parse(self, bytes raw)
@@ -22,7 +21,7 @@ cdef class Head:
         connection=str,
     )
     cdef dict _parse(self, bytes raw)
-    @cython.locals(template=dict, environ=dict)
+    @cython.locals(template=dict)
     cdef dict _environ_with(self, dict fields)
     @cython.locals(lines=Py_ssize_t, sink=_Sink)
     cdef _read_fields(self, bytes raw, Py_ssize_t line_end, dict fields)

@@ -85,7 +85,6 @@ class Head:
 
     __slots__ = (
         "_block",
-        "_exact",
         "_field_size",
         "_good_host",
         "_known",
@@ -114,8 +113,7 @@ class Head:
         self._field_size = settings.limit_request_field_size
         self._block = b""  # the fields of the last head as sent, up to `REMEMBERED_AT_MOST` bytes of them
         self._known: dict[str, str] = {}  # and what they are in an environ
-        self._template: dict[str, Any] | None = None  # `shared` with fields of the same names, once those have come again
-        self._exact = False  # whether they have the same values too
+        self._template: dict[str, Any] | None = None  # `shared` with them, once fields of these names have come again
         self._whole = b""  # the last head as sent, where it was in order and has up to as many bytes
         self._whole_environ: dict[str, Any] | None = None  # all of its environ, once it has come again
         self._method_part = b"GET "  # the last method as sent, with its space
@@ -173,9 +171,6 @@ class Head:
             template = self._template
             if template is None:
                 template = self._template = self._shared | fields
-            elif not self._exact:
-                template.update(fields)
-            self._exact = True
             environ = template.copy()
         else:
             fields = {}
@@ -246,10 +241,9 @@ class Head:
         template = self._template
         if template is None:
             template = self._template = self._shared | fields
-        self._exact = False
-        environ = template.copy()
-        environ.update(fields)
-        return environ
+        else:
+            template.update(fields)
+        return template.copy()
 
     def _read_fields(self, raw: bytes, line_end: int, fields: dict[str, str]) -> PeerError | None:
         """Add the fields of `raw` to `fields`, under their environ keys. Raises `PeerError`, or returns one: see `_feed`."""

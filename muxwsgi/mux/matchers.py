@@ -131,7 +131,7 @@ def http1(data: bytes) -> Match:
     # A pattern of so many methods is slow to say no: most of what is not HTTP has no registered method before its first space.
     if (data[: data.find(b" ", 0, _METHOD_LENGTH)] in _REGISTERED or data[:1] == b"\r") and _CERTAIN.match(data):
         return YES
-    at = _empty_lines(data) if data[:1] == b"\r" else 0
+    at = _empty_lines(data)
     rest = data[at : at + 1]
     if not rest:
         return MORE
@@ -149,7 +149,7 @@ def http1(data: bytes) -> Match:
 
 
 def _empty_lines(data: bytes) -> int:
-    lines = _EMPTY_LINES.match(data)
+    lines = _EMPTY_LINES.match(data) if data[:1] == b"\r" else None
     return lines.end() if lines else 0
 
 
@@ -167,7 +167,7 @@ def _request_target(method: bytes, data: bytes, at: int) -> Match:
     elif start[:1] == b"/" or start.startswith(_SCHEMES):
         target = _TARGET.match(data, at)
     else:
-        return MORE if b"http://".startswith(start) or b"https://".startswith(start) else NO
+        return _more_of(start, _SCHEMES)
     if target is None:
         return NO
     if target.end() == len(data):
@@ -178,9 +178,15 @@ def _request_target(method: bytes, data: bytes, at: int) -> Match:
 def _starts(data: bytes, at: int, expected: bytes) -> Match:
     """Whether `data` has `expected` at `at`."""
     found = data[at : at + len(expected)]
-    if found == expected:
-        return YES
-    return MORE if expected.startswith(found) else NO
+    return YES if found == expected else _more_of(found, (expected,))
+
+
+def _more_of(start: bytes, wanted: tuple[bytes, ...]) -> Match:
+    """`MORE` where `start` is the beginning of one of `wanted`, else `NO`."""
+    for whole in wanted:
+        if whole.startswith(start):
+            return MORE
+    return NO
 
 
 # TLS
@@ -252,10 +258,7 @@ def prefix(*prefixes: bytes) -> Matcher:
     def ask(data: bytes) -> Match:
         if data.startswith(prefixes):
             return YES
-        for known in prefixes:
-            if known.startswith(data):
-                return MORE
-        return NO
+        return _more_of(data, prefixes)
 
     return _Named(_call("prefix", prefixes), ask)
 

@@ -17,6 +17,7 @@ cdef class Mux:
     cdef _look(self, Connection connection)
     cpdef decide(self, bytes data, bint final=*)
     cpdef decide_by_alpn(self, protocol)
+    cdef _decided(self, route, reason, str why)
 
 
 cdef _agreed_protocol(Connection connection)

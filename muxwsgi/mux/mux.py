@@ -184,9 +184,7 @@ class Mux:
         for route in self.routes:
             verdict = _ask(route, data)
             if verdict is _YES:
-                return Decision(
-                    route, _MATCHED, f"mux {self.name!r}: route {route.name!r} said YES to {_count(len(data))}"
-                )
+                return self._decided(route, _MATCHED, f"route {route.name!r} said YES to {_count(len(data))}")
             # An earlier MORE holds back every later YES, else the cut of the packets would decide.
             if verdict is _MORE and not final:
                 return None

@@ -24,7 +24,7 @@ from OpenSSL import SSL
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
-from muxwsgi.wire.syscalls import Kind
+from muxwsgi.wire.syscalls import Kind, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
 from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport
 
@@ -134,7 +134,7 @@ class Connection:
             client = cast(Address, sock.getpeername())
         if server is None:
             server = cast(Address, sock.getsockname())
-        kind = int(sock.family), int(sock.type), sock.proto
+        kind = kind_of(sock)
         return cls(SocketTransport(sock.detach(), kind), client=client, server=server)
 
     @classmethod

@@ -16,7 +16,7 @@ from gevent import get_hub
 
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.ready import READ
-from muxwsgi.wire.syscalls import Kind, accept_one
+from muxwsgi.wire.syscalls import accept_one, kind_of
 
 __all__ = ["Listener", "Room", "Serve"]
 
@@ -88,7 +88,7 @@ class Listener:
         self._serve = serve
         self._room = room or Room(None)
         self._server = server
-        self._kind: Kind = (int(listening.family), int(listening.type), listening.proto)
+        self._kind = kind_of(listening)
         self._watcher: Any = None
         self._closed = False
         self._pausing = False
@@ -143,12 +143,9 @@ class Listener:
                     self._note_empty()
                     return False
                 self._serve_one(*accepted)
-        except OSError as error:
-            if error.errno not in _GONE:
-                self._pause(error)
-            return False
         except Exception as error:
-            self._pause(error)
+            if not isinstance(error, OSError) or error.errno not in _GONE:
+                self._pause(error)
             return False
         return True
 

@@ -5,9 +5,6 @@ from cpython.exc cimport PyErr_SetFromErrno
 from cpython.unicode cimport PyUnicode_FromString
 from libc cimport errno as c_errno
 
-cdef extern from "sys/types.h" nogil:
-    pass
-
 cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:

@@ -12,12 +12,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Kind", "accept_one", "check_descriptor", "clock", "close_descriptor", "peek", "receive", "second", "transmit"]
+__all__ = ["Kind", "accept_one", "check_descriptor", "clock", "close_descriptor", "kind_of", "peek", "receive", "second", "transmit"]
 
 Buffer = bytes | bytearray | memoryview
 
 #: Family, type and protocol of a socket, as numbers: a socket that is asked for them makes an enum member each time.
 Kind = tuple[int, int, int]
+
+
+def kind_of(sock: socket_module.socket) -> Kind:
+    """The `Kind` of `sock`."""
+    return int(sock.family), int(sock.type), sock.proto
 
 
 def receive(fd: int, n: int) -> bytes:

@@ -15,15 +15,9 @@ from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.wire.ready import sweep
 from tests.proxy.conftest import Lab
 from tests.proxy.dial.conftest import open_sockets
+from tests.waiting import until
 
 __all__ = ["begun_flows", "clean_process", "frozen_heap", "later", "nothing_left", "settle", "until"]
-
-
-def until(condition: Any, what: str = "") -> None:
-    """Wait for what has to come."""
-    with gevent.Timeout(10, AssertionError(f"it did not come: {what or condition}")):
-        while not condition():
-            gevent.sleep(0.005)
 
 
 def later(proxy: Proxy, seconds: float) -> None:

@@ -19,6 +19,7 @@ from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
 from muxwsgi.wire.transport import PlainSocket
+from tests.waiting import until
 
 Listen = Callable[..., Any]
 
@@ -47,10 +48,16 @@ def listen() -> Iterator[Listen]:
         listener.close()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
-        while not condition():
-            gevent.sleep(0.01)
+def noting(served: list[Connection], leave: Event | None = None) -> Serve:
+    """Takes connections down in `served`, waits for `leave`, and closes them."""
+
+    def serve(connection: Connection) -> None:
+        served.append(connection)
+        if leave is not None:
+            leave.wait()
+        connection.close()
+
+    return serve
 
 
 @pytest.mark.parametrize("accept", [lambda sock: accept_one(sock, int(sock.family)), accept_by_python], ids=["accept_one", "by Python"])
@@ -103,7 +110,7 @@ def test_listeners_that_share_a_room_serve_no_more_than_its_limit(listen: Listen
     room = Room(2)
     first, second = listen(serve, room), listen(serve, room)
     clients = [gevent.socket.create_connection(address) for address in (first, second, first, second)]
-    wait_for(lambda: len(served) == 2)
+    until(lambda: len(served) == 2)
     gevent.sleep(0.1)
     assert (len(served), room.taken, room.full) == (2, 2, True)
     for client in clients:
@@ -111,23 +118,18 @@ def test_listeners_that_share_a_room_serve_no_more_than_its_limit(listen: Listen
     gevent.sleep(0.05)
     assert len(served) == 2, "a place is free when the handler returns, not when the client has gone"
     leave.set()
-    wait_for(lambda: len(served) == 4 and room.taken == 0)
+    until(lambda: len(served) == 4 and room.taken == 0)
 
 
 def test_a_crowd_is_accepted_although_a_turn_takes_one(listen: Listen) -> None:
     served: list[Connection] = []
-
-    def serve(connection: Connection) -> None:
-        served.append(connection)
-        connection.close()
-
-    address = listen(serve)
+    address = listen(noting(served))
     clients = []
     for _ in range(50):
         client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
         client.connect(address)
         clients.append(client)
-    wait_for(lambda: len(served) == len(clients))
+    until(lambda: len(served) == len(clients))
     for client in clients:
         client.close()
 
@@ -135,23 +137,17 @@ def test_a_crowd_is_accepted_although_a_turn_takes_one(listen: Listen) -> None:
 def test_a_room_that_empties_after_its_listener_was_closed_wakes_nobody() -> None:
     served: list[Connection] = []
     leave = Event()
-
-    def serve(connection: Connection) -> None:
-        served.append(connection)
-        leave.wait()
-        connection.close()
-
     listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
     address = listening.getsockname()
     room = Room(1)
-    listener = Listener(listening, serve, room)
+    listener = Listener(listening, noting(served, leave), room)
     listener.start()
     with gevent.socket.create_connection(address), gevent.socket.create_connection(address):
-        wait_for(lambda: len(served) == 1)
+        until(lambda: len(served) == 1)
         gevent.sleep(0.05)
         listener.close()
         leave.set()
-        wait_for(lambda: room.taken == 0)
+        until(lambda: room.taken == 0)
         gevent.sleep(0.05)
     assert len(served) == 1
 
@@ -174,7 +170,7 @@ def test_one_port_does_not_lock_out_another_where_there_is_little_room(listen: L
             client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
             client.connect(address)
             clients.append(client)
-    wait_for(lambda: len(order) == 40)
+    until(lambda: len(order) == 40)
     assert order[3:37].count("A") == 17, "they take turns"
     for client in clients:
         client.close()
@@ -183,11 +179,6 @@ def test_one_port_does_not_lock_out_another_where_there_is_little_room(listen: L
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_place_is_given_back_by_a_greenlet_that_never_began(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Connection] = []
-
-    def serve(connection: Connection) -> None:
-        served.append(connection)
-        connection.close()
-
     spawned: list[bool] = []
     spawn = listener_module.ConnectionGreenlet.spawn
 
@@ -200,12 +191,12 @@ def test_a_place_is_given_back_by_a_greenlet_that_never_began(listen: Listen, mo
 
     monkeypatch.setattr(listener_module.ConnectionGreenlet, "spawn", staticmethod(spawn_and_kill))
     room = Room(1)
-    address = listen(serve, room)
+    address = listen(noting(served), room)
     with gevent.socket.create_connection(address, 5):
-        wait_for(lambda: spawned == [True] and room.taken == 0)
+        until(lambda: spawned == [True] and room.taken == 0)
         with gevent.socket.create_connection(address, 5) as client:
             assert client.recv(1) == b""
-    wait_for(lambda: room.taken == 0)
+    until(lambda: room.taken == 0)
     assert len(served) == 1
 
 
@@ -244,7 +235,7 @@ def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
         address = listen(lambda connection: connection.close())
         with gevent.socket.create_connection(address, 5) as client:
             assert client.recv(1) == b""
-        wait_for(lambda: len(logged) == 2)
+        until(lambda: len(logged) == 2)
         assert logged[0].startswith("cannot accept connections for now: ")
         assert logged[1] == "accepting again"
     finally:
