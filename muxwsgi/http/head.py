@@ -1,4 +1,4 @@
-"""One request head: llhttp parses it, and the policy here closes what llhttp leaves open.
+"""One request head: what it means, and the policy that closes what llhttp leaves open. `fields` reads its field lines.
 
 The parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. So no byte of a body or of a next request
 is ever inside a parser when the policy says no, and what the policy sees is one message.
@@ -16,15 +16,8 @@ from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from httptools import (
-    HttpParserError,
-    HttpParserInvalidMethodError,
-    HttpParserInvalidURLError,
-    HttpParserUpgrade,
-    HttpRequestParser,
-)
-
 from muxwsgi.errors import PeerError
+from muxwsgi.http.fields import REMEMBERED_AT_MOST, Fields, is_length
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Head", "refuse_early"]
@@ -53,24 +46,14 @@ _OTHER_PROTOCOLS = frozenset(
     | {"RECORD", "FLUSH"}
 )
 
-#: Fields of which a second one is doubt about the message. Others are lists, which may be split over several lines (RFC 9110
-#: section 5.3).
-_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
+#: Methods that llhttp knows, and which mean nothing to it.
+_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-#: Field names and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are this many:
-#: a client that invents names can neither fill the memory nor keep the names of others out for good.
-_KEYS: dict[bytes, str] = {}
-_KEYS_AT_MOST = 2048
-
-#: Hosts that were found to be some, over all connections: most clients ask for the same few. Bounded like the names, and a DNS name has at
+#: Hosts that were found to be some, over all connections: most clients ask for the same few. They are bounded, and a DNS name has at
 #: most 253 characters, to which a port is added.
 _HOSTS: set[str] = set()
 _HOSTS_AT_MOST = 1024
 _HOST_LENGTH = 260
-
-#: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
-REMEMBERED_AT_MOST = 2048
-
 
 class Head:
     """The heads of one connection, one after the other. What the engine itself needs to know of the last one that was parsed:
@@ -84,16 +67,11 @@ class Head:
     """
 
     __slots__ = (
-        "_block",
-        "_field_size",
+        "_fields",
         "_good_host",
-        "_known",
         "_line_length",
-        "_lines",
         "_method_part",
         "_settings",
-        "_shared",
-        "_template",
         "_whole",
         "_whole_environ",
         "chunked",
@@ -107,14 +85,9 @@ class Head:
     def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
         """`shared` is the part of the environ that all requests of the connection have."""
         self._settings = settings
-        self._shared = shared
+        self._fields = Fields(settings, shared)
         self._line_length = settings.limit_request_line
-        self._lines = settings.limit_request_fields
-        self._field_size = settings.limit_request_field_size
-        self._block = b""  # the fields of the last head as sent, up to `REMEMBERED_AT_MOST` bytes of them
-        self._known: dict[str, str] = {}  # and what they are in an environ
-        self._template: dict[str, Any] | None = None  # `shared` with them, once fields of these names have come again
-        self._whole = b""  # the last head as sent, where it was in order and has up to as many bytes
+        self._whole = b""  # the last head as sent, where it was in order and has up to `REMEMBERED_AT_MOST` bytes
         self._whole_environ: dict[str, Any] | None = None  # all of its environ, once it has come again
         self._method_part = b"GET "  # the last method as sent, with its space
         self._good_host = ""
@@ -162,31 +135,13 @@ class Head:
         if method in _OTHER_PROTOCOLS:
             raise PeerError(501, f"unknown method {method!r}")
 
-        # 2. The fields. Most clients send the same ones again, byte for byte, while a connection lasts. llhttp has seen them then, and the
-        # method too, and lets every target through that is a path and that `_REQUEST_LINE` lets through.
-        doubt = None
-        size = len(raw) - line_end
-        if size == len(self._block) and raw.endswith(self._block) and method == self.method and target[0] == "/":
-            fields = self._known
-            template = self._template
-            if template is None:
-                template = self._template = self._shared | fields
-            environ = template.copy()
-        else:
-            fields = {}
-            doubt = self._read_fields(raw, line_end, fields)
-            environ = self._environ_with(fields)
-            if doubt is None and size <= REMEMBERED_AT_MOST:
-                self._block = raw[line_end:]
-                self._known = fields
-            else:
-                self._block = b""
-                self._known = {}
-                self._template = None
+        # 2. The fields.
+        fields = self._fields
+        environ = fields.read(raw, line_end, target[0] == "/" and method in _USUAL_METHODS)
         environ["muxwsgi.head"] = raw
 
         # 3. What they mean together.
-        host = fields.get("HTTP_HOST")
+        host = environ.get("HTTP_HOST")
         if host != self._good_host or host is None:
             self._check_host(host, minor)
         query = ""
@@ -211,52 +166,26 @@ class Head:
         self.minor = minor
         self.length = None
         self.chunked = False
-        framed = "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields
-        if framed:
-            self.length, self.chunked = _framing(fields, minor)
-        if doubt is not None:
-            raise doubt
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            self.length, self.chunked = _framing(environ, minor)
+        if fields.doubt is not None:
+            raise fields.doubt
         self.keep_alive = minor == 1
-        if "HTTP_CONNECTION" in fields:
-            connection = fields["HTTP_CONNECTION"]
+        if "HTTP_CONNECTION" in environ:
+            connection = environ["HTTP_CONNECTION"]
             if minor == 0 or connection != "keep-alive":
                 options = [option.strip() for option in connection.lower().split(",")]
                 self.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
         self.expects_continue = False
-        if "HTTP_EXPECT" in fields and minor == 1:
-            if fields["HTTP_EXPECT"].lower() != "100-continue":
-                raise PeerError(417, f"cannot meet the expectation {fields['HTTP_EXPECT']!r}")
+        if "HTTP_EXPECT" in environ and minor == 1:
+            if environ["HTTP_EXPECT"].lower() != "100-continue":
+                raise PeerError(417, f"cannot meet the expectation {environ['HTTP_EXPECT']!r}")
             self.expects_continue = self.chunked or bool(self.length)
         if len(raw) <= REMEMBERED_AT_MOST:
             self._whole = raw
             if again:
                 self._whole_environ = environ.copy()
         return environ
-
-    def _environ_with(self, fields: dict[str, str]) -> dict[str, Any]:
-        """An environ with `fields`. Where their names are those of the last ones, as when a cookie changes, it does not have to grow."""
-        if fields.keys() != self._known.keys():
-            self._template = None
-            return self._shared | fields
-        template = self._template
-        if template is None:
-            template = self._template = self._shared | fields
-        else:
-            template.update(fields)
-        return template.copy()
-
-    def _read_fields(self, raw: bytes, line_end: int, fields: dict[str, str]) -> PeerError | None:
-        """Add the fields of `raw` to `fields`, under their environ keys. Raises `PeerError`, or returns one: see `_feed`."""
-        lines = raw.count(b"\r\n") - 2
-        if lines > self._lines:
-            raise PeerError(431, f"more than {self._lines} header fields")
-        if len(raw) - line_end > self._field_size:
-            _check_field_sizes(raw, self._field_size)
-        sink = _Sink(fields)
-        doubt = _feed(HttpRequestParser(sink), raw)
-        if sink.repeated:
-            raise PeerError(400, f"the field {sink.repeated.decode('latin-1')!r} is repeated")
-        return doubt
 
     def _check_host(self, host: str | None, minor: int) -> None:
         if host is None:
@@ -271,42 +200,6 @@ class Head:
             if len(host) <= _HOST_LENGTH:
                 _HOSTS.add(host)
         self._good_host = host
-
-
-class _Sink:
-    """Where the parser puts fields: into `fields`, under their environ keys.
-
-    `repeated` is the name of one that may not come twice, and did: raising in a callback would only make the parser raise something else.
-    The other callbacks are there to say that there are none: a new parser asks for each.
-    """
-
-    __slots__ = ("_fields", "repeated")
-
-    on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
-    on_chunk_header = on_chunk_complete = on_status = None
-
-    def __init__(self, fields: dict[str, str]) -> None:
-        self._fields = fields
-        self.repeated = b""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser."""
-        keys = _KEYS
-        key = keys.get(name)
-        if key is None:
-            key = _learn(name)
-        if not key:
-            return
-        text = value.decode("latin-1")
-        if text and text[-1] in " \t":
-            text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
-        fields = self._fields
-        if key in fields:
-            if key in _SINGLETONS:
-                self.repeated = self.repeated or name
-                return
-            text = fields[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
-        fields[key] = text
 
 
 def _is_target(text: str) -> bool:
@@ -350,41 +243,10 @@ def _is_host(text: str, *, port_needed: bool = False) -> bool:
     return not port or int(port) <= 65535
 
 
-def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
-    """Let `parser` read `raw`. Raises `PeerError`; returns one where the fields are all there and `_framing` may know a better status."""
-    try:
-        parser.feed_data(raw)
-    except HttpParserUpgrade:
-        pass  # CONNECT or Upgrade: what follows the head is read by us in any case
-    except HttpParserInvalidMethodError:
-        raise PeerError(501, "unknown method") from None
-    except HttpParserInvalidURLError:
-        raise PeerError(400, "the request-target is malformed") from None
-    except HttpParserError as error:
-        fault = PeerError(400, f"malformed head: {error}")
-        if "invalid `Transfer-Encoding`" in str(error):
-            return fault
-        raise fault from None
-    return None
-
-
-def _learn(name: bytes) -> str:
-    if b"_" in name:
-        key = ""  # X_Y and X-Y would have the same key: nobody may forge the other's (nginx drops them too)
-    elif name.lower() in (b"content-type", b"content-length"):
-        key = name.decode().upper().replace("-", "_")
-    else:
-        key = "HTTP_" + name.decode().upper().replace("-", "_")
-    if len(_KEYS) >= _KEYS_AT_MOST:
-        _KEYS.clear()
-    _KEYS[name] = key
-    return key
-
-
-def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
+def _framing(environ: dict[str, Any], minor: int) -> tuple[int | None, bool]:
     """Content-Length and whether the body is chunked (RFC 9112 section 6.3)."""
-    length = fields.get("CONTENT_LENGTH")
-    coding = fields.get("HTTP_TRANSFER_ENCODING")
+    length = environ.get("CONTENT_LENGTH")
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
     if coding is not None:
         if minor == 0:
             raise PeerError(400, "Transfer-Encoding in HTTP/1.0")
@@ -397,15 +259,9 @@ def _framing(fields: dict[str, str], minor: int) -> tuple[int | None, bool]:
         return None, True
     if length is None:
         return None, False
-    if len(length) > 18 or not length.isascii() or not length.isdigit():
+    if not is_length(length):
         raise PeerError(400, "Content-Length is not a number")
     return int(length), False
-
-
-def _check_field_sizes(raw: bytes, limit: int) -> None:
-    for line in raw.split(b"\r\n")[1:]:
-        if len(line) > limit:
-            raise PeerError(431, f"a header field is longer than {limit} bytes")
 
 
 def _long_request_line(settings: HTTPSettings) -> PeerError:

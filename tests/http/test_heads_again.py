@@ -1,17 +1,21 @@
-"""Fields that come again byte for byte are not parsed again: nobody can tell from what the application sees."""
+"""What comes again is not parsed again, and fields whose names are known are read without llhttp: nobody can tell from what the application
+sees."""
 
 import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.head import REMEMBERED_AT_MOST, Head
+from muxwsgi.http import fields as fields_module
+from muxwsgi.http.fields import REMEMBERED_AT_MOST
+from muxwsgi.http.head import Head
 from muxwsgi.settings import HTTPSettings
 
 from .conftest import Talk, statuses
+from .test_grammar import EDITS, HEADS, mutated
 
 LIMITS = HTTPSettings()
 SHARED = {"SCRIPT_NAME": "", "PATH_INFO": "", "RAW_URI": ""}
@@ -58,6 +62,58 @@ def test_a_head_says_the_same_after_others_and_as_the_first(heads: list[tuple[by
     for line, block in heads:
         raw = line + b"\r\n" + block
         assert said(one_after_the_other, raw) == said(Head(LIMITS, dict(SHARED)), raw)
+
+
+def one_head(data: bytes) -> bytes:
+    """The first head in `data`, as the engine hands it on."""
+    data = data.lstrip(b"\r\n")
+    return data[: data.find(b"\r\n\r\n") + 4] if b"\r\n\r\n" in data else data + b"\r\n\r\n"
+
+
+def by_llhttp(raw: bytes) -> Any:
+    fields_module._KEYS.clear()  # a name that is not known is llhttp's business
+    return said(Head(LIMITS, dict(SHARED)), raw)
+
+
+@given(base=HEADS, edits=st.lists(EDITS, min_size=1, max_size=4))
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", edits=[[], [(20, 1, b"")], [(21, 1, b" \t")], [(23, 0, b" ")]])
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(23, 2, b"\n")], [(26, 0, b" ")], [(29, 2, b"\r")]])
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(28, 1, b"\x7f")], [(28, 1, b"\xff\t\x80")], [(28, 1, b"\0")]])
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(25, 4, b"")], [(29, 2, b"\r\n z\r\n")], [(25, 0, b"X: 1\r\n")]])
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(23, 2, b"\rZ")]])
+@settings(max_examples=1000, deadline=None)
+def test_fields_with_known_names_say_what_they_say_to_llhttp(base: bytes, edits: Any) -> None:
+    heads = [base, base, *(one_head(mutated(base, some)) for some in edits), base]
+    expected = [by_llhttp(raw) for raw in heads]
+    by_llhttp(base)  # now its names are known
+    one_after_the_other = Head(LIMITS, dict(SHARED))
+    for raw, said_to_llhttp in zip(heads, expected, strict=True):
+        assert said(one_after_the_other, raw) == said_to_llhttp
+        assert said(Head(LIMITS, dict(SHARED)), raw) == said_to_llhttp
+
+
+def test_llhttp_is_not_asked_for_fields_whose_names_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = b"GET /%d HTTP/1.1\r\nHost: a\r\nCookie: \t number=%d \r\nX_Dropped: %d\r\nContent-Length: %d\r\n\r\n"
+    by_llhttp(raw % (1, 1, 1, 1))
+    monkeypatch.setattr(fields_module, "HttpRequestParser", None)
+    for head in (Head(LIMITS, dict(SHARED)), Head(LIMITS, dict(SHARED))):
+        for number in range(5):
+            environ = head.parse(raw % (number, number, number, number))
+            assert (environ["HTTP_COOKIE"], environ["CONTENT_LENGTH"], head.length) == (f"number={number}", str(number), number)
+            assert [key for key in environ if key.startswith("HTTP_")] == ["HTTP_HOST", "HTTP_COOKIE"]
+
+
+def test_fields_that_are_many_or_long_are_refused_though_their_names_are_known() -> None:
+    limits = HTTPSettings(limit_request_fields=3, limit_request_field_size=40)
+    head = Head(limits, dict(SHARED))
+    for _ in range(3):
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nY: 2\r\n\r\n")
+    assert said(head, b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nY: 2\r\nZ: 3\r\n\r\n")[0] == 431
+    by_llhttp(b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nY: 2\r\nZ: 3\r\n\r\n")
+    assert said(head, b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nY: 2\r\nZ: 3\r\n\r\n")[0] == 431
+    for _ in range(3):
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n")
+    assert said(head, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"1" * 40 + b"\r\n\r\n")[0] == 431
 
 
 def test_what_an_application_does_to_its_environ_is_not_there_next_time(talk: Talk) -> None:

@@ -1,0 +1,263 @@
+"""The field lines of request heads, straight into environs.
+
+llhttp says what a field line is. A connection's clients repeat themselves, though, and each other: so a line that llhttp took once is taken
+again byte for byte, and one whose name it took, with a value that holds nothing but what RFC 9110 section 5.5 allows in one, is read here.
+All else goes to llhttp, which is the only one that refuses: what is read here is what nobody could read otherwise.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserInvalidURLError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+from muxwsgi.errors import PeerError
+from muxwsgi.settings import HTTPSettings
+
+__all__ = ["REMEMBERED_AT_MOST", "Fields", "is_length"]
+
+#: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
+REMEMBERED_AT_MOST = 2048
+
+#: Fields of which a second one is doubt about the message. Others are lists, which may be split over several lines (RFC 9110
+#: section 5.3).
+_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
+
+#: Field names that llhttp took, and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are
+#: this many: a client that invents names can neither fill the memory nor keep the names of others out for good.
+_KEYS: dict[bytes, str] = {}
+_KEYS_AT_MOST = 2048
+
+#: Digits of a Content-Length at most.
+_LENGTH_DIGITS = 18
+
+_COLON, _CR, _LF, _SPACE, _TAB = b":\r\n \t"
+
+# Where a name and a value end at the latest. In the compiled build these are C functions (fields.pxd), and an assignment to one would be an
+# error: hence by this way around.
+_NOT_NAME = re.compile(rb"[\x00-\x20:]|\Z")
+_NOT_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\Z")
+
+
+def _first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
+    def at_or_after(raw: bytes, at: int) -> int:
+        found = pattern.search(raw, at)
+        assert found is not None
+        return found.start()
+
+    return at_or_after
+
+
+globals().update(_name_end=_first(_NOT_NAME), _value_end=_first(_NOT_VALUE))
+
+
+class Fields:
+    """Reads the fields of one head after the other of a connection.
+
+    doubt       what is wrong with the fields just read where their meaning may be refused with a better status; None without
+    """
+
+    __slots__ = ("_at_most", "_keys", "_lines", "_names", "_read_before", "_shared", "_size_at_most", "_template", "doubt")
+
+    def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
+        """`shared` is what all environs of the connection have, and no field."""
+        self._shared = shared
+        self._at_most = settings.limit_request_fields
+        self._size_at_most = settings.limit_request_field_size
+        self._read_before = False
+        self.doubt: PeerError | None = None
+        self._forget()
+
+    def read(self, raw: bytes, at: int, usual: bool) -> dict[str, Any]:
+        """A new environ with the fields of the head `raw`, which begin at `at`. Raises `PeerError`.
+
+        `usual`: llhttp would take the request line for one, and read what follows as fields.
+        """
+        self.doubt = None
+        size = len(raw) - at
+        if usual and size <= self._size_at_most:
+            if self._lines and size <= REMEMBERED_AT_MOST and self._read_again(raw, at):
+                return self._template.copy()
+            environ = self._shared.copy()
+            if self._read_known(raw, at, environ):
+                return environ
+        self._forget()
+        return self._parse(raw, at)
+
+    # As those before
+
+    def _read_again(self, raw: bytes, at: int) -> bool:
+        """Bring `_template` up to date, where the names are those of the head that is remembered, one for one."""
+        text = raw
+        lines = self._lines
+        for number in range(len(lines)):
+            line = lines[number]
+            if raw.startswith(line, at):
+                at += len(line)
+                continue
+            begin = at
+            name = self._names[number]
+            value_at = at + len(name) + 1
+            if not raw.startswith(name, at) or text[value_at - 1] != _COLON:
+                return False
+            end = _value_end(raw, value_at)  # type: ignore[name-defined]  # noqa: F821
+            if text[end] != _CR or text[end + 1] != _LF:
+                return False
+            key = self._keys[number]
+            if key:
+                value = _value(raw, value_at, end)
+                if key == "CONTENT_LENGTH" and not is_length(value):
+                    return False
+                self._template[key] = value
+            at = end + 2
+            lines[number] = raw[begin:at]
+        return at + 2 == len(raw)
+
+    def _read_known(self, raw: bytes, at: int, environ: dict[str, Any]) -> bool:
+        """Put fields with known names into `environ`, and remember them from a connection's second head on. False for anything else."""
+        keys = _KEYS
+        text = raw
+        remember = self._read_before and len(raw) - at <= REMEMBERED_AT_MOST
+        self._read_before = True
+        self._forget()
+        count = 0
+        while text[at] != _CR:
+            colon = _name_end(raw, at)  # type: ignore[name-defined]  # noqa: F821
+            name = raw[at:colon]
+            key = keys.get(name)
+            if key is None or text[colon] != _COLON:
+                return False
+            end = _value_end(raw, colon + 1)  # type: ignore[name-defined]  # noqa: F821
+            if text[end] != _CR or text[end + 1] != _LF:
+                return False
+            if key:
+                if key in environ or key == "HTTP_TRANSFER_ENCODING":
+                    return False
+                environ[key] = _value(raw, colon + 1, end)
+            count += 1
+            if remember:
+                self._lines.append(raw[at : end + 2])
+                self._names.append(name)
+                self._keys.append(key)
+            at = end + 2
+        if at + 2 != len(raw) or count > self._at_most:
+            return False
+        if "CONTENT_LENGTH" in environ and not is_length(environ["CONTENT_LENGTH"]):
+            return False
+        if remember:
+            self._template = environ.copy()
+        return True
+
+    def _forget(self) -> None:
+        self._lines: list[bytes] = []  # of the head that is remembered, each with its CRLF
+        self._names: list[bytes] = []  # that of each line
+        self._keys: list[str] = []  # and the key of each name
+        self._template = self._shared  # and with those fields, in a dict of its own
+
+    # By llhttp
+
+    def _parse(self, raw: bytes, at: int) -> dict[str, Any]:
+        if raw.count(b"\r\n") - 2 > self._at_most:
+            raise PeerError(431, f"more than {self._at_most} header fields")
+        if len(raw) - at > self._size_at_most:
+            _check_sizes(raw, self._size_at_most)
+        environ = self._shared.copy()
+        sink = _Sink(environ)
+        self.doubt = _feed(HttpRequestParser(sink), raw)
+        if sink.repeated:
+            raise PeerError(400, f"the field {sink.repeated.decode('latin-1')!r} is repeated")
+        return environ
+
+
+class _Sink:
+    """Where the parser puts fields: into an environ, under their keys.
+
+    `repeated` is the name of one that may not come twice, and did: raising in a callback would only make the parser raise something else.
+    The other callbacks are there to say that there are none: a new parser asks for each.
+    """
+
+    __slots__ = ("_environ", "repeated")
+
+    on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = on_status = None
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self.repeated = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        keys = _KEYS
+        key = keys.get(name)
+        if key is None:
+            key = _learn(name)
+        if not key:
+            return
+        text = value.decode("latin-1")
+        if text and text[-1] in " \t":
+            text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
+        environ = self._environ
+        if key in environ:
+            if key in _SINGLETONS:
+                self.repeated = self.repeated or name
+                return
+            text = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + text
+        environ[key] = text
+
+
+def _value(raw: bytes, at: int, end: int) -> str:
+    """The value that stands between `at` and `end`, without the OWS around it (RFC 9112 section 5.1)."""
+    text = raw
+    while text[at] == _SPACE or text[at] == _TAB:
+        at += 1
+    while end > at and (text[end - 1] == _SPACE or text[end - 1] == _TAB):
+        end -= 1
+    return raw[at:end].decode("latin-1")
+
+
+def is_length(text: str) -> bool:
+    """Whether `text` is a Content-Length, of a size that anybody could mean."""
+    return len(text) <= _LENGTH_DIGITS and text.isascii() and text.isdigit()
+
+
+def _learn(name: bytes) -> str:
+    if b"_" in name:
+        key = ""  # X_Y and X-Y would have the same key: nobody may forge the other's (nginx drops them too)
+    elif name.lower() in (b"content-type", b"content-length"):
+        key = name.decode().upper().replace("-", "_")
+    else:
+        key = "HTTP_" + name.decode().upper().replace("-", "_")
+    if len(_KEYS) >= _KEYS_AT_MOST:
+        _KEYS.clear()
+    _KEYS[name] = key
+    return key
+
+
+def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
+    """Let `parser` read `raw`. Raises `PeerError`; returns one where all fields are there and the framing may know a better status."""
+    try:
+        parser.feed_data(raw)
+    except HttpParserUpgrade:
+        pass  # CONNECT or Upgrade: what follows the head is read by us in any case
+    except HttpParserInvalidMethodError:
+        raise PeerError(501, "unknown method") from None
+    except HttpParserInvalidURLError:
+        raise PeerError(400, "the request-target is malformed") from None
+    except HttpParserError as error:
+        fault = PeerError(400, f"malformed head: {error}")
+        if "invalid `Transfer-Encoding`" in str(error):
+            return fault
+        raise fault from None
+    return None
+
+
+def _check_sizes(raw: bytes, limit: int) -> None:
+    for line in raw.split(b"\r\n")[1:]:
+        if len(line) > limit:
+            raise PeerError(431, f"a header field is longer than {limit} bytes")
