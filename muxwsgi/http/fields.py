@@ -20,7 +20,7 @@ from httptools import (
 from muxwsgi.errors import PeerError
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["REMEMBERED_AT_MOST", "Fields", "is_length"]
+__all__ = ["REMEMBERED_AT_MOST", "Fields", "first", "is_length"]
 
 #: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
 REMEMBERED_AT_MOST = 2048
@@ -45,7 +45,9 @@ _NOT_NAME = re.compile(rb"[\x00-\x20:]|\Z")
 _NOT_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\Z")
 
 
-def _first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
+def first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
+    """A function of some bytes and a place in them: where `pattern`, which takes the end too, is found first from there on."""
+
     def at_or_after(raw: bytes, at: int) -> int:
         found = pattern.search(raw, at)
         assert found is not None
@@ -54,7 +56,7 @@ def _first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
     return at_or_after
 
 
-globals().update(_name_end=_first(_NOT_NAME), _value_end=_first(_NOT_VALUE))
+globals().update(_name_end=first(_NOT_NAME), _value_end=first(_NOT_VALUE))
 
 
 class Fields:
@@ -125,9 +127,11 @@ class Fields:
         text = raw
         remember = self._read_before and len(raw) - at <= REMEMBERED_AT_MOST
         self._read_before = True
-        self._forget()
+        if self._lines:
+            self._forget()
         count = 0
         while text[at] != _CR:
+            count += 1
             colon = _name_end(raw, at)  # type: ignore[name-defined]  # noqa: F821
             name = raw[at:colon]
             key = keys.get(name)
@@ -140,7 +144,6 @@ class Fields:
                 if key in environ or key == "HTTP_TRANSFER_ENCODING":
                     return False
                 environ[key] = _value(raw, colon + 1, end)
-            count += 1
             if remember:
                 self._lines.append(raw[at : end + 2])
                 self._names.append(name)

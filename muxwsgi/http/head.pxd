@@ -1,8 +1,17 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
 import cython
+from cpython.bytes cimport PyBytes_AS_STRING
 
 from muxwsgi.http.fields cimport Fields, is_length
+
+
+cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:
+    # At the latest at the NUL that ends a bytes object.
+    cdef const unsigned char* text = <const unsigned char*> PyBytes_AS_STRING(raw)
+    while b" " < text[at] < 0x7f and text[at] != b"#":
+        at += 1
+    return at
 
 
 cdef class Head:
@@ -20,14 +29,12 @@ cdef class Head:
     cpdef dict parse(self, bytes raw)
     @cython.locals(
         line_end=Py_ssize_t, method_bytes=bytes, target_bytes=bytes, minor_byte=bytes, method=str, target=str, path=str, query=str,
-        fields=Fields, environ=dict, minor=int, host=str, again=bint, before=bytes, mark=Py_ssize_t,
-        connection=str,
+        fields=Fields, environ=dict, minor=int, host=str, again=bint, before=bytes, begin=Py_ssize_t, end=Py_ssize_t, connection=str,
     )
     cdef dict _parse(self, bytes raw)
     cdef _check_host(self, str host, int minor)
 
 
-cdef bint _is_target(str text) except -1
 @cython.locals(length=str, coding=str)
 cdef tuple _framing(dict environ, int minor)
 cdef frozenset _USUAL_METHODS
