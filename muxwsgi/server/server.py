@@ -29,7 +29,6 @@ from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener, Room, Serve
-from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
@@ -38,6 +37,9 @@ log = logging.getLogger("muxwsgi.error")
 
 #: Seconds between two looks at what is left during a drain.
 DRAIN_INTERVAL = 0.05
+
+#: Seconds that connections which are cut may take to end.
+CUT_TIMEOUT = 5.0
 
 #: Errors that a peer or the network causes, beside `ConnectionError`, `TimeoutError` and `TLSError`. EBADF: another greenlet closed it.
 _PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPROTO})
@@ -221,14 +223,17 @@ class Server:
         self.close()
         for engine in self._engines:
             engine.draining = True
-        give_turn()  # to who was accepted a moment ago, and is not among `_lines` yet
         while self._lines and monotonic() < self._cut_at:
             for line in list(self._lines):
                 line.drain()
             gevent.sleep(DRAIN_INTERVAL)
         if self._lines:
             log.warning("%d connections were cut at shutdown", len(self._lines))
-            gevent.killall(list(self._lines.values()), timeout=5)
+            for greenlet in list(self._lines.values()):
+                gevent.kill(greenlet)
+            give_up = monotonic() + CUT_TIMEOUT
+            while self._lines and monotonic() < give_up:
+                gevent.sleep(DRAIN_INTERVAL)
         self._sweeper.stop()
         if self._proxy is not None:
             self._proxy.close()

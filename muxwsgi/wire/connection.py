@@ -138,10 +138,10 @@ class Connection:
         return cls(SocketTransport(sock.detach(), kind), client=client, server=server)
 
     @classmethod
-    def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None) -> "Connection":
+    def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None, hub: Any = None) -> "Connection":
         """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Raises `OSError` where that is
-        gone already, and closes it then."""
-        transport = SocketTransport(fd, kind)
+        gone already, and closes it then. `hub` is this thread's, for who knows it."""
+        transport = SocketTransport(fd, kind, hub)
         if server is None:
             try:
                 server = cast(Address, transport.socket().getsockname())

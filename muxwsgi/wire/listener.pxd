@@ -1,3 +1,33 @@
 # Types for the compiled build: see docs/performance.md, "Compiled".
 
 from muxwsgi.wire.syscalls cimport accept_one
+
+
+cdef class Room:
+    cdef object __weakref__
+    cdef readonly object limit
+    cdef readonly Py_ssize_t taken
+    cdef Py_ssize_t _most
+    cdef object _waiting
+
+    cdef bint _is_full(self)
+    cpdef wait(self, listener)
+    cpdef take(self)
+    cpdef free(self)
+
+
+cdef class Listener:
+    cdef object __weakref__
+    cdef object _socket, _serve, _server, _hub, _watcher
+    cdef tuple _kind
+    cdef Room _room
+    cdef bint _closed, _pausing, _exhausted
+
+    cpdef resume(self)
+    cpdef close(self)
+    cpdef accept_next(self)
+    cdef bint _accept(self, int most)
+    cdef _serve_one(self, int fd, client)
+    cpdef accept(self)
+    cdef _pause(self, error)
+    cdef _note_empty(self)

@@ -7,12 +7,14 @@ handler there is one object of ours where there would be two sockets, an address
 import errno
 import logging
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, getcurrent
+from greenlet import greenlet
 
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.ready import READ
@@ -40,43 +42,57 @@ ACCEPTED_AFTER_PAUSE = 100
 BACK_OFF = 0.2
 
 
-class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent has no types for it
-    """Serves one connection. Where it was spawned is always the same place, so no stack is taken down."""
+class ConnectionGreenlet(greenlet):  # type: ignore[misc]  # mypy is not shown its types
+    """Serves one connection. It is what `gevent.spawn_raw` makes: of the work of a connection a `gevent.Greenlet` would be a tenth, for
+    links and a result that nobody asks for. `gevent.kill` works on it, and everything that waits; `join` and `link` it has not.
+    """
 
-    spawning_stack_limit = 0
+    @property
+    def loop(self) -> Any:
+        """Where gevent looks for the loop of a greenlet."""
+        return get_hub().loop
 
 
 class Room:
     """Room for connections, shared by listeners: at most `limit` are served at once, None for as many as come.
 
-    taken       how many are served, where there is a limit
+    taken       how many are served
     """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.taken = 0
+        self._most = sys.maxsize if limit is None else limit
         self._waiting: deque[Listener] = deque()
 
     @property
     def full(self) -> bool:
         """Whether one more is too many."""
-        return self.limit is not None and self.taken >= self.limit
+        return self._is_full()
+
+    def _is_full(self) -> bool:
+        return self.taken >= self._most
 
     def wait(self, listener: "Listener") -> None:
         """Let `listener` have a place when it is its turn."""
         self._waiting.append(listener)
 
-    def take(self, greenlet: gevent.Greenlet) -> None:
-        """A place for as long as `greenlet` lives, which may end before it has begun."""
-        if self.limit is not None:
-            self.taken += 1
-            greenlet.rawlink(self._free)
+    def take(self) -> None:
+        """Take a place."""
+        self.taken += 1
 
-    def _free(self, greenlet: gevent.Greenlet) -> None:
+    def free(self) -> None:
+        """Give it back."""
         self.taken -= 1
+        if self._waiting:  # whoever gives it back is a connection's greenlet, and accepting is the hub's
+            get_hub().loop.run_callback(self._pass_on)
+
+    def _pass_on(self) -> None:
         # One place each, in the order in which they came: a crowd on one port does not lock out another.
-        while self._waiting and not self.full:
+        if self._waiting and not self._is_full():
             self._waiting.popleft().accept_next()
+            if self._waiting and not self._is_full():
+                get_hub().loop.run_callback(self._pass_on)
 
 
 class Listener:
@@ -87,6 +103,7 @@ class Listener:
         self._socket = listening
         self._serve = serve
         self._room = room or Room(None)
+        self._hub: Any = None
         self._server = server
         self._kind = kind_of(listening)
         self._watcher: Any = None
@@ -99,7 +116,8 @@ class Listener:
         if self._kind[0] != socket.AF_UNIX:
             # What is accepted inherits it: one call instead of one per connection (tcp(7) on Linux; a test says so where it is not).
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
+        self._hub = get_hub()
+        self._watcher = self._hub.loop.io(self._socket.fileno(), READ)
         self.resume()
 
     def resume(self) -> None:
@@ -126,7 +144,7 @@ class Listener:
             self.resume()
 
     def _accept_some(self) -> None:
-        if self._room.full:
+        if self._room._is_full():
             self._watcher.stop()
             self._room.wait(self)
         else:
@@ -136,13 +154,13 @@ class Listener:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
         try:
             for _ in range(most):
-                if self._room.full:
+                if self._closed or self._room._is_full():  # by who was accepted a moment ago
                     return False
                 accepted = self.accept()
                 if accepted is None:
                     self._note_empty()
                     return False
-                self._serve_one(*accepted)
+                self._serve_one(accepted[0], accepted[1])
         except Exception as error:
             if not isinstance(error, OSError) or error.errno not in _GONE:
                 self._pause(error)
@@ -151,10 +169,21 @@ class Listener:
 
     def _serve_one(self, fd: int, client: Address) -> None:
         try:
-            connection = Connection.accepted(fd, self._kind, client, self._server)
+            connection = Connection.accepted(fd, self._kind, client, self._server, self._hub)
         except OSError:  # it is gone already, and has no address any more
             return
-        self._room.take(ConnectionGreenlet.spawn(self._serve, connection))
+        self._room.take()
+        # From the hub, where this is: the connection is served until it first waits, without the loop between.
+        ConnectionGreenlet(self._run, self._hub).switch(connection)
+
+    def _run(self, connection: Connection) -> None:
+        """All that a connection's greenlet does. What it raised would come out where it was started."""
+        try:
+            self._serve(connection)
+        except BaseException:
+            self._hub.handle_error(getcurrent(), *sys.exc_info())
+        finally:
+            self._room.free()
 
     def accept(self) -> tuple[int, Any] | None:
         """The descriptor of the next connection and its peer's address; None where nobody waits."""

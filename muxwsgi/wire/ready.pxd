@@ -7,6 +7,7 @@ cdef class Ready:
     cdef object _hub, _failure, _waiter
     cdef bint _armed, _closed, _fired
 
+    cdef _begin(self, hub)
     cpdef wait(self, timeout=*)
     cpdef notify(self)
     cpdef fail(self, error)

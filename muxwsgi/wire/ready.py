@@ -44,8 +44,12 @@ class Ready:
     __slots__ = ("_armed", "_closed", "_failure", "_fired", "_hub", "_waiter")
 
     def __init__(self) -> None:
-        self._hub = get_hub()
+        self._begin(get_hub())
         self._armed = True
+
+    def _begin(self, hub: Any) -> None:  # for who knows the hub already; and in a compiled class there is no fast way to super().__init__
+        self._hub = hub
+        self._armed = False
         self._closed = False
         self._fired = False
         self._failure: BaseException | None = None
@@ -133,17 +137,19 @@ class DescriptorReady(Ready):
 
     __slots__ = ("_events", "_fd", "_watcher")
 
-    def __init__(self, fd: int, events: int) -> None:
-        super().__init__()
-        self._armed = False
+    def __init__(self, fd: int, events: int, hub: Any = None) -> None:
+        """`hub` is this thread's, and is looked up where it is None."""
+        self._begin(hub or get_hub())
         self._fd = fd
         self._events = events
         self._watcher: Any = None  # made at the first wait: most connections never wait to write
 
     def _arm(self) -> None:
-        check_descriptor(self._fd)  # EBADF here, where libev would abort
+        # EBADF here, where libev would abort: from the check, or from making the watcher.
         if self._watcher is None:
             self._watcher = self._hub.loop.io(self._fd, self._events)
+        else:
+            check_descriptor(self._fd)
         self._watcher.start(self._on_ready)
         self._armed = True
 

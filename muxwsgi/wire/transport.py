@@ -12,8 +12,9 @@ import select
 import socket as socket_module
 from collections.abc import Callable
 from time import monotonic
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
+from gevent import get_hub
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
@@ -144,13 +145,15 @@ class SocketTransport:
 
     __slots__ = ("_drained", "_fd", "_kind", "_lowat", "_reads", "_reader", "_sock", "_turn", "can_peek", "lifeline")
 
-    def __init__(self, fd: int, kind: Kind) -> None:
-        """`fd` does not block."""
+    def __init__(self, fd: int, kind: Kind, hub: Any = None) -> None:
+        """`fd` does not block. `hub` is this thread's, and is looked up where it is None."""
+        if hub is None:
+            hub = get_hub()
         self._fd = fd
         self._kind = kind
         self._sock: socket_module.socket | None = None  # made when somebody asks for more than bytes: most connections never do
-        self._reader = DescriptorReady(fd, READ)
-        self.lifeline = Lifeline(self._reader, DescriptorReady(fd, WRITE))
+        self._reader = DescriptorReady(fd, READ, hub)
+        self.lifeline = Lifeline(self._reader, DescriptorReady(fd, WRITE, hub))
         self._drained = False  # the last read took all there was: wait before the next
         self._reads = 0
         self._lowat = False

@@ -6,15 +6,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.local
 import pytest
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from muxwsgi.wire import listener as listener_module
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
@@ -37,9 +38,9 @@ def listen() -> Iterator[Listen]:
     """Starts a listener on a port of its own; the address."""
     listeners: list[Listener] = []
 
-    def start(serve: Serve, room: Room | None = None) -> Any:
+    def start(serve: Serve, room: Room | None = None, kind: type[Listener] = Listener) -> Any:
         listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
-        listeners.append(Listener(listening, serve, room))
+        listeners.append(kind(listening, serve, room))
         listeners[-1].start()
         return listening.getsockname()
 
@@ -176,42 +177,104 @@ def test_one_port_does_not_lock_out_another_where_there_is_little_room(listen: L
         client.close()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_place_is_given_back_by_a_greenlet_that_never_began(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[Connection] = []
-    spawned: list[bool] = []
-    spawn = listener_module.ConnectionGreenlet.spawn
+def test_a_place_is_given_back_by_a_greenlet_that_is_killed(listen: Listen) -> None:
+    greenlets: list[Any] = []
 
-    def spawn_and_kill(*args: Any) -> Any:
-        greenlet = spawn(*args)
-        if not spawned:
-            greenlet.kill(block=False)
-        spawned.append(True)
-        return greenlet
+    def serve(connection: Connection) -> None:
+        greenlets.append(gevent.getcurrent())
+        with connection:
+            connection.recv()
 
-    monkeypatch.setattr(listener_module.ConnectionGreenlet, "spawn", staticmethod(spawn_and_kill))
     room = Room(1)
-    address = listen(noting(served), room)
-    with gevent.socket.create_connection(address, 5):
-        until(lambda: spawned == [True] and room.taken == 0)
+    address = listen(serve, room)
+    with gevent.socket.create_connection(address, 5) as first, gevent.socket.create_connection(address, 5) as second:
+        until(lambda: len(greenlets) == 1)
+        gevent.kill(greenlets[0])
+        assert first.recv(1) == b""
+        until(lambda: len(greenlets) == 2 and room.taken == 1)
+        gevent.killall(greenlets)
+        assert second.recv(1) == b""
+    until(lambda: room.taken == 0)
+    assert all(greenlet.dead for greenlet in greenlets)
+
+
+def test_what_a_handler_raises_ends_its_connection_and_nothing_else(listen: Listen, capsys: pytest.CaptureFixture[str]) -> None:
+    def serve(connection: Connection) -> None:
+        with connection:
+            raise LookupError(f"number {connection.recv(1)!r}")
+
+    room = Room(None)
+    address = listen(serve, room)
+    for number in (b"1", b"2"):
         with gevent.socket.create_connection(address, 5) as client:
+            client.sendall(number)
             assert client.recv(1) == b""
     until(lambda: room.taken == 0)
+    said = capsys.readouterr().err
+    assert [said.count(f"LookupError: number b'{number}'") for number in (1, 2)] == [1, 1]
+
+
+def test_each_connection_is_served_in_a_greenlet_and_with_locals_of_its_own(listen: Listen) -> None:
+    ours, seen = gevent.local.local(), []
+    variable: ContextVar[int] = ContextVar("variable")
+    leave = Event()
+
+    def serve(connection: Connection) -> None:
+        seen.append((gevent.getcurrent(), hasattr(ours, "number"), variable.get(None)))
+        ours.number = variable.set(len(seen))
+        leave.wait()
+        connection.close()
+
+    address = listen(serve)
+    with gevent.socket.create_connection(address, 5), gevent.socket.create_connection(address, 5):
+        until(lambda: len(seen) == 2)
+        leave.set()
+        until(lambda: all(greenlet.dead for greenlet, _, _ in seen))
+    assert seen[0][0] is not seen[1][0]
+    assert [each[1:] for each in seen] == [(False, None)] * 2
+
+
+def failing_once(error: Exception) -> type[Listener]:
+    """A `Listener` whose first accept fails."""
+    failures = [error]
+
+    class FailsOnce(Listener):
+        def accept(self) -> Any:
+            if failures:
+                raise failures.pop()
+            return super().accept()
+
+    return FailsOnce
+
+
+def test_a_handler_may_close_the_listener_that_is_in_the_middle_of_a_crowd(capsys: pytest.CaptureFixture[str]) -> None:
+    served: list[Connection] = []
+
+    def serve(connection: Connection) -> None:
+        listener.close()
+        served.append(connection)
+        connection.close()
+
+    listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
+    listener = failing_once(OSError(errno.EMFILE, "Too many open files"))(listening, serve)
+    listener.start()
+    clients = []
+    for _ in range(3):
+        client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
+        client.connect(listening.getsockname())
+        clients.append(client)
+    until(lambda: len(served) == 1)
+    gevent.sleep(0.05)
+    for client in clients:
+        client.close()
     assert len(served) == 1
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
 def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
-    listen: Listen, monkeypatch: pytest.MonkeyPatch, error: Exception
+    listen: Listen, error: Exception
 ) -> None:
-    failures = [error]
-    accept = Listener.accept
-
-    def fail_once(listener: Listener) -> Any:
-        if failures:
-            raise failures.pop()
-        return accept(listener)
-
     busy = Semaphore(1)
 
     class WaitingHandler(logging.Handler):
@@ -226,13 +289,12 @@ def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
 
     logged: list[str] = []
     handler = WaitingHandler()
-    monkeypatch.setattr(Listener, "accept", fail_once)
     logger = logging.getLogger("muxwsgi.error")
     logger.addHandler(handler)
     try:
         busy.acquire()
         gevent.spawn_later(0.3, busy.release)
-        address = listen(lambda connection: connection.close())
+        address = listen(lambda connection: connection.close(), kind=failing_once(error))
         with gevent.socket.create_connection(address, 5) as client:
             assert client.recv(1) == b""
         until(lambda: len(logged) == 2)
