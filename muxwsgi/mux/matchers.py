@@ -45,15 +45,15 @@ Matcher = Callable[[bytes], Match]
 
 
 class _Named:
-    """A matcher that shows the expression it was made by."""
+    """A matcher that shows the expression it was made by. `bare` is the same without that, for who asks often."""
 
     def __init__(self, name: str, ask: Matcher) -> None:
         self.name = name
-        self._ask = ask
+        self.bare: Matcher = getattr(ask, "bare", ask)
         self.__doc__ = ask.__doc__
 
     def __call__(self, data: bytes) -> Match:
-        return self._ask(data)
+        return self.bare(data)
 
     def __repr__(self) -> str:
         return self.name
@@ -107,6 +107,8 @@ _TOKEN = re.compile(rb"[!#$%%&'*+\-.^_`|~0-9A-Za-z]{1,%d}" % _METHOD_LENGTH)
 #: is none.
 _TARGET = re.compile(rb"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%%]{1,%d}" % _TARGET_LENGTH)
 _SCHEMES = (b"http://", b"https://")
+_SLASH, _CR = b"/\r"
+_OTHER_TARGETS = b"*hH"  # how those begin that are no path, CONNECT's aside
 _VERSION = b" HTTP/1."
 
 
@@ -128,8 +130,17 @@ def http1(data: bytes) -> Match:
     understands. Nor does it prove a client that speaks no other protocol: who may write an HTTP request line
     in front of anything gets HTTP.
     """
+    # Most streams are decided by the byte behind their first space. The patterns below are many times as slow.
+    space = data.find(b" ", 0, _METHOD_LENGTH + 1)
+    if space > 0 and len(data) > space + 1 and data[0] != _CR:
+        first = data[space + 1]
+        if first == _SLASH:
+            if data[:space] in _REGISTERED:
+                return YES
+        elif first not in _OTHER_TARGETS and data[:space] != b"CONNECT":
+            return NO
     # A pattern of so many methods is slow to say no: most of what is not HTTP has no registered method before its first space.
-    if (data[: data.find(b" ", 0, _METHOD_LENGTH)] in _REGISTERED or data[:1] == b"\r") and _CERTAIN.match(data):
+    if (data[:space] in _REGISTERED or data[:1] == b"\r") and _CERTAIN.match(data):
         return YES
     at = _empty_lines(data)
     rest = data[at : at + 1]

@@ -17,9 +17,11 @@ from gevent.event import Event
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
+from muxwsgi.mux.slots import Slots
 from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
+    from muxwsgi.mux.matchers import Matcher
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
@@ -39,6 +41,9 @@ class Reason(Enum):
     UNMATCHED = "unmatched"  # every route said NO, or MORE when there was no more to come
     ENDED = "ended"  # the stream ended before its first byte
 
+
+#: Decisions that a route keeps, by how many bytes it said YES to: what makes them is wording their line in the trace.
+REMEMBERED = 256
 
 #: As a global: looking it up on the class costs more than the comparison.
 _MATCHED = Reason.MATCHED
@@ -90,6 +95,8 @@ class Mux:
                 raise ValueError(f"mux {name!r} has two routes named {route_name!r}")
         if sniff_timeout <= 0 or peek_limit < 1:
             raise ValueError(f"mux {name!r}: sniff_timeout and peek_limit must be more than 0")
+        self._matchers = tuple(getattr(route.match, "bare", route.match) for route in self.routes)
+        self._said: tuple[dict[int, Decision], ...] = tuple({} for _ in self.routes)
         self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
         self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
         self.fallback = fallback
@@ -128,8 +135,9 @@ class Mux:
             return
 
         # 4. Somebody does, if there is room.
-        if not route.slots.take() and not _wait_for_slot(route):
-            route.slots.refused += 1
+        slots: Slots = route.slots
+        if not slots.take() and not _wait_for_slot(route):
+            slots.refused += 1
             connection.trace.append(
                 f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed"
             )
@@ -143,7 +151,7 @@ class Mux:
                 connection.idle_timeout = route.idle_timeout
             route.handler(connection)
         finally:
-            route.slots.free()
+            slots.free()
 
     def _look(self, connection: "Connection") -> Decision:
         """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""
@@ -179,17 +187,40 @@ class Mux:
         """
         if not data:
             return None
-        data = data[: self.peek_limit]
-        final = final or len(data) == self.peek_limit
-        for route in self.routes:
-            verdict = _ask(route, data)
+        if len(data) >= self.peek_limit:
+            data = data[: self.peek_limit]
+            final = True
+        for at, matcher in enumerate(self._matchers):
+            verdict = self._ask(at, matcher, data)
             if verdict is _YES:
-                return self._decided(route, _MATCHED, f"route {route.name!r} said YES to {_count(len(data))}")
+                return self._matched(at, len(data))
             # An earlier MORE holds back every later YES, else the cut of the packets would decide.
             if verdict is _MORE and not final:
                 return None
         why = f"no route said YES to {_count(len(data))}: {_fate('fallback', self.fallback)}"
         return self._decided(self.fallback, Reason.UNMATCHED, why)
+
+    def _matched(self, at: int, count: int) -> Decision:
+        said = self._said[at]
+        decision = said.get(count)
+        if decision is None:
+            if len(said) >= REMEMBERED:
+                said.clear()
+            route = self.routes[at]
+            decision = said[count] = self._decided(route, _MATCHED, f"route {route.name!r} said YES to {_count(count)}")
+        return decision
+
+    def _ask(self, at: int, matcher: "Matcher", data: bytes) -> Match:
+        try:
+            verdict = matcher(data)
+        except Exception as error:
+            error.add_note(f"raised by the matcher of route {self.routes[at].name!r}, given {_count(len(data))}")
+            raise
+        if not isinstance(verdict, Match):
+            raise TypeError(
+                f"the matcher of route {self.routes[at].name!r} returned {verdict!r}: it has to be Match.YES, NO or MORE"
+            )
+        return verdict
 
     def decide_by_alpn(self, protocol: str | None) -> Decision | None:
         """Where a TLS connection goes that agreed on `protocol`; None when no route owns it."""
@@ -217,19 +248,6 @@ def _agreed_protocol(connection: "Connection") -> str | None:
         return None
     agreed: str | None = connection.tls.alpn
     return agreed
-
-
-def _ask(route: Route, data: bytes) -> Match:
-    try:
-        verdict = route.match(data)
-    except Exception as error:
-        error.add_note(f"raised by the matcher of route {route.name!r}, given {_count(len(data))}")
-        raise
-    if not isinstance(verdict, Match):
-        raise TypeError(
-            f"the matcher of route {route.name!r} returned {verdict!r}: it has to be Match.YES, NO or MORE"
-        )
-    return verdict
 
 
 def _wait_for_slot(route: Route) -> bool:

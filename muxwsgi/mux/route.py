@@ -1,57 +1,20 @@
 """`Route`: what a mux chooses between. A matcher, the handler it leads to, and what the operator allows it.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from muxwsgi.mux.matchers import Matcher
+from muxwsgi.mux.slots import Slots
 
 if TYPE_CHECKING:  # plugins import this module, and need no gevent for it
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["Handler", "Route", "Slots"]
+__all__ = ["Handler", "Route"]
 
 #: Owns the connection until it returns. Whoever called the outermost mux closes it then.
 Handler = Callable[["Connection"], None]
-
-
-class Turn(Protocol):
-    """What a connection waits on for a slot: a gevent `Event`."""
-
-    def set(self) -> None: ...
-
-
-class Slots:
-    """How many connections a route may serve at once in this process, over all muxes that it is in.
-
-    taken       connections that hold a slot now (counted without a limit too)
-    refused     connections that got none, since the start
-    waiting     connections in line for a slot, first come, first served
-    """
-
-    __slots__ = ("limit", "refused", "taken", "waiting")
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.taken = 0
-        self.refused = 0
-        self.waiting: deque[Turn] = deque()
-
-    def take(self) -> bool:
-        """Take a slot if one is free."""
-        if self.limit is not None and self.taken >= self.limit:
-            return False
-        self.taken += 1
-        return True
-
-    def free(self) -> None:
-        """Give a slot back, to the first in line if there is a line."""
-        if self.waiting:
-            self.waiting.popleft().set()
-        else:
-            self.taken -= 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,10 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+
+cdef class Slots:
+    cdef public object limit
+    cdef public Py_ssize_t taken, refused
+    cdef public object waiting
+
+    cpdef bint take(self)
+    cpdef free(self)
