@@ -12,8 +12,7 @@ With Encrypted ClientHello the name here is the public outer one: the inner is n
 
 import re
 import struct
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from muxwsgi.mux.match import Match
 
@@ -40,8 +39,7 @@ SERVER_NAME, GROUPS, POINT_FORMATS, SIGNATURE_ALGORITHMS, ALPN, VERSIONS = 0, 10
 _HOST_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(NamedTuple):
     """A well-formed ClientHello. Code points are in the order sent, GREASE values included.
 
     sni         the server name in lower case without a final dot; None when the client sent none
@@ -99,19 +97,20 @@ def _reassemble(data: bytes) -> bytes | Literal[Match.MORE, Match.NO]:
         length = header[3] << 8 | header[4]
         if not 0 < length <= MAX_FRAGMENT:
             return Match.NO
-        fragment = data[at + RECORD_HEADER : at + RECORD_HEADER + length]
+        at += RECORD_HEADER
+        fragment = data[at : at + length]
         message += fragment
         if message and message[0] != 1:
             return Match.NO
         if len(message) >= MESSAGE_HEADER:
-            end = MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER], "big")
+            end = MESSAGE_HEADER + (message[1] << 16 | message[2] << 8 | message[3])
             if end > MAX_LENGTH:
                 return Match.NO
             if len(message) >= end:
                 return bytes(message[MESSAGE_HEADER:end])
         if len(fragment) < length:
             return Match.MORE
-        at += RECORD_HEADER + length
+        at += length
     return Match.NO
 
 
@@ -124,7 +123,7 @@ class _Reader:
         self._data = data
         self._at = 0
 
-    def __bool__(self) -> bool:
+    def more(self) -> bool:
         return self._at < len(self._data)
 
     def take(self, n: int) -> bytes:
@@ -136,9 +135,14 @@ class _Reader:
         return field
 
     def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
+        """Of one byte or two."""
+        at = self._at
+        self._at = at + size
+        if self._at > len(self._data):
+            raise _Malformed
+        return self._data[at] if size == 1 else self._data[at] << 8 | self._data[at + 1]
 
-    def vector(self, size: int, minimum: int = 0) -> bytes:
+    def vector(self, size: int, minimum: int) -> bytes:
         """A field with its length in front, in `size` bytes (RFC 8446 section 3.4)."""
         field = self.take(self.number(size))
         if len(field) < minimum:
@@ -150,23 +154,23 @@ def _parse_message(hello: _Reader) -> ClientHello:
     """RFC 8446 section 4.1.2."""
     legacy_version = hello.number(2)
     hello.take(32)  # random
-    if len(hello.vector(1)) > 32:  # legacy_session_id
+    if len(hello.vector(1, 0)) > 32:  # legacy_session_id
         raise _Malformed
     ciphers = _numbers(hello.vector(2, 2), 2)
     hello.vector(1, 1)  # legacy_compression_methods
-    extensions = _extensions(hello.vector(2)) if hello else {}  # before TLS 1.3 there may be none at all
-    if hello:
+    extensions = _extensions(hello.vector(2, 0)) if hello.more() else {}  # before TLS 1.3 there may be none at all
+    if hello.more():
         raise _Malformed
-    return ClientHello(
-        sni=_server_name(extensions.get(SERVER_NAME)),
-        alpn=_protocols(extensions.get(ALPN)),
-        versions=_listed(extensions.get(VERSIONS), 1, 2) or (legacy_version,),
-        ciphers=ciphers,
-        extensions=tuple(extensions),
-        groups=_listed(extensions.get(GROUPS), 2, 2),
-        point_formats=_listed(extensions.get(POINT_FORMATS), 1, 1),
-        signature_algorithms=_listed(extensions.get(SIGNATURE_ALGORITHMS), 2, 2),
-        legacy_version=legacy_version,
+    return ClientHello(  # in the order of its fields
+        _server_name(extensions.get(SERVER_NAME)),
+        _protocols(extensions.get(ALPN)),
+        _listed(extensions.get(VERSIONS), 1, 2) or (legacy_version,),
+        ciphers,
+        tuple(extensions),
+        _listed(extensions.get(GROUPS), 2, 2),
+        _listed(extensions.get(POINT_FORMATS), 1, 1),
+        _listed(extensions.get(SIGNATURE_ALGORITHMS), 2, 2),
+        legacy_version,
     )
 
 
@@ -197,7 +201,7 @@ def _only_vector(extension: bytes, length_size: int) -> bytes:
     """The one vector that a whole extension consists of."""
     reader = _Reader(extension)
     field = reader.vector(length_size, 1)
-    if reader:
+    if reader.more():
         raise _Malformed
     return field
 
@@ -212,7 +216,7 @@ def _server_name(extension: bytes | None) -> str | None:
         return None
     names = _Reader(_only_vector(extension, 2))
     found: str | None = None
-    while names:
+    while names.more():
         kind = names.number(1)
         name = names.vector(2, 1)
         if kind == 0:
@@ -228,6 +232,6 @@ def _protocols(extension: bytes | None) -> tuple[str, ...]:
         return ()
     names = _Reader(_only_vector(extension, 2))
     found = []
-    while names:
+    while names.more():
         found.append(names.vector(1, 1).decode("latin-1"))
     return tuple(found)
