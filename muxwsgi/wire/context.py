@@ -89,6 +89,7 @@ class TLSInfo:
         verified in an earlier handshake and has expired since."""
         name = ssl.get_servername()
         alpn = ssl.get_alpn_proto_negotiated()
+        cipher, bits = _cipher(ssl)
         try:
             certificate = ssl.get_peer_certificate(as_cryptography=True)
             chain = (ssl.get_peer_cert_chain(as_cryptography=True) or []) if certificate is not None else []
@@ -103,8 +104,8 @@ class TLSInfo:
             chain.insert(0, certificate)
         return cls(
             version=ssl.get_protocol_version_name(),
-            cipher=ssl.get_cipher_name() or "",
-            cipher_bits=ssl.get_cipher_bits() or 0,
+            cipher=cipher,
+            cipher_bits=bits,
             sni=_printable(name).lower() if name else None,
             alpn=_printable(alpn) if alpn else None,
             resumed=resumed,
@@ -120,14 +121,35 @@ def _printable(name: bytes) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
-def _session_reused(ssl: SSL.Connection) -> bool:
-    """SSL_session_reused(3), which pyOpenSSL binds and does not publish. False where it should go."""
-    try:
-        from OpenSSL._util import lib
+def _session_reused_public(ssl: SSL.Connection) -> bool:
+    return False
 
-        return bool(lib.SSL_session_reused(ssl._ssl))
-    except (ImportError, AttributeError):
-        return False
+
+def _cipher_public(ssl: SSL.Connection) -> tuple[str, int]:
+    return ssl.get_cipher_name() or "", ssl.get_cipher_bits() or 0
+
+
+try:
+    # SSL_session_reused(3) pyOpenSSL binds and does not publish. A cipher it asks for anew for each of its properties, which never change:
+    # OpenSSL has them in a table, and they are looked up once for each place in that.
+    from OpenSSL._util import lib as _lib
+
+    _reused, _current_cipher = _lib.SSL_session_reused, _lib.SSL_get_current_cipher
+    _ciphers: dict[object, tuple[str, int]] = {}
+
+    def _session_reused_direct(ssl: SSL.Connection) -> bool:
+        return bool(_reused(ssl._ssl))
+
+    def _cipher_direct(ssl: SSL.Connection) -> tuple[str, int]:
+        at = _current_cipher(ssl._ssl)
+        known = _ciphers.get(at)
+        if known is None:
+            known = _ciphers[at] = _cipher_public(ssl)
+        return known
+
+    _session_reused, _cipher = _session_reused_direct, _cipher_direct
+except (ImportError, AttributeError):
+    _session_reused, _cipher = _session_reused_public, _cipher_public
 
 
 class ServerSide(Protocol):

@@ -10,10 +10,11 @@ cdef extern from "errno.h" nogil:
     int c_errno "errno"
 
 ctypedef int (*SSL_io)(void* ssl, const void* buffer, int count) noexcept
+ctypedef int (*SSL_shake)(void* ssl) noexcept
 ctypedef int (*SSL_error)(void* ssl, int count) noexcept
 
 # Where the functions are that pyOpenSSL calls; 0 where nobody said.
-cdef uintptr_t SSL_READ, SSL_WRITE, SSL_GET_ERROR
+cdef uintptr_t SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR
 
 cdef enum:
     LARGEST = 16384  # RECORD
@@ -45,6 +46,18 @@ cdef inline object _transmit(uintptr_t ssl, bytes data):
     if count > 0:
         return count
     return count, code
+
+
+cdef inline object _shake(uintptr_t ssl):
+    # True when the handshake is done; None for WANT_READ; what SSL_do_handshake gave back and errno for every other failure. With the GIL:
+    # pyOpenSSL's callbacks, which OpenSSL calls in it, take it again.
+    cdef int result = (<SSL_shake>SSL_DO_HANDSHAKE)(<void*>ssl)
+    cdef int code = c_errno
+    if result == 1:
+        return True
+    if (<SSL_error>SSL_GET_ERROR)(<void*>ssl, result) == WANT_READ:
+        return None
+    return result, code
 
 
 cdef class DescriptorTLS:

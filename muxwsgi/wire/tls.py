@@ -86,18 +86,23 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
     return ssl.send(data)
 
 
+try:
+    # Private to pyOpenSSL, looked up once: `_forget_errors` and `_return_after_each_record` have no public names.
+    from OpenSSL._util import lib as _openssl_lib
+
+    _clear_error, _clear_mode, _AUTO_RETRY = _openssl_lib.ERR_clear_error, _openssl_lib.SSL_clear_mode, _openssl_lib.SSL_MODE_AUTO_RETRY
+except (ImportError, AttributeError):
+    _clear_error = _clear_mode = None
+
+
 def _forget_errors() -> None:
     """Empty OpenSSL's queue of errors, which the whole thread shares, after a connection has failed.
 
     For a write that fails below TLS pyOpenSSL takes errno and leaves the queue as it is. The next connection that is looked at would be
     told of it: before OpenSSL 4 as a failure of its own, since then where it ends without close_notify.
     """
-    try:
-        from OpenSSL._util import lib
-
-        lib.ERR_clear_error()
-    except (ImportError, AttributeError):
-        pass
+    if _clear_error is not None:
+        _clear_error()
 
 
 def _return_after_each_record(ssl: SSL.Connection) -> None:
@@ -107,12 +112,8 @@ def _return_after_each_record(ssl: SSL.Connection) -> None:
     Only on descriptors, where what is left unread is readable. SSL_clear_mode(3) is bound by pyOpenSSL and published for contexts alone,
     which serve memory BIOs too. A test says so where it should go.
     """
-    try:
-        from OpenSSL._util import lib
-
-        lib.SSL_clear_mode(ssl._ssl, lib.SSL_MODE_AUTO_RETRY)
-    except (ImportError, AttributeError):
-        pass
+    if _clear_mode is not None:
+        _clear_mode(ssl._ssl, _AUTO_RETRY)
 
 
 try:
@@ -149,8 +150,8 @@ except (ImportError, AttributeError):
     read, write = _read, _write
 
 
-def _functions() -> tuple[int, int, int]:
-    """Where SSL_read, SSL_write and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where nobody says.
+def _functions() -> tuple[int, int, int, int]:
+    """Where SSL_read, SSL_write, SSL_do_handshake and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where nobody says.
 
     The compiled build calls them there, see tls.pxd: looking up, converting arguments and giving the GIL away for a call that never waits
     cost a tenth of an exchange. The names are private: where they should go, `read` and `write` serve, and a test says so.
@@ -160,12 +161,12 @@ def _functions() -> tuple[int, int, int]:
 
         ffi, lib = _openssl.ffi, _openssl.lib
         if _lib.SSL_ERROR_WANT_READ != 2 or not isinstance(_ffi.errno, int):  # tls.pxd knows the number, `_fail` sets errno
-            return 0, 0, 0
-        names = ("SSL_read", "SSL_write", "SSL_get_error")
-        reading, writing, error = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names)
+            return 0, 0, 0, 0
+        names = ("SSL_read", "SSL_write", "SSL_do_handshake", "SSL_get_error")
+        reading, writing, shaking, error = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names)
     except (ImportError, AttributeError, TypeError, NameError):
-        return 0, 0, 0
-    return reading, writing, error
+        return 0, 0, 0, 0
+    return reading, writing, shaking, error
 
 
 def _address(ssl: SSL.Connection) -> int:
@@ -179,17 +180,17 @@ def _address(ssl: SSL.Connection) -> int:
 
 
 def _fail(ssl: SSL.Connection, failed: tuple[int, int]) -> NoReturn:
-    """Raise what pyOpenSSL does, for what SSL_read or SSL_write gave back and errno, which is looked for where cffi keeps it."""
+    """Raise what pyOpenSSL does, for what OpenSSL's function gave back and errno, which is looked for where cffi keeps it."""
     count, _ffi.errno = failed
     _raise_ssl_error(ssl, ssl._ssl, count)
     raise SSL.SysCallError(-1, "Unexpected EOF")  # not reached: it was a failure
 
 
-# In the compiled build this name is a C function, as are `_receive` and `_transmit`, and an assignment to it would be an error: hence by
-# this way around.
+# In the compiled build this name is a C function, as are `_receive`, `_transmit` and `_shake`, and an assignment to it would be an error:
+# hence by this way around.
 globals().update(_is_compiled=lambda: False)
 
-SSL_READ, SSL_WRITE, SSL_GET_ERROR = _functions() if _is_compiled() else (0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
+SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR = _functions() if _is_compiled() else (0, 0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _left(give_up: float) -> float:
@@ -222,8 +223,15 @@ class DescriptorTLS:
         try:
             while True:
                 try:
-                    self.ssl.do_handshake()
-                    return
+                    if not self._address:
+                        self.ssl.do_handshake()
+                        return
+                    shaken = _shake(self._address)  # type: ignore[name-defined]  # noqa: F821
+                    if shaken is True:
+                        return
+                    if type(shaken) is tuple:
+                        _fail(self.ssl, shaken)
+                    line.reader.wait()
                 except SSL.WantReadError:
                     line.reader.wait()
                 except SSL.WantWriteError:
