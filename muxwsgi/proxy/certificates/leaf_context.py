@@ -1,12 +1,12 @@
-"""What TLS with minted leaves is served with: one OpenSSL context for all of them, and a leaf put into each connection.
+"""What TLS with minted leaves is served with: one OpenSSL context for all of them, which each connection is made of with its leaf.
 
 A context for each leaf would cost 120 us and 20 KiB, and its sessions would go with it. The price of sharing one is that OpenSSL would
 resume one host's TLS 1.3 session for another (in 1.3 it does not associate the server name with the session). So each connection is made
 with a session id context of its own, which OpenSSL keeps in the ticket and compares.
 
 Neither has a public name in pyOpenSSL that fits: `Connection.use_certificate` parses the certificate anew each time (65 us instead of 4)
-or warns, and contexts cannot be changed after their first use. The two functions that do it directly stand at the end, with what
-serves where they are missing.
+or warns, and contexts cannot be changed after their first use. The functions that do it directly stand at the end, with what serves where
+they are missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +47,7 @@ class LeafContext:
         self._alpn = tuple(protocol.encode("ascii") for protocol in alpn)
         self._key_log = key_log
         self._front = self._context()
+        self._shown: Leaf | None = None  # what connections begin with that are made in the front context now
         self._front.use_privatekey(leaves.key)
         for certificate in leaves.authority.chain:
             self._front.add_extra_chain_cert(certificate)
@@ -63,7 +64,16 @@ class LeafContext:
 
     def for_leaf(self, leaf: Leaf) -> ServerSide:
         """The same for a leaf, which must be one of `leaves`."""
-        return _LeafSide(self._front, leaf)
+        return _LeafSide(self, leaf)
+
+    def _begin_with(self, leaf: Leaf, sock: socket | None) -> SSL.Connection:
+        """A connection in the front context that shows `leaf`. OpenSSL looks at a certificate's key each time that it is given one: so it
+        is given one only where it is another than the last one."""
+        if leaf is not self._shown:
+            self._shown = None
+            _show(self._front, leaf)
+            self._shown = leaf
+        return _begin_shown(self._front, sock, leaf)
 
     def _context(self) -> SSL.Context:
         context = server_openssl(self._alpn)
@@ -86,15 +96,14 @@ class LeafContext:
 class _LeafSide:
     """A leaf in the context that all leaves share."""
 
-    __slots__ = ("_context", "_leaf")
+    __slots__ = ("_leaf", "_leaves")
 
-    def __init__(self, context: SSL.Context, leaf: Leaf) -> None:
-        self._context = context
+    def __init__(self, leaves: LeafContext, leaf: Leaf) -> None:
+        self._leaves = leaves
         self._leaf = leaf
 
     def connection(self, sock: socket | None) -> SSL.Connection:
-        ssl = _begin(self._context, sock, self._leaf.session_id)
-        _put(ssl, self._leaf)
+        ssl = self._leaves._begin_with(self._leaf, sock)
         ssl.set_accept_state()
         return ssl
 
@@ -134,28 +143,41 @@ def _begin_public(context: SSL.Context, sock: socket | None, session_id: bytes) 
     return SSL.Connection(context, sock)
 
 
-def _put_public(ssl: SSL.Connection, leaf: Leaf) -> None:
+def _show_public(context: SSL.Context, leaf: Leaf) -> None:
+    """Nothing: what a context shows cannot be changed after its first connection."""
+
+
+def _begin_shown_public(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
+    ssl = SSL.Connection(context, sock)
     ssl.use_certificate(leaf.certificate)
+    return ssl
 
 
 try:
     from OpenSSL.SSL import _lib  # type: ignore[attr-defined]
 
-    _set_session_id, _use_certificate = _lib.SSL_CTX_set_session_id_context, _lib.SSL_use_certificate
+    _set_session_id, _use_certificate = _lib.SSL_CTX_set_session_id_context, _lib.SSL_CTX_use_certificate
 
     def _prepare_direct(context: SSL.Context) -> None:
-        """Nothing: sessions are told apart by `_begin_direct`."""
+        """Nothing: sessions are told apart by the session id context."""
+
+    # SSL_new copies what the context has, and nobody else runs between that and what is set here.
 
     def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
-        # SSL_new copies it, and nobody else runs in between.
         if _set_session_id(context._context, session_id, len(session_id)) != 1:
             raise ValueError("OpenSSL does not take the session id context")
         return SSL.Connection(context, sock)
 
-    def _put_direct(ssl: SSL.Connection, leaf: Leaf) -> None:
-        if _use_certificate(ssl._ssl, leaf.openssl._x509) != 1:
-            _put_public(ssl, leaf)  # which raises what OpenSSL says
+    def _show_direct(context: SSL.Context, leaf: Leaf) -> None:
+        if _set_session_id(context._context, leaf.session_id, len(leaf.session_id)) != 1:
+            raise ValueError("OpenSSL does not take the session id context")
+        if _use_certificate(context._context, leaf.openssl._x509) != 1:
+            _lib.ERR_clear_error()
+            raise ValueError(f"OpenSSL does not take the leaf for {leaf.names[0]}")
 
-    _prepare, _begin, _put = _prepare_direct, _begin_direct, _put_direct
+    def _begin_shown_direct(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
+        return SSL.Connection(context, sock)
+
+    _prepare, _begin, _show, _begin_shown = _prepare_direct, _begin_direct, _show_direct, _begin_shown_direct
 except (ImportError, AttributeError):
-    _prepare, _begin, _put = _prepare_public, _begin_public, _put_public
+    _prepare, _begin, _show, _begin_shown = _prepare_public, _begin_public, _show_public, _begin_shown_public

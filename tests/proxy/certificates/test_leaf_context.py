@@ -20,6 +20,7 @@ from muxwsgi.proxy.certificates.leaves import Leaves
 from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.testing import connection_pair
+from muxwsgi.wire import context as wire_context
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext, TLSInfo
 from tests.proxy.certificates.company import Company
@@ -32,7 +33,7 @@ from tests.tls.handshakes import VERSIONS, Refused, handshake, shown
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The private names, and what serves where they should go."""
     if request.param == "pyOpenSSL's own functions":
-        for name in ("_prepare", "_begin", "_put"):
+        for name in ("_prepare", "_begin", "_show", "_begin_shown"):
             monkeypatch.setattr(leaf_context, name, getattr(leaf_context, f"{name}_public"))
     return str(request.param)
 
@@ -53,7 +54,8 @@ def client(folder: Path, version: ssl.TLSVersion | None = None, alpn: list[str] 
 
 
 def test_the_fast_way_is_the_one_in_use() -> None:
-    assert leaf_context._put is leaf_context._put_direct and leaf_context._begin is leaf_context._begin_direct, "pyOpenSSL has changed"
+    assert leaf_context._show is leaf_context._show_direct and leaf_context._begin is leaf_context._begin_direct, "pyOpenSSL has changed"
+    assert wire_context._cipher is wire_context._cipher_direct, "pyOpenSSL has changed"
 
 
 # Real clients
