@@ -2,8 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.proxy.fingerprint import ja3, ja4
@@ -54,8 +53,7 @@ class ClientTLS:
         return ja4(self._hello)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of TLS as an upstream gets it: done with `server_name`, offering the protocol ids `alpn`."""
 
     server_name: str

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import socket
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import service_identity
 from cryptography import x509
@@ -60,8 +60,7 @@ _VERIFY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TLSInfo:
+class TLSInfo(NamedTuple):
     """What a handshake agreed on.
 
     version, cipher, cipher_bits    "TLSv1.3", "TLS_AES_256_GCM_SHA384", 256
@@ -103,15 +102,15 @@ class TLSInfo:
         if certificate is not None and certificate not in chain:  # on the server's side OpenSSL leaves it out
             chain.insert(0, certificate)
         return cls(
-            version=ssl.get_protocol_version_name(),
-            cipher=cipher,
-            cipher_bits=bits,
-            sni=_printable(name).lower() if name else None,
-            alpn=_printable(alpn) if alpn else None,
-            resumed=resumed,
-            peer_certificate=certificate,
-            peer_chain=tuple(chain),
-            peer_verified=verified,
+            ssl.get_protocol_version_name(),
+            cipher,
+            bits,
+            _printable(name).lower() if name else None,
+            _printable(alpn) if alpn else None,
+            resumed,
+            certificate,
+            tuple(chain),
+            verified,
         )
 
 

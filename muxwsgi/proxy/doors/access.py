@@ -119,7 +119,7 @@ class Access:
             return True
         if self._allow is not None:
             return any(address in network for network in self._allow)
-        return self._open or self.asks_identity or address.is_loopback
+        return self._open or self.asks_identity or _is_loopback(client[0])
 
     def check_bind(self, address: Address, *, can_ask: bool = True) -> None:
         """Raises `OperatorError` where anybody could use the proxy at `address`, what `getsockname` says of a listening socket, and
@@ -288,6 +288,11 @@ def _parsed(host: str) -> IPv4Address | IPv6Address:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     return ip
+
+
+@lru_cache(4096)
+def _is_loopback(host: str) -> bool:
+    return _parsed(host).is_loopback
 
 
 def _printable(text: str) -> str:

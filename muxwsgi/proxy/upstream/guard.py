@@ -84,6 +84,13 @@ def _faces(ip: str) -> tuple[tuple[_Address, Kind | None], ...]:
     return tuple((face, next((kind for network, kind in _SPECIAL if face in network), None)) for face in faces)
 
 
+@lru_cache(maxsize=4096)
+def _leads_to(ip: str) -> tuple[bool, bool]:
+    """Whether to the unspecified address, and whether to loopback: asked for each request that takes a kept connection."""
+    found = kinds(ip)
+    return Kind.UNSPECIFIED in found, Kind.LOOPBACK in found
+
+
 def kinds(ip: str) -> frozenset[Kind]:
     """What is special about an address, or about an IPv4 address that it carries. Raises `ValueError` for what is no address."""
     return frozenset(kind for _, kind in _faces(ip) if kind is not None)
@@ -120,7 +127,7 @@ class Guard:
         """
         self.check_loop(ip, port)
         faces = _faces(ip)
-        if any(kind is Kind.UNSPECIFIED for _, kind in faces):
+        if _leads_to(ip)[0]:
             raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
         if _on_loopback(client) or any(face in network for face, _ in faces for network in self._allow):
             return
@@ -154,5 +161,5 @@ def _is_ours(address: _Address) -> bool:
 
 def _on_loopback(client: Address) -> bool:
     """Whether a client is on this machine: unix sockets are."""
-    return isinstance(client, str) or any(kind is Kind.LOOPBACK for _, kind in _faces(client[0]))
+    return isinstance(client, str) or _leads_to(client[0])[1]
 

@@ -73,7 +73,7 @@ class Upstreams:
         self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
         self._key_log = key_log
         self._trusting: ClientContext | None = None
-        self._bound: WeakSet[Connection] = WeakSet()
+        self._bound: WeakSet[Connection] | None = None  # made for the first one: most proxies never see any
         if settings.upstream_ca is not None:
             self._context()  # a file that is of no use shows before anybody is served
 
@@ -138,11 +138,14 @@ class Upstreams:
     def bind(self, ctx: Context) -> None:
         """The client authenticates its connection, and not its requests (NTLM, Negotiate: RFC 4559 section 6). From now on, what is
         dialled for this client connection serves no other, which would be taken for that user."""
+        if self._bound is None:
+            self._bound = WeakSet()
         self._bound.add(ctx.connection)
 
     def _key(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> tuple[object, ...]:
-        owner = ctx.connection.id if self._bound and ctx.connection in self._bound else None
-        return (endpoint.host, endpoint.port, endpoint.layers, via, owner)
+        owner = ctx.connection.id if self._bound is not None and ctx.connection in self._bound else None
+        # None for no proxy, since the pool hashes the key five times an exchange.
+        return (endpoint.host, endpoint.port, endpoint.layers, None if via is DIRECT else via, owner)
 
     def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> Connection:
         flow = ctx.flow

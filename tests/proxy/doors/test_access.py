@@ -1,7 +1,6 @@
 """Who may use the proxy: addresses, passwords, certificates, and what happens to who guesses."""
 
 import base64
-import dataclasses
 from collections.abc import Callable
 from datetime import datetime
 from ipaddress import ip_address
@@ -300,7 +299,7 @@ def test_a_certificate_that_was_not_asked_for_proves_nothing(in_tls: PairOf) -> 
 def test_a_certificate_that_was_not_verified_proves_nothing(in_tls: PairOf) -> None:
     connection = in_tls("ann.test")
     assert connection.tls is not None
-    connection.tls = dataclasses.replace(connection.tls, peer_verified=False)
+    connection.tls = connection.tls._replace(peer_verified=False)
     with pytest.raises(NotAdmitted):
         Access(client_certificates=True).identify(connection, None)
 
