@@ -22,6 +22,7 @@ cdef class Listener:
     cdef tuple _kind
     cdef Room _room
     cdef bint _closed, _pausing, _exhausted
+    cdef int _most
 
     cpdef resume(self)
     cpdef close(self)

@@ -33,10 +33,9 @@ _GONE = frozenset(
     | {errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 )
 
-#: Connections accepted before the loop turns, as nginx has it: asking whether there are more costs as much as a turn, and of several
-#: processes the one that is idle should take the next. More after a pause, to see when the backlog is empty.
-ACCEPTED_PER_TURN = 1
-ACCEPTED_AFTER_PAUSE = 100
+#: Connections accepted before the loop turns, at most. It begins with one, as nginx has it: of several processes the one that is idle
+#: should take the next. It doubles for as long as there is a crowd: else each of it waits for a turn, and an application may make it long.
+ACCEPTED_AT_MOST = 64
 
 #: Seconds without accepting when there are no descriptors, or no memory. Waiting clients stay in the backlog meanwhile.
 BACK_OFF = 0.2
@@ -110,6 +109,7 @@ class Listener:
         self._closed = False
         self._pausing = False
         self._exhausted = False
+        self._most = 1
 
     def start(self) -> None:
         """Accept from now on."""
@@ -147,8 +147,10 @@ class Listener:
         if self._room._is_full():
             self._watcher.stop()
             self._room.wait(self)
+        elif self._accept(self._most):
+            self._most = min(2 * self._most, ACCEPTED_AT_MOST)
         else:
-            self._accept(ACCEPTED_AFTER_PAUSE if self._exhausted else ACCEPTED_PER_TURN)
+            self._most = 2 if self._exhausted else 1  # a pause is over when there are no more: that has to be asked
 
     def _accept(self, most: int) -> bool:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
