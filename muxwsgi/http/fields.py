@@ -30,9 +30,11 @@ REMEMBERED_AT_MOST = 2048
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
 #: Field names that llhttp took, and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are
-#: this many: a client that invents names can neither fill the memory nor keep the names of others out for good.
+#: this many: a client that invents names can neither fill the memory nor keep the names of others out for good. Longer ones than anybody
+#: uses are not learned, or 2048 of them would be as many times the size of a field.
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
+_KEY_LENGTH = 64
 
 #: Digits of a Content-Length at most.
 _LENGTH_DIGITS = 18
@@ -236,9 +238,10 @@ def _learn(name: bytes) -> str:
         key = name.decode().upper().replace("-", "_")
     else:
         key = "HTTP_" + name.decode().upper().replace("-", "_")
-    if len(_KEYS) >= _KEYS_AT_MOST:
-        _KEYS.clear()
-    _KEYS[name] = key
+    if len(name) <= _KEY_LENGTH:
+        if len(_KEYS) >= _KEYS_AT_MOST:
+            _KEYS.clear()
+        _KEYS[name] = key
     return key
 
 

@@ -116,6 +116,20 @@ def test_fields_that_are_many_or_long_are_refused_though_their_names_are_known()
     assert said(head, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"1" * 40 + b"\r\n\r\n")[0] == 431
 
 
+def test_names_that_clients_invent_do_not_fill_the_memory() -> None:
+    fields_module._KEYS.clear()
+    head = Head(LIMITS, dict(SHARED))
+    for number in range(20):
+        name = b"%d" % number + b"n" * 4000
+        for _ in range(3):
+            environ = head.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: 1\r\n" % number + name + b": 2\r\n\r\n")
+            assert environ["HTTP_" + name.decode().upper()] == "2"
+    assert sum(map(len, fields_module._KEYS)) < 200, "all that is remembered of names, over all connections"
+    for number in range(5000):
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: 1\r\n\r\n" % number)
+    assert len(fields_module._KEYS) <= 2048
+
+
 def test_what_an_application_does_to_its_environ_is_not_there_next_time(talk: Talk) -> None:
     seen = []
 
