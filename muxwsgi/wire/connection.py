@@ -24,7 +24,7 @@ from OpenSSL import SSL
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
-from muxwsgi.wire.syscalls import Kind, kind_of
+from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
 from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport
 
@@ -139,16 +139,20 @@ class Connection:
 
     @classmethod
     def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None, hub: Any = None) -> "Connection":
-        """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Raises `OSError` where that is
-        gone already, and closes it then. `hub` is this thread's, for who knows it."""
-        transport = SocketTransport(fd, kind, hub)
-        if server is None:
-            try:
+        """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Closes it where it raises:
+        `OSError` where that is gone already. `hub` is this thread's, for who knows it."""
+        transport = None
+        try:
+            transport = SocketTransport(fd, kind, hub)
+            if server is None:
                 server = cast(Address, transport.socket().getsockname())
-            except OSError:
+            return cls(transport, client=client, server=server)
+        except BaseException:
+            if transport is None:
+                close_descriptor(fd)
+            else:
                 transport.close()
-                raise
-        return cls(transport, client=client, server=server)
+            raise
 
     def __repr__(self) -> str:
         layer = f" {self.tls.version}" if self.tls else ""

@@ -106,6 +106,7 @@ class Listener:
         self._server = server
         self._kind = kind_of(listening)
         self._watcher: Any = None
+        self._pause_timer: Any = None  # made beforehand: a pause is for want of memory, too
         self._closed = False
         self._pausing = False
         self._exhausted = False
@@ -117,7 +118,9 @@ class Listener:
             # What is accepted inherits it: one call instead of one per connection (tcp(7) on Linux; a test says so where it is not).
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._hub = get_hub()
-        self._watcher = self._hub.loop.io(self._socket.fileno(), READ)
+        loop = self._hub.loop
+        self._pause_timer = loop.timer(0, BACK_OFF)  # one that does not repeat would be over at once when it is started again
+        self._watcher = loop.io(self._socket.fileno(), READ)
         self.resume()
 
     def resume(self) -> None:
@@ -132,6 +135,8 @@ class Listener:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
+            self._pause_timer.stop()
+            self._pause_timer.close()
         self._socket.close()
 
     def accept_next(self) -> None:
@@ -174,12 +179,16 @@ class Listener:
             connection = Connection.accepted(fd, self._kind, client, self._server, self._hub)
         except OSError:  # it is gone already, and has no address any more
             return
-        self._room.take()
         # From the hub, where this is: the connection is served until it first waits, without the loop between.
-        ConnectionGreenlet(self._run, self._hub).switch(connection)
+        try:
+            ConnectionGreenlet(self._run, self._hub).switch(connection)
+        except BaseException:  # it has not begun
+            connection.finish()  # nobody else does, and its circle of references would keep it open
+            raise
 
     def _run(self, connection: Connection) -> None:
         """All that a connection's greenlet does. What it raised would come out where it was started."""
+        self._room.take()
         try:
             self._serve(connection)
         except BaseException:
@@ -196,13 +205,14 @@ class Listener:
     def _pause(self, error: Exception) -> None:
         self._watcher.stop()
         self._pausing = True
-        gevent.spawn_later(BACK_OFF, self._end_pause)
+        self._pause_timer.again(self._end_pause)
         if not self._exhausted:
             self._exhausted = True
             reason = error.strerror if isinstance(error, OSError) else repr(error)
             gevent.spawn(log.error, "cannot accept connections for now: %s", reason)
 
     def _end_pause(self) -> None:
+        self._pause_timer.stop()
         self._pausing = False
         self.resume()
 

@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import gc
+import itertools
 import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -16,6 +19,8 @@ import pytest
 from gevent.event import Event
 from gevent.lock import Semaphore
 
+from muxwsgi.wire import connection as connection_module
+from muxwsgi.wire import listener as listener_module
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.ready import give_turn
@@ -307,3 +312,72 @@ def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
         assert logged[1] == "accepting again"
     finally:
         logger.removeHandler(handler)
+
+
+def once_without_memory(call: Callable[..., Any]) -> Callable[..., Any]:
+    """As `call`, but there is no memory the first time."""
+    failures: list[Exception] = [MemoryError()]
+
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return call(*args, **kwargs)
+
+    return fail_once
+
+
+class ConnectionFailingOnce(Connection):
+    """There is no memory for the first one."""
+
+    failures: list[Exception]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize("step", ["transport", "connection", "greenlet"])
+def test_a_connection_that_there_is_no_memory_to_serve_is_closed_at_once(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    if step == "transport":
+        monkeypatch.setattr(connection_module, "SocketTransport", once_without_memory(connection_module.SocketTransport))
+    elif step == "connection":
+        ConnectionFailingOnce.failures = [MemoryError()]
+        monkeypatch.setattr(listener_module, "Connection", ConnectionFailingOnce)
+    else:
+        monkeypatch.setattr(listener_module, "ConnectionGreenlet", once_without_memory(listener_module.ConnectionGreenlet))
+    room = Room(1)
+    listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
+    address = listening.getsockname()
+    listener = Listener(listening, lambda connection: connection.close(), room, address)
+    listener.start()
+    gc.disable()  # which would close it some time
+    try:
+        for _ in range(2):
+            with gevent.socket.create_connection(address, 5) as client:
+                assert client.recv(1) == b""
+        until(lambda: room.taken == 0)
+    finally:
+        gc.enable()
+        listener.close()
+
+
+def test_a_pause_ends_although_there_was_no_memory_to_begin_it(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gevent, "spawn_later", once_without_memory(gevent.spawn_later))
+    monkeypatch.setattr(gevent, "spawn", once_without_memory(gevent.spawn))
+    address = listen(lambda connection: connection.close(), kind=failing_once(MemoryError()))
+    with gevent.socket.create_connection(address, 5) as client:
+        assert client.recv(1) == b""
+
+
+def test_each_pause_lasts(listen: Listen) -> None:
+    tried: list[float] = []
+
+    class Failing(Listener):
+        def accept(self) -> Any:
+            tried.append(monotonic())
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with gevent.socket.create_connection(listen(lambda connection: connection.close(), kind=Failing), 5):
+        until(lambda: len(tried) == 4)
+    assert min(after - before for before, after in itertools.pairwise(tried)) > listener_module.BACK_OFF * 0.8
