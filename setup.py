@@ -78,7 +78,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["muxwsgi", "muxwsgi.*"]),
-    package_data={"muxwsgi": ["py.typed", "*/*.pxd"]},
+    package_data={"muxwsgi": ["py.typed", "*/*.pxd", "*/*/*.pxd"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": CompileHotFiles},
     install_requires=[

@@ -1,0 +1,19 @@
+# Types for the compiled build: see docs/performance.md, "Compiled".
+
+import cython
+
+from muxwsgi.http.body cimport Incoming
+
+
+cdef class ClientConnection:
+    cdef public object address, body, closing
+    cdef readonly object connection, fresh, answered
+    cdef Incoming _incoming
+    cdef object _settings, _no_body, _poll
+    cdef bint _keep_alive, _sending, _awaited, _receiving
+    cdef object _outer
+
+    cdef _set_deadline(self)
+    @cython.locals(limit=Py_ssize_t, end=Py_ssize_t, searched=Py_ssize_t, buffer=bytes, incoming=Incoming)
+    cdef bytes _read_head(self)
+    cdef _body_of(self, head, method)
