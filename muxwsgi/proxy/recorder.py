@@ -107,7 +107,5 @@ def address_text(address: "Address") -> str:
     """host:port, with an IPv6 address in brackets; the path of a unix socket."""
     if isinstance(address, str):
         return f"unix:{address}"
-    if len(address) < 2:  # a stream in memory
-        return f"unix:{address}"
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
