@@ -19,6 +19,8 @@ cdef class DescriptorReady(Ready):
     cdef int _fd, _events
     cdef object _watcher
 
+    cpdef to_write(self)
+
 
 cdef class Pace:
     cdef double _grace, _rate
@@ -28,7 +30,8 @@ cdef class Pace:
 
 
 cdef class Lifeline:
-    cdef readonly Ready reader, writer
+    cdef readonly Ready reader
+    cdef Ready _writer
     cdef public double deadline, write_deadline, min_rate, rate_grace
     cdef public object idle_timeout, top
     cdef public bint resting

@@ -18,7 +18,7 @@ What the short form of that gets wrong, each seen in practice:
 import errno
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
@@ -142,7 +142,13 @@ class DescriptorReady(Ready):
         self._begin(hub or get_hub())
         self._fd = fd
         self._events = events
-        self._watcher: Any = None  # made at the first wait: most connections never wait to write
+        self._watcher: Any = None  # made at the first wait
+
+    def to_write(self) -> "DescriptorReady":
+        """The other direction of the same descriptor, closed where this one is."""
+        writer = DescriptorReady(self._fd, WRITE, self._hub)
+        writer._closed = self._closed
+        return writer
 
     def _arm(self) -> None:
         # EBADF here, where libev would abort: from the check, or from making the watcher.
@@ -229,6 +235,7 @@ class Lifeline:
     __slots__ = (
         "_active_at",
         "_moved",
+        "_writer",
         "deadline",
         "idle_timeout",
         "min_rate",
@@ -237,12 +244,13 @@ class Lifeline:
         "resting",
         "top",
         "write_deadline",
-        "writer",
     )
 
-    def __init__(self, reader: Ready, writer: Ready) -> None:
+    def __init__(self, reader: Ready, writer: Ready | None = None) -> None:
+        """`writer` is made from the reader, which is a descriptor's then, where it is None and somebody asks for it: most connections never
+        wait to write."""
         self.reader = reader
-        self.writer = writer
+        self._writer = writer
         self.deadline = math.inf
         self.write_deadline = math.inf
         self.idle_timeout: float | None = None
@@ -253,10 +261,18 @@ class Lifeline:
         self._moved = -1
         self._active_at = 0.0
 
+    @property
+    def writer(self) -> Ready:
+        """Readiness to write."""
+        if self._writer is None:
+            self._writer = cast(DescriptorReady, self.reader).to_write()
+        return self._writer
+
     def fail(self, error: BaseException) -> None:
         """Make the waits of both directions raise `error`."""
         self.reader.fail(error)
-        self.writer.fail(error)
+        if self._writer is not None:
+            self._writer.fail(error)
 
     def drain(self) -> None:
         """Wake the handler with `Draining` where it said that it rests. To be repeated while the server drains."""
@@ -266,7 +282,8 @@ class Lifeline:
     def close(self) -> None:
         """End both directions, before the descriptor is closed or given away."""
         self.reader.close()
-        self.writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     @property
     def closed(self) -> bool:

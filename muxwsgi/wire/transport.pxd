@@ -22,6 +22,7 @@ cdef class SocketTransport:
     cdef DescriptorReady _reader
     cdef WriteTurn _turn
     cdef int _reads
+    cdef Py_ssize_t _sent
     cdef bint _drained, _lowat
     cdef public bint can_peek
     cdef readonly Lifeline lifeline
@@ -31,6 +32,7 @@ cdef class SocketTransport:
     cdef _note_full_read(self)
     cpdef peek_beyond(self, Py_ssize_t seen, Py_ssize_t limit, timeout)
     cpdef settle(self)
+    cdef WriteTurn _writing(self)
     cpdef sendall(self, data, timeout)
 
 

@@ -18,7 +18,7 @@ from gevent import get_hub
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
-from muxwsgi.wire.ready import READ, WRITE, DescriptorReady, Lifeline, Pace, give_turn
+from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, Pace, give_turn
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
 __all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
@@ -143,7 +143,7 @@ class WriteTurn:
 class SocketTransport:
     """Plain bytes over a connected stream socket (TCP or unix), whose descriptor it owns."""
 
-    __slots__ = ("_drained", "_fd", "_kind", "_lowat", "_reads", "_reader", "_sock", "_turn", "can_peek", "lifeline")
+    __slots__ = ("_drained", "_fd", "_kind", "_lowat", "_reads", "_reader", "_sent", "_sock", "_turn", "can_peek", "lifeline")
 
     def __init__(self, fd: int, kind: Kind, hub: Any = None) -> None:
         """`fd` does not block. `hub` is this thread's, and is looked up where it is None."""
@@ -153,11 +153,12 @@ class SocketTransport:
         self._kind = kind
         self._sock: socket_module.socket | None = None  # made when somebody asks for more than bytes: most connections never do
         self._reader = DescriptorReady(fd, READ, hub)
-        self.lifeline = Lifeline(self._reader, DescriptorReady(fd, WRITE, hub))
+        self.lifeline = Lifeline(self._reader)
         self._drained = False  # the last read took all there was: wait before the next
         self._reads = 0
         self._lowat = False
-        self._turn = WriteTurn(self.lifeline)
+        self._turn: WriteTurn | None = None  # None until a write has blocked once
+        self._sent = 0  # bytes since others had a turn
         #: Whether the kernel can show bytes without giving them: SO_RCVLOWAT has no effect on the polling of unix sockets.
         self.can_peek = kind[0] != _AF_UNIX
 
@@ -228,22 +229,27 @@ class SocketTransport:
             self._lowat = False
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
-        turn = self._turn
         sent = 0
-        if turn.lock is None:
+        if self._turn is None:
             try:
                 sent = transmit(self._fd, data)
             except BlockingIOError:
                 pass
             if sent == len(data):
-                turn.sent += sent
-                if turn.sent > BYTES_PER_TURN:
-                    turn.yield_turn()
+                self._sent += sent
+                if self._sent > BYTES_PER_TURN:
+                    self._sent = 0
+                    give_turn()
                 return
         self._send_waiting(memoryview(data)[sent:], timeout)
 
     def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
-        self._turn.write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
+        self._writing().write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
+
+    def _writing(self) -> WriteTurn:
+        if self._turn is None:
+            self._turn = WriteTurn(self.lifeline)
+        return self._turn
 
     def sendfile(self, fd: int, offset: int, count: int, timeout: float | None) -> int:
         """`count` bytes of the file `fd` from `offset`, by the kernel; fewer where the file ends before. The number sent."""
@@ -252,7 +258,7 @@ class SocketTransport:
             # 1 MiB a call, so that a disk that is slower than the network holds the worker for a short time only.
             return os.sendfile(self._fd, fd, offset + done, min(count - done, BYTES_PER_TURN))
 
-        return self._turn.write(send_more, count, timeout)
+        return self._writing().write(send_more, count, timeout)
 
     def shutdown(self, how: int, timeout: float | None) -> None:
         self.socket().shutdown(how)
