@@ -28,8 +28,8 @@ BUDGETS = {
     "POST 1 KiB": (3.21, 1.34),
     "16 pipelined": (1.80, 0.65),
     "TLS hello": (3.10, 1.60),
-    "connection per request": (9.20, 4.80),
-    "connection to a hijacker": (6.60, 3.70),
+    "connection per request": (8.60, 3.05),
+    "connection to a hijacker": (5.00, 2.15),
 }
 
 

@@ -185,15 +185,14 @@ def test_who_is_accepted_in_the_moment_of_a_stop_is_answered_before_it_ends(monk
         server.stop(graceful_timeout=5)
         return list(served)
 
-    accept = Listener.accept
+    class StopsWhenItAccepts(Listener):
+        def accept(self) -> Any:
+            accepted = super().accept()
+            if accepted is not None and not stopping:
+                stopping.append(gevent.spawn(stop))  # runs as soon as the connection waits
+            return accepted
 
-    def accept_and_stop(listener: Listener) -> Any:
-        accepted = accept(listener)
-        if accepted is not None and not stopping:
-            stopping.append(gevent.spawn(stop))  # runs before the greenlet that serves the connection, which is spawned next
-        return accepted
-
-    monkeypatch.setattr(Listener, "accept", accept_and_stop)
+    monkeypatch.setattr("muxwsgi.server.server.Listener", StopsWhenItAccepts)
     server = Server(app, ["127.0.0.1:0"])
     server.start()
     with connect(server) as client:

@@ -145,6 +145,27 @@ def test_a_crowd_does_not_wait_for_a_turn_each(listen: Listen) -> None:
         client.close()
 
 
+def test_who_comes_one_by_one_and_crowds_in_turns_are_all_served(listen: Listen) -> None:
+    def serve(connection: Connection) -> None:
+        with connection:
+            while data := connection.recv():
+                connection.sendall(data)
+
+    room = Room(None)
+    address = listen(serve, room)
+    for crowd in (1, 1, 1, 40, 1, 3, 40, 1):
+        clients = [gevent.socket.create_connection(address, 5) for _ in range(crowd)]
+        for number, client in enumerate(clients):
+            client.sendall(b"%d" % number)
+        assert [client.recv(10) for client in clients] == [b"%d" % number for number in range(crowd)]
+        assert room.taken == crowd
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+            client.close()
+        until(lambda: room.taken == 0)
+
+
 def test_a_room_that_empties_after_its_listener_was_closed_wakes_nobody() -> None:
     served: list[Connection] = []
     leave = Event()
