@@ -31,7 +31,7 @@ run: $(VENV)/apps.stamp  ## one TLS port with a Flask app, a Django project, a R
 	@exec $(BIN)/muxwsgi run 'apps.guestbook:create_app()' --mount /polls=apps.polls.wsgi:application \
 		--tls-dev --redirect-http -b 127.0.0.1:$(PORT)
 
-test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and those of the floors with hot files once more, compiled
+test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and most of them once more, compiled
 	@echo "== tests"
 	@EXPECT_BUILD=pure $(BIN)/python -m pytest $(WORKERS) -m "not slow"
 	@echo "== tests that are slow"

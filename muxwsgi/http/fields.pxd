@@ -23,7 +23,7 @@ cdef inline Py_ssize_t _value_end(bytes raw, Py_ssize_t at) noexcept:
 cdef class Fields:
     cdef readonly object doubt
     cdef dict _shared, _template
-    cdef list _lines, _names, _keys
+    cdef list _lines, _names, _line_keys
     cdef bint _read_before
     cdef Py_ssize_t _at_most, _size_at_most
 

@@ -1,8 +1,11 @@
 """The field lines of request heads, straight into environs.
 
-llhttp says what a field line is. A connection's clients repeat themselves, though, and each other: so a line that llhttp took once is taken
+llhttp says what a field line is. Clients repeat themselves, though, and each other: so a line that llhttp took once is taken
 again byte for byte, and one whose name it took, with a value that holds nothing but what RFC 9110 section 5.5 allows in one, is read here.
-All else goes to llhttp, which is the only one that refuses: what is read here is what nobody could read otherwise.
+All else goes to llhttp, which is the only one that refuses: what is read here can be read in one way only.
+
+llhttp is given exactly one head, to its CRLFCRLF and never past it, and is new for each. So no byte of a body or of a next request is ever
+inside a parser when the policy of `head` says no, and what the policy sees is one message.
 """
 
 import re
@@ -20,7 +23,7 @@ from httptools import (
 from muxwsgi.errors import PeerError
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["REMEMBERED_AT_MOST", "Fields", "first", "is_length"]
+__all__ = ["REMEMBERED_AT_MOST", "Fields", "finder", "is_length"]
 
 #: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
 REMEMBERED_AT_MOST = 2048
@@ -47,7 +50,7 @@ _NOT_NAME = re.compile(rb"[\x00-\x20:]|\Z")
 _NOT_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\Z")
 
 
-def first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
+def finder(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
     """A function of some bytes and a place in them: where `pattern`, which takes the end too, is found first from there on."""
 
     def at_or_after(raw: bytes, at: int) -> int:
@@ -58,7 +61,7 @@ def first(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
     return at_or_after
 
 
-globals().update(_name_end=first(_NOT_NAME), _value_end=first(_NOT_VALUE))
+globals().update(_name_end=finder(_NOT_NAME), _value_end=finder(_NOT_VALUE))
 
 
 class Fields:
@@ -67,7 +70,7 @@ class Fields:
     doubt       what is wrong with the fields just read where their meaning may be refused with a better status; None without
     """
 
-    __slots__ = ("_at_most", "_keys", "_lines", "_names", "_read_before", "_shared", "_size_at_most", "_template", "doubt")
+    __slots__ = ("_at_most", "_line_keys", "_lines", "_names", "_read_before", "_shared", "_size_at_most", "_template", "doubt")
 
     def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
         """`shared` is what all environs of the connection have, and no field."""
@@ -86,19 +89,21 @@ class Fields:
         self.doubt = None
         size = len(raw) - at
         if usual and size <= self._size_at_most:
-            if self._lines and size <= REMEMBERED_AT_MOST and self._read_again(raw, at):
-                return self._template.copy()
+            if self._lines:
+                if size <= REMEMBERED_AT_MOST and self._read_again(raw, at):
+                    return self._template.copy()
+                self._forget()  # what did not match to its end is half changed
             environ = self._shared.copy()
             if self._read_known(raw, at, environ):
                 return environ
         self._forget()
         return self._parse(raw, at)
 
-    # As those before
+    # Without llhttp
 
     def _read_again(self, raw: bytes, at: int) -> bool:
         """Bring `_template` up to date, where the names are those of the head that is remembered, one for one."""
-        text = raw
+        text = raw  # a pointer in the compiled build: see fields.pxd
         lines = self._lines
         for number in range(len(lines)):
             line = lines[number]
@@ -113,7 +118,7 @@ class Fields:
             end = _value_end(raw, value_at)  # type: ignore[name-defined]  # noqa: F821
             if text[end] != _CR or text[end + 1] != _LF:
                 return False
-            key = self._keys[number]
+            key = self._line_keys[number]
             if key:
                 value = _value(raw, value_at, end)
                 if key == "CONTENT_LENGTH" and not is_length(value):
@@ -126,11 +131,9 @@ class Fields:
     def _read_known(self, raw: bytes, at: int, environ: dict[str, Any]) -> bool:
         """Put fields with known names into `environ`, and remember them from a connection's second head on. False for anything else."""
         keys = _KEYS
-        text = raw
+        text = raw  # a pointer in the compiled build: see fields.pxd
         remember = self._read_before and len(raw) - at <= REMEMBERED_AT_MOST
         self._read_before = True
-        if self._lines:
-            self._forget()
         count = 0
         while text[at] != _CR:
             count += 1
@@ -149,7 +152,7 @@ class Fields:
             if remember:
                 self._lines.append(raw[at : end + 2])
                 self._names.append(name)
-                self._keys.append(key)
+                self._line_keys.append(key)
             at = end + 2
         if at + 2 != len(raw) or count > self._at_most:
             return False
@@ -162,8 +165,8 @@ class Fields:
     def _forget(self) -> None:
         self._lines: list[bytes] = []  # of the head that is remembered, each with its CRLF
         self._names: list[bytes] = []  # that of each line
-        self._keys: list[str] = []  # and the key of each name
-        self._template = self._shared  # and with those fields, in a dict of its own
+        self._line_keys: list[str] = []  # and the key of each name
+        self._template = self._shared  # with those fields on top, in a dict of its own, as soon as there are any
 
     # By llhttp
 
@@ -218,7 +221,7 @@ class _Sink:
 
 def _value(raw: bytes, at: int, end: int) -> str:
     """The value that stands between `at` and `end`, without the OWS around it (RFC 9112 section 5.1)."""
-    text = raw
+    text = raw  # as above
     while text[at] == _SPACE or text[at] == _TAB:
         at += 1
     while end > at and (text[end - 1] == _SPACE or text[end - 1] == _TAB):

@@ -1,8 +1,5 @@
 """One request head: what it means, and the policy that closes what llhttp leaves open. `fields` reads its field lines.
 
-The parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. So no byte of a body or of a next request
-is ever inside a parser when the policy says no, and what the policy sees is one message.
-
 What llhttp (through httptools) lets through and the policy refuses: request lines of HTTP/0.9, HTTP/2.0, RTSP and ICE, double
 spaces, `#` in a target; Transfer-Encoding in HTTP/1.0, `gzip, chunked`; missing or repeated Host; any size. Each is doubt about what
 the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5, 6.3).
@@ -17,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.fields import REMEMBERED_AT_MOST, Fields, first, is_length
+from muxwsgi.http.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Head", "refuse_early"]
@@ -26,8 +23,8 @@ __all__ = ["Head", "refuse_early"]
 #: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
 
-#: The first byte at or after a place that no target has. In the compiled build it is a C function (head.pxd), as in `fields`.
-globals().update(_target_end=first(re.compile(rb"[^!\"$-~]|\Z")))
+#: Where a target that begins at a place ends. In the compiled build it is a C function (head.pxd), as in `fields`.
+globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
 
 #: A method that is one, for a line that is wrong elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
@@ -49,7 +46,7 @@ _OTHER_PROTOCOLS = frozenset(
     | {"RECORD", "FLUSH"}
 )
 
-#: Methods that llhttp knows, and which mean nothing to it.
+#: Methods that llhttp knows and that do not change how it reads the rest, as CONNECT does.
 _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 #: Hosts that were found to be some, over all connections: most clients ask for the same few. They are bounded, and a DNS name has at
@@ -57,6 +54,7 @@ _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 _HOSTS: set[str] = set()
 _HOSTS_AT_MOST = 1024
 _HOST_LENGTH = 260
+
 
 class Head:
     """The heads of one connection, one after the other. What the engine itself needs to know of the last one that was parsed:

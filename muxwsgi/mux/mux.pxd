@@ -2,7 +2,6 @@
 
 import cython
 
-from muxwsgi.mux.slots cimport Slots
 from muxwsgi.wire.connection cimport Connection
 from muxwsgi.wire.syscalls cimport clock
 

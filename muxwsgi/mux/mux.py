@@ -17,7 +17,6 @@ from gevent.event import Event
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
-from muxwsgi.mux.slots import Slots
 from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Reason(Enum):
     ENDED = "ended"  # the stream ended before its first byte
 
 
-#: Decisions that a route keeps, by how many bytes it said YES to: what makes them is wording their line in the trace.
+#: Decisions that a mux keeps of each route, by how many bytes it said YES to: what makes them is wording their line in the trace.
 REMEMBERED = 256
 
 #: As a global: looking it up on the class costs more than the comparison.
@@ -135,7 +134,7 @@ class Mux:
             return
 
         # 4. Somebody does, if there is room.
-        slots: Slots = route.slots
+        slots = route.slots
         if not slots.take() and not _wait_for_slot(route):
             slots.refused += 1
             connection.trace.append(

@@ -101,7 +101,7 @@ class TLSInfo(NamedTuple):
             raise HandshakeError(errno.ECONNABORTED, "TLS handshake: the peer's certificate has expired since its session began")
         if certificate is not None and certificate not in chain:  # on the server's side OpenSSL leaves it out
             chain.insert(0, certificate)
-        return cls(
+        return cls(  # in the order of its fields
             ssl.get_protocol_version_name(),
             cipher,
             bits,
@@ -128,16 +128,21 @@ def _cipher_public(ssl: SSL.Connection) -> tuple[str, int]:
     return ssl.get_cipher_name() or "", ssl.get_cipher_bits() or 0
 
 
-try:
-    # SSL_session_reused(3) pyOpenSSL binds and does not publish. A cipher it asks for anew for each of its properties, which never change:
-    # OpenSSL has them in a table, and they are looked up once for each place in that.
-    from OpenSSL._util import lib as _lib
+_session_reused, _cipher = _session_reused_public, _cipher_public
 
-    _reused, _current_cipher = _lib.SSL_session_reused, _lib.SSL_get_current_cipher
-    _ciphers: dict[object, tuple[str, int]] = {}
+try:  # SSL_session_reused(3), which pyOpenSSL binds and does not publish
+    _reused = SSL._lib.SSL_session_reused  # type: ignore[attr-defined]
 
     def _session_reused_direct(ssl: SSL.Connection) -> bool:
         return bool(_reused(ssl._ssl))
+
+    _session_reused = _session_reused_direct
+except AttributeError:
+    pass
+
+try:  # OpenSSL has its ciphers in a table: what does not change of one is looked up once for each place in that
+    _current_cipher = SSL._lib.SSL_get_current_cipher  # type: ignore[attr-defined]
+    _ciphers: dict[object, tuple[str, int]] = {}
 
     def _cipher_direct(ssl: SSL.Connection) -> tuple[str, int]:
         at = _current_cipher(ssl._ssl)
@@ -146,9 +151,9 @@ try:
             known = _ciphers[at] = _cipher_public(ssl)
         return known
 
-    _session_reused, _cipher = _session_reused_direct, _cipher_direct
-except (ImportError, AttributeError):
-    _session_reused, _cipher = _session_reused_public, _cipher_public
+    _cipher = _cipher_direct
+except AttributeError:
+    pass
 
 
 class ServerSide(Protocol):

@@ -5,12 +5,11 @@ from muxwsgi.wire.syscalls cimport accept_one
 
 cdef class Room:
     cdef object __weakref__
-    cdef readonly object limit
     cdef readonly Py_ssize_t taken
-    cdef Py_ssize_t _most
+    cdef Py_ssize_t _limit
     cdef object _waiting
 
-    cdef bint _is_full(self)
+    cpdef bint is_full(self)
     cpdef wait(self, listener)
     cpdef take(self)
     cpdef free(self)

@@ -43,13 +43,13 @@ BACK_OFF = 0.2
 
 
 class ConnectionGreenlet(greenlet):  # type: ignore[misc]  # mypy is not shown its types
-    """Serves one connection. It is what `gevent.spawn_raw` makes: of the work of a connection a `gevent.Greenlet` would be a tenth, for
-    links and a result that nobody asks for. `gevent.kill` works on it, and everything that waits; `join` and `link` it has not.
+    """Serves one connection. As the greenlets of `gevent.spawn_raw` it has no `join`, no `link` and no result, which nobody asks for: in a
+    `gevent.Greenlet` they are a tenth of a connection's work. `gevent.kill` works on it, and so does everything that waits.
     """
 
     @property
     def loop(self) -> Any:
-        """Where gevent looks for the loop of a greenlet."""
+        """Where `gevent.killall` looks for the loop of a greenlet."""
         return get_hub().loop
 
 
@@ -60,18 +60,13 @@ class Room:
     """
 
     def __init__(self, limit: int | None) -> None:
-        self.limit = limit
         self.taken = 0
-        self._most = sys.maxsize if limit is None else limit
+        self._limit = sys.maxsize if limit is None else limit
         self._waiting: deque[Listener] = deque()
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether one more is too many."""
-        return self._is_full()
-
-    def _is_full(self) -> bool:
-        return self.taken >= self._most
+        return self.taken >= self._limit
 
     def wait(self, listener: "Listener") -> None:
         """Let `listener` have a place when it is its turn."""
@@ -89,9 +84,9 @@ class Room:
 
     def _pass_on(self) -> None:
         # One place each, in the order in which they came: a crowd on one port does not lock out another.
-        if self._waiting and not self._is_full():
+        if self._waiting and not self.is_full():
             self._waiting.popleft().accept_next()
-            if self._waiting and not self._is_full():
+            if self._waiting and not self.is_full():
                 get_hub().loop.run_callback(self._pass_on)
 
 
@@ -109,8 +104,8 @@ class Listener:
         self._watcher: Any = None
         self._pause_timer: Any = None  # made beforehand: a pause is for want of memory, too
         self._closed = False
-        self._pausing = False
-        self._exhausted = False
+        self._pausing = False  # until the timer ends it
+        self._exhausted = False  # from a failure until the backlog was found empty: each is logged once, and not with every pause
         self._most = 1
 
     def start(self) -> None:
@@ -151,19 +146,19 @@ class Listener:
             self.resume()
 
     def _accept_some(self) -> None:
-        if self._room._is_full():
+        if self._room.is_full():
             self._watcher.stop()
             self._room.wait(self)
         elif self._accept(self._most):
             self._most = min(2 * self._most, ACCEPTED_AT_MOST)
         else:
-            self._most = 2 if self._exhausted else 1  # a pause is over when there are no more: that has to be asked
+            self._most = 2 if self._exhausted else 1  # only an accept that finds nobody says that it is over
 
     def _accept(self, most: int) -> bool:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
         try:
             for _ in range(most):
-                if self._closed or self._room._is_full():  # by who was accepted a moment ago
+                if self._closed or self._room.is_full():  # by who was accepted a moment ago
                     return False
                 accepted = self.accept()
                 if accepted is None:
@@ -209,9 +204,12 @@ class Listener:
         self._pausing = True
         self._pause_timer.again(self._end_pause)
         if not self._exhausted:
-            self._exhausted = True
             reason = error.strerror if isinstance(error, OSError) else repr(error)
-            gevent.spawn(log.error, "cannot accept connections for now: %s", reason)
+            try:
+                gevent.spawn(log.error, "cannot accept connections for now: %s", reason)
+            except MemoryError:  # then the next pause says it
+                return
+            self._exhausted = True
 
     def _end_pause(self) -> None:
         self._pause_timer.stop()

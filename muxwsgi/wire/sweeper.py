@@ -3,6 +3,7 @@
 from time import monotonic
 
 import gevent
+from greenlet import greenlet
 
 from muxwsgi.wire.ready import Lifeline, sweep
 
@@ -20,7 +21,7 @@ class Sweeper:
     """
 
     def __init__(self) -> None:
-        self.lines: dict[Lifeline, gevent.Greenlet[..., object] | None] = {}
+        self.lines: dict[Lifeline, greenlet | None] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:

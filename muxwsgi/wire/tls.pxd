@@ -50,7 +50,8 @@ cdef inline object _transmit(uintptr_t ssl, bytes data):
 
 cdef inline object _shake(uintptr_t ssl):
     # True when the handshake is done; None for WANT_READ; what SSL_do_handshake gave back and errno for every other failure. With the GIL:
-    # pyOpenSSL's callbacks, which OpenSSL calls in it, take it again.
+    # pyOpenSSL's callbacks, which OpenSSL calls in it, take it again. What one of them raised is looked for only where the handshake fails:
+    # no context may have a verify callback that raises and lets it pass.
     cdef int result = (<SSL_shake>SSL_DO_HANDSHAKE)(<void*>ssl)
     cdef int code = c_errno
     if result == 1:

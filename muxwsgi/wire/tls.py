@@ -90,8 +90,10 @@ try:
     # Private to pyOpenSSL, looked up once: `_forget_errors` and `_return_after_each_record` have no public names.
     from OpenSSL._util import lib as _openssl_lib
 
-    _clear_error, _clear_mode, _AUTO_RETRY = _openssl_lib.ERR_clear_error, _openssl_lib.SSL_clear_mode, _openssl_lib.SSL_MODE_AUTO_RETRY
-except (ImportError, AttributeError):
+    _clear_error = getattr(_openssl_lib, "ERR_clear_error", None)
+    _clear_mode = getattr(_openssl_lib, "SSL_clear_mode", None)
+    _AUTO_RETRY = getattr(_openssl_lib, "SSL_MODE_AUTO_RETRY", 0)
+except ImportError:
     _clear_error = _clear_mode = None
 
 

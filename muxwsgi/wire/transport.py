@@ -157,8 +157,8 @@ class SocketTransport:
         self._drained = False  # the last read took all there was: wait before the next
         self._reads = 0
         self._lowat = False
-        self._turn: WriteTurn | None = None  # None until a write has blocked once
-        self._sent = 0  # bytes since others had a turn
+        self._turn: WriteTurn | None = None  # made when a write blocks, or for a file
+        self._sent = 0  # as `WriteTurn.sent`, while there is none
         #: Whether the kernel can show bytes without giving them: SO_RCVLOWAT has no effect on the polling of unix sockets.
         self.can_peek = kind[0] != _AF_UNIX
 

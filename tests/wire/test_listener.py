@@ -119,7 +119,7 @@ def test_listeners_that_share_a_room_serve_no_more_than_its_limit(listen: Listen
     clients = [gevent.socket.create_connection(address) for address in (first, second, first, second)]
     until(lambda: len(served) == 2)
     gevent.sleep(0.1)
-    assert (len(served), room.taken, room.full) == (2, 2, True)
+    assert (len(served), room.taken, room.is_full()) == (2, 2, True)
     for client in clients:
         client.close()
     gevent.sleep(0.05)
@@ -287,6 +287,7 @@ def test_a_handler_may_close_the_listener_that_is_in_the_middle_of_a_crowd(capsy
         connection.close()
 
     listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
+    # A failure first, so that more than one is accepted in the next turn.
     listener = failing_once(OSError(errno.EMFILE, "Too many open files"))(listening, serve)
     listener.start()
     clients = []
@@ -384,7 +385,6 @@ def test_a_connection_that_there_is_no_memory_to_serve_is_closed_at_once(monkeyp
 
 
 def test_a_pause_ends_although_there_was_no_memory_to_begin_it(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gevent, "spawn_later", once_without_memory(gevent.spawn_later))
     monkeypatch.setattr(gevent, "spawn", once_without_memory(gevent.spawn))
     address = listen(lambda connection: connection.close(), kind=failing_once(MemoryError()))
     with gevent.socket.create_connection(address, 5) as client:

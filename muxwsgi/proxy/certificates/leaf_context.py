@@ -1,4 +1,4 @@
-"""What TLS with minted leaves is served with: one OpenSSL context for all of them, which each connection is made of with its leaf.
+"""What TLS with minted leaves is served with: one OpenSSL context for all, which shows the leaf of the connection that is made next.
 
 A context for each leaf would cost 120 us and 20 KiB, and its sessions would go with it. The price of sharing one is that OpenSSL would
 resume one host's TLS 1.3 session for another (in 1.3 it does not associate the server name with the session). So each connection is made
@@ -157,6 +157,7 @@ try:
     from OpenSSL.SSL import _lib  # type: ignore[attr-defined]
 
     _set_session_id, _use_certificate = _lib.SSL_CTX_set_session_id_context, _lib.SSL_CTX_use_certificate
+    _clear_error = _lib.ERR_clear_error
 
     def _prepare_direct(context: SSL.Context) -> None:
         """Nothing: sessions are told apart by the session id context."""
@@ -172,7 +173,7 @@ try:
         if _set_session_id(context._context, leaf.session_id, len(leaf.session_id)) != 1:
             raise ValueError("OpenSSL does not take the session id context")
         if _use_certificate(context._context, leaf.openssl._x509) != 1:
-            _lib.ERR_clear_error()
+            _clear_error()
             raise ValueError(f"OpenSSL does not take the leaf for {leaf.names[0]}")
 
     def _begin_shown_direct(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:

@@ -85,10 +85,9 @@ def _faces(ip: str) -> tuple[tuple[_Address, Kind | None], ...]:
 
 
 @lru_cache(maxsize=4096)
-def _leads_to(ip: str) -> tuple[bool, bool]:
-    """Whether to the unspecified address, and whether to loopback: asked for each request that takes a kept connection."""
-    found = kinds(ip)
-    return Kind.UNSPECIFIED in found, Kind.LOOPBACK in found
+def _is(ip: str, kind: Kind) -> bool:
+    """Whether that is special about `ip`: asked for each request that takes a kept connection."""
+    return kind in kinds(ip)
 
 
 def kinds(ip: str) -> frozenset[Kind]:
@@ -127,7 +126,7 @@ class Guard:
         """
         self.check_loop(ip, port)
         faces = _faces(ip)
-        if _leads_to(ip)[0]:
+        if _is(ip, Kind.UNSPECIFIED):
             raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
         if _on_loopback(client) or any(face in network for face, _ in faces for network in self._allow):
             return
@@ -161,5 +160,4 @@ def _is_ours(address: _Address) -> bool:
 
 def _on_loopback(client: Address) -> bool:
     """Whether a client is on this machine: unix sockets are."""
-    return isinstance(client, str) or _leads_to(client[0])[1]
-
+    return isinstance(client, str) or _is(client[0], Kind.LOOPBACK)
