@@ -13,6 +13,7 @@ cdef class Room:
     cpdef wait(self, listener)
     cpdef take(self)
     cpdef free(self)
+    cdef _call_next(self)
 
 
 cdef class Listener:

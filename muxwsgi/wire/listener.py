@@ -79,15 +79,19 @@ class Room:
     def free(self) -> None:
         """Give it back."""
         self.taken -= 1
-        if self._waiting:  # whoever gives it back is a connection's greenlet, and accepting is the hub's
+        self._call_next()
+
+    def _call_next(self) -> None:
+        # By the hub, whose business accepting is: a place is given back by a connection's greenlet, and by one that ends at once while
+        # `accept_next` still runs.
+        if self._waiting and not self.is_full():
             get_hub().loop.run_callback(self._pass_on)
 
     def _pass_on(self) -> None:
         # One place each, in the order in which they came: a crowd on one port does not lock out another.
         if self._waiting and not self.is_full():
             self._waiting.popleft().accept_next()
-            if self._waiting and not self.is_full():
-                get_hub().loop.run_callback(self._pass_on)
+            self._call_next()
 
 
 class Listener:

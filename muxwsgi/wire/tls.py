@@ -86,15 +86,11 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
     return ssl.send(data)
 
 
-try:
-    # Private to pyOpenSSL, looked up once: `_forget_errors` and `_return_after_each_record` have no public names.
-    from OpenSSL._util import lib as _openssl_lib
-
-    _clear_error = getattr(_openssl_lib, "ERR_clear_error", None)
-    _clear_mode = getattr(_openssl_lib, "SSL_clear_mode", None)
-    _AUTO_RETRY = getattr(_openssl_lib, "SSL_MODE_AUTO_RETRY", 0)
-except ImportError:
-    _clear_error = _clear_mode = None
+# Private to pyOpenSSL, None where they should go: `_forget_errors` and `_return_after_each_record` have no public names.
+_private = getattr(SSL, "_lib", None)
+_clear_error = getattr(_private, "ERR_clear_error", None)
+_clear_mode = getattr(_private, "SSL_clear_mode", None)
+_AUTO_RETRY = getattr(_private, "SSL_MODE_AUTO_RETRY", 0)
 
 
 def _forget_errors() -> None:

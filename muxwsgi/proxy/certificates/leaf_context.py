@@ -164,14 +164,16 @@ try:
 
     # SSL_new copies what the context has, and nobody else runs between that and what is set here.
 
-    def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+    def _bind_sessions(context: SSL.Context, session_id: bytes) -> None:
         if _set_session_id(context._context, session_id, len(session_id)) != 1:
             raise ValueError("OpenSSL does not take the session id context")
+
+    def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+        _bind_sessions(context, session_id)
         return SSL.Connection(context, sock)
 
     def _show_direct(context: SSL.Context, leaf: Leaf) -> None:
-        if _set_session_id(context._context, leaf.session_id, len(leaf.session_id)) != 1:
-            raise ValueError("OpenSSL does not take the session id context")
+        _bind_sessions(context, leaf.session_id)
         if _use_certificate(context._context, leaf.openssl._x509) != 1:
             _clear_error()
             raise ValueError(f"OpenSSL does not take the leaf for {leaf.names[0]}")
