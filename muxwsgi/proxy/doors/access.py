@@ -10,13 +10,13 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from cryptography import x509
 
 from muxwsgi.errors import OperatorError, PeerError
 from muxwsgi.proxy.doors.failures import Failures
+from muxwsgi.proxy.peer import IPAddress, is_on_loopback, peer_address
 from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "certificate_identity", "one_user", "parse_networks"]
@@ -114,12 +114,12 @@ class Access:
 
     def admits_address(self, client: Address) -> bool:
         """Whether somebody at `client` may use the proxy, as far as the address goes."""
-        address = _ip(client)
+        address = peer_address(client)
         if address is None:
             return True
         if self._allow is not None:
             return any(address in network for network in self._allow)
-        return self._open or self.asks_identity or _is_loopback(client[0])
+        return self._open or self.asks_identity or is_on_loopback(client)
 
     def check_bind(self, address: Address, *, can_ask: bool = True) -> None:
         """Raises `OperatorError` where anybody could use the proxy at `address`, what `getsockname` says of a listening socket, and
@@ -129,7 +129,7 @@ class Access:
         """
         if self._open or self._allow is not None or (can_ask and self.asks_identity):
             return
-        listening = _ip(address)
+        listening = peer_address(address)
         if listening is not None and not listening.is_loopback:
             where = f"[{listening}]:{address[1]}" if listening.version == 6 else f"{listening}:{address[1]}"
             ways = "list the addresses of its clients (--allow), or say that it is to be open (--open-proxy)"
@@ -173,7 +173,7 @@ class Access:
         """Who `user` with `password` is, None where that is wrong. Raises `NotAdmitted` where `client` was wrong too often."""
         if self._credentials is None:
             return None
-        source = _ip(client)
+        source = peer_address(client)
         if source is None or source.is_loopback:
             return _identity(self._credentials(user, password), user)
         self._check_failures(source)
@@ -184,7 +184,7 @@ class Access:
             self._failures.note(source)
         return known
 
-    def _check_failures(self, source: IPv4Address | IPv6Address) -> None:
+    def _check_failures(self, source: IPAddress) -> None:
         wait = self._failures.wait(source)
         if wait:
             raise NotAdmitted("too many wrong passwords came from this address", 429, wait)
@@ -273,26 +273,6 @@ def _user_and_password(value: str) -> tuple[str, str] | None:
     if not colon or not said[0] or said[1] is None:
         return None
     return said[0], said[1]
-
-
-def _ip(address: Address) -> IPv4Address | IPv6Address | None:
-    """The IP address in `address`, an IPv4 one in IPv6 clothes as what it is; None for a unix socket and a stream in memory."""
-    if not isinstance(address, tuple) or address[0] == "memory":
-        return None
-    return _parsed(address[0])
-
-
-@lru_cache(4096)
-def _parsed(host: str) -> IPv4Address | IPv6Address:
-    ip = ip_address(host)
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
-
-
-@lru_cache(4096)
-def _is_loopback(host: str) -> bool:
-    return _parsed(host).is_loopback
 
 
 def _printable(text: str) -> str:

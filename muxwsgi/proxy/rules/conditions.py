@@ -12,12 +12,13 @@ address, or to whether the scheme's default port is written; paths without their
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 import werkzeug.wrappers
 
 from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.peer import peer_address
 from muxwsgi.proxy.rules.condition import Condition, all_of, any_of, condition, never, not_
 from muxwsgi.proxy.rules.message import Request
 from muxwsgi.proxy.rules.place import DEFAULT_PORTS, Place, canonical_host, split_host_port
@@ -207,24 +208,13 @@ is_localhost = Condition(
 # The client
 
 
-@lru_cache(1024)
-def _client_address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
-
 def src_ip_is(*networks: str) -> Condition:
     """The client's address is in one of these: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Never true of a client on a unix
     socket. goproxy's `SrcIpIs` knows addresses only."""
     wanted: list[IPv4Network | IPv6Network] = [ip_network(network) for network in networks]
 
     def test(subject: object, ctx: Context) -> bool:
-        if isinstance(ctx.client, str):
-            return False
-        address = _client_address(ctx.client[0])
+        address = peer_address(ctx.client)
         return address is not None and any(address in network for network in wanted)
 
     return Condition(_text("src_ip_is", *networks), request=test, connect=test)

@@ -11,12 +11,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.proxy.peer import IPAddress, is_on_loopback, peer_address
 from muxwsgi.proxy.upstream.local_address import is_local
 from muxwsgi.wire.connection import Address
 
-__all__ = ["Guard", "Kind", "kinds"]
+__all__ = ["Guard", "Kind"]
 
-_Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 
 
@@ -75,24 +75,19 @@ def _carried(address: IPv6Address) -> tuple[IPv4Address, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _faces(ip: str) -> tuple[tuple[_Address, Kind | None], ...]:
+def _faces(ip: str) -> tuple[tuple[IPAddress, Kind | None], ...]:
     """The address, and those that it carries, each with its kind. Raises `ValueError` for what is no address."""
     address = ip_address(ip)
-    faces: list[_Address] = [address]
+    faces: list[IPAddress] = [address]
     if isinstance(address, IPv6Address):
         faces += _carried(address)
     return tuple((face, next((kind for network, kind in _SPECIAL if face in network), None)) for face in faces)
 
 
 @lru_cache(maxsize=4096)
-def _is(ip: str, kind: Kind) -> bool:
-    """Whether that is special about `ip`: asked for each request that takes a kept connection."""
-    return kind in kinds(ip)
-
-
-def kinds(ip: str) -> frozenset[Kind]:
-    """What is special about an address, or about an IPv4 address that it carries. Raises `ValueError` for what is no address."""
-    return frozenset(kind for _, kind in _faces(ip) if kind is not None)
+def _is_unspecified(ip: str) -> bool:
+    """Asked for each request that takes a kept connection."""
+    return any(kind is Kind.UNSPECIFIED for _, kind in _faces(ip))
 
 
 class Guard:
@@ -125,18 +120,27 @@ class Guard:
         Raises `Fault` (LOOP, POLICY) where not, and `ValueError` for what is no address.
         """
         self.check_loop(ip, port)
-        faces = _faces(ip)
-        if _is(ip, Kind.UNSPECIFIED):
+        if _is_unspecified(ip):
             raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
-        if _on_loopback(client) or any(face in network for face, _ in faces for network in self._allow):
+        if is_on_loopback(client):
+            return
+        faces = _faces(ip)
+        if self._allows(faces[0][0]):
             return
         for face, kind in faces:
+            # A network that is allowed opens what is in it, and not the IPv6 address that carries one of its addresses: a client can make
+            # that up, and packets to it go where its own prefix leads.
+            if self._allows(face):
+                continue
             if kind is None or (kind is Kind.PRIVATE and self._private):
                 if not _is_ours(face):
                     continue
                 kind = Kind.OURS
             text = ip if str(face) == ip else f"{ip} ({face})"
             raise Fault(Phase.POLICY, f"{text} is {kind.value}: clients elsewhere are not connected to it")
+
+    def _allows(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._allow)
 
     def check_loop(self, ip: str, port: int) -> None:
         """Whether `ip` and `port` are one of our own listeners. Raises `Fault` (LOOP) then."""
@@ -145,19 +149,15 @@ class Guard:
             return
         for face, kind in _faces(ip):
             for host in listening:
-                own = _faces(host.partition("%")[0])[-1][0]
+                own = peer_address((host, port))
+                assert own is not None  # those of TCP alone are listed
                 if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or _is_ours(face))):
                     raise Fault(Phase.LOOP, f"{ip} port {port} is this proxy itself")
 
 
-def _is_ours(address: _Address) -> bool:
+def _is_ours(address: IPAddress) -> bool:
     """Whether an address is this machine's. Raises `Fault` where the kernel cannot be asked, for want of a descriptor for example."""
     try:
         return is_local(address)
     except OSError as error:
         raise Fault(Phase.CONNECT, f"{address}: whether it is ours cannot be found out: {error.strerror or error}") from error
-
-
-def _on_loopback(client: Address) -> bool:
-    """Whether a client is on this machine: unix sockets are."""
-    return isinstance(client, str) or _is(client[0], Kind.LOOPBACK)

@@ -108,6 +108,19 @@ def test_a_client_in_a_private_network_is_elsewhere(client: object) -> None:
     assert refused(Guard(), "10.1.2.3", 80, client) is Phase.POLICY
 
 
+@settings(deadline=None)
+@given(st.ip_addresses(network="127.0.0.0/8"), st.sampled_from(sorted(set(CARRIERS) - {"mapped"})))
+def test_a_client_is_not_here_because_its_ipv6_address_carries_a_loopback_address(address: IPv4Address, carrier: str) -> None:
+    client = str(CARRIERS[carrier](address)), 50000, 0, 0
+    if client[0] != "::1":
+        for ip in ("127.0.0.1", "::1", "169.254.169.254", "10.1.2.3"):
+            assert refused(Guard(), ip, 80, client) is Phase.POLICY, client
+
+
+def test_a_stream_in_memory_is_on_this_machine() -> None:
+    assert refused(Guard(), "127.0.0.1", 80, ("memory", 1)) is None
+
+
 @pytest.mark.parametrize("ip", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
 @pytest.mark.parametrize("client", [HERE, ELSEWHERE])
 def test_nobody_gets_to_the_unspecified_address(ip: str, client: object) -> None:
@@ -129,6 +142,22 @@ def test_an_allowed_network_is_open_and_its_neighbour_is_not() -> None:
         assert refused(guard, ip, 80, ELSEWHERE) is None
     for ip in ("10.2.0.1", "::ffff:10.2.0.1", "fd00:2::9"):
         assert refused(guard, ip, 80, ELSEWHERE) is Phase.POLICY
+
+
+@pytest.mark.parametrize("ip", ["fd00::5efe:10.1.2.3", "fe80::5efe:10.1.2.3"])
+def test_an_allowed_network_opens_no_ipv6_address_that_only_carries_one_of_its_addresses(ip: str) -> None:
+    assert refused(Guard(allow=["10.1.0.0/16"]), ip, 80, ELSEWHERE) is Phase.POLICY
+
+
+def test_what_teredo_carries_is_judged_one_by_one() -> None:
+    server, client = _within("2001::", 64)(IPv4Address("10.1.2.3")), 0xFFFFFFFF ^ int(IPv4Address("127.0.0.1"))
+    assert refused(Guard(allow=["10.1.0.0/16"]), IPv6Address(int(server) | client), 80, ELSEWHERE) is Phase.POLICY
+
+
+def test_our_own_address_is_itself_and_not_what_it_carries() -> None:
+    guard = Guard(lambda: [("2002:cb00:7101::1", 8080)])
+    assert refused(guard, "2002:cb00:7101::1", 8080, HERE) is Phase.LOOP
+    assert refused(guard, "203.0.113.1", 8080, HERE) is None
 
 
 def test_what_is_no_network_cannot_be_allowed() -> None:

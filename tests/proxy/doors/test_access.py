@@ -43,13 +43,17 @@ def basic(user: str, password: str, encoding: str = "utf-8") -> str:
 
 # Addresses
 
+#: Addresses of clients that carry 127.0.0.1: 6to4, ISATAP, Teredo, NAT64, IPv4-translated, IPv4-compatible.
+PRETENDERS = ["2002:7f00:1::1", "2001:db8::5efe:7f00:1", "2001:0:7f00:1::80ff:fffe", "64:ff9b::7f00:1", "::ffff:0:7f00:1", "::7f00:1"]
+
 
 @pytest.mark.parametrize(
     ("access", "inside", "outside"),
     [
-        (Access(), ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"], ["192.0.2.7", "10.0.0.1", "fe80::1%eth0", "::ffff:192.0.2.7", "0.0.0.0", "::"]),
+        (Access(), ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"], ["192.0.2.7", "10.0.0.1", "fe80::1%eth0", "::ffff:192.0.2.7", "0.0.0.0", "::", *PRETENDERS]),
         (Access(open=True), ["127.0.0.1", "192.0.2.7", "2001:db8::1"], []),
         (Access(allow=["192.0.2.0/24", "2001:db8::/32"]), ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::9"], ["127.0.0.1", "::1", "192.0.3.1"]),
+        (Access(allow=["127.0.0.0/8"]), ["127.0.0.1", "::ffff:127.0.0.1"], ["::1", *PRETENDERS]),
         (Access(allow=["192.0.2.7"], open=True), ["192.0.2.7"], ["192.0.2.8", "127.0.0.1"]),
         (Access(allow=[]), [], ["127.0.0.1"]),
         (Access(ANN), ["127.0.0.1", "192.0.2.7"], []),

@@ -1,0 +1,41 @@
+"""The IP address of a peer, as the kernel named it: of clients, and of our own listening sockets.
+
+Trust hangs on it (access lists, the guard, rules on clients), so it is read here alone. Only IPv4-mapped addresses (RFC 4291 section
+2.5.5.2) are read as the IPv4 address in them: the kernel makes those of IPv4 connections, and nothing on the wire can have one. All other
+IPv6 addresses with an IPv4 address in them (6to4, Teredo, ISATAP, NAT64) are chosen by the peer or its network, and the IPv4 address in
+them is no proof of anything. Where a client asks to be connected *to* such an address, see `muxwsgi.proxy.upstream.guard`.
+"""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from muxwsgi.wire.connection import Address
+
+__all__ = ["IPAddress", "is_on_loopback", "peer_address"]
+
+IPAddress = IPv4Address | IPv6Address
+
+
+def peer_address(peer: Address) -> IPAddress | None:
+    """The IP address in a socket's address, without its zone; None for a unix socket and for a stream in memory."""
+    if not isinstance(peer, tuple) or peer[0] == "memory":
+        return None
+    return _parsed(peer[0])
+
+
+def is_on_loopback(peer: Address) -> bool:
+    """Whether a peer is on this machine by its address: on a unix socket, in memory, or on loopback."""
+    return not isinstance(peer, tuple) or peer[0] == "memory" or _is_loopback(peer[0])
+
+
+@lru_cache(4096)
+def _is_loopback(host: str) -> bool:
+    return _parsed(host).is_loopback
+
+
+@lru_cache(4096)
+def _parsed(host: str) -> IPAddress:
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
