@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.names import join_host_port
 
 __all__ = [
     "BindSettings",
@@ -167,7 +168,7 @@ class BindSettings:
             return f"unix:{self.path}"
         if self.fd is not None:
             return f"fd://{self.fd}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ import gevent.socket
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
+from muxwsgi.names import join_host_port
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay import relay
 
@@ -40,7 +41,7 @@ class Forward:
         if isinstance(self.address, str):
             return f"unix:{self.address}"
         host, port = self.address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return join_host_port(host, port)
 
     def __call__(self, connection: Connection) -> None:
         """A server that cannot be reached costs a warning and this connection."""

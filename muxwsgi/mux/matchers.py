@@ -22,6 +22,7 @@ from muxwsgi.mux import client_hello
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.pattern import Automaton
+from muxwsgi.names import Breadth, HostPatterns, comparable, parse_pattern
 
 __all__ = [
     "LEADING_CRLFS",
@@ -238,14 +239,10 @@ def sni_is(*names: str) -> Matcher:
     """
     if not names:
         raise ValueError("sni_is() needs at least one server name")
-    exact = {name.lower().removesuffix(".") for name in names if not name.startswith("*.")}
-    parents = {name[2:].lower().removesuffix(".") for name in names if name.startswith("*.")}
+    patterns = HostPatterns(parse_pattern(name, Breadth.ONE_LABEL) for name in names)
 
     def wanted(hello: ClientHello) -> bool:
-        if hello.sni is None:
-            return False
-        label, _, parent = hello.sni.partition(".")
-        return hello.sni in exact or (label != "" and parent in parents)
+        return hello.sni is not None and patterns.find(comparable(hello.sni)) is not None
 
     return _hello_matcher(_call("sni_is", names), wanted)
 

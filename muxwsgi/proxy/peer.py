@@ -7,13 +7,12 @@ them is no proof of anything. Where a client asks to be connected *to* such an a
 """
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
+from muxwsgi.names import IPAddress, unmapped
 from muxwsgi.wire.connection import Address
 
-__all__ = ["IPAddress", "is_on_loopback", "peer_address"]
-
-IPAddress = IPv4Address | IPv6Address
+__all__ = ["is_on_loopback", "peer_address"]
 
 
 def peer_address(peer: Address) -> IPAddress | None:
@@ -35,7 +34,4 @@ def _is_loopback(host: str) -> bool:
 
 @lru_cache(4096)
 def _parsed(host: str) -> IPAddress:
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return unmapped(ip_address(host.partition("%")[0]))

@@ -28,6 +28,7 @@ from muxwsgi.errors import PeerError
 from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
+from muxwsgi.names import split_host_port
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
@@ -48,7 +49,6 @@ from muxwsgi.proxy.flow import FlowSink
 from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules.actions import Accept, Action, Hijack, Mitm, Reject
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
-from muxwsgi.proxy.rules.place import split_host_port
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.tunnel import Tunnels

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from muxwsgi.names import join_host_port
 from muxwsgi.proxy.flow import Flow, FlowSink, Kind, TLSSide
 
 if TYPE_CHECKING:
@@ -108,4 +109,4 @@ def address_text(address: "Address") -> str:
     if isinstance(address, str):
         return f"unix:{address}"
     host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_host_port(host, port)

@@ -25,6 +25,7 @@ from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Mux, Reason
 from muxwsgi.mux.route import Route
+from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
 from muxwsgi.proxy.certificates.passthrough import PassThrough
@@ -33,7 +34,6 @@ from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Chunk, Hijack, Mitm, Refused, Reject
-from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams import lookalikes
 from muxwsgi.proxy.streams.inspected import relay_inspected
@@ -133,7 +133,7 @@ class Tunnels:
         name = (hello.sni if hello is not None else None) or host
 
         # 2. A name that was not known before: the rules are asked about it too.
-        if canonical_host(name) != canonical_host(host):
+        if comparable(name) != comparable(host):
             said, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
             if said is not None and self._decided_by_name(name, said, goes_to, connection, ctx):
                 return

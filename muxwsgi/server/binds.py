@@ -7,6 +7,7 @@ import stat
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.names import join_host_port
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.transport import PlainSocket
 
@@ -119,7 +120,7 @@ class Listening:
         """Where it listens, as an operator would write it."""
         if isinstance(self.name, tuple):
             host, port = self.name[:2]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return join_host_port(host, port)
         return f"unix:{self.name}"
 
     def _unix(self, path: str) -> socket.socket:

@@ -9,11 +9,9 @@ Not with `Connection.use_certificate`: it sets the leaf alone, pyOpenSSL gives c
 
 import errno
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import socket
 from typing import NamedTuple, Protocol, Self
 
@@ -25,6 +23,7 @@ from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from muxwsgi.errors import HandshakeError, OperatorError
+from muxwsgi.names import comparable, parse_host
 from muxwsgi.settings import CertificateFiles, TLSSettings
 
 __all__ = [
@@ -33,15 +32,11 @@ __all__ = [
     "ServerSide",
     "TLSInfo",
     "certificate_names",
-    "host_or_address",
     "server_openssl",
     "use_certificate",
 ]
 
 log = logging.getLogger("muxwsgi.error")
-
-#: What is sent as SNI and verified: labels of letters, digits, "-", and "_", which some have although RFC 952 knows none.
-HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 #: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). Those of 1.3 are all fine.
 CIPHERS = (
@@ -201,7 +196,7 @@ class ServerContext:
     def _choose(self, ssl: SSL.Connection) -> None:
         try:
             name = ssl.get_servername()
-            ssl.set_context(self._served.context_for(name.decode("ascii", "replace").lower() if name else None))
+            ssl.set_context(self._served.context_for(comparable(name.decode("ascii", "replace")) if name else None))
         except BaseException as error:
             # Of an Exception pyOpenSSL makes a traceback and an alert. Of anything else (a signal's) cffi would make a traceback and a
             # handshake that goes on, with what the front context holds since the start.
@@ -303,7 +298,7 @@ class ClientContext:
         """
         if self._verify and server_hostname is None:
             raise ValueError("a certificate can only be verified for a server_hostname")
-        host = host_or_address(server_hostname) if server_hostname is not None else None
+        host = parse_host(server_hostname) if server_hostname is not None else None
         ssl = SSL.Connection(self.openssl, sock)
         ssl.set_connect_state()
         if isinstance(host, str):
@@ -317,7 +312,7 @@ class ClientContext:
         """
         if not self._verify or server_hostname is None:
             return
-        host = host_or_address(server_hostname)
+        host = parse_host(server_hostname)
         try:
             if isinstance(host, str):
                 verify_hostname(ssl, host)
@@ -358,10 +353,10 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        return tuple(str(name.value).lower() for name in common)
+        return tuple(comparable(str(name.value)) for name in common)
     # An address is no server name (RFC 6066 section 3), and yet there are clients that send one.
     addresses = map(str, alternative.get_values_for_type(x509.IPAddress))
-    return (*(name.lower() for name in alternative.get_values_for_type(x509.DNSName)), *addresses)
+    return (*(comparable(name) for name in alternative.get_values_for_type(x509.DNSName)), *addresses)
 
 
 def certificate_names(files: CertificateFiles) -> tuple[str, ...]:
@@ -422,21 +417,3 @@ def _why_refused(path: str, expected: str, error: SSL.Error) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def host_or_address(name: str) -> str | IPv4Address | IPv6Address:
-    """An address without its zone, or a name in ASCII and lower case, without the dot that ends it (RFC 6066 section 3).
-
-    Raises `ValueError` for what is neither.
-    """
-    try:
-        return ip_address(name.partition("%")[0])
-    except ValueError:
-        pass
-    try:
-        host = name.removesuffix(".").encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        host = ""
-    if not HOST_NAME.fullmatch(host):
-        raise ValueError(f"{name!r} is neither a host name nor an address")
-    return host

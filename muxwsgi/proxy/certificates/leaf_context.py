@@ -17,7 +17,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
+from muxwsgi.names import Breadth, InvalidName, canonical, parse_pattern
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.certificates.leaves import Leaf, Leaves
 from muxwsgi.settings import CertificateFiles
@@ -125,9 +125,10 @@ class _OwnSide:
 
 def _pattern(pattern: str) -> str:
     try:
-        return "*." + canonical(pattern[2:]) if pattern.startswith("*.") else canonical(pattern)
+        host, breadth = parse_pattern(pattern, Breadth.ONE_LABEL)
     except InvalidName:
         raise OperatorError(f"{pattern!a} is neither a host, an address nor *.domain") from None
+    return host if breadth is None else f"*.{host}"
 
 
 def _take_name(ssl: SSL.Connection) -> None:

@@ -21,11 +21,10 @@ from cryptography.x509.oid import NameOID
 from gevent.event import AsyncResult
 from OpenSSL.crypto import FILETYPE_ASN1, X509, load_certificate
 
+from muxwsgi.names import canonical, is_name
 from muxwsgi.proxy.certificates.authority import Authority, Key, KeyType
-from muxwsgi.proxy.certificates.host_name import canonical
 from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
 from muxwsgi.wire.certificates import BACKDATED
-from muxwsgi.wire.context import HOST_NAME
 
 __all__ = ["Leaf", "Leaves", "MintingFailed"]
 
@@ -217,5 +216,5 @@ def _names_of(like: x509.Certificate) -> list[x509.GeneralName]:
 
 def _is_name(name: x509.GeneralName) -> bool:
     if isinstance(name, x509.DNSName):
-        return HOST_NAME.fullmatch(name.value.lower().removeprefix("*.")) is not None
+        return is_name(name.value.removeprefix("*."))
     return isinstance(name, x509.IPAddress)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
+from muxwsgi.names import Breadth, HostPatterns, InvalidName, canonical, parse_pattern
 
 __all__ = ["CERTIFICATE_ALERTS", "PassThrough", "alert"]
 
@@ -81,8 +81,7 @@ class PassThrough:
         self._learn_for = learn_for
         self._size = size
         self._clock = clock
-        self._hosts: set[str] = set()
-        self._suffixes: set[str] = set()
+        self._patterns = HostPatterns()
         self._expressions: list[re.Pattern[str]] = []
         for pattern in patterns:
             self._add(pattern)
@@ -91,7 +90,7 @@ class PassThrough:
 
     def covers(self, host: str) -> bool:
         """Whether TLS for `host` is passed through. Never for what is no host."""
-        if not (self._hosts or self._suffixes or self._expressions or self._until):
+        if not (self._patterns or self._expressions or self._until):
             return False
         try:
             name = canonical(host)
@@ -150,23 +149,12 @@ class PassThrough:
                 raise OperatorError(f"pass-through: {pattern!a} is no regular expression: {error}") from None
             return
         try:
-            if pattern.startswith("*."):
-                self._suffixes.add(canonical(pattern[2:]))
-            else:
-                self._hosts.add(canonical(pattern))
+            self._patterns.add(parse_pattern(pattern, Breadth.BELOW))
         except InvalidName:
             raise OperatorError(f"pass-through: {pattern!a} is neither a host, an address, *.domain nor /regex/") from None
 
     def _listed(self, name: str) -> bool:
-        if name in self._hosts:
-            return True
-        if self._suffixes:
-            above = name.partition(".")[2]
-            while above:
-                if above in self._suffixes:
-                    return True
-                above = above.partition(".")[2]
-        return any(expression.search(name) for expression in self._expressions)
+        return self._patterns.find(name) is not None or any(expression.search(name) for expression in self._expressions)
 
     def _is_learned(self, name: str) -> bool:
         until = self._until.get(name)

@@ -15,8 +15,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from cryptography import x509
 
 from muxwsgi.errors import OperatorError, PeerError
+from muxwsgi.names import IPAddress, join_host_port
 from muxwsgi.proxy.doors.failures import Failures
-from muxwsgi.proxy.peer import IPAddress, is_on_loopback, peer_address
+from muxwsgi.proxy.peer import is_on_loopback, peer_address
 from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "certificate_identity", "one_user", "parse_networks"]
@@ -131,7 +132,7 @@ class Access:
             return
         listening = peer_address(address)
         if listening is not None and not listening.is_loopback:
-            where = f"[{listening}]:{address[1]}" if listening.version == 6 else f"{listening}:{address[1]}"
+            where = join_host_port(str(listening), int(address[1]))
             ways = "list the addresses of its clients (--allow), or say that it is to be open (--open-proxy)"
             if can_ask:
                 ways = f"ask for passwords (--proxy-auth) or certificates (--client-certificates), {ways}"

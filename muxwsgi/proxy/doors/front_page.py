@@ -4,21 +4,20 @@ it is.
 PAC has no standard but Netscape's of 1996 and what browsers made of it; the script is in the JavaScript of that time.
 """
 
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.names import Breadth, join_host_port, parse_host
 
 __all__ = ["FrontPage", "pac"]
 
 #: `uri-host [ ":" port ]` (RFC 9112 section 3.2): a name or an IPv4 address, or an IPv6 address in brackets. What a client says here ends
 #: up in a script.
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5})?)?")
-
-_NAME = re.compile(r"(?P<wild>\*?\.)?(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)")
 
 _SCRIPT = """\
 function FindProxyForURL(url, host) {
@@ -143,24 +142,22 @@ def pac(proxy: str, direct: Iterable[str] = ()) -> str:
     domains: list[str] = []
     networks: list[tuple[str, str]] = [("127.0.0.0", "255.0.0.0")]
     for entry in direct:
-        text = entry.strip().lower().removesuffix(".")
-        name = _NAME.fullmatch(text)
+        text = entry.strip()
         try:
-            network = ipaddress.ip_network(text)
+            if "/" in text:
+                network = ip_network(text)
+                if not isinstance(network, IPv4Network):
+                    raise OperatorError(f"direct: {entry!r}: PAC knows no IPv6 networks, only addresses")
+                networks.append((str(network.network_address), str(network.netmask)))
+                continue
+            breadth = Breadth.BELOW if text.startswith("*.") else Breadth.WITH_ITSELF if text.startswith(".") else None
+            host = parse_host(text.removeprefix("*").removeprefix("."))
         except ValueError:
-            if name is None:
-                raise OperatorError(f"direct: {entry!r} is no host name, *.DOMAIN, .DOMAIN, address or IPv4 network") from None
-            if name["wild"]:
-                domains.append(f".{name['name']}")
-            if name["wild"] != "*.":
-                names.append(name["name"])
-            continue
-        if isinstance(network, ipaddress.IPv4Network):
-            networks.append((str(network.network_address), str(network.netmask)))
-        elif network.prefixlen == network.max_prefixlen:
-            names.append(str(network.network_address))
-        else:
-            raise OperatorError(f"direct: {entry!r}: PAC knows no IPv6 networks, only addresses")
+            raise OperatorError(f"direct: {entry!r} is no host name, *.DOMAIN, .DOMAIN, address or IPv4 network") from None
+        if breadth is not None and isinstance(host, str):
+            domains.append(f".{host}")
+        if breadth is not Breadth.BELOW:
+            names.append(str(host))
     values = {"names": names, "domains": domains, "networks": networks, "proxy": proxy}
     return _SCRIPT % {key: json.dumps(value) for key, value in values.items()}
 
@@ -175,4 +172,4 @@ def _reached_at(environ: dict[str, Any], secure: bool) -> str:
     if said is not None and int(said["port"] or 1) in range(1, 65536):
         return f"{said['host']}:{said['port'] or (443 if secure else 80)}"
     host, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_host_port(host, port)

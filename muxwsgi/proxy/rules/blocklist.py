@@ -23,9 +23,9 @@ from typing import Any
 import gevent
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.names import LONGEST_NAME, Breadth, InvalidName, comparable, parse_pattern, split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.message import Request
-from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 
 __all__ = ["BlockList"]
 
@@ -38,9 +38,6 @@ LOOK_AGAIN = 1.0
 SLICE = 1000
 PAUSE = 0.001
 
-#: Characters of a host name (RFC 1035 section 2.3.4): there is no longer one to be reached.
-LONGEST = 253
-
 #: What hosts files map to where they mean "nowhere", and the names in them that mean this machine and are not to be blocked.
 _NOWHERE = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "0"})
 _OURS = frozenset(
@@ -50,7 +47,6 @@ _OURS = frozenset(
 
 #: A name that is spelt as it is looked up. One whose end is a digit could be an address.
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z_])?")
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _REGEX = re.compile(r"/(.+)/\s*(?:#.*)?")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
@@ -114,11 +110,11 @@ class _List:
         if _NAME.fullmatch(text):
             self.hosts.add(text)
             return
-        name = text.removeprefix("*.")
-        host = canonical_host(name.strip("[]") if ":" in name else name)
-        if len(host) > LONGEST or _HOST.fullmatch(host) is None:
-            raise ValueError(f"{text[:80]!r} is no host")
-        (self.hosts if name == text else self.below).add(host)
+        try:
+            host, breadth = parse_pattern(text, Breadth.BELOW)
+        except InvalidName:
+            raise ValueError(f"{text[:80]!r} is no host") from None
+        (self.hosts if breadth is None else self.below).add(host)
 
     def blocked(self, host: str) -> str | None:
         if host in self.hosts:
@@ -253,9 +249,9 @@ class BlockList:
             self._look_at = now + LOOK_AGAIN
             for file in self._files:
                 file.look()
-        if len(host) > LONGEST:
+        if len(host) > LONGEST_NAME:
             return None
-        name = canonical_host(host.strip("[]"))
+        name = comparable(host.strip("[]"))
         return next((rule for rules in self._lists() if (rule := rules.blocked(name)) is not None), None)
 
     def __call__(self, subject: Any, ctx: Context) -> bool:

@@ -17,11 +17,12 @@ from typing import Literal
 
 import werkzeug.wrappers
 
+from muxwsgi.names import comparable, join_host_port, split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.peer import peer_address
 from muxwsgi.proxy.rules.condition import Condition, all_of, any_of, condition, never, not_
 from muxwsgi.proxy.rules.message import Request
-from muxwsgi.proxy.rules.place import DEFAULT_PORTS, Place, canonical_host, split_host_port
+from muxwsgi.proxy.rules.place import DEFAULT_PORTS, Place
 
 __all__ = [
     "Condition",
@@ -88,7 +89,7 @@ def url_matches(*patterns: str | re.Pattern[str], query: bool = False) -> Condit
         path = request.path or "/"
         if query and request.query_string:
             path += "?" + request.query_string.decode()
-        host = canonical_host(request.destination[0])
+        host = comparable(request.destination[0])
         texts = [path]
         for scheme, port in request.ways:
             place = _written(host, port, scheme) + path
@@ -103,8 +104,9 @@ def url_matches(*patterns: str | re.Pattern[str], query: bool = False) -> Condit
 
 
 def _written(host: str, port: int, scheme: str) -> str:
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if port == DEFAULT_PORTS.get(scheme) else f"{bracketed}:{port}"
+    if port != DEFAULT_PORTS.get(scheme):
+        return join_host_port(host, port)
+    return f"[{host}]" if ":" in host else host
 
 
 def req_host_is(*hosts: str) -> Condition:
@@ -115,13 +117,13 @@ def req_host_is(*hosts: str) -> Condition:
     wanted = {_host_and_port(host) for host in hosts}
 
     def test(request: Request, ctx: Context) -> bool:
-        host = canonical_host(request.destination[0])
+        host = comparable(request.destination[0])
         ways = request.ways
         return any((host, port) in wanted or (port == DEFAULT_PORTS.get(scheme) and (host, None) in wanted) for scheme, port in ways)
 
     def connect(text: str, ctx: Context) -> bool:
         host, port = split_host_port(text)
-        host = canonical_host(host)
+        host = comparable(host)
         return (host, port) in wanted or (port in _EITHER and (host, None) in wanted)
 
     return Condition(_text("req_host_is", *hosts), request=test, connect=connect)
@@ -132,8 +134,8 @@ def req_host_matches(*patterns: str | re.Pattern[str]) -> Condition:
     compiled = [re.compile(pattern) for pattern in patterns]
 
     def found(host: str, port: int | None) -> bool:
-        host = canonical_host(host)
-        texts = (host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        host = comparable(host)
+        texts = (host, join_host_port(host, port) if port is not None else host)
         return any(pattern.search(text) for pattern in compiled for text in texts)
 
     patterns_text = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns]
@@ -153,7 +155,7 @@ def dst_host_is(*hosts: str) -> Condition:
     wanted = {_host_and_port(host) for host in hosts}
 
     def among(host: str, port: int | None) -> bool:
-        host = canonical_host(host)
+        host = comparable(host)
         return (host, port) in wanted or (host, None) in wanted
 
     return Condition(
@@ -171,7 +173,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
     host, port = split_host_port(text)
     if not host or "/" in host:
         raise ValueError(f"{text!r} is neither a host nor host:port")
-    return canonical_host(host), port
+    return comparable(host), port
 
 
 def port_is(*ports: int) -> Condition:
@@ -186,7 +188,7 @@ def port_is(*ports: int) -> Condition:
 
 @lru_cache(1024)
 def _is_local(host: str) -> bool:
-    name = canonical_host(host)
+    name = comparable(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

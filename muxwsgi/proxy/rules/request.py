@@ -12,8 +12,9 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.urls import iri_to_uri
 
+from muxwsgi.names import split_host_port
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, PieceFile, Unread, join, pieces_of
-from muxwsgi.proxy.rules.place import DEFAULT_PORTS, split_host_port
+from muxwsgi.proxy.rules.place import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from werkzeug.formparser import FormDataParser

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import werkzeug.wrappers
 from werkzeug.exceptions import HTTPException
 
+from muxwsgi.names import split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.actions import (
     CONTINUE,
@@ -33,7 +34,6 @@ from muxwsgi.proxy.rules.actions import (
 )
 from muxwsgi.proxy.rules.condition import Test
 from muxwsgi.proxy.rules.message import Request, Response
-from muxwsgi.proxy.rules.place import split_host_port
 from muxwsgi.proxy.rules.rule import (
     ChunkFunction,
     ConnectFunction,

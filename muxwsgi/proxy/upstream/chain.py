@@ -7,6 +7,7 @@ which is the caller's to set, as is the connection to close.
 import re
 import socket as socket_module
 
+from muxwsgi.names import join_host_port
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.resolve import Resolved, literal
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
@@ -57,7 +58,7 @@ def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: 
 
 
 def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    authority = join_host_port(host, port)
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if via.authorization is not None:
         lines.append(f"Proxy-Authorization: {via.authorization}")

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import cast
 
 from muxwsgi.errors import Expired, OperatorError
+from muxwsgi.names import join_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.chain import Unreachable, request_stream
@@ -159,7 +160,7 @@ class Dialer:
             via = self.way("tunnel", host, port, ctx)
         if via.scheme == "direct":
             found = self._permitted(dial, host, port, _client(ctx))
-            connection, ip = self._open(dial, _shown(host, port), found, port)
+            connection, ip = self._open(dial, join_host_port(host, port), found, port)
             connection.destination = ip, port
             return dial.done(connection, ip, port, via)
         return self._through(dial, via, host, port, ctx)
@@ -285,7 +286,7 @@ class _Dial:
         return found
 
     def done(self, connection: Connection, ip: str, port: int, via: UpstreamProxy) -> Dialled:
-        return Dialled(connection, _shown(ip, port), via, self.began, self.resolved, monotonic())
+        return Dialled(connection, join_host_port(ip, port), via, self.began, self.resolved, monotonic())
 
 
 @contextmanager
@@ -306,7 +307,3 @@ def _spoken(dial: _Dial, connection: Connection, via: UpstreamProxy, phase: Phas
 
 def _client(ctx: Context | None) -> Address:
     return _NO_CLIENT if ctx is None else ctx.client
-
-
-def _shown(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

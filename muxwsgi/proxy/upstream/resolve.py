@@ -3,7 +3,6 @@
 `literal` and `host_name` say what a string is, without asking anybody. `addresses` asks a `Resolver`, within a time limit.
 """
 
-import re
 import socket as socket_module
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import gevent
 from gevent.resolver.thread import Resolver as ThreadResolver
 from gevent.threadpool import ThreadPool
 
+from muxwsgi.names import InvalidName, address_of, canonical
 from muxwsgi.proxy.fault import Fault, Phase
 
 __all__ = ["Resolved", "Resolver", "addresses", "host_name", "literal", "spelled", "system_resolver"]
@@ -33,40 +33,26 @@ THREADS = 128
 #: Seconds after which an idle one of them ends.
 THREAD_IDLE = 10.0
 
-# RFC 1123 section 2.1, and the underscore, which is no letter of host names and is in many of them all the same.
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.IGNORECASE)
-
-# What `inet_aton` may be asked about: on its own it also takes "127.0.0.1 and more".
-_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
-
 
 def literal(host: str) -> Resolved | None:
     """The address that `host` spells, in its usual form; None where it is a name. IPv6 comes without brackets.
 
     Also the forms that resolvers and other proxies take for IPv4 (`127.1`, `0x7f000001`, `2130706433`), so that nothing that they would
-    connect to gets around the guard as a name. Addresses with a zone (`fe80::1%eth0`) are not known.
+    connect to gets around the guard as a name. An address with a zone (`fe80::1%eth0`) is not dialled: a client's zone is not ours.
     """
-    try:
-        if ":" in host:
-            packed = socket_module.inet_pton(socket_module.AF_INET6, host)
-            return socket_module.AF_INET6, socket_module.inet_ntop(socket_module.AF_INET6, packed)
-        bare = host.removesuffix(".")
-        if _NUMBERS.fullmatch(bare):
-            return socket_module.AF_INET, socket_module.inet_ntoa(socket_module.inet_aton(bare))
-    except OSError:
-        pass
-    return None
+    address = None if "%" in host or host[:1] == "[" else address_of(host)
+    if address is None:
+        return None
+    return (socket_module.AF_INET6 if address.version == 6 else socket_module.AF_INET), str(address)
 
 
 def host_name(host: str) -> str:
-    """`host` in ASCII (IDNA) and without the dot at its end. Raises `Fault` (RESOLVE) for what can be no name."""
+    """The canonical name of `host`. Raises `Fault` (RESOLVE) for what is not a name."""
     try:
-        name = host.removesuffix(".") if len(host) < 256 else ""
-        if not name.isascii():
-            name = name.encode("idna").decode("ascii")
-    except UnicodeError:
+        name = "" if ":" in host else canonical(host)
+    except InvalidName:
         name = ""
-    if not _NAME.fullmatch(name):
+    if not name:
         raise Fault(Phase.RESOLVE, f"{host[:100]!r} is neither a host name nor an address")
     return name
 

@@ -3,16 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.upstream.resolve import host_name, literal
+from muxwsgi.names import address_of, comparable, parse_host, split_host_port
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 
 __all__ = ["NoProxy", "UpstreamChoice"]
-
-_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +50,8 @@ class NoProxy:
         if not self._entries:
             return False
         host, port = destination
-        known = literal(host)
-        address = None if known is None else ip_address(known[1])
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        try:
-            name = host_name(host).lower() if address is None else ""
-        except Fault:
-            return False  # no destination at all: whoever is asked to dial it says so
+        address = address_of(host)
+        name = comparable(host) if address is None else ""
         return any(entry.fits(address, name, port) for entry in self._entries)
 
 
@@ -68,22 +59,14 @@ def _entry(word: str) -> _Entry:
     try:
         if "/" in word:
             return _Entry(ip_network(word, strict=False), "", None)
-        if word.count(":") > 1 and not word.startswith("["):
-            return _Entry(ip_network(word), "", None)
-        match = _PORT.fullmatch(word)
-        if match is None:
-            raise ValueError
-        port = int(match["port"]) if match["port"] else None
+        host, port = split_host_port(word)
         if port is not None and not 0 < port < 65536:
             raise ValueError
-        host = match["host"]
-        if host.startswith("["):
-            return _Entry(IPv6Network(host[1:-1]), "", port)
-        known = literal(host)
-        if known is not None:
-            return _Entry(ip_network(known[1]), "", port)
-        return _Entry(None, host_name(host.removeprefix("*").removeprefix(".")).lower(), port)
-    except (ValueError, Fault):
+        found = parse_host(host.removeprefix("*").removeprefix("."))
+        if isinstance(found, str):
+            return _Entry(None, found, port)
+        return _Entry(ip_network(found), "", port)
+    except ValueError:
         raise OperatorError(f"no_proxy: {word!r} is no name, address or network, with or without a port") from None
 
 

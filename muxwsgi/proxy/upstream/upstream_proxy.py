@@ -7,6 +7,7 @@ from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.names import join_host_port
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.upstream.resolve import host_name, literal
 
@@ -77,7 +78,7 @@ class UpstreamProxy:
         """Without credentials: for faults and logs."""
         if self.scheme == "direct":
             return "direct"
-        return f"{self.scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{self.scheme}://{self.host}:{self.port}"
+        return f"{self.scheme}://{join_host_port(self.host, self.port)}"
 
     @property
     def authorization(self) -> str | None:
@@ -103,7 +104,7 @@ def _host(address: str | None, host: str) -> str:
     if address is not None:
         raise ValueError(f"{address!r} is no IPv6 address")
     try:
-        return host_name(host).lower()
+        return host_name(host)
     except Fault as fault:
         raise ValueError(fault.reason) from None
 

@@ -12,6 +12,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
+from muxwsgi.names import join_host_port
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
@@ -54,7 +55,7 @@ class Endpoint:
     @property
     def authority(self) -> str:
         """host:port, an IPv6 address in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
 
 class Upstreams:

@@ -12,9 +12,9 @@ import pytest
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
+from muxwsgi.names import InvalidName
 from muxwsgi.proxy.certificates import leaf_context
 from muxwsgi.proxy.certificates.authority import Authority
-from muxwsgi.proxy.certificates.host_name import InvalidName
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import Leaves
 from muxwsgi.proxy.certificates.passthrough import PassThrough

@@ -13,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muxwsgi.names import InvalidName, canonical
 from muxwsgi.proxy.certificates.authority import Authority
-from muxwsgi.proxy.certificates.host_name import InvalidName, canonical
 from muxwsgi.proxy.certificates.leaves import MIMICKED_NAMES, Leaves, MintingFailed
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.conftest import names_in, verify

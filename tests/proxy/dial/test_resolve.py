@@ -1,5 +1,6 @@
 """What a string names, and where that is."""
 
+import ipaddress
 import socket
 
 import gevent
@@ -17,7 +18,10 @@ def by_the_system(host: str) -> tuple[int, str] | None:
         found = socket.getaddrinfo(host, None, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         return None
-    return found[0][0], found[0][4][0]
+    address = ipaddress.ip_address(found[0][4][0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return socket.AF_INET, str(address.ipv4_mapped)  # which is where the kernel connects to
+    return found[0][0], str(address)
 
 
 octets = st.integers(0, 2**32 + 9).flatmap(lambda number: st.sampled_from([str(number), hex(number), f"0{number:o}", f"0x{number:X}"]))

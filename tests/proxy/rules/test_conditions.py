@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules import conditions
 from muxwsgi.proxy.rules.conditions import (
@@ -31,7 +32,6 @@ from muxwsgi.proxy.rules.conditions import (
     url_matches,
 )
 from muxwsgi.proxy.rules.message import Request, Response
-from muxwsgi.proxy.rules.place import canonical_host, split_host_port
 from muxwsgi.proxy.rules.rules import Rules
 
 from .conftest import MakeContext, MakeEnviron, MakeRequest
@@ -190,7 +190,7 @@ def test_any_spelling_of_a_host_is_the_host(parts: list[str], dot: bool, data: s
     host = ".".join(parts)
     flips = data.draw(st.lists(st.booleans(), min_size=len(host), max_size=len(host)))
     spelled = "".join(char.upper() if flip else char for char, flip in zip(host, flips, strict=True)) + "." * dot
-    assert canonical_host(spelled) == host
+    assert comparable(spelled) == host
     assert split_host_port(f"{spelled}:81") == (spelled, 81)
 
 
@@ -199,20 +199,20 @@ def test_any_spelling_of_an_ipv4_address_is_the_address(address: Any) -> None:
     number = int(address)
     high, low = number >> 24, number & 0xFFFFFF
     for spelled in (str(address), str(number), hex(number), f"{high}.{low}", f"{high:#o}.{low:#x}".replace("0o", "0"), f"::ffff:{address}", f"{address}."):
-        assert canonical_host(spelled) == str(address), spelled
+        assert comparable(spelled) == str(address), spelled
 
 
 @given(st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None))
 def test_any_spelling_of_an_ipv6_address_is_the_address(address: Any) -> None:
     for spelled in (str(address), address.exploded, address.exploded.upper()):
-        assert canonical_host(spelled) == str(address)
+        assert comparable(spelled) == str(address)
         assert split_host_port(f"[{spelled}]:81") == (spelled, 81)
         assert split_host_port(f"[{spelled}]") == split_host_port(spelled) == (spelled, None)
 
 
 @given(st.text(max_size=40))
 def test_no_host_is_too_strange_to_be_compared(text: str) -> None:
-    assert isinstance(canonical_host(text), str)
+    assert isinstance(comparable(text), str)
     assert split_host_port(text)
 
 
