@@ -123,17 +123,23 @@ class ClientConnection:
 
     def send(self, data: bytes | memoryview, *, more: bool = False) -> None:
         """Send a request or a part of one, framed by the caller. `more` says that it goes on: `data` may be empty to say that it does not.
+        Until then, closing the connection is a reset.
 
         Raises the connection's errors. A response may have come all the same: a server that refuses a body answers and closes.
         """
-        if not self._sending:
+        in_parts = self._sending
+        if not in_parts:
             self._awaited = True
             self.answered = False
+            if more:
+                self.connection.reset_unless_complete(True)
         # Until it is all sent: a response that is complete by then says nothing about the rest of the request.
         self._sending = True
         try:
             if data:
                 self.connection.sendall(data)
+            if in_parts and not more:
+                self.connection.reset_unless_complete(False)
             self._sending = more
         except BaseException:
             self.closing = True

@@ -207,6 +207,7 @@ class HTTP1:
                     if close is not None:
                         close()
         except (GreenletExit, KeyboardInterrupt):
+            connection.lifeline.reset_at_close |= takeover.taken  # what it has sent may be half of something
             raise
         except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker
             if not self._answer_for(error, body, response, takeover, environ):
@@ -245,7 +246,8 @@ class HTTP1:
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
                 log.debug("%r: %s", environ["muxwsgi.connection"], error)  # most likely the peer's, as everywhere that it is read from
             else:
-                self._log_application_error(environ, "the connection it had taken over is closed")
+                self._log_application_error(environ, "the connection it had taken over is reset")
+                takeover().lifeline.reset_at_close = True  # as where it is killed
             return False
         fault = response.peer_error or body.fault
         if fault is not None:  # whatever the application made of it
@@ -263,10 +265,6 @@ class HTTP1:
         else:
             self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
         if response.head_sent:
-            if response.ends_with_connection:
-                # An ordinary end would make half a response look whole; a reset does not.
-                response.keep_alive = False
-                environ["muxwsgi.connection"].abort()
             return False
         response.forget()
         status = "502 Bad Gateway" if isinstance(error, ResponseAborted) else "500 Internal Server Error"

@@ -434,6 +434,8 @@ class Response:
             self._send(self._head(0))
         elif self._chunked and not self._silent:
             self._send(b"0\r\n\r\n" if not self.trailers else _last_chunk(self.trailers))
+        elif self.ends_with_connection:
+            self._connection.reset_unless_complete(False)
         self._check_owed()
 
     def _check_owed(self) -> None:
@@ -462,6 +464,7 @@ class Response:
                 framing = b"Transfer-Encoding: chunked\r\n"
             else:
                 self.keep_alive = False
+                self._connection.reset_unless_complete(True)  # half of such a response would look like a whole one
 
         # 2. Whether the connection goes on.
         body = self._body

@@ -278,6 +278,7 @@ class Server:
                     self._note_peer_error(connection, error)
                 else:
                     log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
+                    line.reset_at_close = True  # the peer is not to take what it got for the whole
             finally:
                 lines.pop(line, None)
                 connection.finish()

@@ -39,6 +39,10 @@ READ_AHEAD = 16384
 #: Bytes read from a file at once where the kernel cannot send it by itself.
 FILE_BLOCK = 1 << 16
 
+#: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
+_RESET = struct.pack("ii", 1, 0)
+_NO_LINGER = struct.pack("ii", 0, 0)
+
 _ids = itertools.count(1)
 
 
@@ -315,20 +319,27 @@ class Connection:
             top._end("the connection is closed")
 
     def abort(self) -> None:
-        """Close so that the peer notices that something is missing: by a reset, and under TLS without the goodbye that says that all was
-        sent. In memory it is an ordinary close."""
-        transport = self._transport
-        if not isinstance(transport, Gone):
-            self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, struct.pack("ii", 1, 0))
-            if isinstance(transport, DescriptorTLS | LayeredTLS):
-                transport.abandon()
-            self._end("the connection was aborted")
+        """Close so that the peer notices that something is missing: by a reset, and under TLS without close_notify."""
+        self.lifeline.reset_at_close = True
+        self._end("the connection was aborted")
+
+    def reset_unless_complete(self, incomplete: bool) -> None:
+        """While `incomplete`, every end of the connection is a reset: a close, an error, a kill, the death of the process.
+
+        For a message that only the end of the stream delimits: set before its first byte, and cleared behind its last.
+        """
+        if isinstance(self._transport, Gone):
+            return
+        self.lifeline.reset_at_close = incomplete
+        self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET if incomplete else _NO_LINGER)
 
     def _end(self, reason: str) -> None:
         transport, self._transport = self._transport, Gone(self.lifeline, reason)
         if not isinstance(transport, Gone):
             self._ahead = None
             self.lifeline.top = None  # breaks the circle, so that no collection is needed
+            if self.lifeline.reset_at_close:
+                _prepare_reset(transport)
             transport.close()
 
     def __del__(self) -> None:
@@ -552,6 +563,15 @@ class Connection:
     @resting.setter
     def resting(self, value: bool) -> None:
         self.lifeline.resting = value
+
+
+def _prepare_reset(transport: Transport) -> None:
+    """Make the close of `transport` a reset. What the kernel has not sent yet is dropped."""
+    sock = transport.socket()
+    if sock is not None:
+        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET)
+    if isinstance(transport, DescriptorTLS | LayeredTLS):
+        transport.abandon()
 
 
 def _only_peek(flags: int) -> None:

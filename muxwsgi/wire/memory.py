@@ -15,11 +15,12 @@ CAPACITY = 1 << 16
 class Channel:
     """One direction: what was written and not yet read, and who waits at either end."""
 
-    __slots__ = ("data", "ended", "readable", "reset", "writable")
+    __slots__ = ("broken", "data", "ended", "readable", "reset", "writable")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.ended = False  # the writer is done
+        self.broken = False  # the writer has reset the stream: what is left in `data` can be read still
         self.reset = False  # the reader is gone
         self.readable = Ready()
         self.writable = Ready()
@@ -39,6 +40,8 @@ class MemoryTransport:
     def recv(self, n: int, timeout: float | None) -> bytes:
         channel = self._incoming
         while not channel.data:
+            if channel.broken:
+                raise ConnectionResetError(errno.ECONNRESET, "the other end has reset the connection")
             if channel.ended:
                 return b""
             channel.readable.wait(timeout)
@@ -79,6 +82,7 @@ class MemoryTransport:
 
     def close(self) -> None:
         self.lifeline.close()
+        self._outgoing.broken = self.lifeline.reset_at_close
         self._outgoing.ended = True
         self._outgoing.readable.notify()
         self._incoming.reset = True

@@ -34,7 +34,7 @@ cdef class Lifeline:
     cdef Ready _writer
     cdef public double deadline, write_deadline, min_rate, rate_grace
     cdef public object idle_timeout, top
-    cdef public bint resting
+    cdef public bint reset_at_close, resting
     cdef object _moved
     cdef double _active_at
 

@@ -229,6 +229,7 @@ class Lifeline:
     idle_timeout    seconds without a byte in either direction, `None` for no limit
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
+    reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
     top             the outermost connection: the one in use
     """
 
@@ -241,6 +242,7 @@ class Lifeline:
         "min_rate",
         "rate_grace",
         "reader",
+        "reset_at_close",
         "resting",
         "top",
         "write_deadline",
@@ -257,6 +259,7 @@ class Lifeline:
         self.min_rate = 0.0
         self.rate_grace = 0.0
         self.resting = False
+        self.reset_at_close = False
         self.top: Stream | None = None
         self._moved = -1
         self._active_at = 0.0

@@ -96,30 +96,36 @@ class WriteTurn:
         """Call `send_more(done)` until `count` bytes are sent or it sends none, waiting when it would block. The number sent.
 
         `timeout` limits the whole, as `socket.sendall` has it. A peer that takes less than the lifeline's minimum rate is
-        given up by the sweeper.
+        given up by the sweeper. Where it raises, closing the connection is a reset from then on: the stream lacks something. Only a
+        `BlockingIOError` before the first byte leaves it as it was.
         """
         give_up = None if timeout is None else monotonic() + timeout
         pace = Pace(self._line.min_rate, self._line.rate_grace) if self._line.min_rate else None
         done = 0
         waited = 0.0
         with self.take():
-            while done < count:
-                try:
-                    sent = send_more(done)
-                except BlockingIOError:
-                    if timeout == 0:
-                        raise
-                    waited += self._wait(pace, waited, give_up)
-                    continue
-                if not sent:
-                    break
-                done += sent
-                if pace is not None:
-                    pace.moved(sent, waited)
-                    waited = 0.0
-                self.sent += sent
-                if self.sent > BYTES_PER_TURN:
-                    self.yield_turn()
+            try:
+                while done < count:
+                    try:
+                        sent = send_more(done)
+                    except BlockingIOError:
+                        if timeout == 0:
+                            raise
+                        waited += self._wait(pace, waited, give_up)
+                        continue
+                    if not sent:
+                        break
+                    done += sent
+                    if pace is not None:
+                        pace.moved(sent, waited)
+                        waited = 0.0
+                    self.sent += sent
+                    if self.sent > BYTES_PER_TURN:
+                        self.yield_turn()
+            except BaseException as error:
+                if done or not isinstance(error, BlockingIOError):
+                    self._line.reset_at_close = True
+                raise
         return done
 
     def _wait(self, pace: Pace | None, waited: float, give_up: float | None) -> float:

@@ -588,3 +588,32 @@ def test_a_large_body_needs_no_memory() -> None:
     assert peak < 1 << 20
     client.close()
     server.finish()
+
+
+# Requests that are cut
+
+
+@pytest.mark.parametrize("kind", ["memory", "tcp"])
+def test_a_request_that_is_cut_ends_in_a_reset(kind: str) -> None:
+    client, server = upstream(kind)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", more=True)
+    client.send(b"half", more=True)
+    client.close()
+    with pytest.raises(ConnectionResetError):
+        while server.recv():
+            pass
+    server.finish()
+
+
+@pytest.mark.parametrize("kind", ["memory", "tcp"])
+def test_a_request_that_is_whole_ends_as_it_should(kind: str) -> None:
+    client, server = upstream(kind)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n", more=True)
+    client.send(b"half", more=True)
+    client.send(b"half")
+    client.close()
+    received = b""
+    while data := server.recv():
+        received += data
+    assert received.endswith(b"halfhalf")
+    server.finish()
