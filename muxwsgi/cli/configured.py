@@ -9,6 +9,7 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
 from muxwsgi.server.binds import parse_bind
+from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
 
 __all__ = ["prepare_process", "server_settings", "set_up_logging", "wanted_hijackers"]
@@ -71,10 +72,16 @@ def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:
     return certificates
 
 
-def wanted_hijackers(values: Mapping[str, Any]) -> tuple[list[Registered], list[Registered]]:
-    """The hijackers to serve, loaded, and all that are installed. Raises `OperatorError`."""
+def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Registered], list[Registered]]:
+    """The hijackers to serve beside `app`, loaded, and all that are installed. Raises `OperatorError`.
+
+    Beside a proxy only those that the operator names: in a tunnel a hijacker answers in the place of the server that the client means.
+    """
     installed = discover()
-    return select(installed, values["hijack"], values["no_hijack"]), installed
+    named = values["hijack"]
+    if named is None and isinstance(app, ProxyApplication):
+        named = []
+    return select(installed, named, values["no_hijack"]), installed
 
 
 def prepare_process(values: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def _nobody(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
     """The server as it would run, on other sockets: those it is configured for may be in use, by a server that runs."""
     settings = server_settings(values)
-    plugins, installed = wanted_hijackers(values)
+    plugins, installed = wanted_hijackers(values, app)
     elsewhere = tuple(_elsewhere(bind) for bind in settings.binds)
     server = Server(
         app,

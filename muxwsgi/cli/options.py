@@ -47,7 +47,7 @@ OPTIONS: tuple[Option, ...] = (
     option("ca_certs", str, None, _TLS, "CA certificates that client certificates are verified with, PEM.", metavar="FILE"),
     option("ciphers", str, None, _TLS, "OpenSSL cipher list for TLS 1.2. Default: forward secrecy and AEAD only.", metavar="LIST"),
     option("handshake_timeout", float, 10.0, _TLS, "Seconds that a TLS handshake may take.", metavar="SECONDS"),
-    option("hijack", str, None, _ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all.", many=True, metavar="NAME"),
+    option("hijack", str, None, _ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], _ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("fallback", str, "close", _ROUTES, "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.", metavar="WHO"),
     option("silence", str, "close", _ROUTES, "Who gets connections on which the client waits for the server to speak: as for fallback.", metavar="WHO"),

@@ -38,9 +38,9 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
     handler = set_up_logging(values)
     prepare_process(values)
     settings = server_settings(values)
-    plugins, installed = wanted_hijackers(values)
-    hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
     app, logs = make()
+    plugins, installed = wanted_hijackers(values, app)
+    hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
     # Flow logs that a proxy was given in Python: who writes something that can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None

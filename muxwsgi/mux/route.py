@@ -2,7 +2,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from muxwsgi.mux.matchers import Matcher
@@ -61,3 +61,15 @@ class Route:
             )
         object.__setattr__(self, "alpn", tuple(self.alpn))
         object.__setattr__(self, "slots", Slots(self.limit))
+
+    def behind(self, admit: Handler) -> "Route":
+        """The same route with the same slots, for connections that `admit` lets pass: it raises `PeerError` for the others."""
+        handler = self.handler
+
+        def admitted(connection: "Connection") -> None:
+            admit(connection)
+            handler(connection)
+
+        route = replace(self, handler=admitted)
+        object.__setattr__(route, "slots", self.slots)
+        return route

@@ -195,6 +195,10 @@ class Proxy(Rules):
         """What is asked beside HTTP of connections to the proxy: SOCKS."""
         return SocksDoor(self.access, self._open, self.settings.handshake_timeout).routes()
 
+    def admit(self, connection: "Connection") -> None:
+        """Whether the client's address may use the proxy, and so what is served beside it. Raises `NotAdmitted`."""
+        self.access.admit(connection)
+
     def transparent_door(self, way: Way, listening: "Address") -> Callable[["Connection"], None]:
         """A handler for the connections that the kernel brings to a bind that listens at `listening` (`getsockname`)."""
         return TransparentDoor(self.access, self._open, way, listening)
@@ -208,14 +212,14 @@ class Proxy(Rules):
     def serve_in(
         self,
         http: HTTPSettings,
-        routes: Iterable[Route],
+        hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         on_exchange: OnExchange | None,
     ) -> None:
         """What the server says that the proxy runs in: its HTTP settings, its hijackers, where it listens, its access log."""
         self.engine = HTTP1(self, replace(http, server_header=""), on_exchange=on_exchange)
         self._addresses = addresses
-        self._tunnels = self._make_tunnels(routes)
+        self._tunnels = self._make_tunnels(hijackers)
 
     def close(self) -> None:
         """Close what is kept open for later. For the end of the server."""
@@ -233,11 +237,11 @@ class Proxy(Rules):
             return True
         return any(isinstance(getattr(rule.function, "action", None), Mitm) for rule in self._connect)
 
-    def _make_tunnels(self, routes: Iterable[Route]) -> Tunnels:
+    def _make_tunnels(self, hijackers: Iterable[Route]) -> Tunnels:
         own = {route.name for route in self._hijackers}
-        hijackers = [*self._hijackers, *(route for route in routes if route.name not in own)]
+        served = [*self._hijackers, *(route for route in hijackers if route.name not in own)]
         return Tunnels(
-            self.settings, self, self._upstreams, self._recorder, self.engine, self._leaf_context, self.passthrough, hijackers
+            self.settings, self, self._upstreams, self._recorder, self.engine, self._leaf_context, self.passthrough, served
         )
 
     def _start(self) -> None:
@@ -296,6 +300,10 @@ class Proxy(Rules):
         # 2. Outside, the target says so; without one the request is for the proxy itself.
         target: str = environ["RAW_URI"]
         if target[:1] == "/" or target == "*":
+            try:
+                self.access.admit(connection)
+            except NotAdmitted as refusal:
+                return _refuse(start_response, refusal)
             return self._nonproxy(environ, start_response)
         try:
             connection.identity = self.access.identify(connection, environ.get("HTTP_PROXY_AUTHORIZATION"))

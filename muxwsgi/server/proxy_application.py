@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from muxwsgi.http.h1 import HTTP1, OnExchange
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
-from muxwsgi.wire.connection import Address
+from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["ProxyApplication"]
 
@@ -20,6 +20,9 @@ class ProxyApplication(Protocol):
     def front_routes(self) -> list[Route]:
         """What is asked beside HTTP on every bind."""
 
+    def admit(self, connection: Connection) -> None:
+        """Whether a client may reach what is served on the proxy's binds beside the proxy. Raises `PeerError` where not."""
+
     def transparent_door(self, way: Transparent, listening: Address) -> Handler:
         """Who gets all connections of a transparent bind that listens at `listening`."""
 
@@ -29,7 +32,7 @@ class ProxyApplication(Protocol):
     def serve_in(
         self,
         http: HTTPSettings,
-        routes: Iterable[Route],
+        hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         on_exchange: OnExchange | None,
     ) -> None:

@@ -75,8 +75,10 @@ class Server:
         self.muxes: dict[str, Mux] = {}
         self._fronts: dict[str, Handler] = {}
         self._proxy = app if isinstance(app, ProxyApplication) else None
+        #: Behind the proxy's access list, where the application is one: they have none of their own.
+        self._hijackers = [self._admitted(route) for route in _hijacker_routes(hijackers)]
         #: HTTP and the hijackers, as they are asked on every bind; SOCKS too, where the application is a proxy.
-        self.routes = self._shared_routes(hijackers)
+        self.routes = self._shared_routes()
         self._fallback = self._named("fallback", self.settings.fallback, registered)
         self._silence = self._named("silence", self.settings.silence, registered)
         wanted = self.settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
@@ -91,7 +93,7 @@ class Server:
         self._listening: list[Listening] = []
         try:
             if self._proxy is not None:
-                self._proxy.serve_in(self.settings.http, self.routes[1:], self._tcp_addresses, on_exchange)
+                self._proxy.serve_in(self.settings.http, self._hijackers, self._tcp_addresses, on_exchange)
                 self._engines.append(self._proxy.engine)
             for bind in wanted:
                 listening = Listening(bind, self.settings.backlog)
@@ -108,17 +110,9 @@ class Server:
 
     # Composition
 
-    def _shared_routes(self, hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
+    def _shared_routes(self) -> list[Route]:
         """HTTP and the hijackers: the same routes, so the same limits, on every bind and inside and outside of TLS."""
-        routes = [Route("http", matchers.http1, self._http, alpn=("http/1.1",))]
-        for hijacker in hijackers:
-            if isinstance(hijacker, Route):
-                routes.append(hijacker)
-                continue
-            described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
-            if described is None:
-                raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
-            routes.append(described.route())
+        routes = [Route("http", matchers.http1, self._http, alpn=("http/1.1",)), *self._hijackers]
         if self._proxy is not None:
             routes += self._proxy.front_routes()
         for route in routes:
@@ -126,11 +120,15 @@ class Server:
                 raise OperatorError(f"hijackers: two are named {route.name!r}")
         return routes
 
+    def _admitted(self, route: Route) -> Route:
+        return route if self._proxy is None else route.behind(self._proxy.admit)
+
     def _named(self, option: str, spec: str, registered: Sequence[Registered]) -> Route | None:
         try:
-            return resolve(spec, self.routes, registered)
+            route = resolve(spec, self.routes, registered)
         except OperatorError as error:
             raise OperatorError(f"{option}: {error}") from error
+        return route if route is None or route in self.routes else self._admitted(route)
 
     def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None) -> Mux:
         settings = self.settings.mux
@@ -288,3 +286,16 @@ class Server:
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1
         log.debug("%r: %s", connection, error)
+
+
+def _hijacker_routes(hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
+    routes = []
+    for hijacker in hijackers:
+        if isinstance(hijacker, Route):
+            routes.append(hijacker)
+            continue
+        described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
+        if described is None:
+            raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
+        routes.append(described.route())
+    return routes

@@ -3,12 +3,15 @@
 from base64 import b64encode
 from typing import Any
 
+import gevent.socket
 import pytest
 
+from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+from muxwsgi.wire.connection import Connection
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
-from tests.proxy.dialogue import WAYS, Road, Upstream, read_answer
+from tests.proxy.dialogue import OK, WAYS, Road, Upstream, read_answer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -113,3 +116,44 @@ def test_a_tunnel_in_a_tunnel_goes_through_the_proxy_that_the_client_means(lab: 
     else:  # the tunnel is ours, and what is behind it shows with the first request
         client.sendall(b"GET /inside HTTP/1.1\r\nHost: inner.example\r\n\r\n")
         assert read_answer(client).status == 502
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])
+def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: Lab, tls: bool) -> None:
+    def other_proxy(asked: Any, sock: Any) -> bytes:
+        return b"HTTP/1.1 200 OK\r\n\r\n" if asked.line.startswith(b"CONNECT") else OK
+
+    other = Upstream(lab, other_proxy, tls=tls)
+    road = Road(lab, "tls" if tls else "tunnel", other.port)
+    dialled: list[tuple[str, int]] = []
+    seen: list[tuple[str, Any, Any]] = []
+
+    def dial(host: str, port: int) -> Connection:
+        dialled.append((host, port))
+        return Connection.from_socket(gevent.socket.create_connection(("127.0.0.1", other.port)))
+
+    def on_connect(host: str, ctx: Context) -> None:
+        if ctx.tunnel is None:
+            ctx.user_data["who"] = "the outer one"
+            ctx.dial = dial
+        seen.append(("CONNECT", ctx.destination, ctx.user_data["who"]))
+
+    road.proxy._connect = ()  # ours comes before the rule of `Road`
+    road.proxy.on_connect().do(on_connect)
+    road.proxy.on_connect().mitm()
+    road.proxy.on_request().do(lambda request, ctx: seen.append(("request", ctx.destination, ctx.user_data["who"])))
+    client = road.client()
+    for inner in ("one.example:80", "two.example:80"):  # the second in the first
+        client.sendall(f"CONNECT {inner} HTTP/1.1\r\nHost: {inner}\r\n\r\n".encode())
+        assert read_head(client).startswith(b"HTTP/1.1 200 ")
+    client.sendall(b"GET /inside HTTP/1.1\r\nHost: two.example\r\n\r\n")
+    assert read_answer(client).body == b"ok"
+    outer = ("localhost" if tls else "127.0.0.1", other.port)
+    assert [line.line for line in other.asked] == [b"CONNECT one.example:80 HTTP/1.1", b"CONNECT two.example:80 HTTP/1.1", b"GET /inside HTTP/1.1"]
+    assert dialled == [outer]
+    assert seen == [
+        ("CONNECT", outer, "the outer one"),
+        ("CONNECT", ("one.example", 80), "the outer one"),
+        ("CONNECT", ("two.example", 80), "the outer one"),
+        ("request", ("two.example", 80), "the outer one"),
+    ]

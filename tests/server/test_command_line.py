@@ -170,10 +170,27 @@ def test_the_shipped_configuration_shows_defaults_where_it_is_commented_out() ->
 
 
 def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
-    done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", "--hijack", "none", "--flows", str(tmp_path / "flows"))
+    done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", "--flows", str(tmp_path / "flows"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
     assert not (tmp_path / "flows").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "served"),
+    [
+        ([], "http, socks5, socks4"),
+        (["--hijack", "none"], "http, socks5, socks4"),
+        (["--hijack", "resp"], "http, resp, socks5, socks4"),
+        (["--hijack", "resp", "--hijack", "echo", "--no-hijack", "resp"], "http, echo, socks5, socks4"),
+    ],
+)
+def test_beside_a_proxy_only_hijackers_that_are_named_are_served(tmp_path: Path, arguments: list[str], served: str) -> None:
+    (tmp_path / "filters.py").write_text("from muxwsgi.proxy import Proxy\nproxy = Proxy()\n")
+    for what in (["--proxy"], ["filters:proxy", "-b", "127.0.0.1:8080"]):
+        done = muxwsgi("check", *what, *arguments, "--pythonpath", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert f"127.0.0.1:8080 (TLS off): {served}\n" in done.stdout.decode()
 
 
 @pytest.mark.parametrize(

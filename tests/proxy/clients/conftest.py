@@ -50,7 +50,7 @@ def origin(trust: Trust, repositories: Path) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def proxy(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """A proxy that looks into everything and has neither rules nor hijackers, for all tests that need no other one."""
-    with ProxyProcess(trust, tmp_path_factory.mktemp("proxy"), "--hijack=none") as process:
+    with ProxyProcess(trust, tmp_path_factory.mktemp("proxy")) as process:
         yield process
         assert process.stop() == 0
         assert process.tracebacks() == [], process.log

@@ -46,7 +46,7 @@ class Network:
         self._start(
             lab.router,
             folder / "proxy.log",
-            *("proxy", *binds, "--allow=10.77.1.0/24", "--allow=fd77:1::/64", "--allow-private", "--mitm", "--hijack=none", "--tunnel-sniff-timeout=0.3"),
+            *("proxy", *binds, "--allow=10.77.1.0/24", "--allow=fd77:1::/64", "--allow-private", "--mitm", "--tunnel-sniff-timeout=0.3"),
             *(f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", f"--flows={folder / 'flows.jsonl'}"),
             *(f"--block={folder / 'blocked'}", "--graceful-timeout=1"),
         )

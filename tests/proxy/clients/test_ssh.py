@@ -45,7 +45,7 @@ def test_a_file_goes_through_whole(proxy: ProxyProcess, server: SSH, tmp_path: P
 
 @ways
 def test_a_rule_knows_it_by_what_it_says_and_refuses(way: str, start_proxy: StartProxy, server: SSH) -> None:
-    proxy = start_proxy("--hijack=none", "--rules=muxwsgi_inspector:add_rules")
+    proxy = start_proxy("--rules=muxwsgi_inspector:add_rules")
     done = ssh(server, proxy, way, "echo", "in")
     assert (done.returncode, done.stdout) == (255, ""), done
     flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way])
