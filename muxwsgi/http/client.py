@@ -253,11 +253,11 @@ class ClientConnection:
         if self.closing:
             return False
         connection = self.connection
-        if connection.parent is None and connection.fileno() >= 0:
+        if connection.parent is None and connection.descriptor() >= 0:
             # A plain socket, of which the kernel knows all there is to know, at an eighth of the cost.
             if self._poll is None:
                 self._poll = _poll()
-                self._poll.register(connection.fileno(), select.POLLIN)
+                self._poll.register(connection.descriptor(), select.POLLIN)
             if not self._poll.poll(0):
                 return True
         timeout = connection.gettimeout()

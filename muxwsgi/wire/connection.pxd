@@ -12,6 +12,7 @@ cdef class Connection:
     cdef public long long bytes_received, bytes_sent
     cdef public object client, server, destination, identity, tls, trace, tunnel
     cdef public int depth
+    cdef bint _number_given
     cdef public object id
     cdef public Connection parent
     cdef public Lifeline lifeline

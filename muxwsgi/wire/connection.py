@@ -22,6 +22,7 @@ import gevent.socket
 from OpenSSL import SSL
 
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
+from muxwsgi.wire.given import KeptSocket
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
@@ -50,8 +51,8 @@ class Connection:
     """A byte stream to one peer, with the methods of a socket.
 
     It differs from a socket where sockets are traps: `send` sends everything, timeouts are `TimeoutError`, a second greenlet
-    waiting in the same direction is an error, and `fileno()` is the bottom descriptor, whose readiness says nothing about
-    this stream once there is TLS or read-ahead: who needs a descriptor to poll uses `as_socket()`.
+    waiting in the same direction is an error, and `fileno()` refuses where a descriptor would not carry this stream (TLS, read-ahead):
+    code that needs one uses `as_socket()`.
 
     One greenlet may read while another writes. Concurrent writers are served one after the other, each `sendall` whole.
 
@@ -74,6 +75,7 @@ class Connection:
         "_ahead",
         "_close_wanted",
         "_files",
+        "_number_given",
         "_pump",
         "_timeout",
         "_transport",
@@ -102,6 +104,7 @@ class Connection:
         self._timeout: float | None = None
         self._files = 0
         self._close_wanted = False
+        self._number_given = False  # whether `fileno()` told somebody the descriptor
         self._pump: Pump | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -394,6 +397,9 @@ class Connection:
         """The socket and the bytes of it that were read ahead; they are the caller's to close and to use first.
 
         Only on a plain connection: `OSError` (EOPNOTSUPP) on TLS and in memory, where a socket does not carry this stream.
+
+        After `fileno()` the descriptor belongs to the caller of both, as after `socket.detach()`: `SSLContext.wrap_socket` makes a
+        socket of the number and drops what is returned here. So garbage collection does not close that socket, only its `close()` does.
         """
         transport = self._transport
         if not isinstance(transport, SocketTransport):
@@ -405,7 +411,8 @@ class Connection:
         self._transport = Gone(self.lifeline, "the socket was detached")
         self.lifeline.top = None
         sock = transport.release()
-        return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()), ahead
+        kind = KeptSocket if self._number_given else gevent.socket.socket
+        return kind(sock.family, sock.type, sock.proto, fileno=sock.detach()), ahead
 
     def as_socket(self) -> "gevent.socket.socket":
         """A real socket with this stream, for code that insists on a descriptor that tells the truth (select, ping timers).
@@ -486,7 +493,25 @@ class Connection:
         return self._timeout != 0
 
     def fileno(self) -> int:
-        """The descriptor at the bottom, -1 where there is none. Its readiness is not this stream's: see `as_socket`."""
+        """The descriptor, for select and the like; -1 once closed, and in memory.
+
+        Raises `OSError` (EOPNOTSUPP) in TLS, while there is read-ahead and after `as_socket()`: bytes on that descriptor are not this
+        stream's, and its readiness says nothing. `as_socket()` has one that tells the truth.
+        """
+        transport = self._transport
+        if self._pump is not None:
+            raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
+        if isinstance(transport, DescriptorTLS | LayeredTLS):
+            raise OSError(errno.EOPNOTSUPP, "the descriptor carries TLS records, not this stream: use as_socket()")
+        if self._ahead:
+            raise OSError(errno.EOPNOTSUPP, "bytes of this stream were read ahead and are not in the descriptor: use as_socket()")
+        number = self.descriptor()
+        self._number_given = True
+        return number
+
+    def descriptor(self) -> int:
+        """The number of the descriptor at the bottom, -1 where there is none. For polls that ask about the peer and not about this stream:
+        its bytes and its readiness are not this stream's where there is TLS or read-ahead. Not to be given to code that reads or writes."""
         if isinstance(self._transport, Gone):
             return -1
         sock = self._transport.socket()

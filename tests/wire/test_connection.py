@@ -444,7 +444,7 @@ def test_names_and_options_are_those_of_the_socket(make_pair: Callable[[str], Pa
         server, client = make_pair(kind)
         assert server.getpeername() == client.getsockname() == server.client
         assert server.getsockname() == client.getpeername() == server.server
-        assert server.fileno() > 0
+        assert server.descriptor() > 0
         assert server.family == socket.AF_INET and server.type == socket.SOCK_STREAM
         server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -693,7 +693,7 @@ def test_nothing_is_written_to_a_descriptor_that_is_somebody_elses_by_now(
     writers = [gevent.spawn(server.sendall, BIG[:200_000]), gevent.spawn(server.sendall, b"queued behind it")]
     gevent.sleep(0)
     assert not writers[0].ready()
-    fd = server.fileno()
+    fd = server.descriptor()
     server.close()
     pairs = [socket.socketpair()]
     while fd not in (pairs[-1][0].fileno(), pairs[-1][1].fileno()):

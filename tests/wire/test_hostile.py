@@ -127,7 +127,7 @@ def test_a_connection_that_was_reset_leaves_no_error_for_the_next_one(make_pair:
             else:
                 server.sendall(bytes(10 if last == "send" else 1_000_000))
     server.finish()
-    below = socket.socket(fileno=os.dup(bystander.fileno()))
+    below = socket.socket(fileno=os.dup(bystander.descriptor()))
     below.shutdown(socket.SHUT_WR)  # an end without close_notify
     below.close()
     assert victim.recv() == b""

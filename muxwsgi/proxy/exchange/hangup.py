@@ -62,7 +62,7 @@ class Hangups:
         by_descriptor: dict[int, Connection] = {}
         poll = _poll()
         for client in self.waiting:
-            descriptor = client.fileno()
+            descriptor = client.descriptor()
             if descriptor >= 0:
                 by_descriptor[descriptor] = client
                 poll.register(descriptor, select.POLLRDHUP)
