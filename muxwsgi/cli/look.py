@@ -15,7 +15,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
-from muxwsgi.observe.access_log import compile_format
+from muxwsgi.observe.access_format import compile_format
 from muxwsgi.server import Server
 from muxwsgi.server.binds import tcp_address
 from muxwsgi.settings import BindSettings, ServerSettings

@@ -68,7 +68,7 @@ OPTIONS: tuple[Option, ...] = (
     option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
     option("graceful_timeout", float, 30.0, _PROCESS, "Seconds that open exchanges and hijacked connections have to end at shutdown.", metavar="SECONDS"),
     option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
-    option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms. Default: the combined log format.", metavar="FORMAT"),
+    option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
     option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
     option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )

@@ -10,7 +10,8 @@ import gevent
 from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.configured import prepare_process, server_settings, set_up_logging, wanted_hijackers
 from muxwsgi.cli.load_app import load_app, mounted
-from muxwsgi.observe.access_log import DEFAULT_FORMAT, AccessLog
+from muxwsgi.observe.access_format import DEFAULT_FORMAT
+from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.server import Server
 
 __all__ = ["Log", "serve", "serve_made"]

@@ -20,13 +20,15 @@ cdef class HTTP1:
     @cython.locals(line=Lifeline, buffer=bytes, end=Py_ssize_t)
     cdef bytes _read_head(self, Incoming incoming, double patience)
     cdef bytes _read_rest_of_head(self, Incoming incoming, bytes buffer)
-    @cython.locals(response=Response, takeover=Takeover, connection=Connection, began=double)
-    cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ) except -1
+    @cython.locals(response=Response, takeover=Takeover, connection=Connection, began=double, in_order=bint, request=dict)
+    cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ, bytes raw) except -1
     cdef Body _body(self, Incoming incoming, Head head, dict environ)
-    cdef bint _answer_for(self, error, Body body, Response response, Takeover takeover, dict environ) except -1
-    cdef _log_application_error(self, dict environ, consequence)
+    @cython.locals(connection=Connection)
+    cdef bint _answer_for(self, error, Incoming incoming, Body body, Response response, Takeover takeover, bytes raw) except -1
+    cdef _log_application_error(self, bytes raw, consequence)
+    cdef _tell(self, exchange)
     cdef bint _drained(self, Incoming incoming, Body body) except -1
-    cdef _refuse(self, Incoming incoming, error)
+    cdef Py_ssize_t _refuse(self, Incoming incoming, error) except -1
     cdef _linger(self, Incoming incoming)
 
 

@@ -17,8 +17,9 @@ from gevent import GreenletExit
 from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, connection_environ
+from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
 from muxwsgi.http.head import Head, refuse_early
-from muxwsgi.http.response import Header, Response, Terms
+from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
@@ -28,12 +29,9 @@ from muxwsgi.wire.syscalls import clock
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["HTTP1", "OnExchange", "OnReject", "WSGIApplication"]
+__all__ = ["HTTP1", "OnReject", "WSGIApplication"]
 
 WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-
-#: environ, status, headers, bytes of the body, seconds
-OnExchange = Callable[[Environ, str, list[Header], int, float], None]
 
 #: connection, status, reason
 OnReject = Callable[["Connection", int, str], None]
@@ -67,8 +65,8 @@ class HTTP1:
         on_reject: OnReject | None = None,
         multiprocess: bool = False,
     ) -> None:
-        """`on_exchange` is called after each exchange, for an access log; `on_reject` for each request that was refused, before the
-        application saw it or because of its body. `multiprocess` goes into the environ."""
+        """`on_exchange` is called after each exchange, for an access log, and also where the request was refused; `on_reject` for each
+        request that was refused, before the application saw it or because of its body. `multiprocess` goes into the environ."""
         self._app = app
         self._settings = settings
         self._on_exchange = on_exchange
@@ -102,14 +100,16 @@ class HTTP1:
         head = Head(settings, shared)
         patience = settings.request_head_timeout
         pipelined = 0
+        raw: bytes | None = None
         try:
             while (raw := self._read_head(incoming, patience)) is not None:
                 environ = head.parse(raw)
                 body: Body = no_body
                 if head.chunked or head.length:
                     body = self._body(incoming, head, environ)
-                if not self._exchange(incoming, head, body, environ):
+                if not self._exchange(incoming, head, body, environ, raw):
                     return
+                raw = None  # what is refused from here on is another request
                 patience = settings.keep_alive
                 if incoming.buffer:
                     # The next request is here already, so the next read does not wait. Whoever sends thousands at once must not have the
@@ -118,7 +118,16 @@ class HTTP1:
                     if pipelined % PIPELINED_PER_TURN == 0:
                         give_turn()
         except PeerError as error:
-            self._refuse(incoming, error)
+            began = clock()
+            size = 0
+            try:
+                size = self._refuse(incoming, error)
+            finally:
+                if self._on_exchange is not None:
+                    request, line_text = refused_request(shared, incoming.buffer if raw is None else raw, settings.limit_request_line)
+                    status = _status_line(error)
+                    self._tell(Exchange(request, request, status, [], size, clock() - began, error.reason, line_text))
+            self._linger(incoming)
 
     # Reading a head
 
@@ -169,6 +178,7 @@ class HTTP1:
                 buffer = buffer[2:]
             if b"\r\n\r\n" in buffer:
                 return buffer
+            incoming.buffer = buffer  # for the log, where it is refused
             refuse_early(buffer, self._settings, searched)
             searched = len(buffer)
             try:
@@ -183,10 +193,15 @@ class HTTP1:
 
     # One exchange
 
-    def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ) -> bool:
+    def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ, raw: bytes) -> bool:
         """Let the application answer one request. Whether another may follow on the connection."""
         connection = incoming.connection
-        began = clock() if self._on_exchange is not None else 0.0
+        began = 0.0
+        request = environ
+        in_order = True
+        if self._on_exchange is not None:
+            began = clock()
+            request = environ.copy()  # the application may change the other as it likes
 
         # 1. The request, as the application sees it.
         response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
@@ -210,14 +225,19 @@ class HTTP1:
             connection.lifeline.reset_at_close |= takeover.taken  # what it has sent may be half of something
             raise
         except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker
-            if not self._answer_for(error, body, response, takeover, environ):
-                return False
+            in_order = self._answer_for(error, incoming, body, response, takeover, raw)
         finally:
             takeover.end()
             if self._on_exchange is not None:
-                self._on_exchange(environ, response.status or "", response.headers, response.body_bytes, clock() - began)
+                refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
+                status = response.status or ""
+                self._tell(Exchange(request, environ, status, response.headers, response.body_bytes, clock() - began, refused))
 
         # 3. What follows.
+        if not in_order:
+            if isinstance(body.fault, PeerError) and not response.head_sent:
+                self._linger(incoming)
+            return False
         if takeover.taken:
             return False
         if response.peer_error is not None:  # which the application has kept to itself: the response is not whole
@@ -240,30 +260,36 @@ class HTTP1:
         environ["wsgi.input"] = Input(body)
         return body
 
-    def _answer_for(self, error: BaseException, body: Body, response: Response, takeover: Takeover, environ: Environ) -> bool:
-        """Answer for what went wrong in an exchange. Whether the connection is still in order."""
+    def _answer_for(
+        self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes
+    ) -> bool:
+        """Answer for what went wrong in an exchange. Whether the connection is still in order.
+
+        The application has had the environ, so nothing is looked up there: `raw` is the request's head.
+        """
+        connection = incoming.connection
         if takeover.taken:
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
-                log.debug("%r: %s", environ["muxwsgi.connection"], error)  # most likely the peer's, as everywhere that it is read from
+                log.debug("%r: %s", connection, error)  # most likely the peer's, as everywhere that it is read from
             else:
-                self._log_application_error(environ, "the connection it had taken over is reset")
-                takeover().lifeline.reset_at_close = True  # as where it is killed
+                self._log_application_error(raw, "the connection it had taken over is reset")
+                connection.lifeline.reset_at_close = True  # as where it is killed
             return False
         fault = response.peer_error or body.fault
         if fault is not None:  # whatever the application made of it
-            log.debug("%r: %s", environ["muxwsgi.connection"], fault)
+            log.debug("%r: %s", connection, fault)
             if isinstance(fault, PeerError) and not response.head_sent:
                 response.forget()
-                response.status = f"{fault.status} {HTTPStatus(fault.status).phrase}"
-                raise fault
+                response.status = _status_line(fault)
+                response.body_bytes = self._refuse(incoming, fault)
             return False
         if response.complete:
-            self._log_application_error(environ, "the response is complete all the same")
+            self._log_application_error(raw, "the response is complete all the same")
             return True
         if isinstance(error, ResponseAborted):
-            log.debug("%s: the response is cut: %s", environ["muxwsgi.connection"], error)
+            log.debug("%s: the response is cut: %s", connection, error)
         else:
-            self._log_application_error(environ, "the connection is closed" if response.head_sent else "answered with 500")
+            self._log_application_error(raw, "the connection is closed" if response.head_sent else "answered with 500")
         if response.head_sent:
             return False
         response.forget()
@@ -272,12 +298,21 @@ class HTTP1:
             response.start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
             response.send([status[4:].encode() + b"\n"])
         except OSError as gone:
-            log.debug("%s: %s", environ["muxwsgi.connection"], gone)
+            log.debug("%s: %s", connection, gone)
             return False
         return True
 
-    def _log_application_error(self, environ: Environ, consequence: str) -> None:
-        log.exception("application error in %s %s: %s", environ["REQUEST_METHOD"], environ["RAW_URI"], consequence)
+    def _log_application_error(self, raw: bytes, consequence: str) -> None:
+        line = raw[: raw.find(b"\r\n")].rpartition(b" ")[0].decode("latin-1")  # visible ASCII: `head` has seen to it
+        log.exception("application error in %s: %s", line, consequence)
+
+    def _tell(self, exchange: Exchange) -> None:
+        """Tell the access log. What it raises must not cost the client anything."""
+        assert self._on_exchange is not None
+        try:
+            self._on_exchange(exchange)
+        except Exception:
+            log.exception("on_exchange failed")
 
     def _drained(self, incoming: Incoming, body: Body) -> bool:
         """Whether the connection stands at the end of the request. A little of its body is read and dropped to get there."""
@@ -298,21 +333,18 @@ class HTTP1:
 
     # Refusing
 
-    def _refuse(self, incoming: Incoming, error: PeerError) -> None:
-        """Tell the peer what is wrong with its request, and close so that it can read it."""
+    def _refuse(self, incoming: Incoming, error: PeerError) -> int:
+        """Tell the peer what is wrong with its request, in so many bytes of a body. `_linger` comes next, so that it can read that."""
         connection = incoming.connection
         if self._on_reject is not None:
             self._on_reject(connection, error.status, error.reason)
         log.debug("%s: refused: %s", connection, error)
         body = f"{error.reason}\n".encode()
         self._terms.refresh()
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        )
+        head = f"HTTP/1.1 {_status_line(error)}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
         connection.deadline = clock() + self._settings.linger
         connection.sendall(head.encode("ascii") + self._terms.date_and_server + b"Connection: close\r\n\r\n" + body)
-        self._linger(incoming)
+        return len(body)
 
     def _linger(self, incoming: Incoming) -> None:
         """End our side and read on for a while: a close with unread bytes is a reset, which can take our last words with it."""
@@ -326,3 +358,7 @@ class HTTP1:
             pass  # gone, or late: it had its chance
         finally:
             connection.deadline = math.inf
+
+
+def _status_line(error: PeerError) -> str:
+    return f"{error.status} {HTTPStatus(error.status).phrase}"

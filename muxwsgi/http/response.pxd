@@ -56,5 +56,7 @@ cdef class Response:
     cdef _check_owed(self)
     cdef bytes _head(self, total)
     cdef bint _take_length(self, value) except -1
+    @cython.locals(count=Py_ssize_t, in_front=Py_ssize_t, first=Py_ssize_t)
     cdef _put(self, bytes head, data)
-    cdef _send(self, data)
+    @cython.locals(connection=Connection, before="long long")
+    cdef _send(self, data, Py_ssize_t in_front, Py_ssize_t count)

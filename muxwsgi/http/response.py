@@ -306,7 +306,7 @@ class Response:
         if not self._silent:
             self._put(head, data)
         elif head:
-            self._send(head)
+            self._send(head, 0, 0)
 
     # What an application may also do, through environ["muxwsgi.response"]
 
@@ -327,7 +327,7 @@ class Response:
                 _check_value(name, value)
                 lines.append(f"{name}: {value}")
         if self._minor:
-            self._send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            self._send("\r\n".join([*lines, "", ""]).encode("latin-1"), 0, 0)
 
     def omit_server(self) -> None:
         """Leave our Server field out: the response comes from somebody else (RFC 9110 section 10.2.4). Called after `start_response`."""
@@ -383,11 +383,10 @@ class Response:
             raise _not_bytes(body)
         head = self._head(len(body))
         if self._silent:
-            self._send(head)
+            self._send(head, 0, 0)
         elif self._left == len(body) <= JOIN_AT_MOST:  # what most responses are
             self._left = 0
-            self.body_bytes = len(body)
-            self._send(head + body)
+            self._send(head + body, len(head), len(body))
         else:
             self._put(head, body)
             self._check_owed()
@@ -409,9 +408,10 @@ class Response:
         if self._silent or not connection.can_sendfile:
             self._total = count
             return False
-        self._send(self._head(count))
+        self._send(self._head(count), 0, 0)
         if self._left is not None:
             count = min(count, self._left)
+        before = connection.bytes_sent
         try:
             sent = connection.sendfile(wrapper.file, offset, count) if count else 0
         except OSError as error:
@@ -420,7 +420,8 @@ class Response:
         except BaseException:  # as in `_send`
             self.peer_error = BrokenPipeError(errno.EPIPE, "a write was interrupted")
             raise
-        self.body_bytes += sent
+        finally:
+            self.body_bytes += connection.bytes_sent - before
         if self._left is not None:
             self._left -= sent
         self._finish()
@@ -431,9 +432,9 @@ class Response:
         if not self.head_sent:
             if self.status is None:
                 raise RuntimeError("the application returned without calling start_response()")
-            self._send(self._head(0))
+            self._send(self._head(0), 0, 0)
         elif self._chunked and not self._silent:
-            self._send(b"0\r\n\r\n" if not self.trailers else _last_chunk(self.trailers))
+            self._send(b"0\r\n\r\n" if not self.trailers else _last_chunk(self.trailers), 0, 0)
         elif self.ends_with_connection:
             self._connection.reset_unless_complete(False)
         self._check_owed()
@@ -507,26 +508,36 @@ class Response:
                 self._cut = True
                 data = data[:left]
             self._left = left - len(data)
-        self.body_bytes += len(data)
+        count = len(data)
+        in_front = len(head)
         if self._chunked and data:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            size = b"%x\r\n" % count
+            in_front += len(size)
+            data = size + data + b"\r\n"
         if head and len(data) > JOIN_AT_MOST:
-            self._send(head + data[:JOIN_AT_MOST])
-            self._send(memoryview(data)[JOIN_AT_MOST:])
+            first = min(len(head) + JOIN_AT_MOST - in_front, count)  # of the body; the second write has the rest, and a chunk's end
+            self._send(head + data[:JOIN_AT_MOST], in_front, first)
+            self._send(memoryview(data)[JOIN_AT_MOST:], 0, count - first)
         elif head or data:
-            self._send(head + data)
+            self._send(head + data, in_front, count)
 
-    def _send(self, data: bytes | memoryview) -> None:
+    def _send(self, data: bytes | memoryview, in_front: int, count: int) -> None:
+        """Send `data`, in which `count` bytes of the body come after `in_front` others."""
         if self.peer_error is not None:
             raise self.peer_error
+        connection = self._connection
+        before = connection.bytes_sent
         try:
-            self._connection.sendall(data)
+            connection.sendall(data)
         except OSError as error:
             self.peer_error = error
+            self.body_bytes += min(max(connection.bytes_sent - before - in_front, 0), count)
             raise
-        except BaseException:  # a Timeout of the application's: nobody knows how much is out, so nothing may follow
+        except BaseException:  # a Timeout of the application's: nobody knows how much has reached the peer, so nothing may follow
             self.peer_error = BrokenPipeError(errno.EPIPE, "a write was interrupted")
+            self.body_bytes += min(max(connection.bytes_sent - before - in_front, 0), count)
             raise
+        self.body_bytes += count
 
 
 def _last_chunk(trailers: Iterable[Header]) -> bytes:

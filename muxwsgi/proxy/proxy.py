@@ -25,7 +25,8 @@ import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
+from muxwsgi.http.exchange import OnExchange
+from muxwsgi.http.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.names import split_host_port

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-from muxwsgi.http.h1 import HTTP1, OnExchange
+from muxwsgi.http.exchange import OnExchange
+from muxwsgi.http.h1 import HTTP1
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
 from muxwsgi.wire.connection import Address, Connection

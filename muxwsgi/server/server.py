@@ -15,7 +15,8 @@ from gevent.event import Event
 
 from muxwsgi.errors import OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
-from muxwsgi.http.h1 import HTTP1, OnExchange, WSGIApplication
+from muxwsgi.http.exchange import OnExchange
+from muxwsgi.http.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
@@ -68,6 +69,7 @@ class Server:
         `on_exchange` is called after each exchange, for an access log. Raises `OperatorError`.
         """
         self.settings = settings or ServerSettings()
+        self._on_exchange = on_exchange
         self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange)
         self._engines = [self._http]
         self._contexts: list[tuple[BindSettings, ServerContext]] = []
@@ -154,7 +156,7 @@ class Server:
         if bind.tls == "optional":
             return self._mux(listening.address, [tls, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
-        engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http)
+        engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http, on_exchange=self._on_exchange)
         self._engines.append(engine)
         return self._mux(listening.address, [tls, Route("plain-http", matchers.http1, engine)], None, None)
 

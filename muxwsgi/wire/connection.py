@@ -27,7 +27,7 @@ from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
-from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport
+from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport, sent_before
 
 __all__ = ["Address", "Connection"]
 
@@ -245,7 +245,7 @@ class Connection:
     # Writing
 
     def sendall(self, data: Buffer, flags: int = 0) -> None:
-        """Send all of `data`. After an error it is unknown how much of it went out.
+        """Send all of `data`. After an error `bytes_sent` has grown by what the layer below took, which is not what the peer got.
 
         Raises `TimeoutError` (`Expired` where the peer takes less than the minimum rate), `BrokenPipeError`,
         `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` are for compatibility and must be 0.
@@ -254,7 +254,11 @@ class Connection:
             raise ValueError("a Connection knows no send flags")
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
-        self._transport.sendall(data, self._timeout)
+        try:
+            self._transport.sendall(data, self._timeout)
+        except BaseException as error:
+            self.bytes_sent += sent_before(error)
+            raise
         self.bytes_sent += len(data)
 
     def send(self, data: Buffer, flags: int = 0) -> int:
@@ -283,7 +287,11 @@ class Connection:
             fd = file.fileno()
             if count is None:
                 count = max(os.fstat(fd).st_size - offset, 0)
-            sent = transport.sendfile(fd, offset, count, self._timeout)
+            try:
+                sent = transport.sendfile(fd, offset, count, self._timeout)
+            except BaseException as error:
+                self.bytes_sent += sent_before(error)
+                raise
             self.bytes_sent += sent
             return sent
         file.seek(offset)

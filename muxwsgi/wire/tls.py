@@ -25,7 +25,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, TLSError
 from muxwsgi.wire.ready import Lifeline, give_turn
-from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, Transport, WriteTurn
+from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, Transport, WriteTurn, note_sent
 
 __all__ = ["DescriptorTLS", "LayeredTLS", "TLSTransport"]
 
@@ -468,6 +468,7 @@ class LayeredTLS:
                 raise BrokenPipeError(errno.EPIPE, "the TLS layer is broken by an earlier error or an interrupted write")
             done = 0
             while done < len(view):
+                begin = done
                 try:
                     block_end = min(done + BLOCK, len(view))
                     while done < block_end:
@@ -475,7 +476,11 @@ class LayeredTLS:
                 except SSL.Error as error:
                     self._broken = True
                     raise _translate(error) from error
-                self._drain_down(timeout)
+                try:
+                    self._drain_down(timeout)
+                except BaseException as error:
+                    note_sent(error, begin)  # of this layer's bytes; what the one below has noted are records
+                    raise
 
     def shutdown(self, how: int, timeout: float | None) -> None:
         if how != socket_module.SHUT_RD and not self._broken:

@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, Pace, give_turn
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
-__all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn"]
+__all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn", "note_sent", "sent_before"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -60,6 +60,17 @@ class Transport(Protocol):
 
     def socket(self) -> socket_module.socket | None:
         """The socket at the bottom, for its name and options; None in memory."""
+
+
+def note_sent(error: BaseException, count: int) -> None:
+    """Note that `error` has ended a write of which `count` bytes were taken. The outermost layer's note counts."""
+    error.__dict__["_muxwsgi_sent"] = count
+
+
+def sent_before(error: BaseException) -> int:
+    """How many bytes of a write were taken before `error` ended it."""
+    count: int = error.__dict__.pop("_muxwsgi_sent", 0)
+    return count
 
 
 class WriteTurn:
@@ -125,6 +136,7 @@ class WriteTurn:
             except BaseException as error:
                 if done or not isinstance(error, BlockingIOError):
                     self._line.reset_at_close = True
+                note_sent(error, done)
                 raise
         return done
 
@@ -247,10 +259,14 @@ class SocketTransport:
                     self._sent = 0
                     give_turn()
                 return
-        self._send_waiting(memoryview(data)[sent:], timeout)
+        self._send_waiting(memoryview(data)[sent:], timeout, sent)
 
-    def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
-        self._writing().write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
+    def _send_waiting(self, view: memoryview, timeout: float | None, before: int) -> None:
+        try:
+            self._writing().write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
+        except BaseException as error:
+            note_sent(error, before + sent_before(error))
+            raise
 
     def _writing(self) -> WriteTurn:
         if self._turn is None:

@@ -186,7 +186,7 @@ def test_the_access_log_has_gunicorns_atoms_and_is_reopened(tmp_path: Path) -> N
             assert sock.recv(1000).endswith(b"hello")
         line = wait_for(lambda: path.read_text())
         assert line == (
-            f"127.0.0.1|-|-|GET /?q=1 HTTP/1.1|GET|/|q=1|HTTP/1.1|200|5|5|y|\\x22x\\x22|0|<{server.pid}>|\\x9b31m\\x5c|text/plain|127.0.0.1|100%\n"
+            f"127.0.0.1|-|-|GET /?q=1 HTTP/1.1|GET|/|q=1|HTTP/1.1|200|5|5|y|\\u0022x\\u0022|0|<{server.pid}>|\\\\x9b31m\\\\|text/plain|127.0.0.1|100%\n"
         )
         path.rename(tmp_path / "rotated")
         server.send_signal(signal.SIGUSR1)
