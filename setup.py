@@ -7,7 +7,9 @@ where a compiled file beside a source that is being edited would silently run ye
 
 import os
 import re
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -17,6 +19,17 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "muxwsgi" / "__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
 
+#: Imports each hot module. What is missing of the packages that muxwsgi needs proves nothing: pip builds without them.
+TRIAL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "muxwsgi").partition(".")[0] == "muxwsgi":
+            raise
+"""
+
 HOT = sorted(path.relative_to(HERE).with_suffix("") for path in (HERE / "muxwsgi").rglob("*.pxd"))
 
 
@@ -25,6 +38,9 @@ def say(message: str) -> None:
 
 
 def extensions() -> list[Extension]:
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        say("this Python is not CPython with a GIL: nothing is compiled")
+        return []
     if os.environ.get("MUXWSGI_PURE", "") not in ("", "0"):
         say("MUXWSGI_PURE is set: nothing is compiled")
         return []
@@ -35,6 +51,10 @@ def extensions() -> list[Extension]:
         return []
     # Warnings of the C compiler about what Cython writes are nobody's business here.
     return [Extension(".".join(name.parts), [f"{name}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for name in HOT]
+
+
+class DoesNotLoad(Exception):
+    """What was compiled cannot be imported here."""
 
 
 class CompileHotFiles(build_ext):
@@ -63,11 +83,27 @@ class CompileHotFiles(build_ext):
                 extension._needs_stub = False
             self.parallel = self.parallel or True
             super().run()
-        except (NoCython, BaseError, CCompilerError, OSError) as error:
+            self.try_out()
+        except (NoCython, BaseError, CCompilerError, OSError, DoesNotLoad, subprocess.TimeoutExpired) as error:
             for file in files:
                 file.unlink(missing_ok=True)
             self.extensions = []
             say(f"the hot files could not be compiled, the same code is installed as Python: {error}")
+
+    def try_out(self) -> None:
+        """Import what was compiled, once, from where it was built. A compiler can succeed and its result still not load."""
+        built = Path(self.build_lib).resolve()
+        if not (built / "muxwsgi" / "__init__.py").exists():
+            return  # `setup.py build_ext` alone: there is no package here to import
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", TRIAL, *(".".join(name.parts) for name in HOT)],
+            env={**os.environ, "PYTHONPATH": str(built)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.returncode:
+            raise DoesNotLoad((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
 
 
 setup(
@@ -77,6 +113,8 @@ setup(
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
+    license="MIT",
+    license_files=["LICENSE"],
     packages=find_packages(include=["muxwsgi", "muxwsgi.*"]),
     package_data={"muxwsgi": ["py.typed", "*/*.pxd", "*/*/*.pxd"]},
     ext_modules=extensions(),

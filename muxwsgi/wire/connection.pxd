@@ -1,4 +1,4 @@
-# Types for the compiled build: see docs/performance.md, "Compiled".
+# Types for the compiled build: see docs/compiled.md.
 
 from muxwsgi.wire.ready cimport Lifeline
 

@@ -1,4 +1,4 @@
-# The compiled half of frames.py: see docs/performance.md, "Compiled".
+# The compiled half of frames.py: see docs/compiled.md.
 
 cdef extern from *:
     """

@@ -1,4 +1,4 @@
-# The compiled half of syscalls.py: see docs/performance.md, "Compiled".
+# The compiled half of syscalls.py: see docs/compiled.md.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
