@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from socket import socket
 from typing import NamedTuple, Protocol, Self
 
-import service_identity
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.names import comparable, parse_host
 from muxwsgi.settings import CertificateFiles, TLSSettings
+from muxwsgi.wire.certificate_match import is_certificate_for
 
 __all__ = [
     "ClientContext",
@@ -312,15 +311,9 @@ class ClientContext:
         """
         if not self._verify or server_hostname is None:
             return
-        host = parse_host(server_hostname)
-        try:
-            if isinstance(host, str):
-                verify_hostname(ssl, host)
-            else:
-                verify_ip_address(ssl, str(host))
-        except (service_identity.VerificationError, service_identity.CertificateError, ValueError) as error:
-            text = f"TLS handshake: the certificate is not one for {server_hostname!r}"
-            raise HandshakeError(errno.ECONNABORTED, text) from error
+        certificate = ssl.get_peer_certificate(as_cryptography=True)
+        if certificate is None or not is_certificate_for(certificate, parse_host(server_hostname)):
+            raise HandshakeError(errno.ECONNABORTED, f"TLS handshake: the certificate is not one for {server_hostname!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,13 @@ class Authority:
         Path(self.root).write_bytes(self._root.public_bytes(Encoding.PEM))
 
     def leaf(
-        self, *names: str, common_name: str | None = None, since: int = -20, days: int = 10, passphrase: bytes | None = None
+        self, *names: str | x509.GeneralName, common_name: str | None = None, since: int = -20, days: int = 10, passphrase: bytes | None = None
     ) -> CertificateFiles:
-        """A leaf for `names`, with its chain, valid from day `since` to day `days` from now on."""
+        """A leaf for `names` (texts are addresses or host names), with its chain, valid from day `since` to day `days` from now on."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(common_name or (names or ("nobody",))[0], key, self._intermediate, self._key, names=names, since=since, days=days)
-        stem = f"{(common_name or (names or ('nobody',))[0]).replace('*', 'any')}-{certificate.serial_number:x}"
+        subject = common_name or next((name for name in names if isinstance(name, str)), "nobody")
+        certificate = _certificate(subject, key, self._intermediate, self._key, names=names, since=since, days=days)
+        stem = f"{subject.replace('*', 'any')}-{certificate.serial_number:x}"
         certfile, keyfile = self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
         certfile.write_bytes(certificate.public_bytes(Encoding.PEM) + self._intermediate.public_bytes(Encoding.PEM))
         encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
@@ -47,7 +48,7 @@ def _certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
     *,
     ca: bool = False,
-    names: Sequence[str] = (),
+    names: Sequence[str | x509.GeneralName] = (),
     since: int = -20,
     days: int = 10,
 ) -> x509.Certificate:
@@ -70,7 +71,9 @@ def _certificate(
     return builder.sign(issuer_key, hashes.SHA256())
 
 
-def _general(name: str) -> x509.GeneralName:
+def _general(name: str | x509.GeneralName) -> x509.GeneralName:
+    if isinstance(name, x509.GeneralName):
+        return name
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import gevent
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.testing import connection_pair
+from muxwsgi.wire.certificate_match import is_certificate_for
 from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
 from tests.tls.authority import Authority
 from tests.tls.handshakes import settings
@@ -67,6 +70,63 @@ def test_wildcards_stand_for_one_whole_first_label(authority: Authority, pattern
     name = {"*.example": "a.b.example", "a*.b.example": "ax.b.example", "x.*.example": "x.y.example", "*": "example"}[pattern]
     with pytest.raises(HandshakeError, match="not one for"):
         connect(ClientContext(ca_file=authority.root), ServerContext(settings(authority.leaf(pattern))), name)
+
+
+#: What else may stand in a certificate. None of it is a name that a host could have.
+BESIDE = {
+    "an address as a name": x509.DNSName("192.168.1.1"),
+    "an IPv6 address as a name": x509.DNSName("2001:db8::1"),
+    "an address with a wildcard": x509.DNSName("192.168.1.*"),
+    "a number": x509.DNSName("12345"),
+    "a wildcard below one label": x509.DNSName("*.lan"),
+    "a wildcard for everything": x509.DNSName("*"),
+    "a wildcard in the middle": x509.DNSName("www.*.com"),
+    "two wildcards": x509.DNSName("*.*.example"),
+    "an empty label": x509.DNSName("*..example"),
+    "nothing": x509.DNSName(""),
+    "a blank": x509.DNSName(" "),
+    "a null byte": x509.DNSName("a.example\0.evil"),
+    "a URN": x509.UniformResourceIdentifier("urn:x:y"),
+    "a URI": x509.UniformResourceIdentifier("https://user@[::1]:8443/path"),
+    "no URI": x509.UniformResourceIdentifier("*"),
+    "an SRV name": x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x16\x0b_xmpp.a.tes"),
+    "an SRV name without a service": x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x16\x04host"),
+    "an SRV name that is broken": x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x04\x02no"),
+    "a Kerberos name": x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.2.2"), b"\x30\x00"),
+    "a mail address": x509.RFC822Name("root@a.example"),
+    "a directory name": x509.DirectoryName(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "b.example")])),
+    "an object identifier": x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_name_that_cannot_be_used_hides_no_other_name(authority: Authority, beside: str) -> None:
+    trusting = ClientContext(ca_file=authority.root)
+    for names in (("localhost", BESIDE[beside], "127.0.0.1"), (BESIDE[beside], "127.0.0.1", "localhost")):
+        server = ServerContext(settings(authority.leaf(*names, common_name="c")))
+        for host in ("localhost", "127.0.0.1"):
+            assert connect(trusting, server, host)[0].peer_verified
+        for host in ("a.example", "b.example", "host", "nas.lan", "192.168.1.1", "12345", "www.a.com", "www.a.example"):
+            with pytest.raises(HandshakeError, match="not one for"):
+                connect(trusting, server, host)
+
+
+@pytest.mark.parametrize("host", ["bücher.x.test", "xn--bcher-kva.x.test", "XN--BCHER-KVA.x.test", "x.x.test"])
+def test_a_wildcard_stands_for_international_labels_too(authority: Authority, host: str) -> None:
+    trusting = ClientContext(ca_file=authority.root)
+    assert connect(trusting, ServerContext(settings(authority.leaf("*.x.test"))), host)[0].peer_verified
+    for other in ("any.x.test", "*.y.test", "*.b.x.test", "xn--*.x.test", "xn--b*.x.test", "x*.x.test", "x.test", "*.test"):
+        with pytest.raises(HandshakeError, match="not one for"):
+            connect(trusting, ServerContext(settings(authority.leaf(other))), "bücher.x.test")
+
+
+def test_a_list_of_names_that_cannot_be_read_is_for_no_host(authority: Authority) -> None:
+    certificate = x509.load_pem_x509_certificate(Path(authority.leaf("a.example", "bxcher.example").certfile).read_bytes())
+    assert is_certificate_for(certificate, "a.example")
+    der = certificate.public_bytes(Encoding.DER)
+    for written, broken in ((b"bxcher.", b"b\xfccher."), (b"\x82\x0ebxcher.", b"\x85\x0ebxcher."), (b"\x82\x0ebxcher.", b"\x87\x0ebxcher.")):
+        assert written in der
+        assert not is_certificate_for(x509.load_der_x509_certificate(der.replace(written, broken)), "a.example")
 
 
 def test_an_expired_certificate_is_refused(authority: Authority) -> None:
