@@ -15,6 +15,7 @@ from muxwsgi.cli.options import OPTIONS, collect
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.replay import replay
 from muxwsgi.errors import OperatorError
+from muxwsgi.signals import Signals
 
 __all__ = ["main"]
 
@@ -57,11 +58,18 @@ def _click_arguments(option: Option) -> dict[str, Any]:
     return arguments
 
 
+def _taken_signals() -> Signals:
+    signals = Signals()
+    signals.take()
+    return signals
+
+
 @cli.command(short_help="Serve a WSGI application.")
 @click.argument("app")
 @_options
 def run(app: str, config: str | None, **flags: Any) -> None:
     """Serve the WSGI application APP, which is module:attribute or module:factory()."""
+    signals = _taken_signals()
     values = collect(flags, config, proxy=False)
     # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
     from gevent import monkey
@@ -69,7 +77,7 @@ def run(app: str, config: str | None, **flags: Any) -> None:
     monkey.patch_all()
     from muxwsgi.cli.run import serve
 
-    serve(app, values)
+    serve(app, values, signals)
 
 
 @cli.command(short_help="Serve the forward proxy.")
@@ -77,13 +85,14 @@ def run(app: str, config: str | None, **flags: Any) -> None:
 @_options
 def proxy(config: str | None, **flags: Any) -> None:
     """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
+    signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
     from gevent import monkey
 
     monkey.patch_all()
     from muxwsgi.cli.proxy import serve
 
-    serve(values)
+    serve(values, signals)
 
 
 @cli.command(short_help="Say what would be served, or what is wrong.")

@@ -1,7 +1,5 @@
 """From option values to settings, and to what is served. Used by `run` and by the commands that only look."""
 
-import logging
-import logging.handlers
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +10,7 @@ from muxwsgi.server.binds import parse_bind
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
 
-__all__ = ["prepare_process", "server_settings", "set_up_logging", "wanted_hijackers"]
+__all__ = ["prepare_process", "server_settings", "wanted_hijackers"]
 
 
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
@@ -95,18 +93,3 @@ def prepare_process(values: Mapping[str, Any]) -> None:
             raise OperatorError(f"chdir: {values['chdir']}: {error.strerror}") from error
     additions: Sequence[str] = [*values["pythonpath"], os.getcwd()]
     sys.path[:0] = [path for path in additions if path not in sys.path]
-
-
-def set_up_logging(values: Mapping[str, Any]) -> logging.Handler:
-    """The error log: one line per event, and tracebacks. The handler can be reopened where it is a file."""
-    path = values["error_logfile"]
-    try:
-        handler: logging.Handler = logging.StreamHandler() if path == "-" else logging.handlers.WatchedFileHandler(path)
-    except OSError as error:
-        raise OperatorError(f"error_logfile: {path}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z"))
-    logger = logging.getLogger("muxwsgi")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(values["log_level"].upper())
-    return handler

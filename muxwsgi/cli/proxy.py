@@ -21,15 +21,16 @@ from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.upstream.dial import DialSettings
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+from muxwsgi.signals import Signals
 
 __all__ = ["made_proxy", "serve"]
 
 
-def serve(values: Mapping[str, Any]) -> None:
+def serve(values: Mapping[str, Any], signals: Signals) -> None:
     """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
     if values["mount"]:
         raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application (--rules)")
-    serve_made(lambda: made_proxy(values), "proxy", values)
+    serve_made(lambda: made_proxy(values), "proxy", values, signals)
 
 
 def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:

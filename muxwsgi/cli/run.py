@@ -1,22 +1,34 @@
-"""`muxwsgi run`: load, serve, and take signals. Imported in a process that is patched already."""
+"""`muxwsgi run`: load, serve, and act on signals. Imported in a process that is patched already."""
 
 import logging
+import math
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 from typing import Any, Protocol
 
 import gevent
 
 from muxwsgi.cli.announcement import announce
-from muxwsgi.cli.configured import prepare_process, server_settings, set_up_logging, wanted_hijackers
+from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.observe.access_format import DEFAULT_FORMAT
 from muxwsgi.observe.access_log import AccessLog
+from muxwsgi.observe.error_log import ErrorLog
+from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
 from muxwsgi.server import Server
+from muxwsgi.signals import Signals, StopRequested
 
 __all__ = ["Log", "serve", "serve_made"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: Seconds between two batches of the access log, and between two tries to write what waits for its reader.
+BATCH_INTERVAL = 1.0
+RETRY_INTERVAL = 0.05
+
+#: Seconds between two complaints about lines that are lost.
+COMPLAINING = 60.0
 
 
 class Log(Protocol):
@@ -29,57 +41,95 @@ class Log(Protocol):
         """Write what waits. Nothing comes after it."""
 
 
-def serve(app_spec: str, values: Mapping[str, Any]) -> None:
+def serve(app_spec: str, values: Mapping[str, Any], signals: Signals) -> None:
     """Serve the application that `app_spec` names until a signal says stop. Raises `OperatorError` before anything is served."""
-    serve_made(lambda: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values)
+    serve_made(lambda: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals)
 
 
-def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any]) -> None:
-    """The same with an application that is made once the process is prepared, with what it writes."""
-    handler = set_up_logging(values)
+def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
+    """The same with an application that is made once the process is prepared, with what it writes. `signals` were taken already."""
+    take_streams()
+    error_log = ErrorLog(values["error_logfile"])
+    error_log.install(values["log_level"])
     prepare_process(values)
     settings = server_settings(values)
-    app, logs = make()
-    plugins, installed = wanted_hijackers(values, app)
-    hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
+    try:
+        with signals.interrupting():
+            app, logs = make()
+            plugins, installed = wanted_hijackers(values, app)
+            hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
+    except StopRequested:
+        log.info("stopped before anything was served")
+        error_log.end()
+        return
     # Flow logs that a proxy was given in Python: who writes something that can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None
     if values["access_logfile"]:
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
         logs.append(access_log)
-    server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log)
-    _take_signals(server, logs)
+    server = Server(
+        app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log, errors=error_log.stream
+    )
+    _act_on_signals(signals, server, [error_log, *logs])
     announce(server, app, name, hijackers)  # who has read this may send a signal
-    writer = gevent.spawn(_flush_regularly, access_log) if access_log else None
+    keeper = gevent.spawn(_keep_logs, error_log, access_log)
     try:
         server.serve_forever()
     finally:
-        if writer is not None:
-            writer.kill()
+        keeper.kill()
         for each in logs:
-            each.close()
-    log.info("stopped")
-    handler.flush()
+            _do(each.close)
+        log.info("stopped")
+        error_log.end()
+        flush_streams(timeout=1)
 
 
-def _flush_regularly(access_log: AccessLog) -> None:
+def _keep_logs(error_log: ErrorLog, access_log: AccessLog | None) -> None:
+    """Write the access log in batches, and try again what a reader has not taken yet."""
+    lost, said = lost_lines(), -math.inf
     while True:
-        gevent.sleep(1)
-        access_log.flush()
+        waits = error_log.waiting or streams_wait() or (access_log is not None and access_log.waiting)
+        gevent.sleep(RETRY_INTERVAL if waits else BATCH_INTERVAL)
+        if access_log is not None:
+            _do(access_log.flush)
+        _do(error_log.flush)
+        flush_streams()
+        if lost_lines() > lost and not streams_wait() and monotonic() - said > COMPLAINING:
+            log.warning("standard output or error: %d lines were lost, because their reader is slow or gone", lost_lines() - lost)
+            lost, said = lost_lines(), monotonic()
 
 
-def _take_signals(server: Server, logs: Iterable[Log]) -> None:
+def _do(what: Callable[[], None]) -> None:
+    """A log that fails in a way that nobody thought of is no reason to stop, or not to close the next one."""
+    try:
+        what()
+    except Exception:
+        log.exception("%r failed", what)
+
+
+def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log]) -> None:
     def stop() -> None:
         log.info("stopping: connections have %g s to end; a second signal cuts them", server.settings.graceful_timeout)
         server.request_stop()
 
+    def cut() -> None:
+        log.info("stopping at once: connections are cut")
+        server.request_stop()
+        server.request_stop()
+
     def reopen() -> None:
         for each in logs:
-            each.reopen()
-        log.info("logs reopened")  # the error log's handler notices a moved file by itself
+            _do(each.reopen)
+        log.info("logs reopened")
 
-    gevent.signal_handler(signal.SIGTERM, stop)
-    gevent.signal_handler(signal.SIGINT, stop)
-    gevent.signal_handler(signal.SIGHUP, server.reload_certificates)
-    gevent.signal_handler(signal.SIGUSR1, reopen)
+    actions: dict[int, Callable[[], None]] = {
+        signal.SIGTERM: stop,
+        signal.SIGINT: stop,
+        signal.SIGQUIT: cut,
+        signal.SIGHUP: server.reload_certificates,
+        signal.SIGUSR1: reopen,
+    }
+    loop = gevent.get_hub().loop
+    # A greenlet acts: what a signal is for may have to wait, which neither its handler nor the hub can.
+    signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))

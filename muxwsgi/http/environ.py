@@ -8,7 +8,7 @@ All values of keys that are not dotted are strings.
 
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.context import TLSInfo
 
-__all__ = ["Environ", "connection_environ"]
+__all__ = ["Environ", "ErrorStream", "StandardErrors", "connection_environ"]
 
 Environ = dict[str, Any]
 
 
-class _Errors:
-    """`wsgi.errors`: whatever is the process's standard error when something is written."""
+class ErrorStream(Protocol):
+    """What PEP 3333 wants of `wsgi.errors`."""
+
+    def write(self, text: str, /) -> int: ...
+    def writelines(self, lines: list[str], /) -> None: ...
+    def flush(self) -> None: ...
+
+
+class StandardErrors:
+    """`wsgi.errors`, where nothing else was said: whatever is the process's standard error when something is written."""
 
     __slots__ = ()
 
@@ -41,13 +49,13 @@ class _Errors:
         self._stream().flush()
 
 
-def connection_environ(connection: "Connection", server_software: str, multiprocess: bool) -> Environ:
+def connection_environ(connection: "Connection", server_software: str, multiprocess: bool, errors: ErrorStream) -> Environ:
     """The part that all requests of `connection` share."""
     tls = connection.tls
     environ: Environ = {
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https" if tls else "http",
-        "wsgi.errors": _Errors(),
+        "wsgi.errors": errors,
         "wsgi.multithread": True,  # greenlets: another request may run whenever this one waits
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,

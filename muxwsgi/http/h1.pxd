@@ -13,6 +13,7 @@ from muxwsgi.wire.syscalls cimport clock
 
 cdef class HTTP1:
     cdef object _app, _settings, _on_exchange, _on_reject, _software
+    cdef public object errors
     cdef Terms _terms
     cdef bint _draining, _multiprocess
     cdef Py_ssize_t _head_at_most

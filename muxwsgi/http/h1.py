@@ -16,7 +16,7 @@ from gevent import GreenletExit
 
 from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
-from muxwsgi.http.environ import Environ, connection_environ
+from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
 from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
 from muxwsgi.http.head import Head, refuse_early
 from muxwsgi.http.response import Response, Terms
@@ -53,7 +53,8 @@ log = logging.getLogger("muxwsgi.error")
 class HTTP1:
     """A handler that serves HTTP/1.0 and 1.1 with a WSGI application.
 
-    `draining` is set by the server at shutdown: connections close after the exchange they are in.
+    `draining` is set by the server at shutdown: connections close after the exchange they are in. `errors` is the `wsgi.errors` of
+    connections that begin.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class HTTP1:
         self._on_exchange = on_exchange
         self._on_reject = on_reject
         self._multiprocess = multiprocess
+        self.errors: ErrorStream = StandardErrors()
         self._terms = Terms(settings.server_header, closing=settings.keep_alive == 0)
         self._draining = False
         self._software = settings.server_header or "muxwsgi"
@@ -95,7 +97,7 @@ class HTTP1:
         line.rate_grace = settings.body_rate_grace
         incoming = Incoming(connection)
         no_body = EmptyBody(incoming, settings)
-        shared = connection_environ(connection, self._software, self._multiprocess)
+        shared = connection_environ(connection, self._software, self._multiprocess, self.errors)
         shared["wsgi.input"] = Input(no_body)
         head = Head(settings, shared)
         patience = settings.request_head_timeout

@@ -17,7 +17,6 @@ import gevent
 import gevent.threadpool  # now: while the interpreter ends it could not be loaded any more
 from gevent.event import Event
 
-from muxwsgi.errors import OperatorError
 from muxwsgi.observe.record_file import RecordFile
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.wire.ready import give_turn
@@ -115,7 +114,10 @@ class FlowSpool:
         if self._writer is not None:
             self._writer.kill()
         if written:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                log.error("%s: the last flows may be missing: %s", self._file.path, error.strerror)
         else:  # a thread is stuck within a write: closing the descriptor under it could hit another file
             count = self._taken + sum(isinstance(item, tuple) for item in self._queue)
             self._queue.clear()
@@ -196,8 +198,8 @@ class FlowSpool:
                 job()
             except OSError as error:
                 return error.strerror or str(error)
-            except OperatorError as error:
-                return str(error)
+            except Exception as error:  # of whatever kind: the greenlet that writes must live
+                return str(error) or repr(error)
             return None
 
         why: str | None = gevent.get_hub().threadpool.apply(tried)

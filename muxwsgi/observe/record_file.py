@@ -44,6 +44,7 @@ class RecordFile:
         self._fd: int | None = None
         self._regular = False
         self._end = 0  # where the next record goes
+        self._stuck = False  # it could not be rotated, and that was said
         try:
             self._open()
         except BlockingIOError:
@@ -78,20 +79,19 @@ class RecordFile:
         """Go on in the file that has the name now: another one, after somebody moved it. Raises `OSError` or
         `OperatorError`, and then goes on in the old one.
         """
-        before = self._fd, self._regular, self._end
-        fd = self._fd
-        if self.path == "-" or (fd is not None and self._has_the_name(fd)):
+        if self.path == "-" or (self._fd is not None and self._has_the_name(self._fd)):
             return
+        before = self._fd, self._regular, self._end
         try:
             self._open()
         except (OSError, OperatorError):
             self._fd, self._regular, self._end = before
             raise
-        if fd is not None:
-            os.close(fd)
+        if before[0] is not None:
+            os.close(before[0])
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. Raises `OSError` where the disk did not take all after all; the file is closed then too."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
@@ -166,8 +166,18 @@ class RecordFile:
         return held + size > self.max_bytes and held > len(self._head) + len(self._tail)
 
     def _rotate(self) -> None:
-        self._shift()
-        self.close()
+        """Where that cannot be done (the folder was moved away, or made read-only), the file grows on. Each batch tries again."""
+        assert self._fd is not None
+        try:
+            if self._has_the_name(self._fd):
+                self._shift()
+            self.reopen()
+        except (OSError, OperatorError) as error:
+            if not self._stuck:
+                self._stuck = True
+                log.error("%s: it cannot be rotated, and grows on: %s", self.path, getattr(error, "strerror", None) or error)
+        else:
+            self._stuck = False
 
     def _shift(self) -> None:
         for number in range(self._keep - 1, 0, -1):

@@ -15,6 +15,7 @@ from gevent.event import Event
 
 from muxwsgi.errors import OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
+from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux import matchers
@@ -62,11 +63,13 @@ class Server:
         settings: ServerSettings | None = None,
         registered: Sequence[Registered] = (),
         on_exchange: OnExchange | None = None,
+        errors: ErrorStream | None = None,
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
         `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
-        `on_exchange` is called after each exchange, for an access log. Raises `OperatorError`.
+        `on_exchange` is called after each exchange, for an access log. `errors` is what applications get as `wsgi.errors`, None for
+        standard error. Raises `OperatorError`.
         """
         self.settings = settings or ServerSettings()
         self._on_exchange = on_exchange
@@ -106,6 +109,9 @@ class Server:
                     self._fronts[listening.address] = self._transparent_door(bind.transparent, listening)
                 else:
                     self._fronts[listening.address] = self.muxes[listening.address] = self._front_mux(bind, listening)
+            if errors is not None:
+                for engine in self._engines:
+                    engine.errors = errors
         except BaseException:
             self.close()
             raise

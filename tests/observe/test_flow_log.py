@@ -179,8 +179,8 @@ def test_a_full_disk_loses_flows_which_are_counted_and_said_once(caplog: pytest.
     assert caplog.records[-1].getMessage() == "/dev/full: 5 flows were lost, 0 written"
 
 
-def test_a_disk_that_has_room_again_is_written_to_again(tmp_path: Path) -> None:
-    """The folder cannot be written to when the file would be rotated: what needs a new file is lost until it can."""
+def test_a_file_that_cannot_be_rotated_grows_on_and_is_rotated_when_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("muxwsgi").propagate = True
     log = FlowLog(str(tmp_path / "flows"), max_bytes=2000, keep=1)
     log(http_flow())
     log.flush()
@@ -193,8 +193,10 @@ def test_a_disk_that_has_room_again_is_written_to_again(tmp_path: Path) -> None:
     (tmp_path / "flows.1").rmdir()
     log(last := http_flow())
     log.close()
-    assert (log.written, log.lost) == (2, 2)
+    assert (log.written, log.lost) == (4, 0)
     assert [line["id"] for line in lines(tmp_path / "flows")] == [last.id]
+    assert len(lines(tmp_path / "flows.1")) == 3
+    assert caplog.text.count("cannot be rotated, and grows on") == 1, "once, not with every batch"
 
 
 def test_a_disk_that_stalls_costs_flows_and_no_memory_and_nobody_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,11 +41,19 @@ class ServerProcess:
     """Runs `muxwsgi run APP OPTIONS` bound to a free port; a context manager that ends it by its own process id. Without an app it is
     `muxwsgi proxy OPTIONS`.
 
-    `log` is what it has written to its standard error so far.
+    `log` is what it has written to its standard error so far, where that is a pipe to us.
     """
 
     def __init__(
-        self, app: str | None, *options: str, tls: bool = False, bind_options: str = "", environment: dict[str, str] | None = None
+        self,
+        app: str | None,
+        *options: str,
+        tls: bool = False,
+        bind_options: str = "",
+        environment: dict[str, str] | None = None,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
+        preexec: Callable[[], None] | None = None,
     ) -> None:
         self.tls = tls
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -56,17 +65,18 @@ class ServerProcess:
             [*command, "--tls-dev"] if tls else command,
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
+            preexec_fn=preexec,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
 
     def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._lines.append(line)
+        if self._process.stderr is not None:
+            for line in self._process.stderr:
+                self._lines.append(line)
 
     @property
     def pid(self) -> int:

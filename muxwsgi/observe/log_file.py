@@ -1,0 +1,127 @@
+"""`LogFile`: lines of text in a file, on standard output or standard error. What becomes of the file once it is open ends no server.
+
+A log may lose lines, where the disk is full or nobody reads the pipe. It counts them, and says so once, at the beginning and at the end of
+each outage. A log that cannot be opened again is written on in the old file.
+"""
+
+import errno
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.observe.output import Output, standard_output
+
+__all__ = ["LogFile"]
+
+_FLAGS = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+#: Seconds that what waits for its reader has at the end.
+LAST_WORDS = 1.0
+
+
+class LogFile:
+    """Writes text to `path`, or to the standard descriptor 1 or 2 where that is `-`."""
+
+    def __init__(self, path: str, option: str, standard: int, say: Callable[[int, str], None]) -> None:
+        """`option` is how the operator calls it. `say(level, message)` is told what goes wrong later. Raises `OperatorError` where the file
+        cannot be opened."""
+        self.path = path if path == "-" else os.path.abspath(path)  # the application may change the folder
+        self._option = option
+        self._standard = standard
+        self._say = say
+        self._failing: str | None = None  # why lines are lost at the moment
+        self._lost_before = 0  # of outputs that were closed
+        self._lost_said = 0
+        self._stuck = False  # it could not be opened again, and that was said
+        stream = sys.stdout if standard == 1 else sys.stderr
+        self._encoding = (stream.encoding if path == "-" and stream is not None else None) or "utf-8"
+        try:
+            self._output = self._open()
+        except OSError as error:
+            raise OperatorError(f"{option}: {path}: {error.strerror}") from error
+
+    @property
+    def lost(self) -> int:
+        """Lines that were not written and will not be."""
+        return self._lost_before + self._output.lost
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for its reader."""
+        return self._output.waiting
+
+    def write(self, text: str) -> None:
+        """Write `text`, which is whole lines. Raises nothing."""
+        try:
+            self._output.write(text.encode(self._encoding, "backslashreplace"))
+        except OSError as error:
+            self._note_loss(error)
+        else:
+            self._note_success()
+
+    def flush(self, timeout: float = 0) -> None:
+        """Try again to write what waits for its reader. Raises nothing."""
+        if not self._output.waiting:
+            return
+        try:
+            self._output.flush(timeout)
+        except OSError as error:
+            self._note_loss(error)
+        else:
+            self._note_success()
+
+    def reopen(self) -> None:
+        """After a rotation: go on in the file that has the name now, or in the old one where that cannot be opened. Raises nothing."""
+        if self.path == "-":
+            return
+        try:
+            opened = self._open()
+        except OSError as error:
+            if not self._stuck:
+                self._stuck = True
+                self._tell(logging.ERROR, f"it cannot be opened again, and is written on under its old name: {error.strerror}")
+            return
+        self._stuck = False
+        self.flush()
+        before, self._output = self._output, opened
+        before.close()
+        self._lost_before += before.lost
+
+    def follow(self) -> None:
+        """`reopen`, where the name is not that of the open file any more. Raises nothing."""
+        if self.path != "-" and not self._output.is_named(self.path):
+            self.reopen()
+
+    def close(self) -> None:
+        """Write what waits, within a second, and close the file. Raises nothing."""
+        self.flush(LAST_WORDS)
+        if self.path != "-":
+            self._output.close()
+
+    def _open(self) -> Output:
+        if self.path == "-":
+            return standard_output(self._standard)
+        try:
+            return Output(os.open(self.path, os.O_WRONLY | _FLAGS, 0o666))
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(self.path).st_mode):
+                raise
+            return Output(os.open(self.path, os.O_RDWR | _FLAGS))  # a named pipe that nobody reads yet
+
+    def _note_loss(self, error: OSError) -> None:
+        if self._failing is None:
+            self._failing = error.strerror or str(error)
+            self._tell(logging.ERROR, f"{self._failing}; lines are lost, the traffic goes on")
+
+    def _note_success(self) -> None:
+        if self._failing is not None and not self._output.waiting:
+            self._failing = None
+            lost, self._lost_said = self.lost - self._lost_said, self.lost
+            self._tell(logging.WARNING, f"it is written again; {lost} lines were lost")
+
+    def _tell(self, level: int, message: str) -> None:
+        if self.path != "-":  # of standard output and error others tell: see `lost_lines`
+            self._say(level, f"{self._option}: {self.path}: {message}")

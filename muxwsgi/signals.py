@@ -1,0 +1,121 @@
+"""`Signals`: the signals that a server takes, from before anything is loaded until the end. Imports no gevent: a process without a hub can
+use it.
+
+They are taken first of all, because the process may be the first of a container. The kernel drops signals for such a one while it has no
+handler for them, and a stop that is dropped is a stop after a timeout, by SIGKILL.
+
+A handler of Python's runs between two instructions of whatever runs: of a view, of the hub, of an import. So it does nothing but note the
+signal and call `wake`. What the signal means is done later, by who calls `perform`. There is one exception. While an application is loaded
+nobody would call it, and loading may last: then a signal that stops raises `StopRequested` where the program is.
+
+gevent has signal handlers too (`gevent.signal_handler`). They need the hub, which does not run while modules are imported, and they end the
+main greenlet where a handler raises anything.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["STOPPING", "TAKEN", "Signals", "StopRequested"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Signals that end the process.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+#: All that are taken. Those without an action do nothing: by default each of them kills or stops a process.
+TAKEN = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal said stop while the application was loaded. A `KeyboardInterrupt`, which `except Exception` lets pass."""
+
+
+class Signals:
+    """Takes signals, keeps them while nobody acts on them, and hands each to its action."""
+
+    def __init__(self) -> None:
+        self._actions: Mapping[int, Callable[[], None]] = {}
+        self._pending: dict[int, None] = {}  # in the order in which they came; one that comes twice before it is acted on counts once
+        self._wake: Callable[[], None] | None = None
+        self._interrupting = False
+        self._taken: list[int] = []
+        self._masks: list[set[int]] = []  # while a fork is under way
+
+    def take(self, numbers: tuple[int, ...] = TAKEN) -> None:
+        """Take them, in the main thread, also from an application that took one of them meanwhile. A child that is forked has them as any
+        other program has."""
+        if not self._taken:
+            os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._release_in_child)
+        self._taken = list(numbers)
+        for number in numbers:
+            signal.signal(number, self._note)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let signals that stop raise `StopRequested` inside of it, and one that came before too."""
+        self._interrupting = True
+        try:
+            if any(number in self._pending for number in STOPPING):
+                raise StopRequested
+            yield
+        finally:
+            self._interrupting = False
+
+    def act(self, actions: Mapping[int, Callable[[], None]], wake: Callable[[], None]) -> None:
+        """From now on call `wake` for each signal, from within whatever runs. It is to see to it that `perform` is called."""
+        self._actions = actions
+        self._wake = wake
+        if self._taken:
+            self.take(tuple(self._taken))
+        if self._pending:
+            wake()
+
+    def perform(self) -> None:
+        """Do what the signals that came are for. Raises nothing: what goes wrong is logged."""
+        while self._pending:
+            number = next(iter(self._pending))
+            del self._pending[number]
+            action = self._actions.get(number)
+            name = signal.Signals(number).name
+            if action is None:
+                log.info("%s: there is nothing to do for it", name)
+                continue
+            try:
+                action()
+            except Exception:
+                log.exception("%s: what it is for went wrong", name)
+
+    def release(self) -> None:
+        """Let them be what they are by default."""
+        for number in self._taken:
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        self._taken = []
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pending[number] = None
+        if self._interrupting and number in STOPPING:
+            raise StopRequested
+        if self._wake is not None:
+            self._wake()
+
+    # A signal for a child that comes before it has its handlers back would be noted where nobody acts on it. So it waits.
+
+    def _hold(self) -> None:
+        if self._taken:
+            self._masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, self._taken))
+
+    def _let_go(self) -> None:
+        if self._masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop())
+
+    def _release_in_child(self) -> None:
+        self._pending.clear()
+        self._wake = None
+        self._interrupting = False
+        self.release()
+        self._let_go()
