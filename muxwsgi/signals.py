@@ -56,12 +56,13 @@ class Signals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let signals that stop raise `StopRequested` inside of it, and one that came before too."""
+        """Let signals that stop raise `StopRequested` inside of it. One that came before raises it too, and at the end one that was caught
+        inside."""
         self._interrupting = True
         try:
-            if any(number in self._pending for number in STOPPING):
-                raise StopRequested
+            self._check()
             yield
+            self._check()
         finally:
             self._interrupting = False
 
@@ -95,6 +96,10 @@ class Signals:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._taken = []
+
+    def _check(self) -> None:
+        if any(number in self._pending for number in STOPPING):
+            raise StopRequested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._pending[number] = None

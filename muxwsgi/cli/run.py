@@ -53,6 +53,7 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
     error_log.install(values["log_level"])
     prepare_process(values)
     settings = server_settings(values)
+    gevent.get_hub().NOT_ERROR += (StopRequested,)  # where the hub is interrupted, it raises that in the main greenlet, and prints nothing
     try:
         with signals.interrupting():
             app, logs = make()

@@ -88,9 +88,6 @@ class Output:
                 if self._size and self._size + len(data) > self._at_most:
                     self.lost += _lines(data)
                     raise BlockingIOError(errno.EAGAIN, "its reader does not keep up")
-            if self._torn:
-                self._torn = False
-                data = b"\n" + data
             self._waiting.append(data)
             self._size += len(data)
             self._try()
@@ -131,6 +128,9 @@ class Output:
         while self._waiting:
             data = self._waiting[0]
             try:
+                if self._torn:
+                    self._send(b"\n")
+                    self._torn = False
                 count = self._send(data)
             except BlockingIOError:
                 return

@@ -95,6 +95,7 @@ class Server:
         self._stop_wanted = False
         self._stopped: Event | None = None
         self._cut_at = 0.0
+        self._cut_wanted = False
         self._listening: list[Listening] = []
         try:
             if self._proxy is not None:
@@ -213,7 +214,7 @@ class Server:
     def request_stop(self) -> None:
         """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait."""
         if self._stop_wanted:
-            self._cut_at = 0.0
+            self._cut_wanted = True  # `stop` may not have begun
         self._stop_wanted = True
         if self._stopped is not None:
             self._stopped.set()
@@ -229,7 +230,7 @@ class Server:
         self.close()
         for engine in self._engines:
             engine.draining = True
-        while self._lines and monotonic() < self._cut_at:
+        while self._lines and not self._is_cut():
             for line in list(self._lines):
                 line.drain()
             gevent.sleep(DRAIN_INTERVAL)
@@ -245,6 +246,9 @@ class Server:
             self._proxy.close()
         if self._stopped is not None:
             self._stopped.set()
+
+    def _is_cut(self) -> bool:
+        return self._cut_wanted or monotonic() >= self._cut_at
 
     def close(self) -> None:
         """Close the listening sockets without serving. Idempotent."""
