@@ -28,12 +28,16 @@ PROXY_OPTIONS = (
     option("upstream_proxy", str, None, _WAY, "Go through this proxy: http, https, socks5, socks5h or socks4a://[USER:PASSWORD@]HOST:PORT; `direct` for none. "
            "Default: as HTTPS_PROXY, http_proxy and NO_PROXY say.", metavar="URL"),
     option("insecure_upstream", bool, False, _WAY, "Do not verify the certificates of upstreams."),
+    option("ignore_unexpected_eof", bool, False, _WAY, "Take TLS of an upstream that ends without close_notify for whole."),
     option("upstream_ca", str, None, _WAY, "CA certificates that upstreams and https proxies are verified with, PEM. Default: the system's.", metavar="FILE"),
     option("source_address", str, [], _WAY, "The address of this machine that upstreams see, one for IPv4 and one for IPv6.", many=True, metavar="ADDRESS"),
     option("connect_timeout", float, 10.0, _WAY, "Seconds that connecting to an upstream may take: 504.", metavar="SECONDS"),
     option("response_head_timeout", float, 120.0, _WAY, "Seconds until the head of a response has to be there: 504.", metavar="SECONDS"),
     option("upstream_idle_timeout", float, 300.0, _WAY, "Seconds without a byte of a response's body.", metavar="SECONDS"),
     option("tunnel_idle_timeout", float, 3600.0, _WAY, "Seconds without a byte either way in a tunnel.", metavar="SECONDS"),
+    option(
+        "tunnel_fin_timeout", float, 30.0, _WAY, "The same once one side of the tunnel has ended its direction.", metavar="SECONDS"
+    ),
     option("via", str, "", _WAY, "Add a Via field with this name, and refuse what comes back with it (508). Default: none.", metavar="NAME"),
     option("keep_header", bool, False, _WAY, "Leave hop-by-hop fields in requests."),
     option("keep_destination_headers", bool, False, _WAY, "Leave hop-by-hop fields in responses."),

@@ -25,6 +25,9 @@ CONNECT_TIMEOUT = 10.0
 #: keep-alives come sooner.
 IDLE_TIMEOUT = 3600.0
 
+#: The same once one side has ended (HAProxy's `timeout client-fin`): the other one may wait for a peer that is gone.
+FIN_TIMEOUT = 30.0
+
 
 class Forward:
     """A handler that connects to `address`, (host, port) or the path of a unix socket, and relays both ways
@@ -58,7 +61,7 @@ class Forward:
             )
             return
         try:
-            result = relay(connection, upstream, idle_timeout=connection.idle_timeout)
+            result = relay(connection, upstream, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
         finally:
             upstream.finish()
         ended = f", ended by {result.error}" if result.error else ""

@@ -201,7 +201,8 @@ class LengthBody(Body):
 
 
 class CloseBody(Body):
-    """A response's body that ends with the connection (RFC 9112 section 6.3, the last item). Whether it is whole nobody can tell."""
+    """A response's body that ends with the connection (RFC 9112 section 6.3, the last item). Over plain TCP nobody can tell whether it is
+    whole. Over TLS it is where the peer says that it ends (RFC 9112 section 9.8)."""
 
     __slots__ = ()
 
@@ -213,6 +214,8 @@ class CloseBody(Body):
             data = incoming.take()
         else:
             data = self._recv_in_time(incoming.connection)
+            if not data and incoming.connection.truncated:
+                raise BrokenBody(400, "the peer ended TLS without close_notify")
         if len(data) > most:
             incoming.buffer = data[most:]
             data = data[:most]

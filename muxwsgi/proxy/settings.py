@@ -20,11 +20,13 @@ class ProxySettings:
     response_head_timeout   seconds from a request's end to the end of its response's head
     upstream_idle_timeout   seconds without a byte of a response's body
     tunnel_idle_timeout     seconds without a byte in either direction of a relayed stream
+    tunnel_fin_timeout      the same once one side has ended its direction: its peer may be gone, and the other side may wait for ever
     limit_body              bytes of a body that a rule may have in one piece (`get_data`)
     max_idle                upstream connections kept for later requests, all together
     max_idle_per_host       and for one host and port
     idle_timeout            seconds that they are kept
     insecure_upstream       do not verify the certificates of upstreams
+    ignore_unexpected_eof   take TLS of an upstream that ends without close_notify for whole, as OpenSSL's option of that name does
     upstream_ca             file with the CAs they are verified with; None for those of the system
     mimic                   leaves have the names of the upstream's certificate: it is fetched first
     passthrough             hosts whose TLS is never looked into: `example.com`, `*.example.com`, `/regex/`
@@ -43,11 +45,13 @@ class ProxySettings:
     response_head_timeout: float = 120.0
     upstream_idle_timeout: float = 300.0
     tunnel_idle_timeout: float = 3600.0
+    tunnel_fin_timeout: float = 30.0
     limit_body: int = 16 << 20
     max_idle: int = 512
     max_idle_per_host: int = 64
     idle_timeout: float = 60.0
     insecure_upstream: bool = False
+    ignore_unexpected_eof: bool = False
     upstream_ca: str | None = None
     mimic: bool = False
     passthrough: tuple[str, ...] = ()
@@ -67,6 +71,7 @@ class ProxySettings:
             "response_head_timeout",
             "upstream_idle_timeout",
             "tunnel_idle_timeout",
+            "tunnel_fin_timeout",
             "idle_timeout",
         ):
             if not getattr(self, name) > 0:

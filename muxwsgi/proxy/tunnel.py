@@ -324,7 +324,8 @@ class Tunnels:
         reason: str | None = None
         hooks = [*watches, *self._rules.chunk_hooks(ctx)]
         try:
-            result = relay_inspected(connection, upstream, ctx, hooks, self._settings.tunnel_idle_timeout)
+            limits = self._settings.tunnel_idle_timeout, self._settings.tunnel_fin_timeout
+            result = relay_inspected(connection, upstream, ctx, hooks, *limits)
             reason = None if result.error is None else str(result.error)
             connection.trace.append(f"relayed: {result.forth} bytes there, {result.back} back" + (f", ended by {reason}" if reason else ""))
         except Refused as refused:

@@ -27,7 +27,7 @@ from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
-from muxwsgi.wire.transport import Buffer, Gone, SocketTransport, Transport, sent_before
+from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
 
 __all__ = ["Address", "Connection"]
 
@@ -343,6 +343,33 @@ class Connection:
             return
         self.lifeline.reset_at_close = incomplete
         self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET if incomplete else _NO_LINGER)
+
+    def cut(self, grace: float = CUT_GRACE) -> None:
+        """Close where the rest of what the peer was to get is not coming: it can tell that the stream is incomplete.
+
+        What was sent before is delivered first. Under TLS there is no close_notify. A TCP connection ends with a reset, once the peer has
+        what was sent, or after `grace` seconds. Unix sockets know no reset: they are closed.
+        """
+        transport = self._transport
+        if isinstance(transport, Gone):
+            return
+        if encrypted := isinstance(transport, DescriptorTLS | LayeredTLS):
+            transport.abandon()
+        sock = transport.socket()
+        if sock is not None and sock.family != socket_module.AF_UNIX:
+            drain(sock, grace)
+        if not encrypted:  # without close_notify it is clear enough, and what the peer has not taken yet is still sent
+            self.lifeline.reset_at_close = True
+        self._end("the connection was cut")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the stream has ended without the peer saying so: TLS without close_notify, which anybody on the way can bring about.
+
+        `recv` returns b"" then as at every end, since many clients close so. A protocol whose messages end with the connection has to
+        look here: what it has got is not all (RFC 9112 section 9.8). Always False without TLS, and once closed.
+        """
+        return bool(getattr(self._transport, "truncated", False))
 
     def _end(self, reason: str) -> None:
         transport, self._transport = self._transport, Gone(self.lifeline, reason)

@@ -1,31 +1,49 @@
-"""Copying between two streams, both ways at once: what a tunnel, a forwarder and the pump of `as_socket` are
-made of.
+"""Copying between two streams, both ways at once: what a tunnel and a forwarder are made of.
 
-It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. It closes neither stream: both stay
-with who opened them.
+It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. A relay that ends as both sides meant it leaves the streams open,
+for the code that opened them. A relay that breaks off cuts both: each peer must be able to tell that its stream is incomplete.
 """
 
 import errno
 import socket as socket_module
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 import gevent
 
 from muxwsgi.errors import Expired
+from muxwsgi.wire.transport import CUT_GRACE
 
-__all__ = ["BLOCK", "Relayed", "Stream", "relay"]
+__all__ = ["BLOCK", "Relayed", "Side", "Stream", "Truncated", "cut_both", "relay"]
 
 #: Bytes read at once. Allocated only when there is something to read, so an idle tunnel holds no buffer.
 BLOCK = 65536
 
 
 class Stream(Protocol):
-    """What is needed of either side."""
+    """What is needed to copy."""
 
     def recv(self, n: int, /) -> bytes: ...
     def sendall(self, data: bytes, /) -> None: ...
     def shutdown(self, how: int, /) -> None: ...
+
+
+class Side(Stream, Protocol):
+    """What a relay needs of either side: see `Connection`."""
+
+    @property
+    def truncated(self) -> bool: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    def cut(self, grace: float, /) -> None: ...
+
+
+class Truncated(ConnectionResetError):
+    """A stream has ended without saying so: TLS without close_notify."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the peer ended TLS without close_notify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +64,13 @@ class Relayed:
 class _Direction:
     """One of the two ways."""
 
-    __slots__ = ("_source", "_target", "count", "ended", "failure")
+    __slots__ = ("_source", "_target", "count", "ended", "failure", "moved_at")
 
-    def __init__(self, source: Stream, target: Stream) -> None:
+    def __init__(self, source: Side, target: Side) -> None:
         self._source = source
         self._target = target
         self.count = 0
+        self.moved_at = 0.0  # `time.monotonic()` of the last byte
         self.ended = False  # whether the source has said its end
         self.failure: Exception | None = None
 
@@ -59,21 +78,32 @@ class _Direction:
         # The next block is read when the last one is sent: that is all the back-pressure there needs to be.
         try:
             while data := self._source.recv(BLOCK):
+                self.moved_at = monotonic()
                 self._target.sendall(data)
                 self.count += len(data)
+                self.moved_at = monotonic()
+            if self._source.truncated:
+                raise Truncated
             self.ended = True
+            self.moved_at = monotonic()
             self._target.shutdown(socket_module.SHUT_WR)
         except Exception as failure:  # reported by the greenlet that waits, once
             self.failure = failure
 
 
-def relay(left: Stream, right: Stream, *, idle_timeout: float | None = None) -> Relayed:
+def relay(
+    left: Side, right: Side, *, idle_timeout: float | None = None, fin_timeout: float | None = None, cut: bool = True
+) -> Relayed:
     """Copy from `left` to `right` and back until both have ended, or one fails.
 
     The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on:
-    half-close works through it. An error in either direction ends both. `idle_timeout` are the seconds
-    without a byte either way after which it ends, noticed at the latest after twice that time; the deadlines
-    of the streams themselves do not see a stall on the other side.
+    half-close works through it. An error in either direction ends both.
+
+    `idle_timeout` are the seconds without a byte either way after which it ends. `fin_timeout` takes its place once one side has ended:
+    the other one may be waited for in vain, since its peer may be gone.
+
+    Whatever else than the end of both sides ends it (an error, a TLS stream without close_notify, a timeout, a kill) cuts both streams, see
+    `Connection.cut`. With `cut` False that is left to the caller, who has something to say before.
 
     Connection errors are in the result, not raised. Whatever way this returns or raises, a kill included, no
     greenlet of it is left.
@@ -81,20 +111,72 @@ def relay(left: Stream, right: Stream, *, idle_timeout: float | None = None) -> 
     forth, back = _Direction(left, right), _Direction(right, left)
     running = [gevent.spawn(forth.copy), gevent.spawn(back.copy)]
     error: OSError | None = None
-    moved = 0
+    regular = False
     try:
-        while running and error is None:
-            ended = gevent.wait(running, timeout=idle_timeout, count=1)
-            running = [greenlet for greenlet in running if not greenlet.dead]
-            error = _failure((forth, back))
-            if not ended:
-                if forth.count + back.count == moved:
-                    error = Expired(f"no byte in either direction for {idle_timeout:g} s")
-                moved = forth.count + back.count
-    finally:
-        # Both copies may sit in a wait of their own, on streams that we go on using or close next.
-        gevent.killall(running)
+        try:
+            error = _wait(running, forth, back, left, right, idle_timeout, fin_timeout)
+            regular = error is None
+        finally:
+            # Both copies may sit in a wait of their own, on streams that we go on using or close next.
+            gevent.killall([greenlet for greenlet in running if not greenlet.dead])
+    except BaseException as raised:
+        if cut:
+            cut_both(left, right, CUT_GRACE if isinstance(raised, Exception) else 0)  # a kill does not wait for peers
+        raise
+    if cut and not regular:
+        cut_both(left, right)
+    if isinstance(error, Truncated) and (forth.ended or back.ended):
+        error = None  # it had heard the end of the other side, and many close without a word then
     return Relayed(forth.count, back.count, error)
+
+
+def _wait(
+    running: "list[gevent.Greenlet[[], None]]",
+    forth: _Direction,
+    back: _Direction,
+    left: Side,
+    right: Side,
+    idle_timeout: float | None,
+    fin_timeout: float | None,
+) -> OSError | None:
+    """Wait until both ways have ended, or what ends them before."""
+    active_at = monotonic()
+    half_sent = 0
+    before = left.bytes_sent + right.bytes_sent
+    while True:
+        limit = idle_timeout
+        if fin_timeout is not None and (forth.ended or back.ended):
+            limit = fin_timeout if limit is None else min(limit, fin_timeout)
+        wait = None if limit is None else max(active_at + limit - monotonic(), 0.001)
+        ended = gevent.wait(running, timeout=wait, count=1)
+        running = [greenlet for greenlet in running if not greenlet.dead]
+        error = _failure((forth, back))
+        if error is not None or not running:
+            return error
+        active_at = max(active_at, forth.moved_at, back.moved_at)
+        if limit is None or ended or monotonic() - active_at < limit:
+            continue
+        # A block that is being sent may be moving, however slowly.
+        moved = left.bytes_sent + right.bytes_sent - before - forth.count - back.count
+        if moved == half_sent:
+            said = "one side has ended, and no byte came from the other" if forth.ended or back.ended else "no byte in either direction"
+            return Expired(f"{said} for {limit:g} s")
+        half_sent = moved
+        active_at = monotonic()
+
+
+def cut_both(left: Side, right: Side, grace: float = CUT_GRACE) -> None:
+    """Both at once, so that neither waits for the other's peer."""
+    cutting = gevent.spawn(left.cut, grace) if grace else None
+    try:
+        right.cut(grace)
+        if cutting is not None:
+            cutting.join()
+    finally:
+        if cutting is not None:
+            cutting.kill()
+        left.cut(0)  # nothing where it is done
+        right.cut(0)
 
 
 def _failure(directions: tuple[_Direction, _Direction]) -> OSError | None:

@@ -69,6 +69,7 @@ cdef class DescriptorTLS:
     cdef object _sock
     cdef WriteTurn _turn
     cdef bint _drained, _broken
+    cdef readonly bint truncated
 
     cpdef recv(self, Py_ssize_t n, timeout)
     cdef bint _read_again(self, error, timeout) except -1

@@ -11,8 +11,8 @@ What both must get right:
   written to, and no `SSL_shutdown` is tried on it. One writer at a time: see `WriteTurn`.
 - Records without application data (KeyUpdate) keep `SSL_read` going inside OpenSSL for as long as the peer sends them. A worker must not
   be in there that long: see `_return_after_each_record`.
-- OpenSSL's errors stop here. A peer that ends without close_notify reads as the end of the stream; everything else comes out
-  as the `OSError` that the same fault has on a plain socket, or as `TLSError`.
+- OpenSSL's errors stop here. A peer that ends without close_notify reads as the end of the stream, and the transport is `truncated`
+  then; everything else comes out as the `OSError` that the same fault has on a plain socket, or as `TLSError`.
 """
 
 import errno
@@ -40,9 +40,15 @@ RECORDS_PASSED = 1000
 
 
 class TLSTransport(Transport, Protocol):
-    """A transport that encrypts."""
+    """A transport that encrypts.
+
+    truncated   the stream has ended without close_notify: anybody on the way may have cut it (RFC 8446 section 6.1)
+    """
 
     ssl: SSL.Connection
+
+    @property
+    def truncated(self) -> bool: ...
 
     def handshake(self) -> None:
         """Complete the handshake. Raises `HandshakeError`, or `Expired` at the connection's deadline."""
@@ -202,7 +208,7 @@ def _left(give_up: float) -> float:
 class DescriptorTLS:
     """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
 
-    __slots__ = ("_address", "_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl")
+    __slots__ = ("_address", "_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl", "truncated")
 
     def __init__(self, below: SocketTransport, ssl: SSL.Connection) -> None:
         """`ssl` was made for `below.socket()`, whose bytes are all still in the kernel."""
@@ -214,6 +220,7 @@ class DescriptorTLS:
         self._turn = WriteTurn(below.lifeline)
         self._drained = False
         self._broken = False
+        self.truncated = False
         _return_after_each_record(ssl)
 
     def handshake(self) -> None:
@@ -287,6 +294,7 @@ class DescriptorTLS:
             return False
         self._broken = True
         if isinstance(error, SSL.SysCallError) and error.args[0] <= 0:
+            self.truncated = True
             return False
         raise _translate(error) from error
 
@@ -375,7 +383,7 @@ class DescriptorTLS:
 class LayeredTLS:
     """TLS through memory BIOs, over any transport."""
 
-    __slots__ = ("_below", "_broken", "_turn", "lifeline", "ssl")
+    __slots__ = ("_below", "_broken", "_turn", "lifeline", "ssl", "truncated")
 
     def __init__(self, below: Transport, ssl: SSL.Connection, ahead: bytes) -> None:
         """`ssl` was made without a socket. `ahead` are bytes of `below` that were read already."""
@@ -384,6 +392,7 @@ class LayeredTLS:
         self._below = below
         self._turn = WriteTurn(below.lifeline)
         self._broken = False
+        self.truncated = False
         if ahead:
             ssl.bio_write(ahead)
 
@@ -427,6 +436,7 @@ class LayeredTLS:
             except SSL.Error as error:
                 self._broken = True
                 if isinstance(error, SSL.SysCallError) and error.args[0] <= 0:
+                    self.truncated = True
                     return b""
                 raise _translate(error) from error
 

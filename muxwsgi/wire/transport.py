@@ -6,36 +6,59 @@ a plain socket, and what stands in for the transport of a connection that has no
 """
 
 import errno
+import fcntl
 import math
 import os
 import select
 import socket as socket_module
+import termios
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
-from gevent import get_hub
+from gevent import get_hub, sleep
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
 from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, Pace, give_turn
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
-__all__ = ["BYTES_PER_TURN", "Gone", "PlainSocket", "SocketTransport", "Transport", "WriteTurn", "note_sent", "sent_before"]
+__all__ = [
+    "BYTES_PER_TURN",
+    "CUT_GRACE",
+    "Gone",
+    "PlainSocket",
+    "SocketTransport",
+    "Transport",
+    "WriteTurn",
+    "drain",
+    "note_sent",
+    "sent_before",
+]
 
 Buffer = bytes | bytearray | memoryview
 
 #: The interpreter's own socket class, patched process or not: transports do their own waiting.
 PlainSocket: type[socket_module.socket] = get_original("socket", "socket")
 
+#: The kernel's own, patched process or not: it is asked without waiting.
+_poll: Callable[[], "select.poll"] = get_original("select", "poll")
+
 #: As numbers: sockets have enum members, which are slow to look up and to compare. A socket that is made with SOCK_NONBLOCK knows that it
 #: does not block, without a system call.
 _AF_UNIX, _SOCK_NONBLOCK = int(socket_module.AF_UNIX), int(socket_module.SOCK_NONBLOCK)
+
+#: The state of a connection that was reset, in the first byte of TCP_INFO (tcp_states.h).
+_TCP_CLOSE = 7
 
 #: After this many reads that filled their buffer, or written bytes that never blocked, others get a turn: a peer that is
 #: as fast as we are would otherwise keep the whole worker to itself.
 READS_PER_TURN = 16
 BYTES_PER_TURN = 1 << 20
+
+
+#: Seconds that a connection which is cut waits for its peer to take what was sent before.
+CUT_GRACE = 2.0
 
 
 class Transport(Protocol):
@@ -236,7 +259,7 @@ class SocketTransport:
             return None
 
     def _ended(self) -> bool:
-        poll = select.poll()
+        poll = _poll()
         poll.register(self._fd, select.POLLRDHUP)
         return bool(poll.poll(0))
 
@@ -308,6 +331,22 @@ class SocketTransport:
         self.lifeline.close()
         self._fd = -1
         return sock
+
+
+def drain(sock: socket_module.socket, seconds: float) -> None:
+    """Wait until the peer of a TCP connection has acknowledged what was sent, for `seconds` at most. A reset would take the rest back."""
+    give_up = monotonic() + seconds
+    pause = 0.001
+    while (left := give_up - monotonic()) > 0 and sock.fileno() >= 0 and _is_unsent(sock):
+        sleep(min(pause, left))
+        pause = min(2 * pause, 0.1)
+
+
+def _is_unsent(sock: socket_module.socket) -> bool:
+    """Whether there are bytes that the peer has not acknowledged, on a connection that still stands."""
+    count = bytearray(4)
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return any(count) and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
 
 
 class Gone:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -128,6 +129,41 @@ def test_an_idle_relay_expires(relayed: Relayed) -> None:
     assert isinstance(relaying.get(timeout=5).error, Expired)
 
 
+def test_an_idle_relay_expires_at_its_limit_and_not_at_twice_that(relayed: Relayed) -> None:
+    (client, server), relaying = relayed("tcp", idle_timeout=0.6)
+    gevent.sleep(0.4)
+    client.sendall(b"x")
+    began = monotonic()
+    assert server.recv() == b"x"
+    assert isinstance(relaying.get(timeout=5).error, Expired)
+    assert 0.6 <= monotonic() - began + 0.01 < 1.0
+
+
+def test_once_one_side_has_ended_another_limit_counts(relayed: Relayed) -> None:
+    (client, server), relaying = relayed("tcp", idle_timeout=60, fin_timeout=0.5)
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv() == b""
+    for _ in range(8):  # longer than the limit, and never silent for so long
+        gevent.sleep(0.1)
+        server.sendall(b"x")
+        assert client.recv() == b"x"
+    error = relaying.get(timeout=5).error
+    assert isinstance(error, Expired) and "one side has ended" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_block_that_is_taken_slowly_is_no_silence(kind: str, relayed: Relayed) -> None:
+    (client, server), relaying = relayed(kind, idle_timeout=0.3)
+    sending = gevent.spawn(client.sendall, BIG)
+    read = 0
+    while read < len(BIG):
+        read += len(server.recv(200_000))
+        gevent.sleep(0.02)
+    sending.get(timeout=5)
+    assert not relaying.dead
+    relaying.kill()
+
+
 def test_a_relay_whose_other_side_takes_nothing_expires_too(relayed: Relayed) -> None:
     (client, _), relaying = relayed("memory", idle_timeout=0.05)
     writing = gevent.spawn(client.sendall, BIG)
@@ -143,6 +179,10 @@ def test_a_fault_that_is_no_connection_error_is_raised() -> None:
             raise ZeroDivisionError
 
         sendall = shutdown = recv
+        bytes_sent = 0
+
+        def cut(self, grace: float) -> None:
+            pass
 
     with pytest.raises(ZeroDivisionError):
         relay(left, Broken())  # type: ignore[arg-type]

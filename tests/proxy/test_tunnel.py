@@ -622,7 +622,8 @@ def test_a_rule_refuses_a_stream_in_its_middle(lab: Lab) -> None:
     client.sendall(b"\x00a")
     assert read_exactly(client, 2) == b"\x00A"
     client.sendall(b"secret")
-    assert client.recv(10) == b""
+    with pytest.raises(ConnectionResetError):
+        client.recv(10)
     assert flows(lab, 1)[0].error == "a secret"
 
 
@@ -640,3 +641,31 @@ def test_a_tunnel_ends_with_the_server_that_stops(lab: Lab) -> None:
     gevent.sleep(0.02)
     lab.servers[-1].stop(0.0)
     assert flows(lab, 1)[0].error
+
+
+@pytest.mark.parametrize("action", ["accept", "mitm"])
+def test_tunnels_whose_clients_have_gone_do_not_wait_for_a_silent_server(lab: Lab, action: str) -> None:
+    # The clients end in order: TCP cannot tell such a one from a client that goes on reading.
+    proxy = lab.proxy(settings=ProxySettings(tunnel_fin_timeout=0.3), record=True)
+    getattr(proxy.on_connect(), action)()
+    port = lab.serve_proxy(proxy)
+
+    def wait_for_ever(sock: Any) -> None:
+        gevent.sleep(3600)
+
+    def keep(sock: Any) -> None:
+        held.append(gevent.spawn(wait_for_ever, sock))
+        held[-1].join()
+
+    held: list[Any] = []
+    destination = f"127.0.0.1:{lab.serve_raw(keep)}"
+    before = len(proxy._sweeper.lines)
+    for _ in range(20):
+        client = lab.tunnel(port, destination)
+        client.sendall(b"\x00")
+        client.close()
+    flows(lab, 20)
+    assert {flow.error for flow in lab.flows} == {"one side has ended, and no byte came from the other for 0.3 s"}
+    until(lambda: all(line.closed for line in proxy._sweeper.lines), "closed upstream connections")
+    assert before == 0
+    gevent.killall(held)

@@ -708,3 +708,46 @@ def test_nothing_is_written_to_a_descriptor_that_is_somebody_elses_by_now(
             sock.recv(1)
     for sock in sockets:
         sock.close()
+
+
+# The end
+
+
+@pytest.mark.parametrize("kind", ["tls", "tls-over-read-ahead", "tls-over-memory", "tls-in-tls"])
+def test_an_end_without_close_notify_can_be_told_from_one_with_it(make_pair: Callable[[str], Pair], kind: str) -> None:
+    server, client = make_pair(kind)
+    server.sendall(b"x")
+    assert client.recv() == b"x"  # and the session tickets before it: what is left unread makes a reset of the end
+    client.sendall(b"half")
+    client.cut()
+    assert (server.recv(), server.recv(), server.truncated) == (b"half", b"", True)
+    server, client = make_pair(kind)
+    client.sendall(b"whole")
+    client.close()
+    assert (server.recv(), server.recv(), server.truncated) == (b"whole", b"", False)
+
+
+def test_a_connection_that_is_cut_delivers_what_was_sent_and_ends_with_a_reset(make_pair: Callable[[str], Pair]) -> None:
+    server, client = make_pair("tcp")
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    sent = b"x" * 200_000
+    server.sendall(sent)
+    cutting = gevent.spawn(server.cut)
+    read = 0
+    with pytest.raises(ConnectionResetError):
+        while True:
+            gevent.sleep(0.01)
+            read += len(client.recv(10_000))
+    assert read == len(sent)
+    cutting.get(timeout=5)
+
+
+def test_cutting_does_not_wait_for_a_peer_that_takes_nothing(make_pair: Callable[[str], Pair]) -> None:
+    server, _ = make_pair("tcp")
+    server.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        server.sendall(b"x" * (64 << 20))
+    began = time.monotonic()
+    server.cut(0.2)
+    assert time.monotonic() - began < 5
+    assert server.fileno() == -1

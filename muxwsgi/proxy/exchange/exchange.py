@@ -69,6 +69,7 @@ class Exchanges:
         self._rules = rules
         self._forwarder = forwarder
         self._recorder = recorder
+        self._relay_limits = (settings.tunnel_idle_timeout, settings.tunnel_fin_timeout)
 
     def serve(self, environ: Environ, start_response: StartResponse, ctx: Context, endpoint: Endpoint) -> Iterable[bytes]:
         """Answer the request of `environ`, whose client has `endpoint` in mind."""
@@ -316,7 +317,7 @@ class Exchanges:
                 reason = self._relay_websocket(connection, upstream, ctx)
             else:
                 hooks = self._rules.chunk_hooks(ctx)
-                relayed = relay_inspected(connection, upstream, ctx, hooks, self._settings.tunnel_idle_timeout)
+                relayed = relay_inspected(connection, upstream, ctx, hooks, *self._relay_limits)
                 reason = None if relayed.error is None else str(relayed.error)
         except Refused as refused:
             reason = str(refused)
@@ -330,10 +331,10 @@ class Exchanges:
         return ()
 
     def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context) -> str | None:
-        idle = self._settings.tunnel_idle_timeout
+        idle, fin = self._relay_limits
         hooks = self._rules.frame_hooks(ctx)
         if not hooks:
-            relayed = relay_inspected(connection, upstream, ctx, (), idle)
+            relayed = relay_inspected(connection, upstream, ctx, (), idle, fin)
             return None if relayed.error is None else str(relayed.error)
 
         def on_frame(frame: Frame) -> Frame | None:
@@ -342,7 +343,7 @@ class Exchanges:
                 (ctx.flow.forth if frame.from_client else ctx.flow.back).add(passed.data)
             return passed
 
-        relayed = relay_frames(connection, upstream, on_frame, idle_timeout=idle)
+        relayed = relay_frames(connection, upstream, on_frame, idle_timeout=idle, fin_timeout=fin)
         return None if relayed.error is None else str(relayed.error)
 
 

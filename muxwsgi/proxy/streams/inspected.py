@@ -42,16 +42,35 @@ class _Inspected:
     def shutdown(self, how: int, /) -> None:
         self._stream.shutdown(how)
 
+    @property
+    def truncated(self) -> bool:
+        return self._stream.truncated
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._stream.bytes_sent
+
+    def cut(self, grace: float, /) -> None:
+        self._stream.cut(grace)
+
 
 def relay_inspected(
-    client: "Connection", upstream: "Connection", ctx: "Context", hooks: "Sequence[ChunkFunction]", idle_timeout: float
+    client: "Connection",
+    upstream: "Connection",
+    ctx: "Context",
+    hooks: "Sequence[ChunkFunction]",
+    idle_timeout: float,
+    fin_timeout: float,
 ) -> Relayed:
     """Relay both ways until both have ended, as `wire.relay`; with `hooks`, or a flow to fill in, through them.
 
     A hook gets blocks as they arrive: where they are cut says nothing. What it raises ends both directions and passes through.
     """
     if not hooks and ctx.flow is None:
-        return relay(client, upstream, idle_timeout=idle_timeout)
+        return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
     return relay(
-        _Inspected(client, True, hooks, ctx), _Inspected(upstream, False, hooks, ctx), idle_timeout=idle_timeout
+        _Inspected(client, True, hooks, ctx),
+        _Inspected(upstream, False, hooks, ctx),
+        idle_timeout=idle_timeout,
+        fin_timeout=fin_timeout,
     )

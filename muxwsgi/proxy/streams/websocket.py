@@ -16,7 +16,7 @@ from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.ready import give_turn
-from muxwsgi.wire.relay import Relayed, relay
+from muxwsgi.wire.relay import Relayed, cut_both, relay
 
 __all__ = ["BrokenFrame", "Frame", "FrameHook", "Opcode", "relay_frames", "without_extensions"]
 
@@ -128,6 +128,17 @@ class _Side:
     def shutdown(self, how: int, /) -> None:
         self.stream.shutdown(how)
 
+    @property
+    def truncated(self) -> bool:
+        return self.stream.truncated
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.stream.bytes_sent
+
+    def cut(self, grace: float, /) -> None:
+        self.stream.cut(grace)
+
     def say_goodbye(self, code: int, reason: str) -> None:
         """Send a Close, unless one was passed on already or a frame is half sent, and read on so that it is not lost to a reset."""
         try:
@@ -147,27 +158,29 @@ def relay_frames(
     on_frame: FrameHook | None,
     *,
     idle_timeout: float | None = None,
+    fin_timeout: float | None = None,
     piece: int = PIECE,
     extensions: bool = False,
 ) -> Relayed:
     """Relay a WebSocket, whose handshake is over, until it ends; each frame through `on_frame`. Closes neither connection.
 
-    It ends when both sides have said Close, or ended, or one fails, or after `idle_timeout` seconds without a byte. A side that breaks the
-    protocol ends it with 1002, idleness with 1001, both ways. Bytes, and what ended it before its time (`BrokenFrame`, `Expired`, another
-    `OSError`), are in the result. What the hook raises ends it too, with 1008 for `Refused` and 1011 for anything else, and is raised.
+    It ends when both sides have said Close, or ended, or one fails, or after `idle_timeout` seconds without a byte (`fin_timeout`, once
+    one side has ended). A side that breaks the protocol ends it with 1002, idleness with 1001, both ways; a stream that breaks cuts both.
+    Bytes, and what ended it before its time (`BrokenFrame`, `Expired`, another `OSError`), are in the result. What the hook raises ends it
+    too, with 1008 for `Refused` and 1011 for anything else, and is raised.
 
     Frames longer than `piece` bytes are shown, and sent on, in fragments. A hook that drops the first fragment of a message drops all of
     it; if it drops a later one, the message lacks it. A Close that it drops is passed on all the same. `extensions` says that the handshake
     agreed on some. Without a hook nothing is parsed, and all of this is between the two sides.
     """
     if on_frame is None:
-        return relay(client, upstream, idle_timeout=idle_timeout)
+        return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
     near = _Side(client, FrameParser(True, piece=piece, extensions=extensions), True, on_frame)
     far = _Side(upstream, FrameParser(False, piece=piece, extensions=extensions), False, on_frame)
     near.other, far.other = far, near
     error: OSError | None = None
     try:
-        error = relay(near, far, idle_timeout=idle_timeout).error
+        error = relay(near, far, idle_timeout=idle_timeout, fin_timeout=fin_timeout, cut=False).error
     except _BothClosed:
         pass
     except _HookFailed as failed:
@@ -180,6 +193,8 @@ def relay_frames(
         _end(near, far, error.code, error.reason)
     elif isinstance(error, Expired):
         _end(near, far, GOING_AWAY, str(error))
+    elif error is not None:
+        cut_both(near, far)
     return Relayed(far.sent, near.sent, error)
 
 

@@ -33,6 +33,10 @@ __all__ = ["Endpoint", "Upstreams"]
 log = logging.getLogger("muxwsgi.error")
 
 
+#: SSL_OP_IGNORE_UNEXPECTED_EOF of OpenSSL 3, for which older pyOpenSSL has no name.
+_OP_IGNORE_UNEXPECTED_EOF = 1 << 7
+
+
 class Endpoint:
     """Where a request or a stream goes.
 
@@ -198,6 +202,8 @@ class Upstreams:
     def _context(self) -> ClientContext:
         if self._trusting is None:
             self._trusting = ClientContext(verify=not self._settings.insecure_upstream, ca_file=self._settings.upstream_ca)
+            if self._settings.ignore_unexpected_eof:
+                self._trusting.openssl.set_options(_OP_IGNORE_UNEXPECTED_EOF)
             if self._key_log is not None:
                 self._key_log.attach(self._trusting.openssl)
         return self._trusting
