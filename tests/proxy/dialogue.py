@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gevent
 import gevent.socket
 
 from muxwsgi.proxy.proxy import Proxy
@@ -110,6 +111,18 @@ def reset(sock: Any) -> None:
     """Close with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     gevent.socket.socket.close(sock)
+
+
+def carry_both_ways(left: Any, right: Any) -> None:
+    """What a tunnel does, until one side ends."""
+
+    def carry(source: Any, target: Any) -> None:
+        while data := source.recv(65536):
+            target.sendall(data)
+
+    ways = [gevent.spawn(carry, left, right), gevent.spawn(carry, right, left)]
+    gevent.joinall(ways, count=1)
+    gevent.killall(ways)
 
 
 Respond = Callable[[Asked, Any], bytes | None]

@@ -11,7 +11,7 @@ from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.wire.connection import Connection
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
-from tests.proxy.dialogue import OK, WAYS, Road, Upstream, read_answer
+from tests.proxy.dialogue import OK, WAYS, Road, Upstream, carry_both_ways, read_answer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -76,15 +76,13 @@ def test_a_tunnel_in_a_tunnel_goes_through_the_proxy_that_the_client_means(lab: 
     def other_proxy(asked: Any, sock: Any) -> None:
         import gevent.socket
 
-        from muxwsgi.wire.relay import relay
-
         seen.append(asked)
         if asked.field("Proxy-Authorization") != ["Digest whatever"]:
             sock.sendall(b"HTTP/1.1 407 Who?\r\nProxy-Authenticate: Digest realm=x\r\nContent-Length: 4\r\n\r\nwho?")
             return
         with gevent.socket.create_connection(("127.0.0.1", upstream.port)) as there:
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            relay(sock, there)
+            carry_both_ways(sock, there)
 
     other = Upstream(lab, other_proxy, tls=tls)
     road = Road(lab, "tls" if tls else "tunnel", other.port)
