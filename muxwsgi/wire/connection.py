@@ -27,7 +27,7 @@ from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
-from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
+from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before, unacknowledged
 
 __all__ = ["Address", "Connection"]
 
@@ -361,6 +361,13 @@ class Connection:
         if not encrypted:  # without close_notify it is clear enough, and what the peer has not taken yet is still sent
             self.lifeline.reset_at_close = True
         self._end("the connection was cut")
+
+    @property
+    def bytes_unacknowledged(self) -> int:
+        """Bytes of what was sent, as the descriptor has it, that the peer's kernel has not taken yet; 0 in memory and once closed."""
+        transport = self._transport
+        sock = None if isinstance(transport, Gone) else transport.socket()
+        return 0 if sock is None else unacknowledged(sock)
 
     @property
     def truncated(self) -> bool:

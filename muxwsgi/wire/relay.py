@@ -36,6 +36,8 @@ class Side(Stream, Protocol):
     def truncated(self) -> bool: ...
     @property
     def bytes_sent(self) -> int: ...
+    @property
+    def bytes_unacknowledged(self) -> int: ...
     def cut(self, grace: float, /) -> None: ...
 
 
@@ -141,8 +143,8 @@ def _wait(
 ) -> OSError | None:
     """Wait until both ways have ended, or what ends them before."""
     active_at = monotonic()
-    half_sent = 0
     before = left.bytes_sent + right.bytes_sent
+    under_way = (0, 0, 0)
     while True:
         limit = idle_timeout
         if fin_timeout is not None and (forth.ended or back.ended):
@@ -156,12 +158,13 @@ def _wait(
         active_at = max(active_at, forth.moved_at, back.moved_at)
         if limit is None or ended or monotonic() - active_at < limit:
             continue
-        # A block that is being sent may be moving, however slowly.
-        moved = left.bytes_sent + right.bytes_sent - before - forth.count - back.count
-        if moved == half_sent:
+        # What is being sent, and what the kernel still has of what was sent, may be moving, however slowly.
+        half_sent = left.bytes_sent + right.bytes_sent - before - forth.count - back.count
+        now_under_way = (half_sent, left.bytes_unacknowledged, right.bytes_unacknowledged)
+        if now_under_way == under_way:
             said = "one side has ended, and no byte came from the other" if forth.ended or back.ended else "no byte in either direction"
             return Expired(f"{said} for {limit:g} s")
-        half_sent = moved
+        under_way = now_under_way
         active_at = monotonic()
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import select
 import socket as socket_module
+import sys
 import termios
 from collections.abc import Callable
 from time import monotonic
@@ -34,6 +35,7 @@ __all__ = [
     "drain",
     "note_sent",
     "sent_before",
+    "unacknowledged",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -344,9 +346,14 @@ def drain(sock: socket_module.socket, seconds: float) -> None:
 
 def _is_unsent(sock: socket_module.socket) -> bool:
     """Whether there are bytes that the peer has not acknowledged, on a connection that still stands."""
+    return unacknowledged(sock) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
+
+
+def unacknowledged(sock: socket_module.socket) -> int:
+    """Bytes that were sent and that the peer's kernel has not taken yet."""
     count = bytearray(4)
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
-    return any(count) and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
+    return int.from_bytes(count, sys.byteorder)
 
 
 class Gone:

@@ -50,6 +50,10 @@ class _Inspected:
     def bytes_sent(self) -> int:
         return self._stream.bytes_sent
 
+    @property
+    def bytes_unacknowledged(self) -> int:
+        return self._stream.bytes_unacknowledged
+
     def cut(self, grace: float, /) -> None:
         self._stream.cut(grace)
 

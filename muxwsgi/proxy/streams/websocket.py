@@ -136,6 +136,10 @@ class _Side:
     def bytes_sent(self) -> int:
         return self.stream.bytes_sent
 
+    @property
+    def bytes_unacknowledged(self) -> int:
+        return self.stream.bytes_unacknowledged
+
     def cut(self, grace: float, /) -> None:
         self.stream.cut(grace)
 
