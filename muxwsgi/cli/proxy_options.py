@@ -38,7 +38,8 @@ PROXY_OPTIONS = (
     option(
         "tunnel_fin_timeout", float, 30.0, _WAY, "The same once one side of the tunnel has ended its direction.", metavar="SECONDS"
     ),
-    option("via", str, "", _WAY, "Add a Via field with this name, and refuse what comes back with it (508). Default: none.", metavar="NAME"),
+    option("via", str, None, _WAY, "Our name in the Via field, for servers and further proxies; what comes back with it is refused (508). "
+           "Default: a name that nobody can guess, for further proxies alone; empty for none.", metavar="NAME"),
     option("keep_header", bool, False, _WAY, "Leave hop-by-hop fields in requests."),
     option("keep_destination_headers", bool, False, _WAY, "Leave hop-by-hop fields in responses."),
     option("rules", str, None, _RULES, "Call this function with the proxy, so that it adds rules.", metavar="MODULE:FUNCTION"),

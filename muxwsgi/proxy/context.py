@@ -70,6 +70,7 @@ class Context:
     destination     (host, port) of the tunnel or of the request
     identity        who authenticated, None where nobody had to
     tls             what the client said in its ClientHello, None without TLS
+    passed          the Via field of the request to the proxy, of a CONNECT for all that happens inside; "" without one
     user_data       for rules: what they put here at CONNECT is here in every request and hijack inside
     tunnel          the context of the tunnel that a request runs in, None outside
     request         None until there is one (in tunnels that carry no HTTP, always)
@@ -93,6 +94,7 @@ class Context:
         "flow",
         "identity",
         "layers",
+        "passed",
         "request",
         "response",
         "session",
@@ -118,11 +120,13 @@ class Context:
         self.layers: tuple[Layer, ...] = ()
         if tunnel is None:
             self.tls: ClientTLS | None = None
+            self.passed = ""
             self.user_data: dict[str, Any] = {}
             self.dial: Dial | None = None
             self.upstream: "UpstreamProxy | None" = None
         else:
             self.tls = tunnel.tls
+            self.passed = tunnel.passed
             self.user_data = tunnel.user_data
             self.dial = tunnel.dial
             self.upstream = tunnel.upstream

@@ -59,6 +59,7 @@ from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.resolve import Resolver, literal, system_resolver
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.via import Via
 from muxwsgi.settings import CertificateFiles, HTTPSettings
 from muxwsgi.wire.sweeper import Sweeper
 
@@ -153,8 +154,10 @@ class Proxy(Rules):
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
         dialing = dialing or DialSettings(connect_timeout=settings.connect_timeout)
-        self._upstreams = Upstreams(settings, Dialer(dialing, guard, choice, resolver, self._sweeper), self.pool, self._sweeper, key_log)
-        forwarder = Forwarder(settings, self._upstreams, self._hangups)
+        self._via = via = Via(settings.via)
+        dialer = Dialer(dialing, guard, choice, resolver, self._sweeper, via)
+        self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, key_log)
+        forwarder = Forwarder(settings, self._upstreams, self._hangups, via)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
         self._hijackers = tuple(hijackers)
         #: Serves HTTP inside of tunnels.
@@ -313,6 +316,7 @@ class Proxy(Rules):
         secure = target[:5].lower() == "https"
         host, port = split_host_port(environ["HTTP_HOST"])
         ctx = Context(connection, "http", (host, port or (443 if secure else 80)))
+        ctx.passed = environ.get("HTTP_VIA", "")
         layers = (Layer(host, ("http/1.1",)),) if secure else ()
         assert ctx.destination is not None
         return self._exchanges.serve(environ, start_response, ctx, Endpoint(*ctx.destination, layers))
@@ -334,6 +338,8 @@ class Proxy(Rules):
             raise _refused_body(environ)
         ctx = Context(connection, "connect", (host, port), tunnel)
         ctx.request = Request(environ)
+        if tunnel is None:
+            ctx.passed = environ.get("HTTP_VIA", "")
         if tunnel is not None:
             # The client takes whom it is connected to for a proxy: the tunnel goes on through that one.
             ctx.dial = Onward(self._upstreams, tunnel, environ["muxwsgi.head"], self.settings.connect_timeout)
@@ -344,6 +350,7 @@ class Proxy(Rules):
             return taken
 
         try:
+            self._via.check(environ.get("HTTP_VIA", ""))
             self._enter(ctx, established)
         except Fault as fault:
             given = fault.response if isinstance(fault, (Rejected, NotOnward)) else None

@@ -33,7 +33,8 @@ class ProxySettings:
     learn_after             clients' refusals of our leaf for a host until it is passed through by itself; 0 for never
     keep_header             leave hop-by-hop fields in requests (goproxy's KeepHeader)
     keep_destination_headers    leave hop-by-hop fields in responses as far as the engine can (goproxy's KeepDestinationHeaders)
-    via                     our name in the Via field (RFC 9110 section 7.6.3); "" adds none, so that nobody need know of us
+    via                     our name in the Via field (RFC 9110 section 7.6.3), which then servers get too; None for one that nobody can
+                            guess, which further proxies alone get; "" for none, and then loops through other proxies are not noticed
     capture_limit           bytes of each body that flows keep
     """
 
@@ -58,7 +59,7 @@ class ProxySettings:
     learn_after: int = 0
     keep_header: bool = False
     keep_destination_headers: bool = False
-    via: str = ""
+    via: str | None = None
     capture_limit: int = 64 << 10
 
     def __post_init__(self) -> None:

@@ -150,9 +150,6 @@ class Exchanges:
         plan.in_tunnel = ctx.tunnel is not None
         plan.keep_hop = self._settings.keep_header
         plan.upgrade = "HTTP_UPGRADE" in environ and _wants_upgrade(environ, plan.fields)
-        if self._settings.via:
-            _check_loop(plan.fields, self._settings.via)
-            plan.extra = (("Via", f"{environ['SERVER_PROTOCOL'][5:]} {self._settings.via}"),)
         if plan.upgrade and "websocket" in environ["HTTP_UPGRADE"].lower() and self._rules.frame_hooks(ctx):
             plan.fields = without_extensions(plan.fields)
         return plan, incoming
@@ -413,16 +410,6 @@ def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
 def _redirected(request: Request) -> Endpoint:
     host, port = request.destination
     return Endpoint(host, port, (Layer(host, ("http/1.1",)),) if request.scheme == "https" else ())
-
-
-def _check_loop(fields: Fields, via: str) -> None:
-    """Whether the request has been here before, by way of another proxy."""
-    for name, value in fields:
-        if name.lower() == "via":
-            for hop in value.split(","):
-                words = hop.split()
-                if len(words) >= 2 and words[1] == via:
-                    raise Fault(Phase.LOOP, "the request has passed this proxy before (Via)")
 
 
 def _run(app: Any, environ: Environ) -> werkzeug.wrappers.Response | None:

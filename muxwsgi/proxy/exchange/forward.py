@@ -15,6 +15,7 @@ from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import Head
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.via import Via
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
@@ -89,17 +90,22 @@ class Outcome:
 class Forwarder:
     """Sends requests upstream."""
 
-    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, hangups: Hangups) -> None:
+    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, hangups: Hangups, via: Via) -> None:
         self._settings = settings
+        self._via = via
         self._upstreams = upstreams
         self._hangups = hangups
 
     def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
         """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
+        if "HTTP_VIA" in incoming.environ:
+            self._via.check(incoming.environ["HTTP_VIA"])
         via = self._upstreams.way(endpoint, ctx)
         flow = ctx.flow
         url = _url(plan, endpoint) if flow is not None else ""
-        if via.speaks_http and not endpoint.layers:
+        to_proxy = via.speaks_http and not endpoint.layers
+        plan.extra = self._via.sent(incoming.environ["SERVER_PROTOCOL"][5:], to_proxy=to_proxy)
+        if to_proxy:
             if plan.target[:1] == "/" or plan.target == "*":
                 plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
             plan.in_tunnel = False  # the next hop is our proxy, which gets our credentials and nobody else's

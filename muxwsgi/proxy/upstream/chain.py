@@ -21,6 +21,9 @@ HEAD_LIMIT = 32768
 #: Interim responses that are skipped before the answer.
 INTERIM_LIMIT = 8
 
+#: RFC 5842 section 7.2
+LOOP_DETECTED = 508
+
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
 
 _SOCKS5_REPLIES = {
@@ -44,31 +47,35 @@ class Unreachable(Fault):
     """A SOCKS proxy took the question and could not get there: another address of the destination may do."""
 
 
-def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
-    """Have the proxy at the other end of `connection` make it a stream to `host`, an address or a name in ASCII.
+def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int, passed: str = "") -> None:
+    """Have the proxy at the other end of `connection` make it a stream to `host`, an address or a name in ASCII. `passed` is the value of
+    Via, for an HTTP proxy; "" for none.
 
-    Raises `Fault` (CHAIN) where the proxy does not, and `OSError` (`Expired` among them) from the connection.
+    Raises `Fault` (CHAIN, LOOP) where the proxy does not, and `OSError` (`Expired` among them) from the connection.
     """
     if via.speaks_http:
-        _connect(connection, via, host, port)
+        _connect(connection, via, host, port, passed)
     elif via.scheme == "socks4a":
         _socks4a(connection, via, host, port)
     else:
         _socks5(connection, via, host, port)
 
 
-def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
+def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int, passed: str) -> None:
     authority = join_host_port(host, port)
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if via.authorization is not None:
         lines.append(f"Proxy-Authorization: {via.authorization}")
-    connection.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+    if passed:
+        lines.append(f"Via: {passed}")
+    connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
     for _ in range(INTERIM_LIMIT):
         status, reason = _status(_head(connection, via), via)
         if 200 <= status < 300:  # framing fields mean nothing in these (RFC 9110 section 9.3.6)
             return
         if not 100 <= status < 200 or status == 101:
-            raise Fault(Phase.CHAIN, f"the proxy {via} answered {status} {reason}".rstrip())
+            # A proxy further on has found out that it was asked before: the client is told the same.
+            raise Fault(Phase.LOOP if status == LOOP_DETECTED else Phase.CHAIN, f"the proxy {via} answered {status} {reason}".rstrip())
     raise Fault(Phase.CHAIN, f"the proxy {via} sends interim responses and no answer")
 
 

@@ -21,6 +21,7 @@ from muxwsgi.proxy.upstream.resolve import Resolved, Resolver, addresses, litera
 from muxwsgi.proxy.upstream.turns import Turns
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
+from muxwsgi.proxy.via import Via
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.context import ClientContext
 from muxwsgi.wire.sweeper import Sweeper
@@ -37,6 +38,10 @@ _RESOLVED_HERE = frozenset({"direct", "socks5"})
 #: Names that are looked up for one client at a time; more wait in line. Threads that a slow name server holds outlive our patience with it
 #: a few times over, and there have to be some left for others then (`resolve.THREADS`).
 LOOKUPS_AT_ONCE = 32
+
+#: Streams to one destination that a further proxy is asked for at a time; more wait in line. In a loop each of them waits for the next,
+#: and Via shows it only where all proxies on it pass the field on, and none speaks SOCKS.
+REQUESTS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,15 +107,20 @@ class Dialer:
         choice: UpstreamChoice,
         resolver: Resolver,
         sweeper: Sweeper,
+        via: Via | None = None,
     ) -> None:
-        """The `sweeper` keeps the deadlines of all that is dialled. Raises `OperatorError` where `proxy_ca_file` is of no use."""
+        """The `sweeper` keeps the deadlines of all that is dialled. `via` is our entry in what further proxies are asked.
+
+        Raises `OperatorError` where `proxy_ca_file` is of no use."""
         self._settings = settings
         self._sources = settings.sources()
         self._guard = guard
         self._choice = choice
         self._resolver = resolver
         self._sweeper = sweeper
+        self._via = Via("") if via is None else via
         self._lookups = Turns(LOOKUPS_AT_ONCE)
+        self._requests = Turns(REQUESTS_AT_ONCE)
         # The system's CAs take tens of milliseconds to read, and few have https proxies.
         self._tls = None if settings.proxy_ca_file is None else self._make_tls()
 
@@ -184,19 +194,28 @@ class Dialer:
         else:
             self._check_name(host, port, _client(ctx))
             targets = [host]
-        for target in targets:
-            connection, ip = self._open_proxy(dial, via, ctx)
-            try:
-                with _spoken(dial, connection, via, Phase.CHAIN):
-                    request_stream(connection, via, target, port)
-            except Unreachable:
-                if target is targets[-1]:
-                    raise
-            else:
-                break
+        passed = self._passed(ctx)
+        with self._requests.one_of((via, host, port), dial.deadline - monotonic()) as its_turn:
+            if not its_turn:
+                raise Fault(Phase.TIMEOUT, f"{join_host_port(host, port)}: too many connections to it are being asked of the proxy {via}")
+            for target in targets:
+                connection, ip = self._open_proxy(dial, via, ctx)
+                try:
+                    with _spoken(dial, connection, via, Phase.CHAIN):
+                        request_stream(connection, via, target, port, passed)
+                except Unreachable:
+                    if target is targets[-1]:
+                        raise
+                else:
+                    break
         if here:
             connection.destination = target, port
         return dial.done(connection, ip, via.port, via)
+
+    def _passed(self, ctx: Context | None) -> str:
+        """What Via has to say in a CONNECT: who has passed it on so far, and we."""
+        received = "" if ctx is None else ctx.passed
+        return ", ".join([*([received] if received else []), *(value for _, value in self._via.sent("1.1", to_proxy=True))])
 
     def _check_name(self, host: str, port: int, client: Address) -> None:
         """Whether a proxy may be asked for `host`: an address is checked, and a name is the proxy's to resolve and to judge."""
