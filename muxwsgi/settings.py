@@ -104,7 +104,8 @@ class TLSSettings:
 class MuxSettings:
     """How long and how far first bytes are looked at.
 
-    sniff_timeout   seconds; a client that is silent for longer goes to the silence route
+    sniff_timeout   seconds; a client that is silent for longer goes to the silence route, and one that is undecided to the fallback or to
+                    the route that was held back. Where there is none, `HTTPSettings.request_head_timeout` holds instead, if it is longer
     peek_limit      bytes; what is undecided then goes to the fallback route
     """
 

@@ -51,7 +51,7 @@ OPTIONS: tuple[Option, ...] = (
     option("no_hijack", str, [], _ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("fallback", str, "close", _ROUTES, "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.", metavar="WHO"),
     option("silence", str, "close", _ROUTES, "Who gets connections on which the client waits for the server to speak: as for fallback.", metavar="WHO"),
-    option("sniff_timeout", float, 3.0, _ROUTES, "Seconds that first bytes may take to decide.", metavar="SECONDS"),
+    option("sniff_timeout", float, 3.0, _ROUTES, "Seconds that first bytes may take to decide, where somebody would get the connection then; else --request-head-timeout.", metavar="SECONDS"),
     option("peek_limit", int, 16384, _ROUTES, "First bytes looked at, at most.", metavar="BYTES"),
     option("keep_alive", float, 75.0, _HTTP, "Seconds that a connection may rest between requests.", metavar="SECONDS"),
     option("request_head_timeout", float, 30.0, _HTTP, "Seconds that a request head may take: 408.", metavar="SECONDS"),

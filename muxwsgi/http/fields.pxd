@@ -28,7 +28,7 @@ cdef class Fields:
     cdef Py_ssize_t _at_most, _size_at_most
 
     @cython.locals(size=Py_ssize_t, environ=dict)
-    cdef dict read(self, bytes raw, Py_ssize_t at, bint usual)
+    cdef dict read(self, bytes raw, Py_ssize_t at, int minor)
     @cython.locals(
         text="const unsigned char*", lines=list, number=Py_ssize_t, line=bytes, name=bytes, begin=Py_ssize_t, value_at=Py_ssize_t,
         end=Py_ssize_t, key=str, value=str,
@@ -40,7 +40,7 @@ cdef class Fields:
     cdef bint _read_known(self, bytes raw, Py_ssize_t at, dict environ) except -1
     cdef _forget(self)
     @cython.locals(environ=dict, sink=_Sink)
-    cdef dict _parse(self, bytes raw, Py_ssize_t at)
+    cdef dict _parse(self, bytes raw, Py_ssize_t at, int minor)
 
 
 cdef class _Sink:

@@ -4,8 +4,8 @@ llhttp says what a field line is. Clients repeat themselves, though, and each ot
 again byte for byte, and one whose name it took, with a value that holds nothing but what RFC 9110 section 5.5 allows in one, is read here.
 All else goes to llhttp, which is the only one that refuses: what is read here can be read in one way only.
 
-llhttp is given exactly one head, to its CRLFCRLF and never past it, and is new for each. So no byte of a body or of a next request is ever
-inside a parser when the policy of `head` says no, and what the policy sees is one message.
+llhttp is given the fields of exactly one head, to its CRLFCRLF and never past it, under a request line of ours, and is new for each. So no
+byte of a body or of a next request is ever inside a parser when the policy of `head` says no, and what the policy sees is one message.
 """
 
 import re
@@ -14,8 +14,6 @@ from typing import Any
 
 from httptools import (
     HttpParserError,
-    HttpParserInvalidMethodError,
-    HttpParserInvalidURLError,
     HttpParserUpgrade,
     HttpRequestParser,
 )
@@ -38,6 +36,9 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TR
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 _KEY_LENGTH = 64
+
+#: The request lines that llhttp reads: one method does not change what it makes of the fields.
+_LINE_1_1, _LINE_1_0 = b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.0\r\n"
 
 #: Digits of a Content-Length at most.
 _LENGTH_DIGITS = 18
@@ -81,14 +82,11 @@ class Fields:
         self.doubt: PeerError | None = None
         self._forget()
 
-    def read(self, raw: bytes, at: int, usual: bool) -> dict[str, Any]:
-        """A new environ with the fields of the head `raw`, which begin at `at`. Raises `PeerError`.
-
-        `usual`: llhttp would take the request line for one, and read what follows as fields.
-        """
+    def read(self, raw: bytes, at: int, minor: int) -> dict[str, Any]:
+        """A new environ with the fields of the head `raw`, of HTTP/1.`minor`, which begin at `at`. Raises `PeerError`."""
         self.doubt = None
         size = len(raw) - at
-        if usual and size <= self._size_at_most:
+        if size <= self._size_at_most:
             if self._lines:
                 if size <= REMEMBERED_AT_MOST and self._read_again(raw, at):
                     return self._template.copy()
@@ -97,7 +95,7 @@ class Fields:
             if self._read_known(raw, at, environ):
                 return environ
         self._forget()
-        return self._parse(raw, at)
+        return self._parse(raw, at, minor)
 
     # Without llhttp
 
@@ -170,14 +168,14 @@ class Fields:
 
     # By llhttp
 
-    def _parse(self, raw: bytes, at: int) -> dict[str, Any]:
+    def _parse(self, raw: bytes, at: int, minor: int) -> dict[str, Any]:
         if raw.count(b"\r\n") - 2 > self._at_most:
             raise PeerError(431, f"more than {self._at_most} header fields")
         if len(raw) - at > self._size_at_most:
             _check_sizes(raw, self._size_at_most)
         environ = self._shared.copy()
         sink = _Sink(environ)
-        self.doubt = _feed(HttpRequestParser(sink), raw)
+        self.doubt = _feed(HttpRequestParser(sink), (_LINE_1_1 if minor else _LINE_1_0) + raw[at:])
         if sink.repeated:
             raise PeerError(400, f"the field {sink.repeated.decode('latin-1')!r} is repeated")
         return environ
@@ -253,11 +251,7 @@ def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
     try:
         parser.feed_data(raw)
     except HttpParserUpgrade:
-        pass  # CONNECT or Upgrade: what follows the head is read by us in any case
-    except HttpParserInvalidMethodError:
-        raise PeerError(501, "unknown method") from None
-    except HttpParserInvalidURLError:
-        raise PeerError(400, "the request-target is malformed") from None
+        pass  # Upgrade: what follows the head is read by us in any case
     except HttpParserError as error:
         fault = PeerError(400, f"malformed head: {error}")
         if "invalid `Transfer-Encoding`" in str(error):

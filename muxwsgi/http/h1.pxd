@@ -19,7 +19,7 @@ cdef class HTTP1:
     cdef Py_ssize_t _head_at_most
 
     @cython.locals(line=Lifeline, buffer=bytes, end=Py_ssize_t)
-    cdef bytes _read_head(self, Incoming incoming, double patience)
+    cdef bytes _read_head(self, Incoming incoming, double patience, double due)
     cdef bytes _read_rest_of_head(self, Incoming incoming, bytes buffer)
     @cython.locals(response=Response, takeover=Takeover, connection=Connection, began=double, in_order=bint, request=dict)
     cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ, bytes raw) except -1

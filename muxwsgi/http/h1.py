@@ -101,10 +101,12 @@ class HTTP1:
         shared["wsgi.input"] = Input(no_body)
         head = Head(settings, shared)
         patience = settings.request_head_timeout
+        due = line.deadline  # of the first head, where it has begun so late that the mux had set one
         pipelined = 0
         raw: bytes | None = None
         try:
-            while (raw := self._read_head(incoming, patience)) is not None:
+            while (raw := self._read_head(incoming, patience, due)) is not None:
+                due = _NEVER
                 environ = head.parse(raw)
                 body: Body = no_body
                 if head.chunked or head.length:
@@ -133,8 +135,9 @@ class HTTP1:
 
     # Reading a head
 
-    def _read_head(self, incoming: Incoming, patience: float) -> bytes | None:
-        """The next head with its CRLFCRLF; None where there is none. Raises `PeerError` for one that is too large or too late."""
+    def _read_head(self, incoming: Incoming, patience: float, due: float) -> bytes | None:
+        """The next head with its CRLFCRLF; None where there is none. Raises `PeerError` for one that is too large or too late: after
+        its timeout, or at `due` if that is sooner."""
         line = incoming.connection.lifeline
         buffer = incoming.buffer
         if not buffer:
@@ -153,7 +156,7 @@ class HTTP1:
                 return None
         end = buffer.find(b"\r\n\r\n")
         if end <= 0 or buffer[:2] == b"\r\n":
-            line.deadline = clock() + self._settings.request_head_timeout
+            line.deadline = min(clock() + self._settings.request_head_timeout, due)
             buffer = self._read_rest_of_head(incoming, buffer)
             if not buffer:
                 return None

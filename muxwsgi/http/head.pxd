@@ -37,5 +37,3 @@ cdef class Head:
 
 @cython.locals(length=str, coding=str)
 cdef tuple _framing(dict environ, int minor)
-cdef frozenset _USUAL_METHODS
-cdef frozenset _OTHER_PROTOCOLS

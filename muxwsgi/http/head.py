@@ -1,8 +1,9 @@
 """One request head: what it means, and the policy that closes what llhttp leaves open. `fields` reads its field lines.
 
-What llhttp (through httptools) lets through and the policy refuses: request lines of HTTP/0.9, HTTP/2.0, RTSP and ICE, double
-spaces, `#` in a target; Transfer-Encoding in HTTP/1.0, `gzip, chunked`; missing or repeated Host; any size. Each is doubt about what
-the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5, 6.3).
+The request line is read here: llhttp knows a list of methods and of versions, and any token is a method (RFC 9110 section 9.1). Of the
+fields, what llhttp (through httptools) lets through and the policy refuses: Transfer-Encoding in HTTP/1.0, and other than `chunked`;
+missing or repeated Host; any size. Each is doubt about what the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5,
+6.3).
 
 Nothing here reads from a connection. What the head says goes straight into the request's environ, under PEP 3333's keys: another form in
 between would be made only to be copied.
@@ -20,8 +21,9 @@ from muxwsgi.settings import HTTPSettings
 __all__ = ["Head", "refuse_early"]
 
 #: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
-#: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application.
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
+#: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application. A minor version above 1
+#: is served as 1.1, the highest that is known here (RFC 9110 section 2.5).
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\.([0-9])\r\n")
 
 #: Where a target that begins at a place ends. In the compiled build it is a C function (head.pxd), as in `fields`.
 globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
@@ -39,15 +41,6 @@ _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
 
 #: Codings that exist (the IANA registry) and are not implemented here: 501 (RFC 9112 section 6.1). Any other is 400.
 _KNOWN_CODINGS = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip", "identity"})
-
-#: What llhttp parses and HTTP does not have.
-_OTHER_PROTOCOLS = frozenset(
-    {"PRI", "SOURCE", "DESCRIBE", "ANNOUNCE", "SETUP", "PLAY", "PAUSE", "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER", "REDIRECT"}
-    | {"RECORD", "FLUSH"}
-)
-
-#: Methods that llhttp knows and that do not change how it reads the rest, as CONNECT does.
-_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 #: Hosts that were found to be some, over all connections: most clients ask for the same few. They are bounded, and a DNS name has at
 #: most 253 characters, to which a port is added.
@@ -132,16 +125,14 @@ class Head:
             method_bytes, target_bytes, minor_byte = line.groups()
             method = method_bytes.decode("latin-1")  # as the target, it is ASCII: see _REQUEST_LINE
             target = target_bytes.decode("latin-1")
-            minor = 1 if minor_byte == b"1" else 0
+            minor = 0 if minor_byte == b"0" else 1
             line_end = line.end()
         if line_end - 2 > self._line_length:
             raise _long_request_line(self._settings)
-        if method in _OTHER_PROTOCOLS:
-            raise PeerError(501, f"unknown method {method!r}")
 
         # 2. The fields.
         fields = self._fields
-        environ = fields.read(raw, line_end, target[0] == "/" and method in _USUAL_METHODS)
+        environ = fields.read(raw, line_end, minor)
         environ["muxwsgi.head"] = raw
 
         # 3. What they mean together.
@@ -250,8 +241,11 @@ def _framing(environ: dict[str, Any], minor: int) -> tuple[int | None, bool]:
         if length is not None:
             raise PeerError(400, "both Transfer-Encoding and Content-Length")
         if coding.lower() != "chunked":
-            if coding.lower() in _KNOWN_CODINGS:
-                raise PeerError(501, f"transfer coding {coding!r} is not implemented")
+            *others, last = [each.strip(" \t") for each in coding.lower().split(",")]
+            if last != "chunked":  # the length is unknown, and one that is known at least is to be told apart from what is none
+                others.append(last)
+            if others and all(each in _KNOWN_CODINGS for each in others):
+                raise PeerError(501, f"the transfer coding {coding!r} is not implemented")
             raise PeerError(400, "Transfer-Encoding is not chunked")
         return None, True
     if length is None:
@@ -267,8 +261,9 @@ def _long_request_line(settings: HTTPSettings) -> PeerError:
 
 def _bad_request_line(raw: bytes) -> PeerError:
     other = _ANY_VERSION.match(raw)
-    if other is not None and not other[1].startswith((b"HTTP/1.0", b"HTTP/1.1")):
-        return PeerError(400, f"the version {other[1].decode()} is not served here")
+    if other is not None and not other[1].startswith(b"HTTP/1."):
+        status = 505 if other[1].startswith(b"HTTP/") else 400
+        return PeerError(status, f"the version {other[1].decode()} is not served here")
     return PeerError(400, "the request line is malformed")
 
 

@@ -90,7 +90,7 @@ def _reassemble(data: bytes) -> bytes | Literal[Match.MORE, Match.NO]:
     at = 0
     for _ in range(MAX_RECORDS):
         header = data[at : at + RECORD_HEADER]
-        if not b"\x16\x03".startswith(header[:2]) or header[2:3] > b"\x04":
+        if not b"\x16\x03".startswith(header[:2]):  # any minor version: RFC 5246 appendix E.1
             return Match.NO
         if len(header) < RECORD_HEADER:
             return Match.MORE

@@ -31,6 +31,7 @@ __all__ = [
     "alpn_is",
     "any_of",
     "http1",
+    "http1_line",
     "http2_preface",
     "never",
     "not_",
@@ -80,7 +81,7 @@ def shown(argument: object) -> str:
 
 # HTTP/1
 
-#: Empty lines in front of a request line that are HTTP still (RFC 9112 section 2.2 wants at least one to be
+#: Empty lines in front of a request line that are served (RFC 9112 section 2.2 wants at least one to be
 #: ignored).
 LEADING_CRLFS = 4
 
@@ -94,70 +95,71 @@ METHODS = (
 ).split()
 
 _REGISTERED = frozenset(METHODS)
-_METHOD_LENGTH = 32  # the longest registered has 17 bytes
-_TARGET_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
-
-#: A registered method and a target that no other protocol writes after it: HTTP, whatever follows.
-_CERTAIN = re.compile(rb"(?:\r\n){0,%d}(?:%s) (?:/|(?i:https?://))" % (LEADING_CRLFS, b"|".join(METHODS)))
+_CONNECT = b"CONNECT"
+#: What a registered method begins with.
+_BEGINNINGS = frozenset(method[:n] for method in [*METHODS, _CONNECT] for n in range(1, len(method) + 1))
+_METHOD_LENGTH = 17  # the longest registered
+_LINE_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
 
 # request-line = method SP request-target SP HTTP-version (RFC 9112 section 3); a method is a token (RFC 9110
 # section 5.6.2).
 _EMPTY_LINES = re.compile(rb"(?:\r\n){0,%d}" % LEADING_CRLFS)
-_TOKEN = re.compile(rb"[!#$%%&'*+\-.^_`|~0-9A-Za-z]{1,%d}" % _METHOD_LENGTH)
-#: What a URI reference consists of (RFC 3986 section 2): `{` and `"` are not in it, so NATS' `CONNECT {...}`
-#: is none.
-_TARGET = re.compile(rb"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%%]{1,%d}" % _TARGET_LENGTH)
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: What an authority consists of (RFC 3986 section 3.2): `{` and `"` are not in it, so NATS' `CONNECT {...}` has none.
+_AUTHORITY = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%%:\[\]]{1,%d}" % _LINE_LENGTH)
 _SCHEMES = (b"http://", b"https://")
-_SLASH, _CR = b"/\r"
+_SLASH, _CR, _LF = b"/\r\n"
 _OTHER_TARGETS = b"*hH"  # how those begin that are no path, CONNECT's aside
 _VERSION = b" HTTP/1."
 
 
 @_named("http1")
 def http1(data: bytes) -> Match:
-    """An HTTP/1 request line (law 2 of the design: HTTP means HTTP).
+    """An HTTP/1 request with a registered method, as early as it is certain. Asked first, it holds back other
+    protocols only by bytes that could become a request which somebody can serve.
 
     `YES` as soon as nothing else can be meant:
 
     - a registered method, a space, and `/`, `http://` or `https://`: at once;
-    - any other method that is a token, any method with the target `*` (RTSP asks `OPTIONS * RTSP/1.0`), and
-      CONNECT with its authority: after ` HTTP/1.`.
+    - OPTIONS with the target `*` (RTSP asks `OPTIONS * RTSP/1.0`), and CONNECT with its authority: after
+      ` HTTP/1.`.
 
-    `NO` for `GET key` (Redis inline), `OPTIONS rtsp://` and `OPTIONS sip:`, `PRI * HTTP/2.0`, ICY and
-    SSDP-like lines of other versions. Up to `LEADING_CRLFS` empty lines may stand in front.
+    `NO` for `GET key` (Redis inline), `OPTIONS rtsp://`, `OPTIONS sip:` and `PRI * HTTP/2.0`. `NO` also for
+    methods that are not registered, and for request lines that can only be answered with an error: these are
+    for `http1_line`, which is asked last. Up to `LEADING_CRLFS` empty lines may stand in front.
 
     A `YES` does not prove a valid request: `GET /\\r\\n` (HTTP/0.9), `GET / HTTP/2.0`, a NUL in the target or
-    bad fields after the first line are the HTTP engine's to answer with 400, which is what such a client
-    understands. Nor does it prove a client that speaks no other protocol: who may write an HTTP request line
-    in front of anything gets HTTP.
+    bad fields after the first line are the HTTP engine's to answer with an error. Nor does it prove a client
+    that speaks no other protocol: who may write an HTTP request line in front of anything gets HTTP.
     """
-    # Most streams are decided by the byte behind their first space. The patterns below are many times as slow.
+    # Most streams are decided by the byte behind their first space.
     space = data.find(b" ", 0, _METHOD_LENGTH + 1)
     if space > 0 and len(data) > space + 1 and data[0] != _CR:
         first = data[space + 1]
         if first == _SLASH:
-            if data[:space] in _REGISTERED:
-                return YES
-        elif first not in _OTHER_TARGETS and data[:space] != b"CONNECT":
+            return YES if data[:space] in _REGISTERED else NO
+        if first not in _OTHER_TARGETS and data[:space] != _CONNECT:
             return NO
-    # A pattern of so many methods is slow to say no: most of what is not HTTP has no registered method before its first space.
-    if (data[:space] in _REGISTERED or data[:1] == b"\r") and _CERTAIN.match(data):
-        return YES
     at = _empty_lines(data)
     rest = data[at : at + 1]
     if not rest:
         return MORE
     if rest == b"\r":
         return MORE if len(data) == at + 1 and at < 2 * LEADING_CRLFS else NO
-    token = _TOKEN.match(data, at)
-    if token is None:
+    space = data.find(b" ", at, at + _METHOD_LENGTH + 1)
+    if space < 0:
+        return MORE if data[at : at + _METHOD_LENGTH + 1] in _BEGINNINGS else NO
+    method = data[at:space]
+    if method == _CONNECT:
+        return _connect(data, space + 1)
+    if method not in _REGISTERED:
         return NO
-    at = token.end()
-    if at == len(data):
-        return MORE
-    if data[at : at + 1] != b" " or token[0] == b"PRI":
-        return NO
-    return _request_target(token[0], data, at + 1)
+    start = data[space + 1 : space + 9].lower()
+    if start[:1] == b"/" or start.startswith(_SCHEMES):
+        return YES
+    if start[:1] == b"*":
+        return _starts(data, space + 2, _VERSION) if method == b"OPTIONS" else NO
+    return _more_of(start, _SCHEMES)
 
 
 def _empty_lines(data: bytes) -> int:
@@ -165,26 +167,56 @@ def _empty_lines(data: bytes) -> int:
     return lines.end() if lines else 0
 
 
-def _request_target(method: bytes, data: bytes, at: int) -> Match:
-    """The answer, when `method` and a space stand before `at`, and the two together are not certainty
-    already.
-    """
-    start = data[at : at + 8].lower()
-    if not start:
-        return MORE
-    if method == b"CONNECT":
-        target = _TARGET.match(data, at)
-    elif start[:1] == b"*":
-        return _starts(data, at + 1, _VERSION)
-    elif start[:1] == b"/" or start.startswith(_SCHEMES):
-        target = _TARGET.match(data, at)
-    else:
-        return _more_of(start, _SCHEMES)
+def _connect(data: bytes, at: int) -> Match:
+    """The answer, when `CONNECT ` stands before `at`."""
+    target = _AUTHORITY.match(data, at)
     if target is None:
-        return NO
+        return MORE if at == len(data) else NO
     if target.end() == len(data):
         return MORE
-    return _starts(data, target.end(), _VERSION)
+    return _starts(data, target.end(), _VERSION) if b":" in target[0] else NO
+
+
+#: Blanks and line breaks in front of a first line, at most: nobody sends more by accident.
+_WHITE_AT_MOST = 256
+
+_WHITE = re.compile(rb"[\r\n\t ]*")
+_TEXT = re.compile(rb"[\t\r -~\x80-\xff]*")
+_LAST_WORD = re.compile(rb"[\t ]HTTP/[0-9][0-9.]*[\t \r]*\n")
+_REQUEST_BEGINS = re.compile(rb"%b (?:/|\*|(?i:https?)://)" % _TOKEN)
+#: A whole request line in order, of any method, as far as it is certain.
+_REQUEST = re.compile(rb"(?:\r\n){0,%d}%b (?:(?:/|(?i:https?)://)[!-~]*|\*) HTTP/1\." % (LEADING_CRLFS, _TOKEN))
+
+
+@_named("http1_line")
+def http1_line(data: bytes) -> Match:
+    """A first line of text that ends in ` HTTP/` and a digit, whatever stands before that, and however many
+    blanks and empty lines. HTTP, if only to be answered with an error: `GET  / HTTP/1.1`, `junk GET / HTTP/1.1`,
+    `GET urn:x HTTP/1.1`, `FOO / HTTP/2.0`.
+
+    A line in order, of any method, is `YES` at ` HTTP/1.`, any other at its end. It is `YES` too when it begins
+    as a request and is longer than any server allows, and when hundreds of blanks stand in front. RTSP, SIP and
+    Redis inline are `NO`.
+
+    Everything else waits for the end of a line of text. So a mux asks this last (`muxwsgi.mux.http_route`), and a
+    matcher of another text protocol leaves such a line alone: `all_of(mine, not_(http1), not_(http1_line))`.
+    """
+    white = _WHITE.match(data)
+    at = white.end() if white else 0
+    if at > _WHITE_AT_MOST:
+        return YES
+    if at == len(data):
+        return MORE
+    if _REQUEST.match(data):
+        return YES
+    text = _TEXT.match(data, at)
+    end = text.end() if text else at
+    if end - at > _LINE_LENGTH:
+        return YES if _REQUEST_BEGINS.match(data, at) else NO
+    if end == len(data):
+        return MORE
+    # The text ends: with its line, or because it is none.
+    return YES if data[end] == _LF and _LAST_WORD.search(data, max(at - 1, 0), end + 1) else NO
 
 
 def _starts(data: bytes, at: int, expected: bytes) -> Match:
@@ -206,13 +238,13 @@ def _more_of(start: bytes, wanted: tuple[bytes, ...]) -> Match:
 
 @_named("tls")
 def tls(data: bytes) -> Match:
-    """A TLS record that begins a ClientHello: content type 22, version 3.x, a length a record may have,
-    message type 1.
+    """A TLS record that begins a ClientHello: content type 22, version 3.x of whatever x (RFC 5246 appendix E.1),
+    a length a record may have, message type 1.
 
     Six bytes decide. A `YES` proves neither a well-formed ClientHello nor a version that we serve: those the
     handshake answers with an alert. SSL 2 hellos are `NO`.
     """
-    if not b"\x16\x03".startswith(data[:2]) or data[2:3] > b"\x04":
+    if not b"\x16\x03".startswith(data[:2]):
         return NO
     if len(data) >= 5 and not 0 < (data[3] << 8 | data[4]) <= client_hello.MAX_FRAGMENT:
         return NO

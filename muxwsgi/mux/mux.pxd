@@ -9,15 +9,16 @@ from muxwsgi.wire.syscalls cimport clock
 cdef class Mux:
     cdef object __weakref__
     cdef readonly object name, fallback, silence
-    cdef readonly double sniff_timeout
+    cdef readonly double sniff_timeout, patience
     cdef readonly Py_ssize_t peek_limit
     cdef readonly tuple routes, alpn
     cdef dict _by_alpn
     cdef tuple _matchers, _said
-    cdef object _on_decision, _on_refusal
+    cdef object _on_decision, _on_refusal, _on_unserved
 
-    @cython.locals(seen=bytes, data=bytes, deadline=double, ended=bint)
+    @cython.locals(seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)
+    @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t)
     cpdef decide(self, bytes data, bint final=*)
     @cython.locals(said=dict)
     cdef _matched(self, Py_ssize_t at, Py_ssize_t count)

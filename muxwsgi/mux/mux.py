@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gevent.event import Event
 
-from muxwsgi.errors import Expired, PeerError
+from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
 from muxwsgi.wire.syscalls import clock
@@ -38,14 +38,17 @@ class Reason(Enum):
     ALPN = "alpn"  # the TLS handshake agreed on an id that the route owns
     SILENT = "silent"  # no byte came in time
     UNMATCHED = "unmatched"  # every route said NO, or MORE when there was no more to come
+    LATE = "late"  # the bytes could become one route's protocol only, and no more of them came
     ENDED = "ended"  # the stream ended before its first byte
+    DRAINED = "drained"  # no byte had come when the server was shut down
 
 
 #: Decisions that a mux keeps of each route, by how many bytes it said YES to: what makes them is wording their line in the trace.
 REMEMBERED = 256
 
-#: As a global: looking it up on the class costs more than the comparison.
+#: As globals: looking them up on the class costs more than the comparison.
 _MATCHED = Reason.MATCHED
+_LATE = Reason.LATE
 
 
 class Decision(NamedTuple):
@@ -76,15 +79,21 @@ class Mux:
         fallback: Route | None = None,
         silence: Route | None = None,
         sniff_timeout: float = 3.0,
+        patience: float | None = None,
         peek_limit: int = 16384,
         on_decision: "Callable[[Connection, Decision], None] | None" = None,
         on_refusal: "Callable[[Connection, Route], None] | None" = None,
+        on_unserved: "Callable[[Connection, Decision], None] | None" = None,
     ) -> None:
-        """`sniff_timeout` are the seconds from the question to the decision, `peek_limit` the bytes looked
-        at, at most.
+        """`sniff_timeout` are the seconds from the question to the decision where a fallback, a silence route, or
+        a route that is held back, would get the connection then. Where it would be closed it has `patience` seconds
+        (None: as many). `peek_limit` are the bytes looked at, at most.
 
-        `silence` defaults to the first route that takes silence. `on_decision` is called after each decision
-        and before the handler, `on_refusal` when a route is at its limit and the connection is closed for it.
+        `silence` defaults to the route that takes silence. `on_decision` is called after each decision and before
+        the handler, `on_refusal` when a route is at its limit and the connection is closed for it, `on_unserved`
+        when no route takes it, while its first bytes can still be looked at.
+
+        Raises `ValueError` for what cannot be: two routes of one name, or two that take silence while `silence` is None.
         """
         self.name = name
         self.routes = tuple(sorted(routes, key=lambda route: -route.priority))
@@ -99,11 +108,16 @@ class Mux:
         self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
         self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
         self.fallback = fallback
-        self.silence = silence or next((route for route in self.routes if route.takes_silence), None)
+        takers = [route for route in self.routes if route.takes_silence]
+        if silence is None and len(takers) > 1:
+            raise ValueError(f"mux {name!r}: {takers[0].name!r} and {takers[1].name!r} both take silence")
+        self.silence = silence or (takers[0] if takers else None)
         self.sniff_timeout = sniff_timeout
+        self.patience = sniff_timeout if patience is None or patience < sniff_timeout else patience
         self.peek_limit = peek_limit
         self._on_decision = on_decision
         self._on_refusal = on_refusal
+        self._on_unserved = on_unserved
 
     def __repr__(self) -> str:
         return f"<Mux {self.name!r}: {', '.join(route.name for route in self.routes)}>"
@@ -131,6 +145,8 @@ class Mux:
         # 3. Nobody takes it.
         route = decision.route
         if route is None:
+            if self._on_unserved is not None:
+                self._on_unserved(connection, decision)
             return
 
         # 4. Somebody does, if there is room.
@@ -155,27 +171,46 @@ class Mux:
     def _look(self, connection: "Connection") -> Decision:
         """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""
         seen = b""
-        connection.deadline = deadline = clock() + self.sniff_timeout
+        began = clock()
+        connection.deadline = deadline = began + self.sniff_timeout
+        at_most = 0.0  # the later deadline, once it holds
+        decision: Decision | None = None
         try:
             while True:
                 # 2a. More bytes, the end of the stream, or the deadline (the sweeper's, or passed by a client
                 # that drips).
+                ended = late = False
                 try:
                     data = connection.peek_beyond(len(seen), self.peek_limit)
+                    ended = len(data) <= len(seen)
+                    if ended and not data:
+                        return self._decided(None, Reason.ENDED, "the stream ended before its first byte: closed")
+                    seen = data
                 except Expired:
-                    return self.decide(seen, final=True) or self.decide_silence()
-                ended = len(data) <= len(seen)
-                if ended and not data:
-                    return self._decided(None, Reason.ENDED, "the stream ended before its first byte: closed")
-                seen = data
+                    late = True
+                except Draining:
+                    return self._decided(None, Reason.DRAINED, "the server shuts down, and no byte has come: closed")
 
                 # 2b. Do they decide?
-                decision = self.decide(seen, final=ended or clock() > deadline)
+                decision = self.decide(seen, final=ended)
                 if decision is not None:
                     return decision
+
+                # 2c. Is the time up? There is more of it where nobody else would get the connection.
+                if late or clock() > deadline:
+                    decision = self.decide(seen, final=True) or self.decide_silence()
+                    at_most = began + self.patience
+                    if (decision.route is not None and decision.reason is not _LATE) or clock() >= at_most:
+                        return decision
+                    connection.deadline = at_most
+                    connection.resting = not seen  # nothing would be lost if it closed here
         finally:
             connection.settle()
             connection.deadline = math.inf
+            if at_most:
+                connection.resting = False
+                if decision is not None and decision.route is not None and decision.route.takes_late:
+                    connection.deadline = at_most  # a message that began late is not given its time anew
 
     def decide(self, data: bytes, final: bool = False) -> Decision | None:
         """Where a stream goes that starts with `data`; None while that is open. `final`: no more bytes will
@@ -189,13 +224,22 @@ class Mux:
         if len(data) >= self.peek_limit:
             data = data[: self.peek_limit]
             final = True
+        could = -1  # the first route that said MORE
+        late = self.fallback is None
         for at, matcher in enumerate(self._matchers):
             verdict = self._ask(at, matcher, data)
             if verdict is _YES:
                 return self._matched(at, len(data))
             # An earlier MORE holds back every later YES, else the cut of the packets would decide.
-            if verdict is _MORE and not final:
-                return None
+            if verdict is _MORE:
+                if not final:
+                    return None
+                late = late and self.routes[at].takes_late
+                if could < 0:
+                    could = at
+        if late and could >= 0:
+            route = self.routes[could]
+            return self._decided(route, _LATE, f"{_count(len(data))}, of which only route {route.name!r} could make something, and no more")
         why = f"no route said YES to {_count(len(data))}: {_fate('fallback', self.fallback)}"
         return self._decided(self.fallback, Reason.UNMATCHED, why)
 
@@ -230,7 +274,8 @@ class Mux:
 
     def decide_silence(self) -> Decision:
         """Where a stream goes whose client waits for the server to speak."""
-        why = f"no byte within {self.sniff_timeout:g} s: {_fate('silence route', self.silence)}"
+        seconds = self.patience if self.silence is None else self.sniff_timeout
+        why = f"no byte within {seconds:g} s: {_fate('silence route', self.silence)}"
         return self._decided(self.silence, Reason.SILENT, why)
 
     def _decided(self, route: Route | None, reason: Reason, why: str) -> Decision:

@@ -11,7 +11,10 @@ from muxwsgi.mux.slots import Slots
 if TYPE_CHECKING:  # plugins import this module, and need no gevent for it
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["Handler", "Route"]
+__all__ = ["FIRST", "LAST", "Handler", "Route"]
+
+#: Priorities of routes that no other route may come before, or after.
+FIRST, LAST = 1 << 30, -(1 << 30)
 
 #: Owns the connection until it returns. Whoever called the outermost mux closes it then.
 Handler = Callable[["Connection"], None]
@@ -32,6 +35,8 @@ class Route:
     idle_timeout    seconds without a byte in either direction until the handler's wait raises `Expired`; None
                     leaves it as it is
     takes_silence   also gets connections whose client waits for the server to speak first
+    takes_late      also gets streams that could still become its protocol, and no other's, when their time is up or
+                    they end, and which would be closed otherwise: to tell the client
     slots           who is being served
     """
 
@@ -44,6 +49,7 @@ class Route:
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     takes_silence: bool = False
+    takes_late: bool = False
     slots: Slots = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class TLSHandler:
     def __call__(self, connection: "Connection") -> None:
         """Raises `HandshakeError`, `Expired` when the handshake takes too long, and whatever `inner` raises.
         """
-        connection.deadline = monotonic() + self.handshake_timeout
+        connection.deadline = min(connection.deadline, monotonic() + self.handshake_timeout)
         inside = connection.start_tls(self.context)
         inside.deadline = math.inf
         tls = inside.tls
@@ -55,4 +55,4 @@ def tls_route(
     `handshake_timeout` is in seconds. The context should offer `inner.alpn`. `match` may be narrower, such as
     `sni_is("example.com")`.
     """
-    return Route(name, match, TLSHandler(context, inner, handshake_timeout), priority=priority)
+    return Route(name, match, TLSHandler(context, inner, handshake_timeout), priority=priority, takes_late=True)

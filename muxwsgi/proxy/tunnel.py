@@ -22,9 +22,10 @@ from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
 from muxwsgi.http.h1 import HTTP1
 from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Mux, Reason
-from muxwsgi.mux.route import Route
+from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
@@ -48,12 +49,6 @@ __all__ = ["Tunnels"]
 
 log = logging.getLogger("muxwsgi.proxy")
 
-#: Asked first: the six bytes that begin a ClientHello are nobody else's.
-TLS_FIRST = 1 << 30
-
-#: Asked when all others have said no.
-LAST = -(1 << 30)
-
 
 class Tunnels:
     """Serves the inside of tunnels, whose connections have a `Context` as `connection.tunnel`."""
@@ -75,19 +70,22 @@ class Tunnels:
         self._rules = rules
         self._upstreams = upstreams
         self._recorder = recorder
+        self._engine = engine
         self._leaves = leaves
         self._passthrough = passthrough
         relayed = Route("relay", matchers.never, self._relay_unmatched)
         silent = Route("relay", matchers.never, self._relay_silent)
-        tls = Route("tls", matchers.tls, self._serve_tls, priority=TLS_FIRST)
+        tls = Route("tls", matchers.tls, self._serve_tls, priority=FIRST)  # its six bytes are nobody else's
         self.mux = Mux(
             [
                 tls,
-                Route("http", matchers.http1, engine, alpn=("http/1.1",)),
+                http_route(engine),
                 *hijackers,
                 # Asked last: a hijacker knows its protocol better.
                 Route("nearly tls", lookalikes.nearly_tls, _refuse_lookalike, priority=LAST),
-                Route("nearly http", lookalikes.nearly_http, engine, priority=LAST),
+                Route("http/2", matchers.http2_preface, self._refuse_or_relay, priority=LAST),
+                Route("nearly http", self._nearly_http, engine, priority=LAST),
+                http_last(engine, fallback=True),
             ],
             name="tunnel",
             fallback=relayed,
@@ -228,15 +226,37 @@ class Tunnels:
 
     # Anything else
 
+    @property
+    def _requests_are_judged(self) -> bool:
+        return self._rules.has_request_rules or self._rules.has_response_rules
+
+    def _nearly_http(self, data: bytes) -> Match:
+        """Without rules for requests nothing can be evaded."""
+        return lookalikes.nearly_http(data) if self._requests_are_judged else Match.NO
+
+    def _refuse_or_relay(self, connection: "Connection") -> None:
+        """HTTP/2 without TLS in front or with: its requests cannot be looked into here."""
+        if self._requests_are_judged:
+            self._engine(connection)  # 505
+        else:
+            self.relay(connection)
+
     def _relay_unmatched(self, connection: "Connection") -> None:
         """No route has taken it, or none in time. What came slowly may still turn out to be TLS, HTTP or a hijacker's: it goes on then as
-        far as that is open, and no further."""
+        far as that is open, and no further. So does what some server could take for a request."""
         try:
             begun = connection.peek_beyond(0, self.mux.peek_limit)
         finally:
             connection.settle()
-        watch = _SlowStart(self.mux) if self.mux.decide(begun) is None else None
-        self.relay(connection, () if watch is None else (watch,))
+        watches: list[ChunkFunction] = []
+        if self._requests_are_judged:
+            if lookalikes.FirstLine().is_request(begun):
+                self._engine(connection)  # which says what is wrong with it
+                return
+            watches.append(_NoRequest())
+        if self.mux.decide(begun) is None:
+            watches.append(_SlowStart(self.mux))
+        self.relay(connection, watches)
 
     def _relay_silent(self, connection: "Connection") -> None:
         """The client says nothing. Where the server begins, it is relayed; where the client does after all, it is asked again."""
@@ -359,6 +379,19 @@ class _SlowStart:
             self._begun = None
             if decision.reason is not Reason.UNMATCHED:
                 raise Refused(f"it began too slowly to be looked into: {decision.text}")
+
+
+class _NoRequest:
+    """A chunk hook that raises `Refused` where the client's first line could be a request to some server."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self) -> None:
+        self._line = lookalikes.FirstLine()
+
+    def __call__(self, chunk: Chunk, ctx: Context) -> None:
+        if chunk.from_client and self._line.is_request(chunk.data):
+            raise Refused("it begins with what some servers take for a request, and nothing that can be looked into")
 
 
 def _speaks_first(client: "Connection", server: "Connection", seconds: float) -> bool:

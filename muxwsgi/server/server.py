@@ -18,11 +18,11 @@ from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.h1 import HTTP1, WSGIApplication
-from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
+from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
-from muxwsgi.mux.route import Handler, Route
+from muxwsgi.mux.route import FIRST, Handler, Route
 from muxwsgi.mux.tls_route import tls_route
 from muxwsgi.server.binds import Listening, parse_bind
 from muxwsgi.server.plain_http import https_required, redirect_to_https
@@ -121,7 +121,7 @@ class Server:
 
     def _shared_routes(self) -> list[Route]:
         """HTTP and the hijackers: the same routes, so the same limits, on every bind and inside and outside of TLS."""
-        routes = [Route("http", matchers.http1, self._http, alpn=("http/1.1",)), *self._hijackers]
+        routes = [http_route(self._http), *self._hijackers]
         if self._proxy is not None:
             routes += self._proxy.front_routes()
         for route in routes:
@@ -139,14 +139,17 @@ class Server:
             raise OperatorError(f"{option}: {error}") from error
         return route if route is None or route in self.routes else self._admitted(route)
 
-    def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None) -> Mux:
+    def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None, engine: HTTP1 | None = None) -> Mux:
+        """A mux of `routes`, and `engine` (None: the application's) for what turns out to be HTTP when all of them have said no."""
         settings = self.settings.mux
+        last = http_last(engine or self._http, fallback=fallback is not None)
         return Mux(
-            routes,
+            [*routes, last],
             name=name,
             fallback=fallback,
             silence=silence,
             sniff_timeout=settings.sniff_timeout,
+            patience=self.settings.http.request_head_timeout,
             peek_limit=settings.peek_limit,
         )
 
@@ -159,13 +162,13 @@ class Server:
         self._contexts.append((bind, context))
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
         # TLS is asked first: its six bytes are nobody else's.
-        tls = tls_route(context, inner, self.settings.handshake_timeout, priority=1 << 30)
+        tls = tls_route(context, inner, self.settings.handshake_timeout, priority=FIRST)
         if bind.tls == "optional":
             return self._mux(listening.address, [tls, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http, on_exchange=self._on_exchange)
         self._engines.append(engine)
-        return self._mux(listening.address, [tls, Route("plain-http", matchers.http1, engine)], None, None)
+        return self._mux(listening.address, [tls, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
     def _transparent_door(self, way: Transparent, listening: Listening) -> Handler:
         """Nothing is asked in front: where a connection goes is known, and its own server may speak first."""

@@ -29,7 +29,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "empty length": (400, POST + b"Content-Length: \r\n\r\n"),
     "endless length": (400, POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n"),
     "xchunked": (400, POST + b"Transfer-Encoding: xchunked\r\n\r\n"),
-    "gzip, chunked": (400, POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
+    "gzip, chunked": (501, POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
     "chunked, gzip": (400, POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n"),
     "chunked twice": (400, POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
     "quoted chunked": (400, POST + b'Transfer-Encoding: "chunked"\r\n\r\n'),
@@ -69,8 +69,9 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "two Hosts in one field": (400, b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
     "repeated Content-Type": (400, POST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n"),
     "HTTP/0.9": (400, b"GET /\r\n\r\n"),
-    "HTTP/2.0": (400, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
-    "HTTP/1.2": (400, b"GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+    "HTTP/2.0": (505, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+    "HTTP/1.10": (400, b"GET / HTTP/1.10\r\nHost: a\r\n\r\n"),
+    "HTTP/3": (505, b"GET / HTTP/3\r\nHost: a\r\n\r\n"),
     "RTSP/1.0": (400, b"OPTIONS / RTSP/1.0\r\nHost: a\r\n\r\n"),
     "ICE/1.0": (400, b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n"),
     "lower-case version": (400, b"GET / http/1.1\r\nHost: a\r\n\r\n"),
@@ -104,9 +105,13 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "chunked behind a comma": (400, POST + b"Transfer-Encoding: , chunked\r\n\r\n"),
     "length with a space in it": (400, POST + b"Content-Length: 1 0\r\n\r\nhellohello"),
     "length of other digits": (400, POST + b"Content-Length: \xb2\r\n\r\nhe"),
-    "unknown method": (501, b"FROBNICATE / HTTP/1.1\r\nHost: a\r\n\r\n"),
-    "lower-case method": (501, b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
-    "RTSP method": (501, b"DESCRIBE / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a method that is no token": (400, b"GE:T / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "no method": (400, b" / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "gzip, deflate, chunked": (501, POST + b"Transfer-Encoding: gzip,deflate , Chunked\r\n\r\n"),
+    "gzip, xchunked": (400, POST + b"Transfer-Encoding: gzip, xchunked\r\n\r\n"),
+    "chunked, chunked": (400, POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n"),
+    "gzip, chunked, in 1.0": (400, b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+    "chunked, gzip, chunked": (400, POST + b"Transfer-Encoding: chunked, gzip, chunked\r\n\r\n"),
     "unknown coding": (501, POST + b"Transfer-Encoding: gzip\r\n\r\n"),
     "another expectation": (417, POST + b"Expect: tea\r\nContent-Length: 1\r\n\r\nx"),
     "endless empty lines": (400, b"\r\n" * 50 + GET + b"\r\n"),
@@ -264,7 +269,7 @@ def test_a_head_that_never_ends_as_ours_do_is_refused_without_waiting_for_more(n
         for piece in [sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]:
             client.sendall(piece)
             gevent.sleep(0)
-        assert client.recv().startswith(b"HTTP/1.1 400 ")
+        assert client.recv().startswith(b"HTTP/1.1 505 " if name == "HTTP/2.0" else b"HTTP/1.1 400 ")
         client.close()
         serving.get()
     server.finish()

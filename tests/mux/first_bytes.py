@@ -81,6 +81,8 @@ _words = st.sampled_from(
             b"http://",
             b"a:1",
             b" HTTP/1.1",
+            b"\t",
+            b" HTTP/1.1\r\n",
         ),
         *(b" HTTP/2.0", b"\r\n", b"\r", b"\n", b"SSH-", b"\x16\x03", b"\x01", b"\0", b"x", b"EHLO", b"PING"),
     ]
@@ -111,6 +113,7 @@ first_bytes = st.one_of(
 #: Every matcher that is shipped.
 SHIPPED: list[Matcher] = [
     matchers.http1,
+    matchers.http1_line,
     matchers.http2_preface,
     matchers.tls,
     matchers.never,
@@ -140,10 +143,10 @@ def ignore(connection: object) -> None:
 def any_mux(draw: st.DrawFn) -> Mux:
     """A mux of any matchers in any order, small peek limits included."""
     routes = [
-        Route(str(number), matcher, ignore, priority=draw(st.integers(0, 2)))
+        Route(str(number), matcher, ignore, priority=draw(st.integers(0, 2)), takes_late=draw(st.booleans()))
         for number, matcher in enumerate(draw(st.lists(any_matcher, max_size=5)))
     ]
-    fallback = Route("fallback", matchers.never, ignore)
+    fallback = Route("fallback", matchers.never, ignore) if draw(st.booleans()) else None
     return Mux(routes, fallback=fallback, peek_limit=draw(st.sampled_from([1, 5, 20, 16384])))
 
 

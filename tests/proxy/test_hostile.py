@@ -4,7 +4,7 @@ import gzip
 import socket
 import threading
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.frame import Frame, Opcode, encode_frame
-from muxwsgi.proxy.streams.lookalikes import nearly_http, nearly_tls
+from muxwsgi.proxy.streams.lookalikes import FirstLine, nearly_http, nearly_tls
 from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream import upstreams
 from muxwsgi.proxy.upstream.dial import LOOKUPS_AT_ONCE
@@ -134,16 +134,80 @@ def test_a_protocol_that_begins_with_a_word_is_relayed_however_slowly(lab: Lab) 
         REQUEST.replace(b"GET ", b"GET\t"),
         b" " + REQUEST,
         b"ANY /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        REQUEST.replace(b"/secret", b"ftp://localhost/secret"),
+        b"A" * 33 + b" x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"A" * 9000 + b" x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\r\n" * 8192 + REQUEST,
+        b"\r\n" * 100_000 + REQUEST,
+        b"GET x\r\n",
+        b"\x00" + REQUEST,
+        b"\x01" + REQUEST,
+        b"\x1c" + REQUEST,
+        b"\xa0\x85GET /secret\r\n",
+        REQUEST.replace(b"GET ", b"GET\x0b"),
+        REQUEST.replace(b"GET ", b"GET\x00 "),
+        REQUEST.replace(b" HTTP/1.1\r\n", b"\x0cHTTP/1.1\r\n"),
+        REQUEST.replace(b"GET /secret HTTP", b"POST secret http"),
+        REQUEST.replace(b"GET ", b"\xff "),
+        REQUEST.replace(b"1.1\r\n", b"1.1 \x01x\r\n"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     ],
-    ids=["LF in front", "six empty lines", "two blanks", "a tab", "a blank in front", "a long line"],
+    ids=["LF in front", "six empty lines", "two blanks", "a tab", "a blank in front", "a long line", "ftp", "33 letters", "9000 letters",
+         "16 KiB of line breaks", "200 KB of line breaks", "HTTP/0.9", "NUL in front", "a control byte in front",
+         "a separator in front", "blanks of ISO 8859", "a vertical tab", "NUL behind the method", "a form feed", "small letters",
+         "no method", "more behind the version", "HTTP/2"],
 )
 def test_what_only_some_servers_take_for_http_is_not_relayed_to_them(lab: Lab, request_: bytes) -> None:
     upstream = Upstream(lab)
     _, port = strict(lab)
     client = lab.tunnel(port, f"127.0.0.1:{upstream.port}")
-    client.sendall(request_)
-    assert read_answer(client).status in (400, 414)
+    with suppress(ConnectionResetError, BrokenPipeError):  # refused before all of it was sent
+        client.sendall(request_)
+    assert read_answer(client).status in (400, 414, 505)
     assert upstream.connections == 0
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"\x01GET /secret HTT", b"\r\n" * 20 + b"\x00", b"{} /secret HTTP/", b"\xffPOST", b"\x85GE"],
+)
+def test_what_some_servers_take_for_http_is_not_relayed_either_where_it_begins_slowly(lab: Lab, begin: bytes) -> None:
+    rest = {b"\x85GE": b"T /secret\r\n", b"{} /secret HTTP/": b"1.1\r\n\r\n", b"\x01GET /secret HTT": b"P/1.1\r\n\r\n"}.get(begin, REQUEST)
+    got = bytearray()
+
+    def listen(sock: Any) -> None:
+        while data := sock.recv(1000):
+            got.extend(data)
+
+    _, port = strict(lab)
+    client = lab.tunnel(port, f"127.0.0.1:{lab.serve_raw(listen)}")
+    client.sendall(begin)
+    until(lambda: bytes(got) == begin, "what has come is relayed")
+    client.sendall(rest)
+    assert ended(client)
+    assert bytes(got) == begin
+
+
+def test_without_rules_for_requests_all_of_it_is_relayed(lab: Lab) -> None:
+    def shout(sock: Any) -> None:
+        while data := sock.recv(1000):
+            sock.sendall(data.upper())
+
+    proxy = lab.proxy(settings=ProxySettings(sniff_timeout=0.05))
+    proxy.on_connect().mitm()
+    port = lab.serve_proxy(proxy)
+    for sent in (b"GET key\r\n", b"\x01GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        client = lab.tunnel(port, f"127.0.0.1:{lab.serve_raw(shout)}")
+        client.sendall(sent)
+        assert client.recv(100) == sent.upper()
+
+
+@given(st.lists(st.sampled_from([b"GET", b"GE", b"T", b" ", b"\x00", b"\r\n", b"/", b" HTT", b"P/", b"1", b"HTTP/1.1", b"x" * 9])), st.lists(st.integers(0, 60)))
+def test_the_first_line_is_the_same_however_it_is_cut(parts: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(parts)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    line = FirstLine()
+    assert any(line.is_request(data[a:b]) for a, b in pairwise(edges)) is FirstLine().is_request(data)
 
 
 @pytest.mark.parametrize(

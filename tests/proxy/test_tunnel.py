@@ -120,7 +120,7 @@ def test_a_hello_that_is_sent_together_with_connect_is_heard(lab: Lab, action: s
 STREAMS = {
     "HTTP": b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n",
     "HTTP with a body": b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody",
-    "Redis that begins like HTTP": b"GET key\r\n",
+    "Redis that begins like HTTP": b"SET key value\r\n",
     "no protocol": b"\x00\x01\x02 hello\r\n",
     "nearly TLS": b"\x16\x03\x09\x00\x05hello",
     "a method that is none": b"HELO mail.example\r\n",

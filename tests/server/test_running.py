@@ -278,12 +278,12 @@ def test_silence_and_the_unknown_go_where_they_are_sent() -> None:
                 sock.close()
 
 
-def test_by_default_silence_and_the_unknown_are_closed() -> None:
-    with ServerProcess(APP, "--sniff-timeout=0.2") as server:
-        for first in (b"", b"\x00unknown", b"GE"):
+def test_by_default_silence_and_the_unknown_are_closed_and_half_a_request_is_told_so() -> None:
+    with ServerProcess(APP, "--sniff-timeout=0.2", "--request-head-timeout=1") as server:
+        for first, answer in ((b"", b""), (b"\x00unknown", b""), (b"OPTI", b"HTTP/1.1 408 ")):
             sock = server.connect()
             sock.sendall(first)
-            assert read_until_closed(sock) == b""
+            assert read_until_closed(sock)[:13] == answer
 
 
 def test_mounts_see_their_prefix(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import gevent
 from gevent.lock import Semaphore
 
 from muxwsgi import Connection, Match, hijack
-from muxwsgi.mux.matchers import all_of, any_of, http1, not_, regex
+from muxwsgi.mux.matchers import all_of, any_of, http1, http1_line, not_, regex
 from muxwsgi.wire.ready import give_turn
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into
@@ -23,7 +23,7 @@ _ids = itertools.count(1)
 
 _array = regex(rb"\*[1-9][0-9]{0,6}\r\n")
 _inline = regex(b"(?i)(?:%s)(?: [^\r\n]*)?\r?\n" % b"|".join(sorted((name.encode() for name in COMMANDS), reverse=True)), 4096)
-_command = any_of(_array, all_of(_inline, not_(http1)))
+_command = any_of(_array, all_of(_inline, not_(http1), not_(http1_line)))
 
 #: Replies of this many bytes are sent before the next command is read: a client that asks and does not listen waits, and we hold little.
 MAX_HELD = 64 * 1024
@@ -37,7 +37,7 @@ MAX_BEHIND = 8 * 1024 * 1024
 
 
 def redis(data: bytes) -> Match:
-    """A command as clients send it, or typed by hand (inline). A typed one may be an HTTP request as well, `GET /x HTTP/1.1`: then it
+    """A command as clients send it, or typed by hand (inline). A typed one may be an HTTP request as well, `GET x HTTP/1.1`: then it
     is that. A function, for its name is what `muxwsgi explain` shows: the expression lists every command.
     """
     return _command(data)
