@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "muxwsgi"
 
 #: As the page has them. What stands in none of these (errors, settings and the package itself) is for everybody.
-FLOORS = {"wire": 0, "mux": 1, "http": 2, "hijackers": 2, "proxy": 3, "server": 4, "observe": 4, "cli": 5}
+FLOORS = {"wire": 0, "patch": 0, "mux": 1, "http": 2, "hijackers": 2, "proxy": 3, "server": 4, "observe": 4, "cli": 5}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -72,9 +72,9 @@ def run(app: str, config: str | None, **flags: Any) -> None:
     signals = _taken_signals()
     values = collect(flags, config, proxy=False)
     # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
-    from gevent import monkey
+    from muxwsgi.patch import patch_all
 
-    monkey.patch_all()
+    patch_all()
     from muxwsgi.cli.run import serve
 
     serve(app, values, signals)
@@ -87,9 +87,9 @@ def proxy(config: str | None, **flags: Any) -> None:
     """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
     signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
-    from gevent import monkey
+    from muxwsgi.patch import patch_all
 
-    monkey.patch_all()
+    patch_all()
     from muxwsgi.cli.proxy import serve
 
     serve(values, signals)

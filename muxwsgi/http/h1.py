@@ -23,6 +23,7 @@ from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.wire.fork import end_child
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import clock
 
@@ -272,6 +273,7 @@ class HTTP1:
 
         The application has had the environ, so nothing is looked up there: `raw` is the request's head.
         """
+        end_child(error)  # where the application has forked, the child must not
         connection = incoming.connection
         if takeover.taken:
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:

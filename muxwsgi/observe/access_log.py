@@ -5,6 +5,7 @@ import logging
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.observe.access_format import DEFAULT_FORMAT, compile_format
 from muxwsgi.observe.log_file import LogFile
+from muxwsgi.wire.fork import leave_to_parent
 
 __all__ = ["AccessLog"]
 
@@ -26,6 +27,11 @@ class AccessLog:
         self._waiting: list[str] = []
         self._size = 0
         self._file = LogFile(path, "access_logfile", 1, log.log)
+        leave_to_parent(self)
+
+    def forsake(self) -> None:
+        """In a forked child: what waits is the parent's to write."""
+        self._waiting, self._size = [], 0
 
     @property
     def lost(self) -> int:

@@ -19,6 +19,7 @@ from gevent.event import Event
 
 from muxwsgi.observe.record_file import RecordFile
 from muxwsgi.proxy.flow import Flow
+from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import give_turn
 
 __all__ = ["FlowSpool"]
@@ -76,6 +77,14 @@ class FlowSpool:
         self._closing = False
         self._complained: float | None = None
         atexit.register(_close, weakref.ref(self))
+        leave_to_parent(self)
+
+    def forsake(self) -> None:
+        """In a forked child: what waits is the parent's to write, and a lock on the file must not last as long as the child."""
+        self._closing = True
+        self._queue.clear()
+        self._carried = None
+        self._file.close()
 
     def __call__(self, flow: Flow) -> None:
         if self._filter is not None and not self._filter(flow):

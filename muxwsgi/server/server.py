@@ -28,6 +28,7 @@ from muxwsgi.server.binds import Listening, parse_bind
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
+from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener, Room, Serve
@@ -197,6 +198,7 @@ class Server:
 
     def start(self) -> None:
         """Serve from now on, in greenlets."""
+        fork.serving(self)
         self._stopped = Event()
         room = Room(self.settings.max_connections or None)
         for listening in self._listening:
@@ -249,6 +251,7 @@ class Server:
             self._proxy.close()
         if self._stopped is not None:
             self._stopped.set()
+        fork.stopped_serving(self)
 
     def _is_cut(self) -> bool:
         return self._cut_wanted or monotonic() >= self._cut_at

@@ -22,6 +22,7 @@ import gevent.socket
 from OpenSSL import SSL
 
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
+from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import KeptSocket
 from muxwsgi.wire.pump import Pump
 from muxwsgi.wire.ready import Lifeline
@@ -142,7 +143,9 @@ class Connection:
         if server is None:
             server = cast(Address, sock.getsockname())
         kind = kind_of(sock)
-        return cls(SocketTransport(sock.detach(), kind), client=client, server=server)
+        connection = cls(SocketTransport(sock.detach(), kind), client=client, server=server)
+        leave_to_parent(connection)  # those that were accepted are known to the sweeper
+        return connection
 
     @classmethod
     def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None, hub: Any = None) -> "Connection":
@@ -378,6 +381,18 @@ class Connection:
         """
         return bool(getattr(self._transport, "truncated", False))
 
+    def forsake(self) -> None:
+        """In a forked child: close the child's copy of the descriptor. Nothing is sent, and the parent's connection goes on."""
+        top = self.lifeline.top
+        if top is not self and top is not None:
+            top.forsake()
+            return
+        transport = self._transport
+        if isinstance(transport, DescriptorTLS | LayeredTLS):
+            transport.abandon()
+        self.lifeline.reset_at_close = False  # options of the socket are the parent's too
+        self._end(REASON)
+
     def _end(self, reason: str) -> None:
         transport, self._transport = self._transport, Gone(self.lifeline, reason)
         if not isinstance(transport, Gone):
@@ -454,7 +469,9 @@ class Connection:
         self.lifeline.top = None
         sock = transport.release()
         kind = KeptSocket if self._number_given else gevent.socket.socket
-        return kind(sock.family, sock.type, sock.proto, fileno=sock.detach()), ahead
+        detached = kind(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        leave_to_parent(detached)
+        return detached, ahead
 
     def as_socket(self) -> "gevent.socket.socket":
         """A real socket with this stream, for code that insists on a descriptor that tells the truth (select, ping timers).

@@ -17,6 +17,7 @@ from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
 from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.frames import keep_frames
 from muxwsgi.wire.ready import READ
 from muxwsgi.wire.syscalls import accept_one, kind_of
@@ -122,7 +123,12 @@ class Listener:
         loop = self._hub.loop
         self._pause_timer = loop.timer(0, BACK_OFF)  # one that does not repeat would be over at once when it is started again
         self._watcher = loop.io(self._socket.fileno(), READ)
+        leave_to_parent(self)
         self.resume()
+
+    def forsake(self) -> None:
+        """In a forked child: close the child's copy of the socket, see `fork`."""
+        self.close()
 
     def resume(self) -> None:
         """Accept again after a pause. Does nothing once closed."""

@@ -6,6 +6,7 @@ import socket as socket_module
 import gevent
 import gevent.socket
 
+from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.relay import BLOCK, Stream
 
 __all__ = ["Pump"]
@@ -24,6 +25,8 @@ class Pump:
 
     def __init__(self, stream: Stream) -> None:
         self.near, self._far = gevent.socket.socketpair()
+        leave_to_parent(self.near)  # a copy in a child would hide from the other end that this one was closed
+        leave_to_parent(self._far)
         self._inward = gevent.spawn(self._carry, stream, self._far)
         self._outward = gevent.spawn(self._carry, self._far, stream)
 

@@ -5,6 +5,7 @@ from time import monotonic
 import gevent
 from greenlet import greenlet
 
+from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import Lifeline, sweep
 
 __all__ = ["Sweeper"]
@@ -23,6 +24,7 @@ class Sweeper:
     def __init__(self) -> None:
         self.lines: dict[Lifeline, greenlet | None] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        leave_to_parent(self)
 
     def start(self) -> None:
         """Sweep from now on. Idempotent."""
@@ -34,6 +36,12 @@ class Sweeper:
         if self._greenlet is not None:
             self._greenlet.kill()
             self._greenlet = None
+
+    def forsake(self) -> None:
+        """In a forked child: close the connections without a word, see `fork`."""
+        for line in self.lines:
+            if line.top is not None:
+                line.top.forsake()
 
     def _run(self) -> None:
         while True:

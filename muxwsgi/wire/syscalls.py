@@ -12,12 +12,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Kind", "accept_one", "check_descriptor", "clock", "close_descriptor", "kind_of", "peek", "receive", "second", "transmit"]
+from gevent.monkey import get_original
+
+__all__ = [
+    "Kind",
+    "accept_one",
+    "check_descriptor",
+    "clock",
+    "close_descriptor",
+    "close_now",
+    "kind_of",
+    "peek",
+    "receive",
+    "second",
+    "transmit",
+]
 
 Buffer = bytes | bytearray | memoryview
 
 #: Family, type and protocol of a socket, as numbers: a socket that is asked for them makes an enum member each time.
 Kind = tuple[int, int, int]
+
+
+#: In a patched process `os.close` leaves it to the loop to close what it has watched. A forked child's loop is another one.
+close_now: Callable[[int], None] = get_original("os", "close")
 
 
 def kind_of(sock: socket_module.socket) -> Kind:
@@ -81,7 +99,7 @@ def accept_by_python(listening: socket_module.socket) -> tuple[int, Any] | None:
 
 def _close_by_python(fd: int) -> None:
     try:
-        os.close(fd)
+        close_now(fd)
     except OSError as error:
         if error.errno != errno.ECONNRESET:
             raise

@@ -10,7 +10,7 @@ What a rule raises passes untouched, to become a 500 with a traceback in the err
 raises) is the answer that it means to be.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import werkzeug.wrappers
@@ -49,6 +49,7 @@ from muxwsgi.proxy.rules.rule import (
     Sentence,
     name_of,
 )
+from muxwsgi.wire.fork import end_child, is_child
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -164,7 +165,7 @@ class Rules:
             if not rule.is_for(host, ctx):
                 continue
             try:
-                result = rule.function(host, ctx)
+                result = _call(rule.function, host, ctx)
             except HTTPException as error:
                 return Reject(error.get_response()), host
             if result is None:
@@ -186,7 +187,7 @@ class Rules:
             if not rule.is_for(request, ctx):
                 continue
             try:
-                result = rule.function(request, ctx)
+                result = _call(rule.function, request, ctx)
             except HTTPException as error:
                 return error.get_response(request.environ)
             if result is None:
@@ -210,7 +211,7 @@ class Rules:
             if rule.decoded and isinstance(response, Response):
                 response.decode()
             try:
-                result: Any = rule.function(cast(Response, response), ctx)
+                result: Any = _call(rule.function, cast(Response, response), ctx)
             except HTTPException as error:
                 result = error.get_response()
             if result is None or result is response:
@@ -232,7 +233,7 @@ class Rules:
         for rule in self._error:
             if rule.is_for(_subject(ctx), ctx):
                 try:
-                    result = rule.function(fault, ctx)
+                    result = _call(rule.function, fault, ctx)
                 except HTTPException as error:
                     result = error.get_response()
                 if result is None:
@@ -254,6 +255,18 @@ class Rules:
         return [rule.function for rule in self._frame if rule.is_for(_subject(ctx), ctx)]
 
 
+def _call(function: Callable[[Any, Context], Any], subject: object, ctx: Context) -> Any:
+    """What a rule makes of `subject`. Where it has forked, the child ends here, and what it returned is of no use."""
+    try:
+        result = function(subject, ctx)
+    except BaseException as error:
+        end_child(error)
+        raise
+    if is_child():
+        end_child(None)
+    return result
+
+
 def _subject(ctx: Context) -> Request | str:
     return ctx.request if ctx.request is not None else _tunnel(ctx)
 
@@ -268,7 +281,7 @@ def _tunnel(ctx: Context) -> str:
 def filter_chunk(hooks: Iterable[ChunkFunction], data: bytes, from_client: bool, ctx: Context) -> bytes:
     """What to send on in place of `data`, b"" for nothing. Raises `Refused` where the stream shall end."""
     for hook in hooks:
-        result = hook(Chunk(data, from_client), ctx)
+        result = _call(hook, Chunk(data, from_client), ctx)
         if result is None:
             continue
         if result is DROP:
@@ -284,7 +297,7 @@ def filter_chunk(hooks: Iterable[ChunkFunction], data: bytes, from_client: bool,
 def filter_frame(hooks: Iterable[FrameFunction], frame: "Frame", ctx: Context) -> "Frame | None":
     """What to send on in place of `frame`, None for nothing. Raises `Refused` where the WebSocket shall end."""
     for hook in hooks:
-        result = hook(frame, ctx)
+        result = _call(hook, frame, ctx)
         if result is None:
             continue
         if result is DROP:

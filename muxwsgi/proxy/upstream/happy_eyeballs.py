@@ -15,6 +15,7 @@ from typing import Any
 from gevent.monkey import get_original
 
 from muxwsgi.proxy.upstream.resolve import Resolved
+from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
 from muxwsgi.wire.transport import PlainSocket
 
@@ -182,6 +183,7 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
     """A socket that is connecting (EALREADY), or the outcome, as `connect_ex` has it. Raises `OSError` where no socket is to be had."""
     family, ip = address
     sock = PlainSocket(family, _STREAM)
+    leave_to_parent(sock)
     try:
         sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NODELAY, 1)
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)

@@ -1,0 +1,248 @@
+"""Processes that an application forks from the one that serves: `os.fork`, and `multiprocessing` by its "fork" method.
+
+A fork copies the whole process: listening sockets, connections, the event loop and every greenlet on it. If the copy went on, other clients
+would get their bytes twice, and a view that sleeps in another greenlet would wake up and write to its database in both processes. A program
+with threads does not have this: of all threads, only the one that forks lives in the child. Here the same holds for greenlets.
+
+What the child of a serving process is:
+
+1. Only the greenlet that forks goes on. The child gets a hub and a loop of its own; nothing that waits on the old loop runs again.
+2. Listening sockets and connections are closed, and nothing is sent: no close_notify, no reset. Using one raises `OSError` (EBADF).
+3. Signals that were taken by `gevent.signal_handler` have their defaults again, as `muxwsgi.signals` has it for those of the server. All
+   are blocked from before the fork until then: one that comes between would be lost.
+4. When the greenlet that forks ends, the process ends, as with a thread. What a view returns in the child goes nowhere.
+
+All this is for a process that serves (`serving`). One that only imported the library, or has made a `Server` and not started it, forks as
+any other: a master may.
+
+`after_in_child` runs in the children of `subprocess` too where these fork by Python, just before the exec.
+"""
+
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import gevent
+import gevent.socket
+from gevent import get_hub, getcurrent
+from gevent.exceptions import LoopExit
+from gevent.hub import Hub
+from greenlet import greenlet
+
+from muxwsgi.wire.abandoned_hub import abandon, refuse_others
+from muxwsgi.wire.syscalls import close_now
+
+__all__ = ["REASON", "Inherited", "end_child", "is_child", "leave_to_parent", "serving", "stopped_serving"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: What an inherited connection says when it is used.
+REASON = "the connection belongs to the process that this one was forked from"
+
+
+class Inherited(Protocol):
+    """What a child inherits and must let go of."""
+
+    def forsake(self) -> None:
+        """In the child: give up descriptors and what waits to be written. Sends nothing, waits for nothing, switches to nobody."""
+
+
+#: Signals that `faulthandler` takes, and the one by which gevent waits for children.
+_NOT_LIBEVS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGCHLD}
+
+_inherited: WeakSet[Any] = WeakSet()
+_serving: WeakSet[Any] = WeakSet()
+_old_masks: list[set[int]] = []  # while a fork is under way
+_hubs: WeakSet[Hub] = WeakSet()  # of the threads that serve
+_installed = False
+_is_child = False
+
+
+def is_child() -> bool:
+    """Whether this process was forked from one that served."""
+    return _is_child
+
+
+def leave_to_parent(thing: "Inherited | socket.socket") -> None:
+    """Let children give up `thing`, which is kept by a weak reference. A socket is closed, without a shutdown."""
+    _inherited.add(thing)
+
+
+def serving(server: object) -> None:
+    """`server` serves from now on: what is forked is a child as above. In a child, the process is a server of its own from here on."""
+    global _installed, _is_child
+    _is_child = False
+    if not _installed:
+        os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+        _installed = True
+    _serving.add(server)
+    _hubs.add(get_hub())
+
+
+def stopped_serving(server: object) -> None:
+    """The reverse of `serving`."""
+    _serving.discard(server)
+
+
+def end_child(error: BaseException | None) -> None:
+    """In a child, end the process after what the forking greenlet ended with: `SystemExit` has the status, other exceptions are a traceback
+    on standard error and status 1. Does nothing in any other process.
+
+    The interpreter is not finalized: its `atexit` functions are the parent's, as are the greenlets that it would end.
+    """
+    if _is_child:
+        _exit(error)
+
+
+def _exit(error: BaseException | None) -> None:
+    status = 0
+    try:
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, int):
+                status = error.code
+            elif error.code is not None:
+                print(error.code, file=sys.stderr)
+                status = 1
+        elif isinstance(error, OSError) and error.errno == errno.EBADF and error.strerror == REASON:
+            pass  # the child has done its work, and returned from the view: the response is the parent's
+        elif isinstance(error, LoopExit):
+            print("a forked process ends: it waits for a greenlet that is its parent's", file=sys.stderr)
+            status = 1
+        elif error is not None and not isinstance(error, gevent.GreenletExit):
+            traceback.print_exception(error)
+            status = 1
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        os._exit(status & 0xFF)
+
+
+# At the fork
+
+def _before() -> None:
+    if _serving:
+        _old_masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()))
+
+
+def _after_in_parent() -> None:
+    if _old_masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _old_masks.pop())
+
+
+def _after_in_child() -> None:
+    global _is_child
+    mask = _old_masks.pop() if _old_masks else None
+    _old_masks.clear()
+    if not _serving:
+        return
+    _is_child = True
+    _serving.clear()
+    _forsake_all(list(_inherited))
+    _inherited.clear()
+    _reset_signals()
+    try:
+        _leave_hub()
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forsake_all(things: Iterable[Any]) -> None:
+    for thing in things:
+        try:
+            if isinstance(thing, socket.socket | gevent.socket.socket):
+                _close_quietly(thing)
+            else:
+                thing.forsake()
+        except Exception:  # the others are to be given up all the same
+            log.exception("a child process could not let go of %r", thing)
+
+
+def _close_quietly(sock: socket.socket) -> None:
+    fd = sock.detach()
+    if fd >= 0:
+        close_now(fd)
+
+
+def _reset_signals() -> None:
+    """Give up the handlers that run on the old loop, where nothing runs any more. Those of Python (`Signals` for one) are not ours."""
+    if not _caught_elsewhere():
+        return
+    for each in gc.get_objects():
+        if type(each) is gevent.signal_handler:
+            each.cancel()  # libev puts the default back
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _caught_elsewhere() -> bool:
+    """Whether a signal has a handler of which Python knows nothing, as libev's are. Looking for those takes milliseconds."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            caught = next(int(line.split()[1], 16) for line in status if line.startswith(b"SigCgt:"))
+    except (OSError, StopIteration):
+        return True
+    return any(
+        caught >> (number - 1) & 1 and signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, None)
+        for number in signal.valid_signals() - _NOT_LIBEVS
+    )
+
+
+def _leave_hub() -> None:
+    """Give the child a hub of its own, and let the greenlet that forks be the only one that can run."""
+    current = getcurrent()
+    root = _root(current)
+    hub = next((hub for hub in _hubs if _root(hub) is root), None)
+    _hubs.clear()
+    if hub is None:  # forked by a thread that does not serve: the loop and its greenlets belong to a thread that the child does not have
+        return
+    end = greenlet(_end, root)
+    if current is hub:
+        # A callback of the loop forks, and its C frames are below us. The loop has to stay, and ends with the callback.
+        end.switch(current)
+        hub.parent = end
+        hub.loop.run_callback(_exit, None)
+        return
+    top = current
+    while top.parent is not None and top.parent is not hub:
+        top = top.parent
+    own = abandon(hub)
+    own.parent = end
+    if isinstance(top, gevent.Greenlet):
+        top.parent = own  # it reports its errors there
+        top.rawlink(_end_with)
+    elif top is not root:
+        top.parent = end
+    end.switch(current)
+    refuse_others()
+
+
+def _root(of: greenlet) -> greenlet:
+    """The greenlet that its thread began with."""
+    while of.parent is not None:
+        of = of.parent
+    return of
+
+
+def _end(forking: greenlet) -> None:
+    """Below everything in a child: what comes here has ended it."""
+    error: BaseException | None = None
+    try:
+        forking.switch()
+    except BaseException as ended_by:
+        error = ended_by
+    _exit(error)
+
+
+def _end_with(ended: "gevent.Greenlet[..., Any]") -> None:
+    """The same for a `gevent.Greenlet`, which has reported its error."""
+    _exit(None if ended.exception is None else ended.exception if isinstance(ended.exception, SystemExit) else SystemExit(1))
