@@ -42,8 +42,9 @@ def patch_asyncio() -> bool:
     if is_patched():
         return True
     import asyncio
-    from asyncio import events, tasks
+    from asyncio import tasks
 
+    events: Any = asyncio.events
     policy = getattr(events, "BaseDefaultEventLoopPolicy", None)
     if (
         sys.version_info >= (3, 14)
@@ -55,17 +56,18 @@ def patch_asyncio() -> bool:
         return False
     from gevent.local import local
 
-    class RunningLoop(local):
+    class RunningLoop(local):  # type: ignore[misc]  # mypy is not shown its type
         loop_pid: tuple[Any, int | None] = (None, None)
 
-    class CurrentLoop(local):
+    class CurrentLoop(local):  # type: ignore[misc]
         _loop = None
         _set_called = False
 
     replaced: dict[str, Any] = {name: getattr(events, in_python) for name, in_python in _IN_PYTHON.items()}
-    if hasattr(events, "_py__get_event_loop"):  # until Python 3.11
-        replaced["_get_event_loop"] = events._py__get_event_loop
-    events._running_loop = RunningLoop()  # type: ignore[attr-defined]
+    until_3_11 = getattr(events, "_py__get_event_loop", None)
+    if until_3_11 is not None:
+        replaced["_get_event_loop"] = until_3_11
+    events._running_loop = RunningLoop()
     for name, function in replaced.items():
         setattr(events, name, function)
         if hasattr(asyncio, name):
@@ -74,7 +76,7 @@ def patch_asyncio() -> bool:
     if current_task is not None:
         tasks.current_task = asyncio.current_task = current_task
     _patch_policy(policy, CurrentLoop)
-    events._muxwsgi = True  # type: ignore[attr-defined]
+    events._muxwsgi = True
     return True
 
 
