@@ -9,8 +9,8 @@ put in their place, over a local of greenlets.
 
 - Tasks and futures stay those in C: in Python 3.11 to 3.13 they know the current task by its loop. A future that is made without a loop
   asks C for the running one, which finds none, and then the policy, which therefore answers with the running loop first.
-- Since Python 3.14 tasks in C check the loop that C keeps for the thread, and there are no such functions to put beside them. Nothing is
-  changed there. asyncio then works as far as one request at a time uses it.
+- Since Python 3.14 tasks in C keep the current task by thread as well, and refuse to run in a loop that C does not know as the running
+  one. Nothing is changed there, so asyncio works while one request at a time uses it, as it does without this module.
 """
 
 import sys
