@@ -248,6 +248,19 @@ def view_connection_in_child(environ: "WSGIEnvironment") -> object:
     return in_child(work)
 
 
+def view_input_in_child(environ: "WSGIEnvironment") -> object:
+    """The child reads a body of which nothing has come yet; then the parent does."""
+
+    def work() -> object:
+        try:
+            return environ["wsgi.input"].read(4).decode()
+        except OSError as error:
+            return error.errno
+
+    child = in_child(work)
+    return [child, environ["wsgi.input"].read(4).decode()]
+
+
 def view_signals(environ: "WSGIEnvironment") -> object:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     return in_child(lambda: [str(signal.getsignal(number)) for number in numbers] + [sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))])

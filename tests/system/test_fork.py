@@ -102,6 +102,18 @@ def test_a_child_that_uses_its_parents_connection_is_told_so(server: ServerProce
         assert result(server, "connection_in_child") == [9, 9, 9]
 
 
+def test_a_child_that_reads_the_body_takes_nothing_of_it_away(server: ServerProcess) -> None:
+    with contextlib.closing(server.open()) as sock:
+        sock.sendall(b"POST /input_in_child HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        sock.settimeout(20)
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"body")
+        answer = sock.recv(1000)
+        while b"}" not in answer:
+            answer += sock.recv(1000)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["result"] == [9, "body"]
+
+
 def test_a_child_has_default_signals(server: ServerProcess) -> None:
     handlers = result(server, "signals")
     assert handlers == [str(signal.SIG_DFL), str(signal.default_int_handler), str(signal.SIG_DFL), str(signal.SIG_DFL), []]
