@@ -37,7 +37,7 @@ class HTTPSettings:
     keep_alive                  seconds that a connection may rest between requests; 0 closes after each response
     request_head_timeout        seconds from the first byte of a head to its last, above: 408
     body_min_rate               bytes per second that a body must move in either direction, 0 for no minimum
-    body_rate_grace             seconds until that minimum counts
+    body_rate_grace             seconds until that minimum counts: how long a body may stand still
     linger                      seconds that a refused client has to read why before the connection is closed
     server_header               value of the Server field, "" for none
     """
@@ -48,9 +48,9 @@ class HTTPSettings:
     limit_request_head: int = 65536
     limit_request_body: int = 0
     keep_alive: float = 75.0
-    request_head_timeout: float = 30.0
+    request_head_timeout: float = 60.0
     body_min_rate: float = 500.0
-    body_rate_grace: float = 20.0
+    body_rate_grace: float = 60.0
     linger: float = 2.0
     server_header: str = "muxwsgi"
 

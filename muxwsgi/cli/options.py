@@ -15,6 +15,7 @@ from typing import Any
 from muxwsgi.cli.option import PREFIX, Option, option
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
+from muxwsgi.settings import HTTPSettings
 
 __all__ = ["OPTIONS", "collect", "markdown"]
 
@@ -29,6 +30,9 @@ _HTTP = "HTTP"
 _APP = "The application"
 _PROCESS = "The process"
 _LOGS = "Logs"
+
+#: Where the defaults of deadlines stand.
+_HTTP_DEFAULTS = HTTPSettings()
 
 OPTIONS: tuple[Option, ...] = (
     option("bind", str, ["127.0.0.1:8000"], _BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
@@ -53,10 +57,13 @@ OPTIONS: tuple[Option, ...] = (
     option("silence", str, "close", _ROUTES, "Who gets connections on which the client waits for the server to speak: as for fallback.", metavar="WHO"),
     option("sniff_timeout", float, 3.0, _ROUTES, "Seconds that first bytes may take to decide, where somebody would get the connection then; else --request-head-timeout.", metavar="SECONDS"),
     option("peek_limit", int, 16384, _ROUTES, "First bytes looked at, at most.", metavar="BYTES"),
-    option("keep_alive", float, 75.0, _HTTP, "Seconds that a connection may rest between requests.", metavar="SECONDS"),
-    option("request_head_timeout", float, 30.0, _HTTP, "Seconds that a request head may take: 408.", metavar="SECONDS"),
-    option("body_min_rate", float, 500.0, _HTTP, "Bytes per second that a body must move, either way; 0 for no minimum.", metavar="RATE"),
-    option("body_rate_grace", float, 20.0, _HTTP, "Seconds until the minimum rate counts.", metavar="SECONDS"),
+    option("keep_alive", float, _HTTP_DEFAULTS.keep_alive, _HTTP, "Seconds that a connection may rest between requests.", metavar="SECONDS"),
+    option("request_head_timeout", float, _HTTP_DEFAULTS.request_head_timeout, _HTTP, "Seconds that a request head may take: 408.",
+            metavar="SECONDS"),
+    option("body_min_rate", float, _HTTP_DEFAULTS.body_min_rate, _HTTP, "Bytes per second that a body must move, either way; 0 for no minimum.",
+            metavar="RATE"),
+    option("body_rate_grace", float, _HTTP_DEFAULTS.body_rate_grace, _HTTP,
+            "Seconds that a body may stand still, and until the minimum rate counts.", metavar="SECONDS"),
     option("limit_request_line", int, 8190, _HTTP, "Bytes of a request line: 414 above.", metavar="BYTES"),
     option("limit_request_fields", int, 100, _HTTP, "Number of request fields: 431 above.", metavar="N"),
     option("limit_request_field_size", int, 8190, _HTTP, "Bytes of one request field: 431 above.", flags=("--limit-request-field_size",), metavar="BYTES"),

@@ -17,6 +17,8 @@ class Channel:
 
     __slots__ = ("broken", "data", "ended", "readable", "reset", "writable")
 
+    step = 0  # the reader's every read is seen: see `SendQueue`
+
     def __init__(self) -> None:
         self.data = bytearray()
         self.ended = False  # the writer is done
@@ -24,6 +26,9 @@ class Channel:
         self.reset = False  # the reader is gone
         self.readable = Ready()
         self.writable = Ready()
+
+    def size(self) -> int:
+        return len(self.data)
 
 
 class MemoryTransport:
@@ -35,6 +40,7 @@ class MemoryTransport:
         self._incoming = incoming
         self._outgoing = outgoing
         self.lifeline = Lifeline(incoming.readable, outgoing.writable)
+        self.lifeline.queue = outgoing
         self._turn = WriteTurn(self.lifeline)
 
     def recv(self, n: int, timeout: float | None) -> bytes:

@@ -29,11 +29,21 @@ cdef class Pace:
     cpdef moved(self, count, double waited)
 
 
+cdef class WritePace(Pace):
+    cdef object _queue
+    cdef long long _size
+    cdef double _at
+
+    cpdef begin(self, double now)
+    cpdef look(self, double now)
+
+
 cdef class Lifeline:
     cdef readonly Ready reader
     cdef Ready _writer
-    cdef public double deadline, write_deadline, min_rate, rate_grace
-    cdef public object idle_timeout, top
+    cdef public double deadline, min_rate, rate_grace
+    cdef public object idle_timeout, queue, top
+    cdef public WritePace write_pace
     cdef public bint reset_at_close, resting
     cdef object _moved
     cdef double _active_at
@@ -41,4 +51,5 @@ cdef class Lifeline:
     cpdef fail(self, error)
     cpdef drain(self)
     cpdef close(self)
+    cpdef check_writer(self, double now)
     cpdef check_idle(self, double now)

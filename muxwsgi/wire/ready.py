@@ -29,7 +29,7 @@ from muxwsgi.wire.syscalls import check_descriptor
 if TYPE_CHECKING:
     from greenlet import greenlet
 
-__all__ = ["READ", "WRITE", "DescriptorReady", "Lifeline", "Pace", "Ready", "give_turn", "sweep"]
+__all__ = ["READ", "WRITE", "DescriptorReady", "Lifeline", "Pace", "Ready", "SendQueue", "WritePace", "give_turn", "sweep"]
 
 READ = 1
 WRITE = 2
@@ -212,6 +212,46 @@ class Pace:
         self.patience = min(self._grace, self.patience - waited + count / self._rate)
 
 
+class SendQueue(Protocol):
+    """What was written to a stream and not yet taken by its peer.
+
+    step    bytes that the peer may read before the queue gets shorter: it reports what it has read in steps
+    """
+
+    step: int
+
+    def size(self) -> int:
+        """Bytes in the queue; 0 where the stream is closed."""
+
+
+class WritePace(Pace):
+    """The `Pace` of a peer that a blocked write waits for.
+
+    It counts what the peer has taken out of `queue`. What a send accepts says little: the kernel holds megabytes, and accepts more only
+    when a third of them are gone. The peer may read `queue.step` bytes unseen, so their time at the minimum rate is added to the grace.
+    """
+
+    __slots__ = ("_at", "_queue", "_size")
+
+    def __init__(self, rate: float, grace: float, queue: SendQueue) -> None:
+        super().__init__(rate, grace + queue.step / rate)
+        self._queue = queue
+        self._size = 0
+        self._at = 0.0
+
+    def begin(self, now: float) -> None:
+        """A wait begins at `now` (`time.monotonic()` seconds). The time since the last one counts for nothing."""
+        self._size = self._queue.size()
+        self._at = now
+
+    def look(self, now: float) -> None:
+        """Note what the peer has taken until `now`."""
+        size = self._queue.size()
+        self.moved(max(self._size - size, 0), max(now - self._at, 0.0))
+        self._size = size
+        self._at = now
+
+
 class Stream(Protocol):
     """What a `Lifeline` wants to know of the outermost connection."""
 
@@ -226,7 +266,8 @@ class Lifeline:
     """What the sweeper sees of one descriptor, shared by every connection that is layered on it.
 
     deadline        absolute `time.monotonic()` seconds; a wait in either direction that is later than this fails with `Expired`
-    write_deadline  the same for the write direction alone; moved by a send that blocks, as `Pace` has it
+    write_pace      of the write that is blocked; None while there is none, or where it may take its time
+    queue           what the peer has not taken yet; None until a write first blocks
     idle_timeout    seconds without a byte in either direction, `None` for no limit
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
@@ -241,12 +282,13 @@ class Lifeline:
         "deadline",
         "idle_timeout",
         "min_rate",
+        "queue",
         "rate_grace",
         "reader",
         "reset_at_close",
         "resting",
         "top",
-        "write_deadline",
+        "write_pace",
     )
 
     def __init__(self, reader: Ready, writer: Ready | None = None) -> None:
@@ -255,7 +297,8 @@ class Lifeline:
         self.reader = reader
         self._writer = writer
         self.deadline = math.inf
-        self.write_deadline = math.inf
+        self.write_pace: WritePace | None = None
+        self.queue: SendQueue | None = None
         self.idle_timeout: float | None = None
         self.min_rate = 0.0
         self.rate_grace = 0.0
@@ -294,12 +337,22 @@ class Lifeline:
         """Whether `close` was called."""
         return self.reader.closed
 
+    def check_writer(self, now: float) -> None:
+        """Fail the blocked write with `Expired` once the peer has taken less than the minimum rate for too long."""
+        pace = self.write_pace
+        if pace is not None:
+            pace.look(now)
+            if pace.patience < 0:
+                self.writer.fail(Expired("the peer takes the data more slowly than allowed"))
+
     def check_idle(self, now: float) -> None:
         """Fail the waits with `Expired` once no byte has moved for `idle_timeout` seconds."""
         top = self.top
         if top is None or self.idle_timeout is None:
             return
         moved = top.bytes_received + top.bytes_sent
+        if self.queue is not None:
+            moved -= self.queue.size()  # what the peer has taken is movement, also of a write that goes on
         if moved != self._moved:
             self._moved = moved
             self._active_at = now
@@ -315,7 +368,8 @@ def sweep(lifelines: Iterable[Lifeline], now: float) -> None:
     for line in lifelines:
         if line.deadline < now:
             line.fail(Expired("the deadline of this phase is over"))
-        elif line.write_deadline < now:
-            line.writer.fail(Expired("the peer takes the data more slowly than allowed"))
-        elif line.idle_timeout is not None:
+            continue
+        if line.write_pace is not None:
+            line.check_writer(now)
+        if line.idle_timeout is not None:
             line.check_idle(now)

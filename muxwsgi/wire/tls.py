@@ -217,7 +217,7 @@ class DescriptorTLS:
         self.lifeline: Lifeline = below.lifeline
         self._reader = below.lifeline.reader
         self._sock = below.socket()
-        self._turn = WriteTurn(below.lifeline)
+        self._turn = WriteTurn(below.lifeline, self._sock)
         self._drained = False
         self._broken = False
         self.truncated = False

@@ -1,18 +1,19 @@
 # Types for the compiled build: see docs/compiled.md.
 
-from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, Pace
+from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, WritePace
 from muxwsgi.wire.syscalls cimport close_descriptor, peek, receive, transmit
 
 
 cdef class WriteTurn:
     cdef Lifeline _line
+    cdef object _sock
     cdef public object lock
     cdef public Py_ssize_t sent
 
     cpdef take(self)
     cpdef yield_turn(self)
     cpdef write(self, send_more, Py_ssize_t count, timeout)
-    cdef double _wait(self, Pace pace, double waited, give_up) except? -1
+    cdef WritePace _wait(self, WritePace pace, give_up)
 
 
 cdef class SocketTransport:
