@@ -17,6 +17,7 @@ from muxwsgi.errors import Draining, Expired
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 from tests.gate.test_build import EXPECTED
+from tests.waiting import until
 
 Pair = tuple[Connection, Connection]
 
@@ -214,8 +215,8 @@ def test_close_from_another_greenlet_wakes_the_reader_and_the_writer(pair: Pair)
     server, _client = pair
     reader = gevent.spawn(server.recv, 1)
     writer = gevent.spawn(server.sendall, BIG * 4)
-    gevent.sleep(0.05)
-    assert not reader.ready() and not writer.ready()
+    line = server.lifeline
+    until(lambda: line.reader.waiting and line.writer.waiting)
     server.close()
     gevent.joinall([reader, writer], timeout=5)
     for sleeper in (reader, writer):
