@@ -56,14 +56,14 @@ def add_rules(proxy: Proxy, policy: Policy | None = None) -> None:
 
     @proxy.on_request()
     def watch_request(request: Request, ctx: Context) -> None:
-        if _is_text(request.headers.get("Content-Type")) and "Content-Encoding" not in request.headers:
+        if _is_text(request.headers.get("Content-Type")):
             request.watch_body(lambda pieces: scanner.watch(pieces, _report(ctx, "request", request.url)))
 
     def watch_response(response: Response, ctx: Context) -> None:
         url = ctx.request.url if ctx.request is not None else ""
         response.watch_body(lambda pieces: scanner.watch(pieces, _report(ctx, "response", url)))
 
-    proxy.on_response(_carries_text).do(watch_response, decoded=True)
+    proxy.on_response(_carries_text).do(watch_response)
 
     # 4. No SSH, wherever it hides.
     @proxy.on_chunk()

@@ -92,7 +92,7 @@ class Exchanges:
                 if not isinstance(answer, Request):
                     return self._answer_here(answer, request, environ, start_response, ctx, flow)
                 request = answer
-                if rules.has_response_rules and rules.wants_decoded(request, ctx):
+                if rules.has_response_rules and rules.may_read(request, ctx):
                     limit_accept_encoding(request.headers)
                 if request.redirected:
                     endpoint = _redirected(request)
@@ -111,8 +111,8 @@ class Exchanges:
             return self._respond(outcome, environ, start_response, ctx, flow)
         except Fault as fault:
             return self._fail(fault, environ, start_response, ctx, flow)
-        except (ClientGone, Draining) as error:
-            # Nobody is left to be answered. The engine treats it as what it is: the peer's doing.
+        except (BrokenBody, ClientGone, Draining) as error:
+            # The engine treats it as what it is, the peer's doing: a body that a rule cannot decode, or nobody left to be answered.
             environ["muxwsgi.response"].peer_error = error
             self._recorder.end(flow, ctx, str(error))
             raise

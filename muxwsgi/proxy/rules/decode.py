@@ -4,7 +4,7 @@ Every step's output is bounded, whatever a few bytes of input claim to become: s
 why brotli counts from 1.2 on only (before, one call could return gigabytes), and zstd by the interface of Python 3.14's `compression.zstd`,
 which `backports.zstd` has for the versions before. What bounds the whole is `DecodeLimits`.
 
-Nothing is encoded again: what was decoded is sent on as it is.
+Nothing is encoded again: a body that was only read goes on in its coding, and another one in its place is sent plain.
 """
 
 import importlib
@@ -223,10 +223,10 @@ def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits
     if not codings:
         return None
     if len(codings) > LAYERS_AT_MOST:
-        raise Fault(Phase.BODY, f"the response is encoded {len(codings)} times")
+        raise Fault(Phase.BODY, f"the body is encoded {len(codings)} times")
     for coding in codings:
         if coding not in _DECODERS:
-            raise Fault(Phase.BODY, f"the response is encoded with {coding!r}, which cannot be decoded here")
+            raise Fault(Phase.BODY, f"the body is encoded with {coding!r}, which cannot be decoded here")
     source = _Counted(pieces)
     steps: Iterator[bytes] = iter(source)
     for coding in reversed(codings):
@@ -256,9 +256,9 @@ def _decode(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
         except Fault:
             raise
         except Exception as error:  # each package has its own class for bad input
-            raise Fault(Phase.BODY, f"the response's body is no {coding}: {error}")
+            raise Fault(Phase.BODY, f"the body is no {coding}: {error}")
     if began and not decoder.complete:
-        raise Fault(Phase.BODY, f"the response's body ends in the middle of its {coding} coding")
+        raise Fault(Phase.BODY, f"the body ends in the middle of its {coding} coding")
 
 
 def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) -> Iterator[bytes]:
@@ -268,7 +268,7 @@ def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) ->
         if count % PIECES_PER_TURN == 0:
             give_turn()
         if size > limits.size or (size > limits.ratio_from and size > limits.ratio * source.size):
-            raise Fault(Phase.BODY, f"the response's body of {source.size} bytes decodes to more than {size}, which is too much")
+            raise Fault(Phase.BODY, f"the body of {source.size} bytes decodes to more than {size}, which is too much")
         yield piece
 
 

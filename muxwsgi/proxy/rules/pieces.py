@@ -4,10 +4,13 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-__all__ = ["BUFFER_LIMIT", "PieceFile", "Unread", "join", "pieces_of"]
+__all__ = ["BUFFER_LIMIT", "OF_BYTES", "PieceFile", "Unread", "join", "pieces_of", "watched"]
 
 #: Bytes of one body that a rule may have in memory at once. A rule that reads all of everything should not be able to fill the machine.
 BUFFER_LIMIT = 16 << 20
+
+#: Fields that say something of the exact bytes of a body: another body makes them wrong.
+OF_BYTES = ("Transfer-Encoding", "Content-Encoding", "Content-Length", "Trailer", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest")
 
 BLOCK = 65536
 
@@ -70,3 +73,26 @@ def join(pieces: Iterable[bytes], limit: int, too_large: Callable[[], Exception]
             raise too_large()
         parts.append(piece)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+Pieces = Iterable[bytes]
+
+
+def watched(pieces: Pieces, watch: Callable[[Pieces], Pieces], decode: Callable[[Pieces], Pieces | None] | None) -> Pieces:
+    """`pieces` on their way, which go on when `watch` has been shown them: as `decode` leaves them, or as they are."""
+    passed: list[bytes] = []
+
+    def noted() -> Iterator[bytes]:
+        for piece in pieces:
+            passed.append(piece)
+            yield piece
+
+    shown = None if decode is None else decode(noted())
+    return watch(pieces) if shown is None else _in_step(watch(shown), passed)
+
+
+def _in_step(shown: Pieces, passed: list[bytes]) -> Iterator[bytes]:
+    for _ in shown:
+        yield from passed
+        passed.clear()
+    yield from passed

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 from urllib.parse import quote, unquote, urlsplit
@@ -12,8 +12,11 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.urls import iri_to_uri
 
+from muxwsgi.http.body import BrokenBody
 from muxwsgi.names import split_host_port
-from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, PieceFile, Unread, join, pieces_of
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.rules.decode import decoded
+from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
 from muxwsgi.proxy.rules.place import DEFAULT_PORTS
 
 if TYPE_CHECKING:
@@ -49,7 +52,11 @@ _NOTHING = Outgoing(None, False, ())
 class Request(werkzeug.wrappers.Request):
     """A client's request on its way to the upstream.
 
-    Beyond werkzeug's: `url`, `host`, `target`, `path`, `query_string`, `method`, `headers` and `data` can be set.
+    Beyond werkzeug's: `url`, `host`, `target`, `path`, `query_string`, `method`, `headers`, `data` and `text` can be set.
+
+    Whatever way a rule reads the body, it gets it without its Content-Encoding, and what it sets is sent as it is: without one. A body
+    that is only read goes on in its coding. Reading raises `BrokenBody` for a coding that cannot be taken off here (415), and for a body
+    that is none of its coding (400) or becomes too large (413).
 
     `url` is as it was sent, escapes included, and not the IRI that werkzeug makes of it. Setting `url` or `host` sets the Host field too,
     since an upstream would wonder otherwise; a rule that wants another one sets `headers["Host"]` afterwards.
@@ -108,7 +115,8 @@ class Request(werkzeug.wrappers.Request):
         self._target = target
         self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         self._headers: Headers | None = None
-        self._data: bytes | None = None
+        self._data: bytes | None = None  # in its coding
+        self._plain: tuple[bytes, bytes] | None = None  # the same, and without its coding
         self._given: tuple[int | None, Iterable[bytes]] | None = None
         self._unread: Unread | None = None
         if populate_request:
@@ -296,11 +304,34 @@ class Request(werkzeug.wrappers.Request):
         `set_stream`), or answer by itself.
         """
         if self._data is not None:
-            return io.BytesIO(self._data)
+            return io.BytesIO(self.get_data())
         if self._unread is None:
-            file = self.environ["wsgi.input"] if self._given is None else io.BufferedReader(PieceFile(self._given[1]))
+            pieces = self._uncoded(self._pieces())
+            if pieces is not None:
+                file: Any = io.BufferedReader(PieceFile(pieces))
+            else:
+                file = self.environ["wsgi.input"] if self._given is None else io.BufferedReader(PieceFile(self._given[1]))
             self._unread = Unread(file)
         return cast(IO[bytes], self._unread)
+
+    def _pieces(self) -> Iterable[bytes]:
+        """The body as it comes, in its coding."""
+        return pieces_of(self.environ["wsgi.input"]) if self._given is None else self._given[1]
+
+    def _uncoded(self, pieces: Iterable[bytes]) -> Iterable[bytes] | None:
+        """`pieces` without their coding; None where they have none that a server would take off."""
+        coding = self.headers.get("Content-Encoding") if self._may_be_coded else None
+        if coding is None:
+            return None
+        try:
+            found = decoded(pieces, coding)
+        except Fault as fault:
+            raise BrokenBody(415, fault.reason) from fault
+        return None if found is None else _as_request(found)
+
+    @property
+    def _may_be_coded(self) -> bool:
+        return self._headers is not None or "HTTP_CONTENT_ENCODING" in self.environ
 
     @overload
     def get_data(self, cache: bool = ..., as_text: Literal[False] = ..., parse_form_data: bool = ...) -> bytes: ...
@@ -309,7 +340,8 @@ class Request(werkzeug.wrappers.Request):
     def get_data(self, cache: bool = ..., as_text: Literal[True] = ..., parse_form_data: bool = ...) -> str: ...
 
     def get_data(self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False) -> bytes | str:
-        """The whole body, which stays in memory and is sent on from there. `cache` and `parse_form_data` make no difference.
+        """The whole body without its Content-Encoding. It stays in memory and is sent on from there, in its coding. `cache` and
+        `parse_form_data` make no difference.
 
         Raises `RequestEntityTooLarge` (413) above `buffer_limit`, and what reading raises.
         """
@@ -319,11 +351,17 @@ class Request(werkzeug.wrappers.Request):
             length = self.content_length
             if length is not None and length > self.buffer_limit:
                 raise self._too_large()
-            data = join(pieces_of(self.stream), self.buffer_limit, self._too_large)
+            self._unread = self._unread or Unread(io.BytesIO())
+            self._unread.touched = True  # should it end in the middle
+            data = join(self._pieces(), self.buffer_limit, self._too_large)
             if self._given is not None:
                 self._given = (None if self._given[0] is None else len(data), (data,))
             self._data = data
-        return data.decode("utf-8", "replace") if as_text else data
+        if self._plain is None or self._plain[0] is not data:
+            pieces = self._uncoded([data])
+            self._plain = (data, data if pieces is None else join(pieces, self.buffer_limit, self._too_large))
+        plain = self._plain[1]
+        return plain.decode("utf-8", "replace") if as_text else plain
 
     def _check_unread(self) -> None:
         if self._unread is not None and self._unread.touched:
@@ -345,10 +383,11 @@ class Request(werkzeug.wrappers.Request):
         self._data = None
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way: it is given the pieces as they come, and gives them on, with not a byte more or less."""
+        """Let `watch` see the body on its way, without its Content-Encoding: it is given the pieces as they come, and gives them on, with
+        not a byte more or less. What is sent is the body as it was, coding included."""
         body = self.outgoing()
         if body.length or body.chunked:
-            self._given = (body.length, watch(body.pieces))
+            self._given = (body.length, watched(body.pieces, watch, self._uncoded))
             self._unread = None
             self._data = None
 
@@ -358,7 +397,7 @@ class Request(werkzeug.wrappers.Request):
         self.body_replaced = True
         self._forget(_OF_BODY)
         headers = self.headers
-        for name in ("Transfer-Encoding", "Content-Encoding", "Content-Length", "Trailer"):
+        for name in OF_BYTES:
             headers.pop(name, None)
         if length is None:
             headers["Transfer-Encoding"] = "chunked"
@@ -372,6 +411,15 @@ class Request(werkzeug.wrappers.Request):
 
     @data.setter
     def data(self, value: bytes | str) -> None:
+        self.set_data(value)
+
+    @property
+    def text(self) -> str:
+        """`get_data(as_text=True)`, and `set_data()` when set."""
+        return self.get_data(as_text=True)
+
+    @text.setter
+    def text(self, value: str) -> None:
         self.set_data(value)
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
@@ -421,6 +469,14 @@ class Request(werkzeug.wrappers.Request):
             environ["wsgi.input"] = io.BytesIO(self._data) if self._data is not None else io.BufferedReader(PieceFile(outgoing.pieces))
             environ["wsgi.input_terminated"] = True
         return environ
+
+
+def _as_request(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What is wrong with a request's body is the client's fault."""
+    try:
+        yield from pieces
+    except Fault as fault:
+        raise BrokenBody(400, fault.reason) from fault
 
 
 def _put_fields(environ: dict[str, Any], headers: Headers) -> None:

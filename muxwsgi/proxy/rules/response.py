@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
 import werkzeug.wrappers
 from werkzeug.datastructures import Headers
@@ -11,7 +11,7 @@ from werkzeug.wsgi import ClosingIterator
 from muxwsgi.errors import ResponseAborted
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.decode import decoded
-from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, join
+from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, join, watched
 
 __all__ = ["Response", "to_wsgi"]
 
@@ -19,11 +19,20 @@ __all__ = ["Response", "to_wsgi"]
 class Response(werkzeug.wrappers.Response):
     """A response on its way to the client. A rule that answers by itself may make one, or any other of werkzeug's or Flask's.
 
-    buffer_limit    bytes that `get_data()` keeps of an upstream's body at most, above: a `Fault`, which is 502
+    Whatever way a rule reads the body, it gets it without its Content-Encoding, and what it sets is sent as it is: without one. A body
+    that is only read goes on in its coding. Reading raises a `Fault`, which is 502, for a coding that cannot be taken off here, and for
+    a body that is broken or becomes too large.
+
+    buffer_limit    bytes that `get_data()` keeps of an upstream's body at most, above: a `Fault`
     """
 
     buffer_limit = BUFFER_LIMIT
     autocorrect_location_header = False
+
+    #: Whether a rule gave it another body.
+    body_replaced = False
+
+    _body: Any  # as the Content-Encoding field says
 
     @staticmethod
     def of_upstream(
@@ -39,6 +48,32 @@ class Response(werkzeug.wrappers.Response):
             response.call_on_close(close)  # also when a rule has put another body in its place
         return response
 
+    @property
+    def response(self) -> Any:
+        """The body as it comes: an iterable of bytes. Setting it is `set_stream`."""
+        coding = self.headers.get("Content-Encoding")
+        return self._body if coding is None else _Uncoded(self._body, coding, self.status_code)
+
+    @response.setter
+    def response(self, pieces: Any) -> None:
+        if "_body" in self.__dict__:
+            self._replace(pieces)
+        else:  # werkzeug's constructor gives it its first body, whose fields are the caller's
+            self._body = pieces
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the whole body is in memory."""
+        return isinstance(self._body, (list, tuple))
+
+    def iter_coded(self) -> Iterator[bytes]:
+        """The body as it is sent: in its coding."""
+        return (piece.encode() if isinstance(piece, str) else piece for piece in self._body)
+
+    def calculate_content_length(self) -> int | None:
+        """What Content-Length would say; None for a body that streams."""
+        return sum(map(len, self.iter_coded())) if self.is_sequence else None
+
     @overload
     def get_data(self, as_text: Literal[False] = ...) -> bytes: ...
 
@@ -46,22 +81,30 @@ class Response(werkzeug.wrappers.Response):
     def get_data(self, as_text: Literal[True]) -> str: ...
 
     def get_data(self, as_text: bool = False) -> bytes | str:
-        """The whole body, encoded as it came: see `decoded` of `on_response().do()`. It stays in memory and is sent on from there.
+        """The whole body without its Content-Encoding. It stays in memory and is sent on from there, in its coding.
 
         Raises `Fault` above `buffer_limit`, and for what reading from the upstream met.
         """
-        if self.is_sequence:
-            data = b"".join(self.iter_encoded())
-        else:
-            close = getattr(self.response, "close", None)
-            try:
-                data = join(self.iter_encoded(), self.buffer_limit, self._too_large)
-            except ResponseAborted as error:  # nothing has been sent yet, so the client can be told
-                raise Fault(Phase.BODY, str(error)) from error
-            self.response = [data]
+        self.make_sequence()
+        coded = b"".join(self.iter_coded())
+        coding = self.headers.get("Content-Encoding")
+        pieces = None if coding is None else uncoded([coded], coding, self.status_code)
+        data = coded if pieces is None else self._joined(pieces)
+        return data.decode("utf-8", "replace") if as_text else data
+
+    def make_sequence(self) -> None:
+        """Have the whole body in memory, in its coding. Raises as `get_data`."""
+        if not self.is_sequence:
+            close = getattr(self._body, "close", None)
+            self._body = [self._joined(self.iter_coded())]
             if close is not None:
                 self.call_on_close(close)
-        return data.decode("utf-8", "replace") if as_text else data
+
+    def _joined(self, pieces: Iterable[bytes]) -> bytes:
+        try:
+            return join(pieces, self.buffer_limit, self._too_large)
+        except ResponseAborted as error:  # nothing has been sent yet, so the client can be told
+            raise Fault(Phase.BODY, str(error)) from error
 
     def _too_large(self) -> Exception:
         return Fault(Phase.BODY, f"the response's body is larger than the {self.buffer_limit} bytes that may be read at once")
@@ -69,10 +112,7 @@ class Response(werkzeug.wrappers.Response):
     def set_data(self, value: bytes | str) -> None:
         """Give the response another body, without any encoding; Content-Length says its size."""
         data = value.encode() if isinstance(value, str) else bytes(value)
-        if "response" in self.__dict__:
-            self._replace([data])
-        else:  # werkzeug's constructor gives it its first body, whose fields are the caller's
-            self.response = [data]
+        self.response = [data]
         self.headers["Content-Length"] = str(len(data))
 
     def set_stream(self, pieces: Iterable[bytes]) -> None:
@@ -80,22 +120,30 @@ class Response(werkzeug.wrappers.Response):
         self._replace(pieces)
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way: it is given the pieces as they come, and gives them on, with not a byte more or less."""
+        """Let `watch` see the body on its way, without its Content-Encoding: it is given the pieces as they come, and gives them on, with
+        not a byte more or less. What is sent is the body as it was, coding included."""
+        coding = self.headers.get("Content-Encoding")
+        status = self.status_code
+        seen = watched(self.iter_coded(), watch, None if coding is None else lambda pieces: uncoded(pieces, coding, status))
         if self.is_sequence:
-            self.response = list(watch(list(self.iter_encoded())))
+            self._body = list(seen)
             return
-        close = getattr(self.response, "close", None)
+        close = getattr(self._body, "close", None)
         if close is not None:
             self.call_on_close(close)
-        self.response = watch(self.iter_encoded())
+        self._body = seen
 
     def _replace(self, pieces: Iterable[bytes]) -> None:
-        close = getattr(self.response, "close", None)
+        close = getattr(self._body, "close", None)
         if close is not None:
             self.call_on_close(close)
-        self.response = pieces
-        for name in ("Transfer-Encoding", "Content-Encoding", "Content-Length", "Trailer"):
+        self._body = pieces
+        self.body_replaced = True
+        for name in OF_BYTES:
             self.headers.pop(name, None)
+        etag = self.headers.get("ETag")
+        if etag is not None and etag.startswith('"'):
+            self.headers["ETag"] = f"W/{etag}"  # no byte of it can be counted on: RFC 9110 section 8.8.1
 
     @property
     def data(self) -> bytes:
@@ -106,23 +154,42 @@ class Response(werkzeug.wrappers.Response):
     def data(self, value: bytes | str) -> None:
         self.set_data(value)
 
-    def decode(self) -> None:
-        """Take the Content-Encoding off, piece by piece while the body streams. Raises `Fault` for one that cannot be."""
-        coding = self.headers.get("Content-Encoding")
-        if coding is None:
-            return
-        if self.status_code == 206:
-            raise Fault(Phase.BODY, f"a part of a body that is encoded with {coding!r} cannot be decoded")
-        pieces = decoded(self.iter_encoded(), coding)
-        if pieces is None:
-            return
-        self._replace(pieces)
-        # What was said of the encoded bytes.
-        for name in ("Content-MD5", "Digest", "Content-Digest", "Repr-Digest"):
-            self.headers.pop(name, None)
-        etag = self.headers.get("ETag")
-        if etag is not None and etag.startswith('"'):
-            self.headers["ETag"] = f"W/{etag}"  # RFC 9110 section 8.8.1
+    @property
+    def text(self) -> str:
+        """`get_data(as_text=True)`, and `set_data()` when set."""
+        return self.get_data(as_text=True)
+
+    @text.setter
+    def text(self, value: str) -> None:
+        self.set_data(value)
+
+
+def uncoded(pieces: Iterable[bytes], coding: str, status: int) -> Iterator[bytes] | None:
+    """`pieces` without their coding; None where it is none that a client would take off. Raises `Fault`."""
+    if status == HTTPStatus.PARTIAL_CONTENT:
+        raise Fault(Phase.BODY, f"a part of a body that is encoded with {coding!r} cannot be decoded")
+    return decoded(pieces, coding)
+
+
+class _Uncoded:
+    """The body of a response without its coding, which is taken off when somebody begins to read."""
+
+    __slots__ = ("_body", "_coding", "_status")
+
+    def __init__(self, body: Any, coding: str, status: int) -> None:
+        self._body = body
+        self._coding = coding
+        self._status = status
+
+    def __iter__(self) -> Iterator[bytes]:
+        pieces = iter(self._body)
+        found = uncoded(pieces, self._coding, self._status)
+        return pieces if found is None else found
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
 
 
 class _UpstreamResponse(Response):
@@ -139,15 +206,21 @@ def to_wsgi(response: werkzeug.wrappers.Response, method: str) -> tuple[str, lis
     """
     headers = list(response.headers)
     code = response.status_code
+    ours = response if isinstance(response, Response) else None
     if method == "HEAD" or code in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        # The length is of the body that a GET would get: a rule that has made another one of none has not seen that.
+        if ours is not None and ours.body_replaced:
+            headers = [field for field in headers if field[0].lower() != "content-length"]
         response.close()
         return response.status, headers, []
     if response.is_sequence:
-        body = list(response.iter_encoded())
+        body = list(response.iter_encoded() if ours is None else ours.iter_coded())
         response.close()
         return response.status, [field for field in headers if field[0].lower() != "content-length"], body
-    if isinstance(response, _UpstreamResponse) or response.direct_passthrough:
-        pieces = cast(Iterable[bytes], response.response)
+    if isinstance(response, _UpstreamResponse):
+        pieces = cast(Iterable[bytes], response._body)
+    elif ours is not None:
+        pieces = ours.iter_coded()
     else:
         pieces = response.iter_encoded()
     return response.status, headers, ClosingIterator(_cut_short(pieces), response.close)

@@ -76,7 +76,6 @@ class Rule(Generic[Function]):
     conditions: tuple[Condition, ...]
     tests: tuple[Test, ...]
     function: Function
-    decoded: bool = False
 
     def is_for(self, subject: Any, ctx: Context) -> bool:
         for test in self.tests:  # noqa: SIM110 - this is the hot path, and a generator costs more than the tests
@@ -141,15 +140,8 @@ class OnResponse(Sentence[ResponseFunction]):
         self._conditions = tuple(condition(test) for test in tests)
         self._add = add
 
-    def do(self, function: ResponseFunction, *, decoded: bool = False) -> ResponseFunction:
-        """Call `function` for the responses that all conditions hold of.
-
-        With `decoded` it sees the body without Content-Encoding, and so does the client then: the upstream is asked for such codings only
-        as can be taken off. A body in another one is a `Fault`, so that nothing passes a rule unseen by being encoded.
-        """
-        tests = tuple(each.response for each in self._conditions)
-        self._add(Rule(self._conditions, tests, _callable(function), decoded))
-        return function
+    def _tests(self) -> tuple[Test, ...]:
+        return tuple(each.response for each in self._conditions)
 
 
 class OnConnect(Sentence[ConnectFunction]):

@@ -101,7 +101,7 @@ class Rules:
         return Sentence(conditions, add)
 
     def on_response(self, *conditions: Test) -> OnResponse:
-        """`.do(func, decoded=False)`: func(response, ctx) may change the response, and returns None or another one."""
+        """`.do(func)`: func(response, ctx) may change the response, and returns None or another one."""
 
         def add(rule: Rule[ResponseFunction]) -> None:
             self._response = (*self._response, rule)
@@ -208,8 +208,6 @@ class Rules:
         for rule in self._response:
             if not rule.is_for(response, ctx):
                 continue
-            if rule.decoded and isinstance(response, Response):
-                response.decode()
             try:
                 result: Any = _call(rule.function, cast(Response, response), ctx)
             except HTTPException as error:
@@ -223,9 +221,9 @@ class Rules:
             ctx.response = cast(Response, response)
         return response
 
-    def wants_decoded(self, request: Request, ctx: Context) -> bool:
-        """Whether a rule may ask for the decoded body of the response to come: `limit_accept_encoding(request.headers)` then."""
-        return any(rule.decoded and rule.may_be_for(request, ctx) for rule in self._response)
+    def may_read(self, request: Request, ctx: Context) -> bool:
+        """Whether a rule may ask for the body of the response to come: `limit_accept_encoding(request.headers)` then."""
+        return any(rule.may_be_for(request, ctx) for rule in self._response)
 
     def error(self, fault: "Fault", ctx: Context) -> AnyResponse | None:
         """A rule's answer where the upstream gave none; None for the proxy's own. Sets `ctx.error`."""

@@ -34,7 +34,7 @@ def add_rules(proxy: Proxy) -> None:
     def rewrite(response: Response, ctx: Context) -> None:
         response.data = response.data.replace(b"as it was served", b"as it was rewritten")
 
-    proxy.on_response(content_type_is("text/html")).do(rewrite, decoded=True)
+    proxy.on_response(content_type_is("text/html")).do(rewrite)
 
 
 def create_proxy(ca_folder: str, root: str) -> Proxy:

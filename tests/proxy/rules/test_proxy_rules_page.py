@@ -135,7 +135,7 @@ def test_responses_are_changed(page: SimpleNamespace, make_request: MakeRequest,
     answer = page.proxy.response(Response("<body></body>", mimetype="text/html"), ctx)
     assert answer.headers["X-Seen-By"] == "muxwsgi"
     assert b"<p>Seen by a proxy.</p></body>" in answer.get_data()
-    assert page.proxy.wants_decoded(ctx.request, ctx)
+    assert page.proxy.may_read(ctx.request, ctx)
     late = page.proxy.error(Fault(Phase.TIMEOUT, "too late"), ctx)
     assert (late.status_code, late.headers["Retry-After"]) == (503, "60")
     assert page.proxy.error(Fault(Phase.CONNECT, "refused"), ctx) is None

@@ -1,15 +1,18 @@
 """`Request`: what the client sent, what a rule makes of it, and what goes on."""
 
+import gzip
 import io
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder
 
+from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.head import Head
 from muxwsgi.proxy.rules.message import Outgoing, Request
 from muxwsgi.settings import HTTPSettings
@@ -358,3 +361,72 @@ def test_the_environ_of_a_request_that_no_rule_touched_reads_a_buffered_body_aga
     assert request.get_data() == b"hello"
     assert isinstance(request.to_environ()["wsgi.input"], io.BytesIO)
     assert Request(request.to_environ()).get_data() == b"hello"
+
+
+# Content-Encoding
+
+PLAIN = b'{"name": "hello"}'
+CODED = gzip.compress(PLAIN)
+OF_CODED = ("Content-Type: application/json", "Content-Encoding: gzip", "Repr-Digest: sha-256=:x:")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda request: request.data,
+        lambda request: request.get_data(),
+        lambda request: request.text.encode(),
+        lambda request: json.dumps(request.get_json()).encode(),
+        lambda request: request.stream.read(),
+        lambda request: b"".join(request.stream),
+    ],
+    ids=["data", "get_data", "text", "json", "stream", "lines of the stream"],
+)
+def test_what_is_read_and_what_is_written_are_both_without_the_coding(coded_request: Any, read: Any) -> None:
+    request = coded_request(CODED)
+    data = read(request)
+    assert data == PLAIN
+    request.data = data.replace(b"hello", b"HELLO!")
+    assert request.get_json() == {"name": "HELLO!"}
+    outgoing = request.outgoing()
+    assert b"".join(outgoing.pieces) == b'{"name": "HELLO!"}' and outgoing.length == 18
+    assert not {"Content-Encoding", "Repr-Digest"} & set(request.headers.keys())
+
+
+def test_a_body_that_is_only_read_or_watched_goes_on_in_its_coding(coded_request: Any) -> None:
+    request = coded_request(CODED)
+    seen: list[bytes] = []
+    request.watch_body(lambda pieces: (seen.append(piece) or piece for piece in pieces))
+    assert request.get_json() == {"name": "hello"} and request.stream.read() == PLAIN
+    outgoing = request.outgoing()
+    assert b"".join(outgoing.pieces) == CODED and outgoing.length == len(CODED)
+    assert b"".join(seen) == PLAIN and request.headers["Content-Encoding"] == "gzip"
+
+
+def test_a_form_is_parsed_without_its_coding(coded_request: Any) -> None:
+    request = coded_request(gzip.compress(b"a=1&b=2"), "Content-Type: application/x-www-form-urlencoded", "Content-Encoding: gzip")
+    assert request.form["b"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "status"),
+    [(b"no gzip", "gzip", 400), (CODED[:-5], "gzip", 400), (CODED, "compress", 415), (gzip.compress(bytes(1 << 20)), "gzip", 413)],
+    ids=["broken", "cut", "unknown", "a bomb"],
+)
+def test_a_body_that_cannot_be_decoded_is_the_clients_fault(coded_request: Any, body: bytes, coding: str, status: int) -> None:
+    request = coded_request(body, f"Content-Encoding: {coding}", buffer_limit=100_000)
+    with pytest.raises((BrokenBody, HTTPException)) as caught:
+        request.get_data()
+    assert getattr(caught.value, "status", None) == status or getattr(caught.value, "code", None) == status
+
+
+@pytest.fixture
+def coded_request() -> Any:
+    def make(body: bytes, *fields: str, **more: Any) -> Request:
+        lines = ["POST / HTTP/1.1", "Host: example.com", f"Content-Length: {len(body)}", *(fields or OF_CODED), "", ""]
+        head = "\r\n".join(lines).encode()
+        environ = Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head)
+        environ["wsgi.input"], environ["wsgi.input_terminated"] = io.BytesIO(body), True
+        return Request.of(environ, "http", "example.com", **more)
+
+    return make

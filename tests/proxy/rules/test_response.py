@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import flask
 import pytest
@@ -129,28 +130,114 @@ def test_a_body_above_the_limit_is_a_fault() -> None:
     assert Response.of_upstream(200, "OK", [], Body(b"x" * 6, b"x" * 4), buffer_limit=10).get_data() == b"x" * 10
 
 
-def test_decoding_streams_and_takes_back_what_was_said_of_the_encoded_bytes() -> None:
-    encoded = gzip.compress(b"hello")
-    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(encoded))), ("ETag", '"v"'), ("Repr-Digest", "sha-256=:x:"), ("X", "1")]
-    body = Body(encoded[:9], encoded[9:])
-    response = Response.of_upstream(200, "OK", fields, body)
-    response.decode()
+CODED = gzip.compress(b"hello")
+OF_CODED = [("Content-Encoding", "gzip"), ("Content-Length", str(len(CODED))), ("ETag", '"v"'), ("Repr-Digest", "sha-256=:x:"), ("X", "1")]
+
+
+def coded(fields: list[tuple[str, str]] = OF_CODED, status: int = 200) -> Response:
+    return Response.of_upstream(status, "OK", fields, Body(CODED[:9], CODED[9:]))
+
+
+READ: dict[str, Any] = {
+    "data": lambda message: message.data,
+    "get_data": lambda message: message.get_data(),
+    "text": lambda message: message.text.encode(),
+    "iteration": lambda message: b"".join(message.response),
+    "iter_encoded": lambda message: b"".join(message.iter_encoded()),
+}
+
+WRITE: dict[str, Any] = {
+    "data": lambda message, data: setattr(message, "data", data),
+    "set_data": lambda message, data: message.set_data(data),
+    "text": lambda message, data: setattr(message, "text", data.decode()),
+    "response": lambda message, data: setattr(message, "response", [data]),
+    "set_stream": lambda message, data: message.set_stream(iter([data])),
+}
+
+
+@pytest.mark.parametrize("write", WRITE)
+@pytest.mark.parametrize("read", READ)
+def test_what_is_read_and_what_is_written_are_both_without_the_coding(read: str, write: str) -> None:
+    response = coded()
+    data = READ[read](response)
+    assert data == b"hello"
+    WRITE[write](response, data.replace(b"l", b"L"))
+    status, fields, pieces = finish(response)
+    assert (status, [field for field in fields if field[0] != "Content-Length"]) == ("200 OK", [("ETag", 'W/"v"'), ("X", "1")])
+    assert b"".join(pieces) == b"heLLo"
+
+
+@pytest.mark.parametrize("read", ["data", "get_data", "text"])
+def test_a_body_that_is_only_read_goes_on_in_its_coding(read: str) -> None:
+    response = coded()
+    assert READ[read](response) == READ[read](response) == b"hello"
+    fields = [field for field in OF_CODED if field[0] != "Content-Length"]
+    assert finish(response) == ("200 OK", fields, [CODED])
+
+
+def test_a_body_is_decoded_as_it_streams() -> None:
+    response = coded()
+    body = response._body
+    response.set_stream(piece.upper() for piece in response.response)
     assert len(body.left) == 2
-    assert finish(response) == ("200 OK", [("ETag", 'W/"v"'), ("X", "1")], [b"hello"])
+    assert finish(response) == ("200 OK", [("ETag", 'W/"v"'), ("X", "1")], [b"HELLO"])
     assert body.closed
 
 
-def test_what_is_not_encoded_is_left_alone_by_decoding() -> None:
-    for fields in ([], [("Content-Encoding", "identity"), ("Content-Length", "1")], [("Content-Encoding", "utf-8")]):
+def test_who_watches_a_body_sees_it_decoded_and_it_passes_in_its_coding() -> None:
+    seen: list[bytes] = []
+
+    def watch(pieces: Any) -> Any:
+        for piece in pieces:
+            seen.append(piece)
+            yield piece
+
+    for buffered in (False, True):
+        seen.clear()
+        response = coded()
+        if buffered:
+            response.make_sequence()
+        response.watch_body(watch)
+        _, fields, pieces = finish(response)
+        assert b"".join(seen) == b"hello" and b"".join(pieces) == CODED and ("Content-Encoding", "gzip") in fields
+
+
+def test_what_is_not_encoded_is_read_as_it_is() -> None:
+    for fields in ([], [("Content-Encoding", "identity"), ("X", "1")], [("Content-Encoding", "utf-8")]):
         response = Response.of_upstream(200, "OK", fields, Body(b"x"))
-        response.decode()
+        assert response.get_data() == b"x"
         assert finish(response) == ("200 OK", fields, [b"x"])
 
 
+def test_json_is_read_without_its_coding() -> None:
+    encoded = gzip.compress(b'{"a": 1}')
+    response = Response.of_upstream(200, "OK", [("Content-Type", "application/json"), ("Content-Encoding", "gzip")], Body(encoded))
+    assert response.json == {"a": 1}
+
+
+def test_what_decodes_to_more_than_a_rule_may_have_is_a_fault() -> None:
+    encoded = gzip.compress(bytes(100_000))
+    response = Response.of_upstream(200, "OK", [("Content-Encoding", "gzip")], Body(encoded), buffer_limit=10_000)
+    with pytest.raises(Fault, match="larger than the 10000 bytes"):
+        response.get_data()
+
+
 def test_a_part_of_an_encoded_body_is_a_fault_and_not_passed_as_if_it_had_been_seen() -> None:
-    response = Response.of_upstream(206, "Partial Content", [("Content-Encoding", "gzip")], Body(b"x"))
     with pytest.raises(Fault, match="a part"):
-        response.decode()
+        coded(status=206).get_data()
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304)])
+def test_the_length_of_a_body_that_is_not_there_is_the_origins_or_none(method: str, status: int) -> None:
+    def through(rule: Any) -> Any:
+        response = Response.of_upstream(status, "OK", [("Content-Length", "123"), ("X", "1")], Body())
+        rule(response)
+        return to_wsgi(response, method)[1]
+
+    assert through(lambda response: response.get_data()) == [("Content-Length", "123"), ("X", "1")]
+    assert through(lambda response: response.set_data(response.get_data().replace(b"a", b"b"))) == [("X", "1")]
+    assert through(lambda response: response.set_stream(response.response)) == [("X", "1")]
+    assert to_wsgi(Response("no", 403), "HEAD")[1][-1] == ("Content-Length", "2")
 
 
 def test_an_answer_of_a_rule_has_a_type_and_may_be_anybodys_response() -> None:
@@ -163,7 +250,6 @@ def test_an_answer_of_a_rule_has_a_type_and_may_be_anybodys_response() -> None:
 def test_an_answer_may_be_encoded_by_who_made_it() -> None:
     response = Response(gzip.compress(b"no"), 403, headers={"Content-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
-    response.decode()
     assert response.get_data() == b"no"
 
 

@@ -70,7 +70,7 @@ def test_without_rules_nothing_happens(rules: Rules, make_request: MakeRequest, 
     assert rules.connect("example.com:443", ctx) == (None, "example.com:443")
     assert rules.error(Fault(Phase.CONNECT, "refused"), ctx) is None
     assert rules.chunk_hooks(ctx) == rules.frame_hooks(ctx) == []
-    assert not rules.wants_decoded(request, ctx)
+    assert not rules.may_read(request, ctx)
 
 
 def test_request_rules_run_in_order_until_one_answers(rules: Rules, ask: Callable[..., Any]) -> None:
@@ -259,10 +259,10 @@ def test_response_rules_all_run_each_on_what_the_one_before_it_left(rules: Rules
     assert body.closed
 
 
-def test_a_body_is_decoded_for_the_rule_that_wants_it_so_and_for_no_other(rules: Rules, make_request: MakeRequest, make_context: MakeContext) -> None:
+def test_a_rule_that_reads_a_body_sees_it_decoded_and_it_goes_on_as_it_was(rules: Rules, make_request: MakeRequest, make_context: MakeContext) -> None:
     seen = []
     rules.on_response().do(lambda response, ctx: seen.append(response.headers.get("Content-Encoding")))
-    rules.on_response(content_type_is("text/html")).do(lambda response, ctx: seen.append(response.get_data()), decoded=True)
+    rules.on_response(content_type_is("text/html")).do(lambda response, ctx: seen.append(response.get_data()))
     encoded = gzip.compress(b"hello")
 
     def through(kind: str) -> tuple[list[tuple[str, str]], bytes]:
@@ -270,13 +270,13 @@ def test_a_body_is_decoded_for_the_rule_that_wants_it_so_and_for_no_other(rules:
         _, fields, pieces = to_wsgi(rules.response(Response.of_upstream(200, "OK", fields, [encoded]), make_context()), "GET")
         return fields, b"".join(pieces)
 
-    assert through("text/html") == ([("Content-Type", "text/html")], b"hello")
+    assert through("text/html") == ([("Content-Type", "text/html"), ("Content-Encoding", "gzip")], encoded)
     assert through("text/css") == ([("Content-Type", "text/css"), ("Content-Encoding", "gzip")], encoded)
     assert seen == ["gzip", b"hello", "gzip"]
 
 
-def test_a_body_that_cannot_be_decoded_does_not_pass_the_rule_unseen(rules: Rules, make_context: MakeContext) -> None:
-    rules.on_response().do(lambda response, ctx: None, decoded=True)
+def test_a_body_that_cannot_be_decoded_does_not_pass_a_rule_that_reads_it(rules: Rules, make_context: MakeContext) -> None:
+    rules.on_response().do(lambda response, ctx: response.get_data() and None)
     with pytest.raises(Fault, match="'compress'"):
         rules.response(Response.of_upstream(200, "OK", [("Content-Encoding", "compress")], [b"x"]), make_context())
 
@@ -302,11 +302,10 @@ def test_abort_takes_the_place_of_a_response(rules: Rules, make_context: MakeCon
 def test_it_is_known_beforehand_whether_a_body_may_have_to_be_decoded(
     rules: Rules, make_request: MakeRequest, make_context: MakeContext, conditions: Any, url: str, wanted: bool
 ) -> None:
-    rules.on_response().do(lambda response, ctx: None)
     request = make_request(url)
-    assert not rules.wants_decoded(request, make_context(request=request))
-    rules.on_response(*conditions).do(lambda response, ctx: None, decoded=True)
-    assert rules.wants_decoded(request, make_context(request=request)) is wanted
+    assert not rules.may_read(request, make_context(request=request))
+    rules.on_response(*conditions).do(lambda response, ctx: None)
+    assert rules.may_read(request, make_context(request=request)) is wanted
 
 
 # Tunnels

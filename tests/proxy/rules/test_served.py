@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,7 +75,7 @@ def ask(lab: Lab, proxy: Proxy, upstream: Upstream) -> Any:
         sock = lab.connect(port)
         lines = [f"{method} http://127.0.0.1:{upstream.port}{path} HTTP/1.1", f"Host: 127.0.0.1:{upstream.port}", *fields.split("\n")]
         sock.sendall("\r\n".join([each for each in lines if each] + ["", ""]).encode() + body)
-        return read_response(sock)
+        return (read_head(sock), b"") if method == "HEAD" else read_response(sock)
 
     return ask
 
@@ -84,7 +85,7 @@ def test_a_rule_that_looks_changes_nothing(proxy: Proxy, ask: Any, upstream: Ups
     proxy.on_request().do(lambda request, ctx: seen.append((request.url, dict(request.headers))))
     proxy.on_response().do(lambda response, ctx: seen.append(response.status_code))
     upstream.answer = b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\nContent-Length: 5\r\n\r\nhello"
-    head, body = ask("GET /a%20b?c", "x-B: 1\nX-a: 2\nx-b: 3\nAccept-Encoding: dcb")
+    head, body = ask("GET /a%20b?c", "x-B: 1\nX-a: 2\nx-b: 3\nAccept-Encoding: gzip;q=0.5")
     authority = f"127.0.0.1:{upstream.port}"
     assert upstream.head.decode().splitlines()[:6] == [
         "GET /a%20b?c HTTP/1.1",
@@ -92,7 +93,7 @@ def test_a_rule_that_looks_changes_nothing(proxy: Proxy, ask: Any, upstream: Ups
         "x-B: 1",
         "X-a: 2",
         "x-b: 3",
-        "Accept-Encoding: dcb",
+        "Accept-Encoding: gzip;q=0.5",
     ]
     assert head.startswith(b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\n") and body == b"hello"
     assert seen[0][0] == f"http://{authority}/a%20b?c" and seen[1] == 299
@@ -130,7 +131,7 @@ def test_a_request_body_that_is_too_large_for_a_rule_is_413(proxy: Proxy, ask: A
 
 
 def test_a_decoded_body_streams_to_the_client(proxy: Proxy, ask: Any, upstream: Upstream) -> None:
-    proxy.on_response(content_type_is("text/plain")).do(lambda response, ctx: None, decoded=True)
+    proxy.on_response(content_type_is("text/plain")).do(lambda response, ctx: response.set_stream(response.response))
     data = gzip.compress(NOISE)
     upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
     head, body = ask(fields="Accept-Encoding: dcb, gzip;q=0.5")
@@ -141,7 +142,7 @@ def test_a_decoded_body_streams_to_the_client(proxy: Proxy, ask: Any, upstream: 
 def test_a_decoded_body_that_breaks_off_while_it_streams_is_cut(
     proxy: Proxy, ask: Any, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proxy.on_response().do(lambda response, ctx: None, decoded=True)
+    proxy.on_response().do(lambda response, ctx: response.set_stream(response.response))
     data = gzip.compress(NOISE)[:-9]
     upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
     head, body = ask()
@@ -162,7 +163,7 @@ def test_a_decoded_body_that_breaks_off_while_it_streams_is_cut(
 def test_a_body_that_a_rule_cannot_have_whole_is_502(
     proxy: Proxy, ask: Any, upstream: Upstream, answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proxy.on_response().do(lambda response, ctx: response.get_data() and None, decoded=True)
+    proxy.on_response().do(lambda response, ctx: response.get_data() and None)
     upstream.answer, upstream.ends = answer, True
     head, body = ask()
     assert head.startswith(b"HTTP/1.1 502 ") and body
@@ -209,3 +210,41 @@ def test_a_rule_that_fails_is_500_and_in_the_log(proxy: Proxy, ask: Any, upstrea
         caplog.clear()
         assert ask(f"GET {path}")[0].startswith(b"HTTP/1.1 500 ")
         assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_the_first_example_of_the_page_works_on_a_page_that_comes_encoded(proxy: Proxy, ask: Any, upstream: Upstream, coding: str) -> None:
+    @proxy.on_response(content_type_is("text/html"))
+    def banner(response: Response, ctx: Context) -> None:
+        response.data = response.data.replace(b"</body>", b"<p>Seen.</p></body>")
+
+    data = (gzip if coding == "gzip" else zlib).compress(b"<body></body>")
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+        coding.encode(),
+        len(data),
+        data,
+    )
+    head, body = ask(fields="Accept-Encoding: gzip, deflate")
+    assert body == b"<body><p>Seen.</p></body>"
+    assert b"content-encoding" not in head.lower() and b"\r\nContent-Length: 25\r\n" in head
+
+
+def test_an_encoded_request_is_read_and_written_plain(proxy: Proxy, ask: Any, upstream: Upstream) -> None:
+    @proxy.on_request()
+    def louder(request: Request, ctx: Context) -> None:
+        request.data = request.data.upper()
+
+    data = gzip.compress(b"hello")
+    ask("POST /", f"Content-Encoding: gzip\nContent-Length: {len(data)}", data)
+    assert upstream.body == b"HELLO" and b"content-encoding" not in upstream.head.lower()
+    head, _ = ask("POST /", "Content-Encoding: gzip\nContent-Length: 5", b"hello")
+    assert head.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_rule_leaves_the_length_of_a_head_response_alone(proxy: Proxy, ask: Any, upstream: Upstream) -> None:
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 123\r\n\r\n"
+    seen: list[bytes] = []
+    proxy.on_response(url_is("/read")).do(lambda response, ctx: seen.append(response.get_data()))
+    proxy.on_response(url_is("/set")).do(lambda response, ctx: response.set_data(response.data.replace(b"a", b"b")))
+    assert b"\r\nContent-Length: 123\r\n" in ask("HEAD /read")[0]
+    assert b"content-length" not in ask("HEAD /set")[0].lower()
