@@ -8,13 +8,14 @@ said) is logged as its error, and the connection is never left in a state in whi
 """
 
 import errno
+import io
 import logging
 import os
 import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -72,15 +73,36 @@ _LEARN_AT_MOST = 2048
 
 
 class FileWrapper:
-    """`wsgi.file_wrapper`: an iterable over a file in blocks, which the server sends by itself where it can."""
+    """`wsgi.file_wrapper`: an iterator over a file in blocks, which the server sends by itself where it can.
+
+    It seeks and tells where the file does: werkzeug answers a Range by going to its first byte.
+    """
 
     def __init__(self, file: IO[bytes], block_size: int = 65536) -> None:
         self.file = file
         self.block_size = block_size
 
-    def __iter__(self) -> Iterator[bytes]:
-        while block := self.file.read(self.block_size):
-            yield block
+    def __iter__(self) -> "FileWrapper":
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.file.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
+
+    def seekable(self) -> bool:
+        """Whether the file can be read from another place."""
+        seekable = getattr(self.file, "seekable", None)
+        return bool(seekable()) if seekable is not None else hasattr(self.file, "seek") and hasattr(self.file, "tell")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As the file's."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As the file's."""
+        return self.file.tell()
 
     def close(self) -> None:
         if hasattr(self.file, "close"):
@@ -396,13 +418,16 @@ class Response:
         connection = self._connection
         if self.head_sent or self.status is None:
             return False
-        try:
-            fd = wrapper.file.fileno()
-            information = os.fstat(fd)
-            offset = wrapper.file.tell()
-        except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+        if not _is_plain_file(wrapper.file):
             return False
-        if not stat.S_ISREG(information.st_mode):
+        try:
+            wrapper.file.flush()  # what was written to it and has not left Python
+            information = os.fstat(wrapper.file.fileno())
+            offset = wrapper.file.tell()
+        except (OSError, ValueError):  # a pipe, a file that is closed: reading it says what is wrong
+            return False
+        # The size of what /proc and /sys show says nothing, and it has no blocks. Other files without blocks (sparse, empty) are read too.
+        if not stat.S_ISREG(information.st_mode) or not information.st_blocks:
             return False
         count = max(information.st_size - offset, 0)
         if self._silent or not connection.can_sendfile:
@@ -538,6 +563,15 @@ class Response:
             self.body_bytes += min(max(connection.bytes_sent - before - in_front, 0), count)
             raise
         self.body_bytes += count
+
+
+def _is_plain_file(file: object) -> bool:
+    """Whether `file` gives exactly the bytes of its descriptor. Others have a `fileno()` too, and change what they read: `gzip.open`, a
+    `BufferedReader` over one, a class of the application's."""
+    kind = type(file)
+    if kind is io.BufferedReader or kind is io.BufferedRandom:
+        kind = type(file.raw)  # type: ignore[attr-defined]
+    return kind is io.FileIO
 
 
 def _last_chunk(trailers: Iterable[Header]) -> bytes:
