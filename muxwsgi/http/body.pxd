@@ -62,4 +62,5 @@ cdef class Input:
     cpdef bytes read(self, size=*)
     cpdef bytes read1(self, size=*)
     cpdef bytes readline(self, size=*)
+    cdef bytes _gather(self, Py_ssize_t size)
     cdef bytes _cut(self, Py_ssize_t count)

@@ -4,6 +4,7 @@ A body is read only when the application reads: that is the back-pressure. What 
 stay in the buffer of the `Incoming` for the next head.
 """
 
+from io import BytesIO
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -348,12 +349,32 @@ class Input:
             if len(data) == size:
                 return data
             buffer += data
-        while everything or len(buffer) < (size or 0):
-            data = self._body.read_some(BLOCK if everything else max((size or 0) - len(buffer), DIRECT_AT_LEAST))
-            if not data:
-                break
-            buffer += data
-        return self._cut(len(buffer) if everything else (size or 0))
+        if not everything and len(buffer) >= (size or 0):
+            return self._cut(size or 0)
+        return self._gather(-1 if everything else (size or 0))
+
+    def _gather(self, size: int) -> bytes:
+        """`size` bytes, more than there are in the buffer; -1 for all.
+
+        `BytesIO.getvalue` gives its memory away and copies nothing, so a large body is in memory once.
+        """
+        gathered = BytesIO()
+        count = gathered.write(self._buffer)
+        self._buffer.clear()
+        try:
+            while size < 0 or count < size:
+                data = self._body.read_some(BLOCK if size < 0 else max(size - count, DIRECT_AT_LEAST))
+                if not data:
+                    break
+                count += gathered.write(data)
+        except BaseException:  # a Timeout of the application's, which may read on
+            self._buffer += gathered.getvalue()
+            raise
+        if 0 <= size < count:
+            gathered.seek(size)
+            self._buffer += gathered.read()
+            gathered.truncate(size)
+        return gathered.getvalue()
 
     def read1(self, size: int | None = -1) -> bytes:
         """At most `size` bytes, as soon as there are any; b"" at the end of the body. For who passes a body on as it comes."""
@@ -408,6 +429,12 @@ class Input:
         """PEP 3333 gives the server the say; an application's `close()` changes nothing."""
 
     def _cut(self, count: int) -> bytes:
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
+        buffer = self._buffer
+        if count >= len(buffer):
+            data = bytes(buffer)
+            buffer.clear()
+            return data
+        with memoryview(buffer) as view:
+            data = bytes(view[:count])
+        del buffer[:count]
         return data

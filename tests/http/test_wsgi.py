@@ -3,16 +3,20 @@
 import io
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
 import gevent
+import gevent.event
 import pytest
 
 from muxwsgi.errors import PeerError
+from muxwsgi.http.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -299,6 +303,69 @@ def test_input_reads_as_a_file(talk: Talk) -> None:
     assert statuses(talk(app, post(body) + chunked + b"0\r\n\r\n" + post(body))) == [200, 200, 200]
     expected = [b"line one\n", b"line", b" two\n", [b"and the rest"], b"", b""]
     assert results == [expected] * 3
+
+
+@pytest.mark.parametrize("size", [-1, None, 0, 5], ids=["all", "None", "its size", "and five more"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_large_body_that_is_read_whole_is_in_memory_once(chunked: bool, size: int | None) -> None:
+    length = 30_000_000
+    block = bytes(50_000)
+    peaks: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        source = environ["wsgi.input"]
+        first = source.read(7)
+        body = source.read(size if size is None or size < 0 else length - 7 + size)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        assert len(first) + len(body) == length and source.read() == b""
+        return hello(environ, start_response)
+
+    server, client = connection_pair()
+    serving = gevent.spawn(HTTP1(app, HTTPSettings(linger=0.05)), server)
+    tracemalloc.start()
+    try:
+        with gevent.Timeout(60):
+            if chunked:
+                client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            else:
+                client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length)
+            for _ in range(length // len(block)):
+                client.sendall(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
+            client.sendall(b"0\r\n\r\n" if chunked else b"")
+            client.shutdown(socket.SHUT_WR)
+            assert statuses(client.recv()) == [200]
+            serving.get()
+    finally:
+        tracemalloc.stop()
+        client.finish()
+        server.finish()
+    assert length <= peaks[0] < 1.3 * length
+
+
+def test_a_read_that_the_application_gives_up_loses_nothing() -> None:
+    seen: list[bytes] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        source = environ["wsgi.input"]
+        with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+            source.read()
+        sent.set()
+        seen.append(source.readline() + source.read())
+        return hello(environ, start_response)
+
+    sent = gevent.event.Event()
+    server, client = connection_pair()
+    serving = gevent.spawn(HTTP1(app, HTTPSettings(linger=0.05)), server)
+    with gevent.Timeout(20):
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none\n")
+        sent.wait()
+        client.sendall(b"three")
+        client.shutdown(socket.SHUT_WR)
+        assert statuses(client.recv()) == [200]
+        serving.get()
+    client.finish()
+    server.finish()
+    assert seen == [b"one\nthree"]
 
 
 def test_trailers_stand_apart_from_the_fields(talk: Talk) -> None:
@@ -655,8 +722,6 @@ def test_a_client_that_goes_away_is_no_error_of_the_application(errors: Any) -> 
 
 
 def test_a_file_has_its_length_and_is_sent_by_the_kernel_on_a_plain_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from muxwsgi.http.h1 import HTTP1
-    from muxwsgi.testing import connection_pair
     from muxwsgi.wire.connection import Connection
 
     content = os.urandom(300_000)
