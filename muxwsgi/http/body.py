@@ -328,7 +328,7 @@ class ChunkedBody(Body):
 
 
 class Input:
-    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing (`wsgi.input_terminated`)."""
+    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing."""
 
     __slots__ = ("_body", "_buffer", "closed")
 

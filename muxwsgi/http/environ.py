@@ -60,7 +60,6 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
-        "wsgi.input_terminated": True,
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": server_software,
         "SCRIPT_NAME": "",

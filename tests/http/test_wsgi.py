@@ -1,6 +1,7 @@
 """The WSGI side: PEP 3333 from the application's point of view, and what its mistakes cost."""
 
 import io
+import logging
 import os
 import socket
 import tracemalloc
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
+import flask
 import gevent
 import gevent.event
 import pytest
@@ -95,7 +97,7 @@ def test_the_environ_says_what_the_request_says(talk: Talk) -> None:
     assert "HTTP_X_FORGED" not in seen
     assert seen["wsgi.url_scheme"] == "http" and "HTTPS" not in seen
     assert seen["REMOTE_ADDR"] == "memory" and seen["REMOTE_PORT"] == "1"
-    assert seen["wsgi.input_terminated"] is True
+    assert "wsgi.input_terminated" not in seen
     assert all(isinstance(value, str) for key, value in seen.items() if "." not in key)
 
 
@@ -366,6 +368,40 @@ def test_a_read_that_the_application_gives_up_loses_nothing() -> None:
     client.finish()
     server.finish()
     assert seen == [b"one\nthree"]
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 6\r\n\r\nabcdef", b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"])
+def test_an_input_is_said_to_be_terminated_where_no_length_says_it(talk: Talk, framing: bytes) -> None:
+    said: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        said.append((environ.get("wsgi.input_terminated"), environ["wsgi.input"].read()))
+        return hello(environ, start_response)
+
+    assert statuses(talk(app, b"POST / HTTP/1.1\r\nHost: a\r\n" + framing)) == [200]
+    assert said == [(True, b"a") if b"chunked" in framing else (None, b"abcdef")]
+
+
+@pytest.mark.parametrize("way", ["form", "data", "stream"])
+@pytest.mark.parametrize("kind", [b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x"])
+def test_a_client_that_leaves_in_its_upload_is_no_error_of_a_flask_application(
+    talk: Talk, caplog: pytest.LogCaptureFixture, way: str, kind: bytes
+) -> None:
+    app = flask.Flask("uploads")
+
+    @app.post("/")
+    def upload() -> str:
+        match way:
+            case "form":
+                return str(len(flask.request.form) + len(flask.request.files))
+            case "data":
+                return str(len(flask.request.get_data()))
+            case _:
+                return str(len(flask.request.stream.read()))
+
+    half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: 100000\r\n\r\na=b&c=" % kind + b"x" * 2000
+    assert statuses(talk(app.wsgi_app, half)) == [400]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_trailers_stand_apart_from_the_fields(talk: Talk) -> None:
