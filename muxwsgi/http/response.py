@@ -38,6 +38,7 @@ JOIN_AT_MOST = 1 << 17
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_BEYOND_LATIN_1 = re.compile(r"[^\x00-\xff]")
 _STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t -~\x80-\xff]*)?")
 
 
@@ -271,9 +272,9 @@ class Response:
         self.headers = headers
         if code == 204 or code == 304:
             self._silent = True
+            self._bodiless = True  # a 304 may state the length of what is not sent (RFC 9110 section 8.6); its own body has none to give
             if code == 204:
                 self._length = None
-                self._bodiless = True
         elif code < 300 and self.method == "CONNECT":
             # The peer will take what follows for its tunnel (RFC 9110 section 9.3.6), and not as we mean it.
             self.keep_alive = False
@@ -286,10 +287,15 @@ class Response:
         date = server = False
         pure = type(status) is str and type(headers) is list  # whether the same would come of the same again
         for header in headers:
-            name, value = header
+            try:
+                name, value = header
+            except (TypeError, ValueError):
+                raise TypeError(f"a header is a tuple of name and value, not {header!r}") from None
             kind = kinds.get(name)
             if kind is None:
                 kind = _learn_name(name)
+            if not isinstance(value, str):
+                raise TypeError(f"the value of the header {name!r} is a string, not {type(value).__name__}: {value!r}")
             if type(header) is not tuple or type(name) is not str or type(value) is not str:
                 pure = False
             if kind is not _PLAIN:
@@ -303,16 +309,22 @@ class Response:
                         pure = False
                     continue
                 if kind is _Kind.HOP:
+                    if code == 426 and name.lower() == "upgrade":  # what it is about (RFC 9110 section 15.5.22)
+                        _check_value(name, value)
+                        lines.append(f"{name}: {value}\r\nConnection: upgrade\r\n")
                     continue
                 date = date or kind is _Kind.DATE
                 server = server or kind is _Kind.SERVER
-            if not isinstance(value, str):
-                raise TypeError(f"the value of the header {name!r} is a string, not {type(value).__name__}")
             lines.append(f"{name}: {value}\r\n")
             if not value.isprintable():
                 _check_value(name, value)
         block = "".join(lines)
-        self._block = block.encode("latin-1")
+        try:
+            self._block = block.encode("latin-1")
+        except UnicodeEncodeError:
+            for name, value in headers:
+                _check_value(name, value)
+            raise
         if date or server:
             self._stated = (date, server)
         if pure and len(block) <= _RENDERED_AT_MOST and status in _STATUSES:
@@ -590,8 +602,12 @@ def _not_bytes(data: object) -> TypeError:
 
 def _check_value(name: str, value: str) -> None:
     """Tabs and the upper half of latin-1 are not printable to Python, and allowed."""
+    if not isinstance(value, str):
+        raise TypeError(f"the value of the header {name!r} is a string, not {type(value).__name__}: {value!r}")
     if _CONTROL.search(value):
         raise ValueError(f"the value of the header {name!r} has a line break or another control character in it")
+    if beyond := _BEYOND_LATIN_1.search(value):
+        raise ValueError(f"the value of the header {name!r} has a character in it that is not latin-1: {beyond[0]!r}")
 
 
 def _given(exc_info: "ExcInfo | tuple[None, None, None]") -> BaseException:
@@ -614,7 +630,7 @@ def _learn_status(status: Any) -> tuple[int, str]:
 
 def _learn_name(name: Any) -> _Kind:
     if type(name) is not str:
-        raise TypeError(f"a header name is a string, not {type(name).__name__}")
+        raise TypeError(f"a header name is a string, not {type(name).__name__}: {name!r}")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is no header name")
     lowered = name.lower()

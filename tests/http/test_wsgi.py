@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -402,6 +403,87 @@ def test_a_client_that_leaves_in_its_upload_is_no_error_of_a_flask_application(
     half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: 100000\r\n\r\na=b&c=" % kind + b"x" * 2000
     assert statuses(talk(app.wsgi_app, half)) == [400]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_304_has_no_length_but_the_one_that_the_application_states(talk: Talk) -> None:
+    made = talk(app_of([b"not modified"], "304 Not Modified"), GET + GET)
+    assert statuses(made) == [304, 304] and b"Content-Length" not in made and b"not modified" not in made
+    stated = talk(app_of([b"not modified"], "304 Not Modified", [("Content-Length", "5000")]), GET + GET)
+    assert statuses(stated) == [304, 304] and stated.count(b"Content-Length: 5000\r\n") == 2
+
+
+def test_a_304_of_a_file_has_no_length(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 5000)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("304 Not Modified", [])
+        return environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+
+    answer = talk(app, GET + GET)
+    assert statuses(answer) == [304, 304] and b"Content-Length" not in answer
+
+
+def test_a_426_says_what_to_upgrade_to(talk: Talk) -> None:
+    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Keep-Alive", "timeout=9")]
+    answer = talk(app_of([b"upgrade first"], "426 Upgrade Required", headers), GET + GET)
+    assert statuses(answer) == [426, 426]
+    assert answer.count(b"\r\nUpgrade: websocket\r\nConnection: upgrade\r\n") == 2 and b"Keep-Alive" not in answer
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        (("X-City", "Łódź"), "'X-City'.*latin-1.*'Ł'"),
+        (("X-Word", "caf\u00e9 \u20ac"), "'X-Word'.*latin-1.*'€'"),
+        (("Content-Length", 5), "'Content-Length' is a string, not int: 5"),
+        (("Content-Length", None), "'Content-Length' is a string, not NoneType"),
+        (("Content-Length", "5 bytes"), "Content-Length is '5 bytes'"),
+        (("Connection", b"close"), "'Connection' is a string, not bytes"),
+        (("X-Raw", b"bytes"), "'X-Raw' is a string, not bytes: b'bytes'"),
+        ((b"X-Raw", "text"), "not bytes: b'X-Raw'"),
+        (("Upgrade", 1), "'Upgrade' is a string, not int"),
+        (("X-One",), r"not \('X-One',\)"),
+        ("Content-Type", "not 'Content-Type'"),
+        (7, "not 7"),
+    ],
+)
+def test_what_is_wrong_with_a_header_is_said_with_its_name(talk: Talk, header: Any, names: str) -> None:
+    said: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            start_response("200 OK", [("Content-Type", "text/plain"), header])
+        said.append(str(raised.value))
+        return hello(environ, start_response)
+
+    assert statuses(talk(app, GET)) == [200]
+    assert re.search(names, said[0]), said[0]
+
+
+@pytest.mark.parametrize("where", ["interim", "trailer"])
+def test_a_value_beyond_latin_1_is_said_with_its_name_elsewhere_too(talk: Talk, where: str) -> None:
+    said: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        response = environ["muxwsgi.response"]
+        if where == "interim":
+            with pytest.raises(ValueError) as raised:
+                response.informational(103, "Early Hints", [("X-City", "Łódź")])
+            said.append(str(raised.value))
+        start_response("200 OK", [])
+        yield b"body"
+        if where == "trailer":
+            response.trailers = [("X-City", "Łódź")]
+
+    log: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: log.append(str(record.exc_info[1]) if record.exc_info else "")  # type: ignore[method-assign]
+    logging.getLogger("muxwsgi.error").addHandler(handler)
+    try:
+        talk(app, GET)
+    finally:
+        logging.getLogger("muxwsgi.error").removeHandler(handler)
+    assert "'X-City'" in (said or log)[0] and "latin-1" in (said or log)[0]
 
 
 def test_trailers_stand_apart_from_the_fields(talk: Talk) -> None:

@@ -361,6 +361,14 @@ def test_what_is_hop_by_hop_ends_here(lab: Lab, rules: bool) -> None:
     assert field(answer.head, "X-Kept") == ["1"] and field(answer.head, "X-Mine") == field(answer.head, "Keep-Alive") == []
 
 
+@with_rules
+def test_a_426_says_to_the_client_what_the_server_asks_for(lab: Lab, rules: bool) -> None:
+    upstream = Upstream(lab, b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno")
+    way_there = road(lab, "plain", upstream, rules=rules)
+    answer = way_there.ask(way_there.client())
+    assert field(answer.head, "Upgrade") == ["websocket"] and field(answer.head, "Connection") == ["upgrade"]
+
+
 def test_who_takes_trailers_is_said_to_the_server(lab: Lab) -> None:
     upstream = Upstream(lab)
     way_there = road(lab, "plain", upstream)

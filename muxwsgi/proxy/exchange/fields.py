@@ -160,8 +160,9 @@ def _framing(plan: RequestPlan, name: str | None) -> Fields:
     return [] if plan.length is None else [(name or "Content-Length", str(plan.length))]
 
 
-def end_to_end(fields: Fields, *, keep: bool = False) -> Fields:
-    """The fields of a response that go on to the client, Content-Length included. `keep` leaves in what the engine does not refuse."""
+def end_to_end(fields: Fields, *, keep: bool = False, upgrade: bool = False) -> Fields:
+    """The fields of a response that go on to the client, Content-Length included. `keep` leaves in what the engine does not refuse,
+    `upgrade` the protocols that the server asks for."""
     named: frozenset[str] | set[str] = frozenset()
     for name, value in fields:
         if _lower(name) == "connection":
@@ -169,4 +170,6 @@ def end_to_end(fields: Fields, *, keep: bool = False) -> Fields:
     hop = _RESPONSE_HOP | named if named else _RESPONSE_HOP
     if keep:
         hop = frozenset({"connection", "transfer-encoding"})
+    if upgrade:
+        hop = hop - {"upgrade"}
     return [field for field in fields if _lower(field[0]) not in hop]

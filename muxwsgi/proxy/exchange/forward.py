@@ -165,7 +165,8 @@ class Forwarder:
         body = ResponseBody(
             client, upload, ctx, self._hangups, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
         )
-        return Outcome(answer, end_to_end(answer.fields, keep=self._settings.keep_destination_headers), body)
+        fields = end_to_end(answer.fields, keep=self._settings.keep_destination_headers, upgrade=answer.status == 426)
+        return Outcome(answer, fields, body)
 
     def _ask(
         self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
