@@ -49,7 +49,6 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
         authority=Authority.load(Path(values["ca_folder"]) if values["ca_folder"] else None) if values["mitm"] else None,
         upstreams=_upstreams(values),
         dialing=DialSettings(
-            connect_timeout=values["connect_timeout"],
             source_addresses=tuple(values["source_address"]),
             proxy_ca_file=values["upstream_ca"],
         ),
@@ -78,6 +77,7 @@ def _settings(values: Mapping[str, Any]) -> ProxySettings:
     return ProxySettings(
         default_action="mitm" if values["mitm"] else "accept",
         ca_folder=values["ca_folder"],
+        leaf_key_type=values["leaf_key_type"],
         sniff_timeout=values["tunnel_sniff_timeout"],
         handshake_timeout=values["handshake_timeout"],
         connect_timeout=values["connect_timeout"],

@@ -12,6 +12,8 @@ _RULES = "The proxy: rules and records"
 PROXY_OPTIONS = (
     option("mitm", bool, False, _LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
     option("ca_folder", str, None, _LOOK, "Where the CA lies. Default: as for `muxwsgi ca`.", metavar="FOLDER"),
+    option("leaf_key_type", str, None, _LOOK, "Kind of the leaves' key: ec or rsa, for clients that know no ECDSA. Default: as the CA's.",
+           choices=("ec", "rsa")),
     option("passthrough", str, [], _LOOK, "Never look into TLS for this host: a name, *.name or /regex/.", many=True, metavar="HOST"),
     option("passthrough_after", int, 0, _LOOK, "Stop looking into a host once clients have refused our leaf for it so many times; 0 for never.",
            metavar="N"),

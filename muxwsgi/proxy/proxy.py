@@ -126,7 +126,7 @@ class Proxy(Rules):
         hijackers       routes for protocols inside of tunnels, beside those of the server that the proxy runs in
         upstreams       which further proxy to go through; None as HTTPS_PROXY, NO_PROXY and the like say
         resolver        (host, port) -> addresses
-        dialing         how connections are made; None for the built-in deadlines
+        dialing         how connections are made, beyond `settings.connect_timeout`
         allow_private, allow_networks   where clients may go beyond public addresses, see `Guard`
         key_log         where TLS secrets are written, for Wireshark
         sinks           get a `Flow` of each exchange and each relayed stream
@@ -153,9 +153,10 @@ class Proxy(Rules):
         self._recorder = Recorder(sinks, settings.capture_limit)
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
-        dialing = dialing or DialSettings(connect_timeout=settings.connect_timeout)
         self._via = via = Via(settings.via)
-        dialer = Dialer(dialing, guard, choice, resolver, self._sweeper, via)
+        dialer = Dialer(
+            dialing or DialSettings(), guard, choice, resolver, self._sweeper, connect_timeout=settings.connect_timeout, via=via
+        )
         self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, key_log)
         forwarder = Forwarder(settings, self._upstreams, self._hangups, via)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
@@ -264,7 +265,7 @@ class Proxy(Rules):
         context = self._leaf_contexts.get(alpn)
         if context is None:
             if self._leaves is None:
-                self._leaves = Leaves(self._loaded_authority())
+                self._leaves = Leaves(self._loaded_authority(), key_type=self.settings.leaf_key_type)
             if len(self._leaf_contexts) >= 16:  # servers name protocols as they like
                 self._leaf_contexts.clear()
             context = LeafContext(self._leaves, alpn=alpn, own=self._certificates, key_log=self._key_log)

@@ -14,6 +14,7 @@ class ProxySettings:
 
     default_action          of a tunnel that no rule decides on: `accept` relays it as it is, `mitm` looks inside
     ca_folder               where the CA lies that `mitm` mints leaves with; None for the default folder
+    leaf_key_type           of the leaves' key: `ec`, `rsa`, or None for that of the CA
     sniff_timeout           seconds that the first bytes of a tunnel may take; then the server is taken to speak first
     handshake_timeout       seconds for a TLS handshake, either side
     connect_timeout         seconds until an upstream has to have accepted, all its addresses together
@@ -40,6 +41,7 @@ class ProxySettings:
 
     default_action: Literal["accept", "mitm"] = "accept"
     ca_folder: str | None = None
+    leaf_key_type: Literal["ec", "rsa"] | None = None
     sniff_timeout: float = 1.0
     handshake_timeout: float = 10.0
     connect_timeout: float = 10.0
@@ -65,6 +67,8 @@ class ProxySettings:
     def __post_init__(self) -> None:
         if self.default_action not in ("accept", "mitm"):
             raise OperatorError(f"default_action: {self.default_action!r} is not accept or mitm")
+        if self.leaf_key_type not in ("ec", "rsa", None):
+            raise OperatorError(f"leaf_key_type: {self.leaf_key_type!r} is not ec or rsa")
         for name in (
             "sniff_timeout",
             "handshake_timeout",

@@ -92,24 +92,16 @@ class Tunnels:
             silence=silent,
             sniff_timeout=settings.sniff_timeout,
         )
-        # Where somebody wants to look behind TLS, what is there is known to be that only when no TLS comes.
-        open_to_see = Route("after", matchers.never, self._look_after)
-        self._before_after = Mux(
-            [tls], name="tunnel, TLS or not", fallback=open_to_see, silence=open_to_see, sniff_timeout=settings.sniff_timeout
-        )
 
     def look(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
         """Serve what runs in the tunnel, with TLS taken off."""
         ctx.action = action
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
             return
-        if action.after is not None:
-            self._before_after(connection)
-        else:
-            self.mux(connection)
+        self.mux(connection)
 
     def _look_after(self, connection: "Connection") -> None:
-        """What is inside, to whom wants to see it, and on where that one lets it."""
+        """What is inside of a layer of TLS, to whom wants to see it, and on where that one lets it."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:

@@ -1,12 +1,17 @@
 """Who is asked next, and what that one may learn: further proxies, their credentials, and connections that are logged in."""
 
 from base64 import b64encode
+from time import monotonic
 from typing import Any
 
+import gevent
 import gevent.socket
 import pytest
 
 from muxwsgi.proxy.context import Context
+from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.proxy.upstream.dial import DialSettings
+from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.wire.connection import Connection
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
@@ -155,3 +160,20 @@ def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: 
         ("CONNECT", ("two.example", 80), "the outer one"),
         ("request", ("two.example", 80), "the outer one"),
     ]
+
+
+def test_the_time_for_a_dial_is_said_once_whatever_else_is_said_of_dialling(lab: Lab) -> None:
+    def never(host: str, port: int) -> Any:
+        gevent.sleep(60)
+
+    choice = UpstreamChoice(http=(way := UpstreamProxy("http", "proxy.example", 3128)), tunnel=way)
+    proxy = lab.proxy(settings=ProxySettings(connect_timeout=0.2), dialing=DialSettings(resolve_timeout=60), resolver=never, upstreams=choice)
+    port = lab.serve_proxy(proxy)
+    for request in (b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n", b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"):
+        client = lab.connect(port)
+        begun = monotonic()
+        client.sendall(request)
+        assert read_answer(client).status == 504
+        assert monotonic() - begun < 9  # ten seconds are the default
+    with pytest.raises(TypeError, match="connect_timeout"):
+        DialSettings(connect_timeout=1)  # type: ignore[call-arg]

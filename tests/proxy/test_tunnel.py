@@ -405,6 +405,9 @@ def test_somebody_looks_before_or_after_and_may_let_it_go_on(lab: Lab, tls: bool
     if tls and not (where == "before" and not on):
         client = lab.wrap(client)
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    if where == "after" and not tls:  # there is no TLS to be behind of
+        assert read_answer(client).body == b"ok" and looks == []
+        return
     if on:
         assert read_answer(client).body == b"ok"
     else:
@@ -414,7 +417,8 @@ def test_somebody_looks_before_or_after_and_may_let_it_go_on(lab: Lab, tls: bool
     assert in_tls == (tls and where == "after")
 
 
-def test_somebody_who_looks_after_sees_silence_too(lab: Lab) -> None:
+@pytest.mark.parametrize("begin", [b"", b"\x00\x01\x02", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["silence", "bytes", "HTTP"])
+def test_who_looks_after_tls_is_not_asked_where_there_is_none(lab: Lab, begin: bytes) -> None:
     def banner(sock: Any) -> None:
         sock.sendall(b"220\r\n")
         shout(sock)
@@ -424,7 +428,21 @@ def test_somebody_who_looks_after_sees_silence_too(lab: Lab) -> None:
     proxy.on_connect().mitm(after=lambda connection, ctx: looks.append(ctx.destination) or CONTINUE)
     port = lab.serve_raw(banner)
     client = lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{port}")
-    assert read_exactly(client, 5) == b"220\r\n" and looks == [("127.0.0.1", port)]
+    client.sendall(begin)
+    if begin[:1] == b"G":
+        assert read_answer(client).status == 502  # of a server that speaks no HTTP
+    else:
+        assert read_exactly(client, 5) == b"220\r\n"
+    assert looks == []
+
+
+def test_who_looks_after_tls_is_asked_behind_each_layer_of_it(lab: Lab) -> None:
+    proxy = lab.proxy(settings=ProxySettings(sniff_timeout=0.1), record=True)
+    looks = []
+    proxy.on_connect().mitm(after=lambda connection, ctx: looks.append((len(ctx.layers), connection.tls is not None)) or CONTINUE)
+    client = lab.wrap(lab.tunnel(lab.serve_proxy(proxy), f"localhost:{lab.serve_raw(shout, tls=True)}"))
+    client.sendall(b"\x00hello")
+    assert read_exactly(client, 6) == b"\x00HELLO" and looks == [(1, True)]
 
 
 def test_a_tunnel_that_is_refused_is_told_so(lab: Lab) -> None:

@@ -145,6 +145,11 @@ class Authority:
             return cls._make(folder, key_type, name, lifetime_days)
 
     @property
+    def key_type(self) -> KeyType:
+        """Of its key."""
+        return "rsa" if isinstance(self._key, rsa.RSAPrivateKey) else "ec"
+
+    @property
     def signature_algorithm(self) -> bytes:
         """What `sign` does, as certificates name it: an AlgorithmIdentifier in DER (RFC 5280 section 4.1.1.2)."""
         return ECDSA_WITH_SHA256 if isinstance(self._key, ec.EllipticCurvePrivateKey) else RSA_WITH_SHA256

@@ -78,12 +78,13 @@ class Leaves:
     """
 
     def __init__(
-        self, authority: Authority, *, key_type: KeyType = "ec", size: int = 1000, clock: Callable[[], float] = time
+        self, authority: Authority, *, key_type: KeyType | None = None, size: int = 1000, clock: Callable[[], float] = time
     ) -> None:
-        """`key_type` "rsa" is for clients that know no ECDSA. `clock` returns seconds since the epoch."""
+        """`key_type` None is that of the authority: a client that knows no ECDSA can verify neither. `clock` returns seconds since the epoch."""
         if size < 1:
             raise ValueError("there is no cache of less than one leaf")
         self.authority = authority
+        key_type = key_type or authority.key_type
         self.key: Key = ec.generate_private_key(ec.SECP256R1()) if key_type == "ec" else rsa.generate_private_key(65537, RSA_BITS)
         self.minted = self.hits = self.evicted = self.failed = 0
         self._limit = size

@@ -48,21 +48,18 @@ REQUESTS_AT_ONCE = 100
 class DialSettings:
     """How the proxy connects to others.
 
-    connect_timeout     seconds for a whole dial: resolving, connecting, and what is said to another proxy
-    resolve_timeout     seconds of these for the name servers
+    resolve_timeout     seconds of `connect_timeout` that the name servers have
     source_addresses    addresses of ours to come from, one of a family; destinations of a family without one are not reached then
     proxy_ca_file       CA certificates that https proxies are verified with, None for the system's
     """
 
-    connect_timeout: float = 10.0
     resolve_timeout: float = 5.0
     source_addresses: tuple[str, ...] = ()
     proxy_ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("connect_timeout", "resolve_timeout"):
-            if not getattr(self, name) > 0:
-                raise OperatorError(f"{name}: {getattr(self, name)} is not more than 0")
+        if not self.resolve_timeout > 0:
+            raise OperatorError(f"resolve_timeout: {self.resolve_timeout} is not more than 0")
         self.sources()
 
     def sources(self) -> dict[int, str]:
@@ -107,12 +104,16 @@ class Dialer:
         choice: UpstreamChoice,
         resolver: Resolver,
         sweeper: Sweeper,
+        *,
+        connect_timeout: float,
         via: Via | None = None,
     ) -> None:
-        """The `sweeper` keeps the deadlines of all that is dialled. `via` is our entry in what further proxies are asked.
+        """The `sweeper` keeps the deadlines of all that is dialled. `connect_timeout` are the seconds for a whole dial: resolving,
+        connecting, and what is said to another proxy. `via` is our entry in what further proxies are asked.
 
         Raises `OperatorError` where `proxy_ca_file` is of no use."""
         self._settings = settings
+        self._connect_timeout = connect_timeout
         self._sources = settings.sources()
         self._guard = guard
         self._choice = choice
@@ -162,7 +163,7 @@ class Dialer:
 
         Raises `Fault`: RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
         """
-        dial = _Dial(deadline, self._settings)
+        dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
         if not 0 < port < 65536:
             raise Fault(Phase.POLICY, f"{port} is no port to connect to")
         host = spelled(host)
@@ -182,7 +183,7 @@ class Dialer:
         """
         if not via.speaks_http:
             raise ValueError(f"{via} takes no requests")
-        dial = _Dial(deadline, self._settings)
+        dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
         connection, ip = self._open_proxy(dial, via, ctx)
         return dial.done(connection, ip, via.port, via)
 
@@ -288,10 +289,10 @@ class _Dial:
 
     __slots__ = ("began", "deadline", "resolved", "_resolve_timeout")
 
-    def __init__(self, deadline: float, settings: DialSettings) -> None:
+    def __init__(self, deadline: float, connect_timeout: float, resolve_timeout: float) -> None:
         self.began = monotonic()
-        self.deadline = min(deadline, self.began + settings.connect_timeout)
-        self._resolve_timeout = settings.resolve_timeout
+        self.deadline = min(deadline, self.began + connect_timeout)
+        self._resolve_timeout = resolve_timeout
         self.resolved: float | None = None
 
     @property

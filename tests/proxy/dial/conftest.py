@@ -61,9 +61,10 @@ def make_dialer(sweeper: Sweeper) -> DialerMaker:
         resolver: Resolver = system_resolver,
         guard: Guard | None = None,
         choice: UpstreamChoice | None = None,
+        connect_timeout: float = 10.0,
         **settings: Any,
     ) -> Dialer:
-        return Dialer(DialSettings(**settings), guard or Guard(), choice or UpstreamChoice(), resolver, sweeper)
+        return Dialer(DialSettings(**settings), guard or Guard(), choice or UpstreamChoice(), resolver, sweeper, connect_timeout=connect_timeout)
 
     return make
 

@@ -205,7 +205,7 @@ from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.wire.sweeper import Sweeper
 resolver = lambda host, port: [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-dialer = Dialer(DialSettings(), Guard(lambda: [("0.0.0.0", 1)]), UpstreamChoice(), resolver, Sweeper())
+dialer = Dialer(DialSettings(), Guard(lambda: [("0.0.0.0", 1)]), UpstreamChoice(), resolver, Sweeper(), connect_timeout=10)
 with dialer.connect("any.example", {greeter.port}, None).connection as connection:
     print(connection.recv(100).decode())
 """
@@ -251,7 +251,6 @@ def test_a_source_address_that_is_not_ours_is_a_fault(make_dialer: DialerMaker, 
     [
         ({"source_addresses": ("example.com",)}, "source_addresses: 'example.com' is no address"),
         ({"source_addresses": ("127.0.0.1", "::1", "127.0.0.2")}, "source_addresses: 127.0.0.2 is the second one"),
-        ({"connect_timeout": 0}, "connect_timeout: 0 is not more than 0"),
         ({"resolve_timeout": float("nan")}, "resolve_timeout: nan"),
     ],
 )
