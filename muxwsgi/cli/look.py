@@ -59,7 +59,7 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
 
 def check_proxy(values: Mapping[str, Any]) -> None:
     """The same of the proxy. Raises `OperatorError`."""
-    from muxwsgi.cli.proxy import made_proxy
+    from muxwsgi.cli.proxy import check_records, made_proxy
 
     prepare_process(values)
     if values["access_logformat"]:
@@ -68,7 +68,8 @@ def check_proxy(values: Mapping[str, Any]) -> None:
         path = values[name]
         if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
             raise OperatorError(f"{name}: no file can be written in {Path(path).parent}")
-    proxy, _ = made_proxy({**values, **dict.fromkeys(_RECORDS)})
+    check_records(values)
+    proxy, _ = made_proxy({**values, **dict.fromkeys(_RECORDS), "flow_filter": None, "flow_rotate": 0})
     settings = server_settings(values)
     for bind in settings.binds:
         if bind.path is None and bind.fd is None:

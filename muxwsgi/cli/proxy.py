@@ -23,7 +23,7 @@ from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.signals import Signals
 
-__all__ = ["made_proxy", "serve"]
+__all__ = ["check_records", "made_proxy", "serve"]
 
 
 def serve(values: Mapping[str, Any], signals: Signals) -> None:
@@ -109,7 +109,17 @@ def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:
     return UpstreamChoice(http=upstream, tunnel=upstream)
 
 
+def check_records(values: Mapping[str, Any]) -> None:
+    """Whether what is said of records is said of any. Raises `OperatorError`."""
+    if values["flow_filter"]:
+        parse_filter(values["flow_filter"])
+    for name, what in (("flow_filter", "choose from"), ("flow_rotate", "rotate")):
+        if values[name] and not (values["flows"] or values["har"]):
+            raise OperatorError(f"{name}: nothing is recorded that it could {what} (--flows, or --har)")
+
+
 def _records(values: Mapping[str, Any]) -> tuple[list[FlowSink], list[Log]]:
+    check_records(values)
     wanted = parse_filter(values["flow_filter"]) if values["flow_filter"] else None
     paths = [values[name] for name in ("flows", "har", "keylog") if values[name]]
     if len({os.path.realpath(path) for path in paths}) < len(paths):

@@ -26,6 +26,7 @@ __all__ = ["replay"]
 _NOT_SENT = frozenset(
     {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade"}
     | {"content-length", "expect", "host", "trailer", "transfer-encoding"}
+    | {"content_length", "transfer_encoding"}  # the same to servers that take an underscore for a hyphen
 )
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -74,11 +75,14 @@ class Answer:
 @click.option("--filter", "expression", metavar="EXPRESSION", help="Only the flows that this fits, as in `~d example.com & ~m GET`.")
 @click.option("--target", "target_url", metavar="URL", help="Send all to this server instead, which the Host field then names too.")
 @click.option("--insecure", is_flag=True, help="Do not verify certificates.")
+@click.option("--upstream-ca", metavar="FILE", help="CA certificates that servers are verified with, PEM. Default: the system's.")
 @click.option("--count", is_flag=True, help="Only say how many flows would be sent, and why others could not.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, metavar="SECONDS", help="For each request."
 )
-def replay(file: str, expression: str | None, target_url: str | None, insecure: bool, count: bool, timeout: float) -> None:
+def replay(
+    file: str, expression: str | None, target_url: str | None, insecure: bool, upstream_ca: str | None, count: bool, timeout: float
+) -> None:
     """Send the requests in FILE again, a flow log that `muxwsgi proxy --flows` wrote (- for standard input).
 
     The status is 0 when each was answered as it was then, 1 when one was not, or could not be sent.
@@ -87,7 +91,7 @@ def replay(file: str, expression: str | None, target_url: str | None, insecure: 
 
     wanted = parse_filter(expression) if expression is not None else None
     target = _target(target_url) if target_url is not None else None
-    context = ssl.create_default_context()
+    context = _trusting(upstream_ca)
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -104,6 +108,18 @@ def replay(file: str, expression: str | None, target_url: str | None, insecure: 
     click.echo(_summary(outcomes, count))
     if outcomes.keys() - {"same", "sendable", "skipped"}:
         sys.exit(1)
+
+
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    """A context that trusts the CAs in `ca_file` and no others; None for those of the system."""
+    if ca_file is None:
+        return ssl.create_default_context()
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise OperatorError(f"--upstream-ca: {ca_file} does not hold CA certificates in PEM") from None
+    except OSError as error:
+        raise OperatorError(f"--upstream-ca: {ca_file}: {error.strerror}") from None
 
 
 def _target(url: str) -> Target:

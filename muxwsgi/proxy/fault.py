@@ -11,6 +11,7 @@ __all__ = ["Fault", "Phase"]
 class Phase(Enum):
     """Where it went wrong."""
 
+    TARGET = "target"  # what is asked for is not a host and a port
     POLICY = "policy"  # we may not go there
     LOOP = "loop"  # there is ourselves (RFC 5842 section 7.2)
     RESOLVE = "resolve"  # the name has no address
@@ -23,7 +24,7 @@ class Phase(Enum):
     TIMEOUT = "timeout"  # any of it took too long
 
 
-_STATUSES = {Phase.POLICY: 403, Phase.LOOP: 508, Phase.TIMEOUT: 504}
+_STATUSES = {Phase.TARGET: 400, Phase.POLICY: 403, Phase.LOOP: 508, Phase.TIMEOUT: 504}
 
 
 class Fault(Exception):

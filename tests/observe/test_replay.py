@@ -266,6 +266,20 @@ def test_certificates_are_verified_unless_told_otherwise(
     assert replay(file, SSL_CERT_FILE=make_certificate().certfile).returncode == 0 and len(got) == 2
 
 
+def test_servers_are_verified_with_the_cas_that_are_given(
+    tls_origin: str, recorded: Callable[..., str], make_certificate: Callable[[], CertificateFiles], tmp_path: Path
+) -> None:
+    file = recorded(http_flow(url=f"{tls_origin}/"))
+    assert replay(file, "--upstream-ca", make_certificate().certfile).returncode == 0
+    for name, text, why in (("none.pem", None, "No such file"), ("text.pem", "text", "does not hold CA certificates"), ("", "", "Is a directory")):
+        path = tmp_path / name
+        if text:
+            path.write_text(text)
+        done = replay(file, "--upstream-ca", str(path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"muxwsgi: error: --upstream-ca: {path}") and why in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_server_that_fails_costs_its_flow_alone(origin: str, recorded: Callable[..., str]) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

@@ -32,6 +32,13 @@ def named(fields: list[tuple[str, str]]) -> set[str]:
     return {option.strip().lower() for option in options} - set(NEVER_NAMED)
 
 
+@pytest.mark.parametrize("name", ["Transfer_Encoding", "transfer_encoding", "CONTENT_LENGTH", "Content_Length"])
+@pytest.mark.parametrize("keep_hop", [False, True])
+def test_what_is_framing_to_a_server_that_takes_an_underscore_for_a_hyphen_is_not_sent(name: str, keep_hop: bool) -> None:
+    made = plan([("Host", "x"), (name, "chunked"), ("Content-Length", "3"), ("X_Other", "1")], length=3, keep_hop=keep_hop)
+    assert made.head()[1] == [("Host", "x"), ("Content-Length", "3"), ("X_Other", "1")]
+
+
 @given(lists, st.booleans())
 def test_what_is_end_to_end_arrives_in_its_order_case_and_number(fields: list[tuple[str, str]], in_tunnel: bool) -> None:
     head, sent = plan(fields, in_tunnel=in_tunnel).head()

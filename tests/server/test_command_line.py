@@ -170,7 +170,8 @@ def test_the_shipped_configuration_shows_defaults_where_it_is_commented_out() ->
 
 
 def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
-    done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", "--flows", str(tmp_path / "flows"))
+    records = ("--flows", str(tmp_path / "flows"), "--flow-filter", "~m GET", "--flow-rotate", "1000")
+    done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", *records)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
     assert not (tmp_path / "flows").exists()
@@ -200,6 +201,9 @@ def test_beside_a_proxy_only_hijackers_that_are_named_are_served(tmp_path: Path,
         (["--proxy", "-b", "[::]:8080,transparent=redirect"], r"bind \[::\]:8080: anybody who reaches it could use the proxy"),
         (["--proxy", "--mitm", "--ca-folder", "/no/such/folder"], r"there is no CA in /no/such/folder"),
         (["--proxy", "--flows", "/no/such/folder/flows"], r"flows: no file can be written in /no/such/folder"),
+        (["--proxy", "--flow-filter", "~m GET"], r"flow_filter: nothing is recorded that it could choose from \(--flows, or --har\)"),
+        (["--proxy", "--flow-filter", "~m"], r"~m"),
+        (["--proxy", "--flow-rotate", "1000", "--keylog", "-"], r"flow_rotate: nothing is recorded"),
         (["--proxy", APP], r"either an APP or --proxy"),
         (["--mitm"], r"--mitm needs --proxy"),
         (["-c", "conf/proxy.toml"], r"conf/proxy\.toml: mitm is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone"),

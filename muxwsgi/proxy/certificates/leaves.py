@@ -80,7 +80,9 @@ class Leaves:
     def __init__(
         self, authority: Authority, *, key_type: KeyType | None = None, size: int = 1000, clock: Callable[[], float] = time
     ) -> None:
-        """`key_type` None is that of the authority: a client that knows no ECDSA can verify neither. `clock` returns seconds since the epoch."""
+        """`key_type` None is that of the authority: a client that knows no ECDSA can verify neither. `clock` returns seconds since the
+        epoch.
+        """
         if size < 1:
             raise ValueError("there is no cache of less than one leaf")
         self.authority = authority

@@ -46,6 +46,7 @@ __all__ = ["SocksDoor", "socks4", "socks5"]
 _REPLIES = {
     Phase.POLICY: NOT_ALLOWED,
     Phase.LOOP: NOT_ALLOWED,
+    Phase.TARGET: HOST_UNREACHABLE,
     Phase.RESOLVE: HOST_UNREACHABLE,
     Phase.CONNECT: REFUSED,
     Phase.TIMEOUT: TTL_EXPIRED,

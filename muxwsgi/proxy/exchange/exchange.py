@@ -48,6 +48,7 @@ WAIT_FOR_BODY = 65536
 
 #: Error types of the Proxy-Status field (RFC 9209 section 2.3).
 _ERROR_TYPES = {
+    Phase.TARGET: "http_request_error",
     Phase.POLICY: "http_request_denied",
     Phase.LOOP: "proxy_loop_detected",
     Phase.RESOLVE: "dns_error",

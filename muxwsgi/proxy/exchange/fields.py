@@ -14,6 +14,14 @@ Fields = list[tuple[str, str]]
 #: Of requests. Transfer-Encoding is not among them: whether the body is chunked is the caller's to say, at the place where the client did.
 _REQUEST_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te", "upgrade", "http2-settings"})
 
+#: Framing to servers that take an underscore for a hyphen (CGI and its like), and to nobody else: what they say was never looked at.
+_FRAMING_ALIKE = frozenset({"transfer_encoding", "content_length"})
+
+_NOT_SENT = _REQUEST_HOP | _FRAMING_ALIKE
+
+#: Not even where hop-by-hop fields are kept: the first two are written anew.
+_NEVER_SENT = frozenset({"te", "upgrade"}) | _FRAMING_ALIKE
+
 #: Meant for us where we are the proxy that the client speaks to, and for the next server inside of a tunnel.
 _FOR_US = frozenset({"proxy-authorization"})
 
@@ -98,7 +106,7 @@ def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
             named = named | _options(value)
         elif lowered == "te" and "trailers" in value.lower():
             wants_trailers = True
-    hop = _REQUEST_HOP | named if named else _REQUEST_HOP
+    hop = _NOT_SENT | named if named else _NOT_SENT
     sent: Fields = []
     framed = False
     hosted = False
@@ -115,7 +123,7 @@ def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
             hosted = True
             sent.append((name, plan.host if plan.host is not None else value))
             continue
-        if lowered in hop and not (plan.keep_hop and lowered not in ("te", "upgrade")):
+        if lowered in hop and not (plan.keep_hop and lowered not in _NEVER_SENT):
             continue
         if lowered in _FOR_US and not plan.in_tunnel:
             continue

@@ -132,7 +132,7 @@ class Dialer:
         """The proxy to go through, `DIRECT` for none: `ctx.upstream` if a rule set it, else the operator's choice.
 
         `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel. To be asked for each request: this
-        is where it shows that a client may not be given what it wants by way of a proxy. Raises `Fault` (POLICY, LOOP, RESOLVE) then.
+        is where it shows that a client may not be given what it wants by way of a proxy. Raises `Fault` (POLICY, LOOP, TARGET) then.
         """
         if ctx is not None and ctx.upstream is not None:
             via = ctx.upstream
@@ -161,11 +161,11 @@ class Dialer:
         can only shorten `connect_timeout`. The connection is the caller's to close; it is in the sweeper's `lines`, without a deadline. Its
         `client` is whom we have connected to, and its `destination` the address that was checked (None where a proxy resolves the name).
 
-        Raises `Fault`: RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
+        Raises `Fault`: TARGET, RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
         """
         dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
         if not 0 < port < 65536:
-            raise Fault(Phase.POLICY, f"{port} is no port to connect to")
+            raise Fault(Phase.TARGET, f"{port} is no port to connect to")
         host = spelled(host)
         if via is None:
             via = self.way("tunnel", host, port, ctx)

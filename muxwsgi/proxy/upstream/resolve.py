@@ -47,18 +47,18 @@ def literal(host: str) -> Resolved | None:
 
 
 def host_name(host: str) -> str:
-    """The canonical name of `host`. Raises `Fault` (RESOLVE) for what is not a name."""
+    """The canonical name of `host`. Raises `Fault` (TARGET) for what is not a name."""
     try:
         name = "" if ":" in host else canonical(host)
     except InvalidName:
         name = ""
     if not name:
-        raise Fault(Phase.RESOLVE, f"{host[:100]!r} is neither a host name nor an address")
+        raise Fault(Phase.TARGET, f"{host[:100]!r} is neither a host name nor an address")
     return name
 
 
 def spelled(host: str) -> str:
-    """The address or the name that `host` is, in ASCII. Raises `Fault` (RESOLVE) for what is neither."""
+    """The address or the name that `host` is, in ASCII. Raises `Fault` (TARGET) for what is neither."""
     known = literal(host)
     return host_name(host) if known is None else known[1]
 

@@ -63,7 +63,7 @@ def test_what_can_be_no_name_is_asked_of_nobody(host: str) -> None:
 
     with pytest.raises(Fault) as caught:
         addresses(never, host, 80, 1)
-    assert caught.value.phase is Phase.RESOLVE
+    assert caught.value.phase is Phase.TARGET
     assert caught.value.reason.isprintable()
 
 
