@@ -111,7 +111,7 @@ def test_an_address_that_cannot_be_reached_is_a_fault_at_once(make_dialer: Diale
 def test_what_is_no_port_is_not_dialled(make_dialer: DialerMaker, port: int) -> None:
     with pytest.raises(Fault, match="is no port") as caught:
         make_dialer().connect("127.0.0.1", port, None)
-    assert caught.value.phase is Phase.POLICY
+    assert caught.value.phase is Phase.TARGET
 
 
 def test_silence_is_a_timeout(make_dialer: DialerMaker) -> None:
