@@ -55,9 +55,6 @@ class Inherited(Protocol):
         """In the child: give up descriptors and what waits to be written. Sends nothing, waits for nothing, switches to nobody."""
 
 
-#: Signals that `faulthandler` takes, and the one by which gevent waits for children.
-_NOT_LIBEVS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGCHLD}
-
 _inherited: WeakSet[Any] = WeakSet()
 _serving: WeakSet[Any] = WeakSet()
 _old_masks: list[set[int]] = []  # while a fork is under way
@@ -175,26 +172,13 @@ def _close_quietly(sock: socket.socket) -> None:
 
 def _reset_signals() -> None:
     """Give up the handlers that run on the old loop, where nothing runs any more. Those of Python (`Signals` for one) are not ours."""
-    if not _caught_elsewhere():
-        return
-    for each in gc.get_objects():
+    if getattr(gevent.signal_handler, "greenlet_class", gevent.Greenlet) is None:
+        return  # gevent sets it with the first handler: most processes have none, and are spared the search
+    for each in gc.get_referrers(gevent.signal_handler):  # 4 ms for 50,000 objects; there is no other list of them
         if type(each) is gevent.signal_handler:
             each.cancel()  # libev puts the default back
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _caught_elsewhere() -> bool:
-    """Whether a signal has a handler of which Python knows nothing, as libev's are. Looking for those takes milliseconds."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            caught = next(int(line.split()[1], 16) for line in status if line.startswith(b"SigCgt:"))
-    except (OSError, StopIteration):
-        return True
-    return any(
-        caught >> (number - 1) & 1 and signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, None)
-        for number in signal.valid_signals() - _NOT_LIBEVS
-    )
 
 
 def _leave_hub() -> None:

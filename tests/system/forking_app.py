@@ -5,6 +5,7 @@ import gc
 import json
 import multiprocessing
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -433,6 +434,19 @@ def view_wake_others(environ: "WSGIEnvironment") -> object:
     gevent.joinall(forgotten)
     lock.release()
     return found
+
+
+def view_pty(environ: "WSGIEnvironment") -> object:
+    """A child with a terminal, which sleeps in its own loop."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        time.sleep(0.05)
+        os.write(1, b"%d sockets" % len(sockets()))
+        os._exit(0)
+    gevent.socket.wait_read(terminal)
+    found = os.read(terminal, 100)
+    os.close(terminal)
+    return found.decode()
 
 
 def view_orphan(environ: "WSGIEnvironment") -> int:

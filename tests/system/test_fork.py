@@ -70,6 +70,7 @@ def two_streams(server: ServerProcess) -> Iterator[None]:
         ("fork_in_greenlet", 9),
         ("fork_in_thread", 0),
         ("fork_in_loop", 0),
+        ("pty", "0 sockets"),
         ("subprocess", ["hi\n", 3, SIGTERM_STATUS]),
         ("posix_spawn", 0),
         ("work_in_child", ["hi\n", "PING", True, 9, "127.0.0.1"]),
