@@ -127,7 +127,6 @@ setup(
         "werkzeug>=3.0",
         "httptools>=0.6.4",
         "click>=8.1",
-        "libpass>=1.9",
         "bcrypt>=4.2",
     ],
     extras_require={
@@ -147,6 +146,9 @@ setup(
             "urllib3>=2.2",
             "redis>=5.2",
             "simple-websocket>=1.1",
+            "flask-socketio>=5.5",
+            "gevent-websocket>=0.10.1",
+            "websocket-client>=1.8",
             "types-requests",
             "cython>=3.1",
         ],

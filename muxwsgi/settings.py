@@ -12,6 +12,7 @@ from muxwsgi.names import join_host_port
 
 __all__ = [
     "BindSettings",
+    "BufferChunked",
     "CertificateFiles",
     "ClientCertificates",
     "HTTPSettings",
@@ -24,6 +25,9 @@ __all__ = [
 
 ClientCertificates = Literal["none", "optional", "required"]
 
+#: Whose chunked requests are read before the application runs.
+BufferChunked = Literal["always", "django", "never"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HTTPSettings:
@@ -34,6 +38,9 @@ class HTTPSettings:
     limit_request_field_size    bytes of one field line, above: 431
     limit_request_head          bytes of the whole head, above: 431
     limit_request_body          bytes of a body, above: 413; 0 for no limit
+    buffer_chunked              whether chunked bodies are read before the application runs, which then sees a Content-Length: always,
+                                never, or where the application is Django
+    limit_buffered_body         bytes of such a body, above: 413; 0 for no limit but limit_request_body
     keep_alive                  seconds that a connection may rest between requests; 0 closes after each response
     request_head_timeout        seconds from the first byte of a head to its last, above: 408
     body_min_rate               bytes per second that a body must move in either direction, 0 for no minimum
@@ -47,6 +54,8 @@ class HTTPSettings:
     limit_request_field_size: int = 8190
     limit_request_head: int = 65536
     limit_request_body: int = 0
+    buffer_chunked: BufferChunked = "django"
+    limit_buffered_body: int = 1 << 30
     keep_alive: float = 75.0
     request_head_timeout: float = 60.0
     body_min_rate: float = 500.0
@@ -57,10 +66,12 @@ class HTTPSettings:
     def __post_init__(self) -> None:
         for name in ("limit_request_line", "limit_request_fields", "limit_request_field_size", "limit_request_head"):
             _check(name, getattr(self, name), at_least=1)
-        for name in ("limit_request_body", "keep_alive", "body_min_rate"):
+        for name in ("limit_request_body", "limit_buffered_body", "keep_alive", "body_min_rate"):
             _check(name, getattr(self, name), at_least=0)
         for name in ("request_head_timeout", "body_rate_grace", "linger"):
             _check(name, getattr(self, name), above=0)
+        if self.buffer_chunked not in ("always", "django", "never"):
+            raise OperatorError(f"buffer_chunked: {self.buffer_chunked!r} is not always, django or never")
         if not all(" " <= char <= "~" for char in self.server_header):
             raise OperatorError(f"server_header: {self.server_header!r} is not printable ASCII")
 

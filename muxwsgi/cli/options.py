@@ -69,6 +69,9 @@ OPTIONS: tuple[Option, ...] = (
     option("limit_request_field_size", int, 8190, _HTTP, "Bytes of one request field: 431 above.", flags=("--limit-request-field_size",), metavar="BYTES"),
     option("limit_request_head", int, 65536, _HTTP, "Bytes of a whole request head: 431 above.", metavar="BYTES"),
     option("limit_request_body", int, 0, _HTTP, "Bytes of a request body, 0 for no limit: 413 above.", metavar="BYTES"),
+    option("buffer_chunked", str, "django", _HTTP, "Read chunked request bodies before the application runs, which then sees a Content-Length: "
+            "always, never, or where the application is Django, which ignores chunked bodies.", choices=("always", "django", "never")),
+    option("limit_buffered_body", int, 1 << 30, _HTTP, "Bytes of a body that is buffered so, 0 for no limit but --limit-request-body: 413 above.", metavar="BYTES"),
     option("server_header", str, "muxwsgi", _HTTP, "Value of the Server field; empty for none.", metavar="TEXT"),
     option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
     option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),

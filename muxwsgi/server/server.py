@@ -15,8 +15,10 @@ from gevent.event import Event
 
 from muxwsgi.errors import OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
+from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
+from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.http_route import http_last, http_route
@@ -74,6 +76,9 @@ class Server:
         """
         self.settings = settings or ServerSettings()
         self._on_exchange = on_exchange
+        if not isinstance(app, ProxyApplication):  # a proxy passes bodies and WebSockets on as they come
+            http = self.settings.http
+            app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
         self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange)
         self._engines = [self._http]
         self._contexts: list[tuple[BindSettings, ServerContext]] = []

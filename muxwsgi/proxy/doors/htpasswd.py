@@ -1,9 +1,6 @@
 """Passwords in a file as `htpasswd` makes it, for `Access`.
 
-Why libpass, the maintained fork of passlib: it is the one library that reads all that people have in such files. `bcrypt` alone, which it
-calls for that scheme, is enough for `htpasswd -B`, but not for the default of many years, Apache's variant of MD5-crypt, and no
-maintained package has just that; to write it here once more would be cryptography of our own. Refused are DES-crypt, of which only eight
-characters count, and passwords as they are.
+`password_hash` knows the schemes. Refused are DES-crypt, of which only eight characters count, and passwords as they are.
 
 Checking is slow on purpose (bcrypt: 50 to 250 ms), so it is done in threads of its own: those of the hub also look up names, and whoever
 sends wrong passwords should not hold up everybody's. What was right is remembered for a while: a browser says it with every request.
@@ -12,7 +9,6 @@ sends wrong passwords should not hold up everybody's. What was right is remember
 import hmac
 import logging
 import os
-import re
 import secrets
 import time
 from collections import OrderedDict
@@ -21,19 +17,14 @@ from typing import Any
 
 import gevent
 from gevent.threadpool import ThreadPool
-from passlib.hash import apr_md5_crypt, bcrypt, ldap_sha1, sha256_crypt, sha512_crypt  # type: ignore[import-untyped]
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.doors.access import NotAdmitted
+from muxwsgi.proxy.doors.password_hash import is_password, what_is_wrong
 
 __all__ = ["Htpasswd"]
 
 log = logging.getLogger("muxwsgi.error")
-
-_SCHEMES = (bcrypt, apr_md5_crypt, sha512_crypt, sha256_crypt, ldap_sha1)
-
-#: What libpass does not look at itself: 20 bytes in base64.
-_SHA1 = re.compile(r"\{SHA\}[A-Za-z0-9+/]{27}=")
 
 #: Seconds between two looks at the file.
 LOOK_AGAIN = 1.0
@@ -49,9 +40,6 @@ IDLE_THREAD = 30.0
 
 #: Passwords that wait to be checked at most: further ones are turned away instead of waiting for longer than a client has patience.
 WAITING = 64
-
-#: Bytes of a password that bcrypt looks at; `htpasswd` leaves the rest out too.
-BCRYPT_BYTES = 72
 
 #: Bytes of a password; a longer one is wrong.
 LONGEST = 1024
@@ -76,7 +64,6 @@ class Htpasswd:
         self._checks: dict[bytes, gevent.Greenlet[..., bool]] = {}
         self._pool: Any = None  # made at the first check: it belongs to the hub of the process that serves
         self.checked = 0
-        bcrypt.get_backend()  # chooses it now and not in a thread
         self._seen = self._signature()
         self._hashes = _read(self._path)
         self._look_at = clock() + LOOK_AGAIN
@@ -114,7 +101,7 @@ class Htpasswd:
             if self._pool is None:
                 self._pool = ThreadPool(THREADS, idle_task_timeout=IDLE_THREAD)
             self.checked += 1
-            right = bool(self._pool.apply(_verify, (password, hashed))) and known
+            right = bool(self._pool.apply(is_password, (password.encode(), hashed))) and known
             if right and self._remember > 0 and hashes is self._hashes:  # else the file has changed meanwhile
                 self._right[key] = self._clock() + self._remember
                 if len(self._right) > REMEMBERED:
@@ -146,29 +133,6 @@ class Htpasswd:
         return status.st_ctime_ns, status.st_size, status.st_ino
 
 
-def _verify(password: str, hashed: str) -> bool:
-    """Runs in a thread."""
-    scheme = _scheme(hashed)
-    said = password.encode()[:BCRYPT_BYTES] if scheme is bcrypt else password
-    return bool(scheme.verify(said, hashed))
-
-
-def _scheme(hashed: str) -> Any:
-    return next((scheme for scheme in _SCHEMES if scheme.identify(hashed)), None)
-
-
-def _whole(hashed: str) -> bool:
-    """Whether this is a hash in one of our schemes."""
-    scheme = _scheme(hashed)
-    if scheme is ldap_sha1:
-        return _SHA1.fullmatch(hashed) is not None
-    try:
-        # Without a checksum it is the configuration of the scheme, salt included, and no hash.
-        return scheme is not None and scheme.from_string(hashed).checksum is not None
-    except ValueError:
-        return False
-
-
 def _read(path: str) -> dict[str, str]:
     """The hashes by user. Raises `OperatorError` naming the line that is broken."""
     try:
@@ -190,7 +154,8 @@ def _read(path: str) -> dict[str, str]:
             raise OperatorError(f"{where}: it is not USER:HASH")
         if user in hashes:
             raise OperatorError(f"{where}: user {user!r} is there twice")
-        if not _whole(hashed):
-            raise OperatorError(f"{where}: the password of {user!r} is in no form that is safe to use, or broken: make it with htpasswd -B")
+        wrong = what_is_wrong(hashed)
+        if wrong is not None:
+            raise OperatorError(f"{where}: the password of {user!r} is {wrong}; make it with htpasswd -B")
         hashes[user] = hashed
     return hashes
