@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -10,8 +10,9 @@ import click
 from muxwsgi import __version__
 from muxwsgi.build import BUILD
 from muxwsgi.cli.ca import ca as certificate_authority
+from muxwsgi.cli.help import Commands, SectionedCommand, SectionOption
 from muxwsgi.cli.option import Option
-from muxwsgi.cli.options import OPTIONS, collect
+from muxwsgi.cli.options import OPTIONS, collect, shown_default
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.replay import replay
 from muxwsgi.errors import OperatorError
@@ -25,20 +26,30 @@ _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({BUILD})", prog_name="muxwsgi")
 def cli() -> None:
     """One port, every protocol, any WSGI app."""
 
 
+_config = click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")
+
+
 def _options(command: Command) -> Command:
     """The table as click options. No defaults and no checks here: they would hide what the file and the environment say."""
-    return click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")(_with(OPTIONS, command))
+    return _config(_with(OPTIONS, command))
 
 
-def _with(options: Iterable[Option], command: Command) -> Command:
+def _options_of_proxy(command: Command) -> Command:
+    """The same, shown with the defaults of `muxwsgi proxy`."""
+    return _config(_with(OPTIONS, command, _PROXY_DEFAULTS))
+
+
+def _with(options: Iterable[Option], command: Command, defaults: Mapping[str, Any] | None = None) -> Command:
     for option in reversed(tuple(options)):
-        command = click.option(*option.flags, option.flag, option.name, **_click_arguments(option))(command)
+        default = (defaults or {}).get(option.name, option.default)
+        arguments = _click_arguments(option, default)
+        command = click.option(*option.flags, option.flag, option.name, cls=SectionOption, section=option.section, **arguments)(command)
     return command
 
 
@@ -46,10 +57,13 @@ def _proxy_options(command: Command) -> Command:
     return _with(PROXY_OPTIONS, command)
 
 
-def _click_arguments(option: Option) -> dict[str, Any]:
+def _click_arguments(option: Option, default: Any) -> dict[str, Any]:
+    text = option.help
+    if option.kind is not bool and default not in (None, [], ""):
+        text += f"  [{shown_default(default)}]"
     if option.kind is bool:
-        return {"is_flag": True, "default": None, "help": option.help}
-    arguments: dict[str, Any] = {"default": None, "help": option.help, "multiple": option.many}
+        return {"is_flag": True, "default": None, "help": text}
+    arguments: dict[str, Any] = {"default": None, "help": text, "multiple": option.many}
     if option.choices:
         arguments["type"] = click.Choice(option.choices)
     else:
@@ -64,13 +78,16 @@ def _taken_signals() -> Signals:
     return signals
 
 
-@cli.command(short_help="Serve a WSGI application.")
-@click.argument("app")
+@cli.command(cls=SectionedCommand, short_help="Serve a WSGI application.")
+@click.argument("app", required=False)
 @_options
-def run(app: str, config: str | None, **flags: Any) -> None:
-    """Serve the WSGI application APP, which is module:attribute or module:factory()."""
+def run(app: str | None, config: str | None, **flags: Any) -> None:
+    """Serve the WSGI application APP, which is module:attribute or module:factory(); without APP the one that wsgi_app names."""
     signals = _taken_signals()
     values = collect(flags, config, proxy=False)
+    app = app or values["wsgi_app"]
+    if app is None:
+        raise click.UsageError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
     # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
     from muxwsgi.patch import patch_all
 
@@ -80,9 +97,9 @@ def run(app: str, config: str | None, **flags: Any) -> None:
     serve(app, values, signals)
 
 
-@cli.command(short_help="Serve the forward proxy.")
+@cli.command(cls=SectionedCommand, short_help="Serve the forward proxy.")
 @_proxy_options
-@_options
+@_options_of_proxy
 def proxy(config: str | None, **flags: Any) -> None:
     """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
     signals = _taken_signals()
@@ -95,7 +112,7 @@ def proxy(config: str | None, **flags: Any) -> None:
     serve(values, signals)
 
 
-@cli.command(short_help="Say what would be served, or what is wrong.")
+@cli.command(cls=SectionedCommand, short_help="Say what would be served, or what is wrong.")
 @click.argument("app", required=False)
 @click.option("--proxy", "of_proxy", is_flag=True, help="What `muxwsgi proxy` would serve, with the options below that are its own.")
 @_options
@@ -116,10 +133,10 @@ def check(app: str | None, of_proxy: bool, config: str | None, **flags: Any) -> 
     if of_proxy:
         look.check_proxy(values)
     else:
-        look.check(app, values)
+        look.check(app or values["wsgi_app"], values)
 
 
-@cli.command(short_help="Say who would get given first bytes, and why.")
+@cli.command(cls=SectionedCommand, short_help="Say who would get given first bytes, and why.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--hex", "hex_text", metavar="TEXT", help="The bytes in hexadecimal, instead of a file.")
 @_options
@@ -143,7 +160,7 @@ def explain(file: str | None, hex_text: str | None, config: str | None, **flags:
     explain_bytes(data, collect(flags, config))
 
 
-@cli.command(short_help="List the installed hijackers.")
+@cli.command(cls=SectionedCommand, short_help="List the installed hijackers.")
 @_options
 def hijackers(config: str | None, **flags: Any) -> None:
     """List the installed hijackers: what they match, where they come from, whether they are served, why one cannot be loaded."""

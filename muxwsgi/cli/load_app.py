@@ -4,6 +4,7 @@ rules."""
 import ast
 import importlib
 import inspect
+import os
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +21,35 @@ DEFAULT_NAMES = ("application", "app")
 def load_app(spec: str, option: str = "app") -> Any:
     """The WSGI application. Raises `OperatorError`, which begins with `option`; where the module's own code fails, its traceback is printed
     first."""
-    app = _load(spec, f"{option} {spec!r}", DEFAULT_NAMES)
-    if not _takes(app, "environ", "start_response"):
-        hint = f"; a factory is called with parentheses: {spec}()" if _takes(app) else ""
-        raise OperatorError(f"{option} {spec!r}: it is no WSGI application, which takes (environ, start_response){hint}")
+    where = f"{option} {spec!r}"
+    app = _load(spec, where, DEFAULT_NAMES)
+    if _is_asgi(app):
+        raise OperatorError(
+            f"{where}: it is an ASGI application, and WSGI is what is served: name the WSGI one (Django: PROJECT.wsgi), or wrap it, as "
+            "in a2wsgi.ASGIMiddleware(app)"
+        )
+    if not _takes(app, "environ", "start_response") or _is_factory(app):
+        hint = f"; a factory is called with parentheses: {_called(spec, app)}" if _takes(app) else ""
+        raise OperatorError(f"{where}: it is no WSGI application, which takes (environ, start_response){hint}")
     return app
+
+
+def _called(spec: str, app: Any) -> str:
+    return f"{spec}()" if ":" in spec else f"{spec}:{getattr(app, '__name__', 'NAME')}()"
+
+
+def _is_asgi(app: Any) -> bool:
+    """Whether `app` is a coroutine function, or an object that is called like one."""
+    return inspect.iscoroutinefunction(app) or (not inspect.isclass(app) and inspect.iscoroutinefunction(type(app).__call__))
+
+
+def _is_factory(app: Any) -> bool:
+    """Whether `app` is a function or class that can be called without arguments: a WSGI application needs both of its own. One that takes
+    whatever it is given may be a wrapper of an application."""
+    if not (inspect.isfunction(app) or inspect.isclass(app)) or not _takes(app):
+        return False
+    kinds = [parameter.kind for parameter in inspect.signature(app).parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
 def load_rules(spec: str) -> Callable[[Any], object]:
@@ -42,14 +67,15 @@ def load_rules(spec: str) -> Callable[[Any], object]:
 def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
     """What `spec` names, which can be called. `where` begins what is said of errors."""
     module_name, _, expression = spec.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
+        raise OperatorError(f"{where}: a module is named with dots and without .py{_meant(module_name, expression)}")
     try:
         module = importlib.import_module(module_name)
     except OperatorError as error:
         raise OperatorError(f"{where}: {error}") from error
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            hint = "a module is named without .py" if module_name.endswith(".py") else "see --pythonpath"
-            raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; {hint})") from None
+            raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
         traceback.print_exc()
         raise OperatorError(f"{where}: importing {module_name!r} failed: {error}") from error
     except BaseException as error:  # SystemExit too: nothing is served that did not load
@@ -61,6 +87,17 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
     if not callable(found):
         raise OperatorError(f"{where}: it is a {type(found).__name__}, not a callable")
     return found
+
+
+def _meant(path: str, expression: str) -> str:
+    """What an operator may have meant who gave a path, as the end of an error."""
+    attribute = f":{expression}" if expression else ""
+    folder, _, name = os.path.normpath(path).removesuffix(".py").rpartition("/")
+    if not name.isidentifier():
+        return ""
+    if all(part.isidentifier() for part in folder.split("/")):
+        return f"; did you mean {folder.replace('/', '.')}.{name}{attribute}?"
+    return f"; did you mean --pythonpath {folder or '/'} {name}{attribute}?" if folder else f"; did you mean {name}{attribute}?"
 
 
 def _takes(function: Callable[..., Any], *arguments: str) -> bool:

@@ -17,7 +17,7 @@ from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
 from muxwsgi.observe.access_format import compile_format
 from muxwsgi.server import Server
-from muxwsgi.server.binds import tcp_address
+from muxwsgi.server.binds import serves_both_families, tcp_address, try_bind
 from muxwsgi.settings import BindSettings, ServerSettings
 
 __all__ = ["check", "check_proxy", "explain", "list_hijackers"]
@@ -84,11 +84,15 @@ _RECORDS = ("flows", "har", "keylog")
 
 
 def _list_binds(server: Server, settings: ServerSettings) -> None:
+    """Print each bind, after having tried it. One that is in use is not wrong: a server that runs may have it."""
     for bind in settings.binds:
+        others = [other for other in settings.binds if other is not bind]
+        note = try_bind(bind, both_families=serves_both_families(bind, others))
+        behind = f" ({note})" if note is not None else ""
         if bind.transparent is not None:
-            click.echo(f"{bind.address} (transparent={bind.transparent})")
+            click.echo(f"{bind.address} (transparent={bind.transparent}){behind}")
         else:
-            click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}")
+            click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}{behind}")
 
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["OPTIONS", "collect", "markdown"]
+__all__ = ["OPTIONS", "collect", "markdown", "shown_default"]
 
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
 NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
@@ -73,6 +73,7 @@ OPTIONS: tuple[Option, ...] = (
             "always, never, or where the application is Django, which ignores chunked bodies.", choices=("always", "django", "never")),
     option("limit_buffered_body", int, 1 << 30, _HTTP, "Bytes of a body that is buffered so, 0 for no limit but --limit-request-body: 413 above.", metavar="BYTES"),
     option("server_header", str, "muxwsgi", _HTTP, "Value of the Server field; empty for none.", metavar="TEXT"),
+    option("wsgi_app", str, None, _APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"),
     option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
     option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
@@ -98,11 +99,13 @@ def collect(
 ) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for what was not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are a command's own. Without `proxy` the options of the proxy are an error in the file
+    `config` is the file named there, or None. `defaults` are a command's own; without one for `bind`, the variable PORT is it. Without `proxy` the options of the proxy are an error in the file
     and the environment: whoever writes `proxy_auth` there must not be served without. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
+    if "bind" not in (defaults or {}) and environ.get("PORT"):
+        values["bind"] = [_bind_of_port(environ["PORT"])]
     path = config or environ.get("MUXWSGI_CONFIG")
     found = {} if not path else _from_file(path)
     for where, given in ((path, found), ("environment", _from_environ(environ))):
@@ -112,6 +115,13 @@ def collect(
         values.update(given)
     values.update({name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])})
     return values
+
+
+def _bind_of_port(port: str) -> str:
+    """Where platforms that choose the port expect an application: on all addresses, as gunicorn does."""
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise OperatorError(f"environment: PORT: {port!r} is not a port (it counts where no bind is given)")
+    return f"0.0.0.0:{port}"
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -158,14 +168,15 @@ def markdown() -> str:
             if each.section == section:
                 flags = ", ".join(f"`{flag}`" for flag in (*each.flags, each.flag))
                 value = "" if each.kind is bool else f" `{each.metavar or '|'.join(each.choices)}`".replace("|", "\\|")
-                default = "" if each.default in (None, []) else f"`{_shown(each.default)}`"
+                default = "" if each.default in (None, []) else f"`{shown_default(each.default)}`"
                 repeat = " (repeatable)" if each.many else ""
                 lines.append(f"| {flags}{value}{repeat} | `{each.name}` | {default} | {each.help.replace('|', chr(92) + '|')} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _shown(default: Any) -> str:
+def shown_default(default: Any) -> str:
+    """A default as an operator would write it."""
     if isinstance(default, bool):
         return str(default).lower()
     return " ".join(default) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)

@@ -30,6 +30,8 @@ def serve(values: Mapping[str, Any], signals: Signals) -> None:
     """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
     if values["mount"]:
         raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application (--rules)")
+    if values["wsgi_app"]:
+        raise OperatorError("wsgi_app: `muxwsgi proxy` serves no application; `muxwsgi run` does")
     serve_made(lambda: made_proxy(values), "proxy", values, signals)
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from muxwsgi.mux import client_hello
 from muxwsgi.mux.client_hello import ClientHello
-from muxwsgi.mux.match import Match
+from muxwsgi.mux.match import Match, check_answers
 from muxwsgi.mux.pattern import Automaton
 from muxwsgi.names import Breadth, HostPatterns, comparable, parse_pattern
 
@@ -348,6 +348,8 @@ def any_of(*matchers: Matcher) -> Matcher:
     """`YES` as soon as one says `YES`, `NO` when all say `NO`."""
     if not matchers:
         raise ValueError("any_of() needs at least one matcher")
+    for each in matchers:
+        check_answers(each)
 
     def ask(data: bytes) -> Match:
         verdict = NO
@@ -366,6 +368,8 @@ def all_of(*matchers: Matcher) -> Matcher:
     """`YES` when all say `YES`, `NO` as soon as one says `NO`."""
     if not matchers:
         raise ValueError("all_of() needs at least one matcher")
+    for each in matchers:
+        check_answers(each)
 
     def ask(data: bytes) -> Match:
         verdict = YES
@@ -384,6 +388,7 @@ def not_(matcher: Matcher) -> Matcher:
     """`YES` where `matcher` says `NO` and the other way round. `MORE` stays `MORE`: what is undecided at the
     deadline is `NO` here too.
     """
+    check_answers(matcher)
 
     def ask(data: bytes) -> Match:
         said = matcher(data)

@@ -40,12 +40,22 @@ class Registered:
         self.package = distribution.name if distribution else "?"
         self.version = distribution.version if distribution else "?"
         self._entry_point = entry_point
+        self._clash: str | None = None
 
     def __repr__(self) -> str:
         return f"<Registered {self.name!r} of {self.package} {self.version}>"
 
+    def clash_with(self, other: "Registered") -> None:
+        """Another package has one of the same name, so neither can be served."""
+        self._clash = (
+            f"two hijackers are named {self.name!r}: {self.target} from {self.package} {self.version} and "
+            f"{other.target} from {other.package} {other.version}; uninstall one"
+        )
+
     @cached_property
     def _loaded(self) -> Hijacker | LoadError:
+        if self._clash is not None:
+            return LoadError(self._clash, "")
         described = f"hijacker {self.name!r} ({self.target}, from {self.package} {self.version})"
         try:
             check_name(self.name)
@@ -74,8 +84,8 @@ class Registered:
 def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
     """The hijackers that are installed, by name. Nothing is imported yet.
 
-    Raises `OperatorError` when two packages have one of the same name. `found` are other entry points than
-    the installed ones.
+    Where two packages have one of the same name, that name has an `error`, which stops only a start that wants it. `found`
+    are other entry points than the installed ones.
     """
     by_name: dict[str, Registered] = {}
     for entry_point in entry_points(group=GROUP) if found is None else found:
@@ -84,11 +94,7 @@ def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
         if earlier is registered:
             continue
         if (earlier.package, earlier.target) != (registered.package, registered.target):
-            raise OperatorError(
-                f"two hijackers are named {registered.name!r}: {earlier.target} from {earlier.package} "
-                f"{earlier.version} and {registered.target} from {registered.package} {registered.version}; "
-                "uninstall one"
-            )
+            earlier.clash_with(registered)
     return [by_name[name] for name in sorted(by_name)]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from muxwsgi.mux.match import check_answers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.slots import Slots
 
@@ -65,6 +66,10 @@ class Route:
             raise ValueError(
                 f"route {self.name!r}: idle_timeout must be more than 0 seconds, or None for no limit"
             )
+        try:
+            check_answers(self.match)
+        except ValueError as error:
+            raise ValueError(f"route {self.name!r}: {error}") from None
         object.__setattr__(self, "alpn", tuple(self.alpn))
         object.__setattr__(self, "slots", Slots(self.limit))
 

@@ -1,9 +1,12 @@
 """Binds: how an operator writes them, and the listening sockets they become. No gevent here: a master could do this before it forks."""
 
 import contextlib
+import errno
 import os
+import re
 import socket
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from muxwsgi.errors import OperatorError
@@ -11,7 +14,7 @@ from muxwsgi.names import join_host_port
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.transport import PlainSocket
 
-__all__ = ["Listening", "parse_bind", "tcp_address"]
+__all__ = ["Listening", "parse_bind", "serves_both_families", "tcp_address", "try_bind"]
 
 
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
@@ -82,8 +85,8 @@ def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int |
             raise OperatorError(f"bind {text!r}: fd:// needs the number of a descriptor")
         return "", 0, None, int(number)
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise OperatorError(f"bind {text!r}: it is HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N")
+    if not colon or not port.isdecimal() or "/" in host:
+        raise OperatorError(f"bind {text!r}: it is HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N{_meant(address)}")
     if int(port) > 65535:
         raise OperatorError(f"bind {text!r}: the largest port is 65535")
     if host.startswith("[") and host.endswith("]"):
@@ -93,11 +96,30 @@ def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int |
     return host or "0.0.0.0", int(port), None, None
 
 
+def _meant(address: str) -> str:
+    """What an operator may have meant by `address`, as the end of an error."""
+    if address.isdecimal():
+        return f"; did you mean 127.0.0.1:{address}, or :{address} for all addresses of this machine?"
+    url = re.fullmatch(r"(https?|tcp|unix)://([^/,]*)(/.*)?", address)
+    if url is not None:
+        scheme, place, path = url.groups()
+        if scheme == "unix":
+            return f"; did you mean unix:{place}{path or ''}?"
+        if not re.search(r":[0-9]+\Z", place):
+            place += {"http": ":80", "https": ":443", "tcp": ":8000"}[scheme]
+        return f"; did you mean {place}{',tls=required' if scheme == 'https' else ''}?"
+    if address.startswith("/"):
+        return f"; did you mean unix:{address}?"
+    if re.fullmatch(r"[A-Za-z0-9.-]+", address):
+        return f"; did you mean {address}:8000?"
+    return ""
+
+
 class Listening:
     """A listening socket of one bind. `bind` says where it really listens: port 0 has become a number."""
 
-    def __init__(self, bind: BindSettings, backlog: int) -> None:
-        """Raises `OperatorError` naming the bind where the address cannot be had."""
+    def __init__(self, bind: BindSettings, backlog: int, *, both_families: bool = False) -> None:
+        """With `both_families` a bind to `[::]` serves IPv4 too. Raises `OperatorError` naming the bind where the address cannot be had."""
         self._inode: tuple[int, int] | None = None
         try:
             if bind.fd is not None:
@@ -105,7 +127,7 @@ class Listening:
             elif bind.path is not None:
                 self.socket = self._unix(bind.path)
             else:
-                self.socket = _tcp(bind.host, bind.port)
+                self.socket = _tcp(bind.host, bind.port, both_families)
             self.socket.listen(backlog)
             self.socket.setblocking(False)
         except OSError as error:
@@ -175,13 +197,52 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     return found[0][0], found[0][4]
 
 
-def _tcp(host: str, port: int) -> socket.socket:
+def serves_both_families(bind: BindSettings, others: Iterable[BindSettings]) -> bool:
+    """Whether `bind` is to `[::]` and takes IPv4 as well, as everywhere on Linux. Not where another bind has the port in IPv4, and not
+    where the kernel redirects connections here: each family has its own way to tell where they went."""
+    if bind.host != "::" or bind.transparent is not None:
+        return False
+    return not any(other.port == bind.port != 0 and other.path is None and other.fd is None and _is_ipv4(other.host) for other in others)
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        return _resolved(host, 0)[0] == socket.AF_INET
+    except OSError:
+        return False  # that bind will say so
+
+
+def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
+    """Whether `bind` could be had, without listening there: None, or a note where its address is in use, perhaps by a server of ours that
+    runs. Raises `OperatorError` for what no server could have."""
+    try:
+        if bind.fd is not None:
+            return None  # another process is given it
+        if bind.path is not None:
+            folder = os.path.dirname(bind.path) or "."
+            os.stat(folder)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if os.path.lexists(bind.path):
+                if not stat.S_ISSOCK(os.stat(bind.path).st_mode):
+                    raise OSError(errno.EADDRINUSE, "there is a file that is no socket")
+                return "in use now" if _answers(bind.path) else None
+            return None
+        _tcp(bind.host, bind.port, both_families).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and bind.path is None:
+            return "in use now"
+        raise OperatorError(f"bind {bind.address}: {error.strerror or error}") from error
+    return None
+
+
+def _tcp(host: str, port: int, both_families: bool) -> socket.socket:
     family, address = _resolved(host, port)
     sock = PlainSocket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
         sock.bind(address)
     except OSError:
         sock.close()

@@ -26,7 +26,7 @@ from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
 from muxwsgi.mux.tls_route import tls_route
-from muxwsgi.server.binds import Listening, parse_bind
+from muxwsgi.server.binds import Listening, parse_bind, serves_both_families
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
@@ -108,7 +108,8 @@ class Server:
                 self._proxy.serve_in(self.settings.http, self._hijackers, self._tcp_addresses, on_exchange)
                 self._engines.append(self._proxy.engine)
             for bind in wanted:
-                listening = Listening(bind, self.settings.backlog)
+                others = [other for other in wanted if other is not bind]
+                listening = Listening(bind, self.settings.backlog, both_families=serves_both_families(bind, others))
                 self._listening.append(listening)
                 if self._proxy is not None:
                     self._proxy.check(listening.name, transparent=bind.transparent is not None)

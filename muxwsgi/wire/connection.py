@@ -35,6 +35,18 @@ __all__ = ["Address", "Connection"]
 #: (host, port[, flow, scope]) of TCP, or the path of a unix socket ("" when unnamed).
 Address = tuple[Any, ...] | str
 
+_AF_INET6 = int(socket_module.AF_INET6)
+
+
+def _in_ipv4(address: Address) -> Address:
+    """The address of a peer that came by IPv4 to a socket that serves both families, as an IPv4 socket would give it. Nobody else has such
+    an address: the kernel drops IPv6 packets that come from an IPv4-mapped one."""
+    host = address[0] if isinstance(address, tuple) else ""
+    if host.startswith("::ffff:") and "." in host:
+        return (host.removeprefix("::ffff:"), address[1])
+    return address
+
+
 #: Bytes that read-ahead asks for at once: it is used for first bytes, which are few.
 READ_AHEAD = 16384
 
@@ -156,6 +168,8 @@ class Connection:
             transport = SocketTransport(fd, kind, hub)
             if server is None:
                 server = cast(Address, transport.socket().getsockname())
+            if kind[0] == _AF_INET6:
+                client, server = _in_ipv4(client), _in_ipv4(server)
             return cls(transport, client=client, server=server)
         except BaseException:
             if transport is None:

@@ -386,7 +386,8 @@ def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
     except OSError as error:
         raise OperatorError(f"keyfile: {files.keyfile}: {error.strerror}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise OperatorError(f"keyfile: {files.keyfile} does not hold a private key in PEM") from None
+        hint = ": give --keyfile" if files.keyfile == files.certfile else ""
+        raise OperatorError(f"keyfile: {files.keyfile} does not hold a private key in PEM{hint}") from None
     try:
         context.use_privatekey(key)  # type: ignore[arg-type]  # of all key types the union is wider than OpenSSL's
         context.check_privatekey()

@@ -3,13 +3,16 @@
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from muxwsgi import Connection, OperatorError, hijack
 from muxwsgi.mux.hijack import hijacker_of
-from muxwsgi.mux.matchers import never, prefix
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.matchers import all_of, any_of, never, not_, prefix
 from muxwsgi.mux.registry import GROUP, Registered, discover, select
+from muxwsgi.mux.route import Route
 
 
 def test_the_decorated_callable_stays_what_it_was() -> None:
@@ -181,11 +184,38 @@ def test_a_reserved_name_cannot_be_registered(packages: Packages) -> None:
 def test_two_packages_with_one_name_are_both_told(packages: Packages) -> None:
     packages.install("zebra", "zz-one", GOOD)
     packages.install("zebra", "zz-two", GOOD, version="2.0")
+    packages.install("yak", "zz-yak", GOOD)
+    registered = mine(discover())
+    assert [plugin.name for plugin in select(registered, disable=["zebra"])] == ["yak"]
+    assert [plugin.name for plugin in select(registered, enable=["yak"])] == ["yak"]
     with pytest.raises(OperatorError) as caught:
-        discover()
+        select(registered)
     assert "two hijackers are named 'zebra'" in str(caught.value)
     assert "zz_one:serve from zz-one 1.0" in str(caught.value)
     assert "zz_two:serve from zz-two 2.0" in str(caught.value)
+    assert "--no-hijack zebra" in str(caught.value)
+
+
+def test_two_packages_with_one_name_are_listed(packages: Packages) -> None:
+    packages.install("zebra", "zz-one", GOOD)
+    packages.install("zebra", "zz-two", GOOD)
+    (plugin,) = mine(discover())
+    assert plugin.hijacker is None and plugin.error is not None
+    assert plugin.error.line.startswith("two hijackers are named 'zebra'")
+
+
+@pytest.mark.parametrize("answer", [True, False, None, "yes"])
+def test_a_matcher_that_answers_with_something_else_is_found_where_it_is_declared(answer: object) -> None:
+    def matches(data: bytes) -> Any:
+        return answer if data.startswith(b"GET") else Match.NO
+
+    with pytest.raises(ValueError, match=r"the matcher .*matches.* answers .*: a matcher answers Match\.YES, Match\.NO or Match\.MORE"):
+        hijack(match=matches, name="zebra")(lambda connection: None)
+    with pytest.raises(ValueError, match="route 'zebra'"):
+        Route("zebra", matches, lambda connection: None)
+    for combine in (any_of, all_of, not_):
+        with pytest.raises(ValueError, match="a matcher answers"):
+            combine(matches)
 
 
 def test_the_same_entry_point_seen_twice_is_one() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from muxwsgi.cli.options import OPTIONS, collect, markdown
 from muxwsgi.errors import OperatorError
+from tests.tls.authority import Authority
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.system.counted_app"
@@ -31,7 +33,28 @@ def write(path: Path, text: str) -> str:
     [
         (["run", "no_such_module"], r"app 'no_such_module': there is no module 'no_such_module'"),
         (["run", "no_such_package.module:app"], r"there is no module 'no_such_package'"),
-        (["run", "guestbook.py"], r"a module is named without \.py"),
+        (["run", "guestbook.py"], r"a module is named with dots and without \.py; did you mean guestbook\?$"),
+        (["run", "./ok.py"], r"a module is named with dots and without \.py; did you mean ok\?$"),
+        (["run", "ok/app"], r"did you mean ok\.app\?$"),
+        (["run", "ok/app.py:create()"], r"did you mean ok\.app:create\(\)\?$"),
+        (["run", "/srv/my-site/app.py"], r"did you mean --pythonpath /srv/my-site app\?$"),
+        (["run"], r"name the application, as in `muxwsgi run module:app`"),
+        (["app:app"], r"there is no command 'app:app'; did you mean `muxwsgi run app:app`\?$"),
+        (["rum"], r"there is no command 'rum'; did you mean 'run'\?$"),
+        (["run", "tests.server.applications:asgi"], r"it is an ASGI application.*a2wsgi"),
+        (["run", "tests.server.applications:asgi_object"], r"it is an ASGI application"),
+        (["run", "tests.server.applications:create_app"], r"a factory is called with parentheses: tests\.server\.applications:create_app\(\)$"),
+        (["check", "tests.server.applications:create_app"], r"a factory is called with parentheses"),
+        (["check", "tests.server.applications:Site"], r"a factory is called with parentheses"),
+        (["run", APP, "-b", "8000"], r"bind '8000': it is HOST:PORT.*; did you mean 127\.0\.0\.1:8000, or :8000"),
+        (["run", APP, "-b", "http://localhost:8000/"], r"; did you mean localhost:8000\?$"),
+        (["run", APP, "-b", "https://localhost:8443"], r"; did you mean localhost:8443,tls=required\?$"),
+        (["run", APP, "-b", "localhost"], r"; did you mean localhost:8000\?$"),
+        (["run", APP, "-b", "/run/a.sock"], r"; did you mean unix:/run/a\.sock\?$"),
+        (["check", "-b", "192.0.2.1:80"], r"bind 192\.0\.2\.1:80: Cannot assign"),
+        (["check", "-b", "unix:/no/such/folder/socket"], r"bind unix:/no/such/folder/socket: No such file"),
+        (["check", "-b", "unix:/etc/passwd"], r"bind unix:/etc/passwd: there is a file that is no socket"),
+        (["proxy", "--wsgi-app", "x"], r"wsgi_app: `muxwsgi proxy` serves no application"),
         (["run", "apps.guestbook:create_app"], r"no WSGI application.*a factory is called with parentheses: apps\.guestbook:create_app\(\)"),
         (["run", "json:dumps"], r"app 'json:dumps': it is no WSGI application, which takes \(environ, start_response\)$"),
         (["run", "muxwsgi_inspector:create_proxy('/no/such/policy')"], r"app .*: /no/such/policy: No such file"),
@@ -85,6 +108,55 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], says: str) -> N
     lines = done.stderr.decode().splitlines()
     assert len(lines) == 1 and lines[0].startswith("muxwsgi: error: "), done.stderr.decode()
     assert re.search(says, lines[0]), lines[0]
+
+
+@pytest.mark.parametrize("name", ["wsgi", "wrapped", "anything", "PerRequest", "site", "partial", "create_app()", "Site()"])
+def test_whatever_can_be_an_application_passes(name: str) -> None:
+    done = muxwsgi("check", f"tests.server.applications:{name}", "-b", "127.0.0.1:0")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_certificate_without_its_key_says_what_is_missing(tmp_path: Path) -> None:
+    files = Authority(tmp_path).leaf("a.example")
+    done = muxwsgi("check", "-b", "127.0.0.1:0", "--certfile", files.certfile)
+    assert done.returncode == 2
+    assert done.stderr.decode().endswith("does not hold a private key in PEM: give --keyfile\n")
+
+
+def test_the_file_may_name_the_application(tmp_path: Path) -> None:
+    path = write(tmp_path / "app.toml", 'wsgi_app = "tests.server.applications:wsgi"\nbind = ["127.0.0.1:0"]\n')
+    done = muxwsgi("check", "-c", path)
+    assert done.returncode == 0 and b"tests.server.applications:wsgi loads" in done.stdout
+    assert b"it is no WSGI" in muxwsgi("run", "json:dumps", "-c", path).stderr  # the command's own wins
+
+
+def test_a_bind_that_is_in_use_is_noted_and_not_wrong() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = muxwsgi("check", "-b", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 0 and b"(in use now)" in done.stdout
+
+
+def test_port_counts_where_no_bind_is_given(tmp_path: Path) -> None:
+    assert collect({}, None, {"PORT": "5000"})["bind"] == ["0.0.0.0:5000"]
+    assert collect({"bind": ("127.0.0.1:1",)}, None, {"PORT": "5000"})["bind"] == ["127.0.0.1:1"]
+    assert collect({}, None, {"PORT": "5000", "MUXWSGI_BIND": ":2"})["bind"] == [":2"]
+    assert collect({}, write(tmp_path / "c.toml", 'bind = [":3"]'), {"PORT": "5000"})["bind"] == [":3"]
+    assert collect({}, None, {"PORT": ""})["bind"] == ["127.0.0.1:8000"]
+    assert collect({}, None, {"PORT": "5000"}, {"bind": ["127.0.0.1:8080"]})["bind"] == ["127.0.0.1:8080"]  # a proxy opens no door by it
+    for wrong in ("80000", "x", "-1"):
+        with pytest.raises(OperatorError, match=f"environment: PORT: '{wrong}' is not a port"):
+            collect({}, None, {"PORT": wrong})
+
+
+@pytest.mark.parametrize("command", ["run", "proxy", "check"])
+def test_help_has_the_sections_and_the_defaults(command: str) -> None:
+    done = muxwsgi(command, "--help", COLUMNS="200")
+    text = done.stdout.decode()
+    assert done.returncode == 0
+    for section in dict.fromkeys(option.section for option in OPTIONS):
+        assert f"\n{section}:\n" in text
+    assert f"[{'127.0.0.1:8080' if command == 'proxy' else '127.0.0.1:8000'}]" in " ".join(text.split())
+    assert "[75]" in text and "[1073741824]" in text
 
 
 def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Path) -> None:

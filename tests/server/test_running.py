@@ -177,6 +177,53 @@ def test_ipv6_and_port_0_are_served_where_the_log_says() -> None:
             assert sock.recv(1000).endswith(b"hello")
 
 
+def greeted(host: str, port: int) -> bytes:
+    """The body that a client gets, or b"" where nobody listens."""
+    try:
+        with socket.create_connection((host, port), timeout=10) as sock:
+            sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            return read_until_closed(sock).partition(b"\r\n\r\n")[2]
+    except ConnectionRefusedError:
+        return b""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_bind_to_all_ipv6_addresses_serves_ipv4_too_and_knows_its_clients_by_their_own_addresses() -> None:
+    port = free_port()
+    with ServerProcess("tests.server.applications:wsgi", "-b", f"[::]:{port}") as server:
+        server.wait_for_log(f"listening on [::]:{port}", 60)
+        assert greeted("127.0.0.1", port) == f"{port} 127.0.0.1".encode()
+        assert greeted("::1", port) == f"{port} ::1".encode()
+
+
+def test_a_bind_to_all_ipv6_addresses_leaves_ipv4_to_a_bind_that_has_it() -> None:
+    port = free_port()
+    for order in ([f"[::]:{port}", f"0.0.0.0:{port},tls=off"], [f"127.0.0.1:{port}", f"[::]:{port}"]):
+        with ServerProcess("tests.server.applications:wsgi", "-b", order[0], "-b", order[1]) as server:
+            server.wait_for_log("listening on " + order[1].removesuffix(",tls=off"), 60)
+            assert greeted("127.0.0.1", port).endswith(b" 127.0.0.1")
+            assert greeted("::1", port).endswith(b" ::1")
+            assert server.log.count("listening on") == 3
+    with ServerProcess("tests.server.applications:wsgi", "-b", f"[::1]:{port}") as server:
+        server.wait_for_log(f"listening on [::1]:{port}", 60)
+        assert greeted("127.0.0.1", port) == b""
+
+
+def test_a_bind_may_be_plain_beside_others_with_a_certificate(tmp_path: Path) -> None:
+    files = Authority(tmp_path).leaf("localhost")
+    port = free_port()
+    options = ["-b", f"127.0.0.1:{port},tls=off", "--certfile", files.certfile, "--keyfile", files.keyfile, "--redirect-http"]
+    with ServerProcess("tests.server.applications:wsgi", *options) as server:
+        server.wait_for_log(f"listening on 127.0.0.1:{port} (TLS off): http", 60)
+        server.wait_for_log(f"listening on 127.0.0.1:{server.port} (TLS required): http", 60)
+        assert greeted("127.0.0.1", port).startswith(str(port).encode())
+
+
 def test_the_access_log_has_gunicorns_atoms_and_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     atoms = '%(h)s|%(l)s|%(u)s|%(r)s|%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(b)s|%(f)s|%(a)s|%(T)s|%(p)s|%({x-a}i)s|%({Content-Type}o)s|%({SERVER_NAME}e)s|100%%'
