@@ -21,12 +21,17 @@ __all__ = [
     "TLSMode",
     "TLSSettings",
     "Transparent",
+    "UnknownALPN",
 ]
 
 ClientCertificates = Literal["none", "optional", "required"]
 
 #: Whose chunked requests are read before the application runs.
 BufferChunked = Literal["always", "django", "never"]
+
+#: What happens to a TLS client that offers ALPN ids, and none that a route owns: it is refused with no_application_protocol (RFC 7301
+#: section 3.2), or goes on as if it had offered none.
+UnknownALPN = Literal["refuse", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +98,7 @@ class TLSSettings:
     client_ca               file with the CA certificates that client certificates are verified with
     handshake_timeout       seconds from the first byte to the end of the handshake
     ciphers                 OpenSSL cipher list for TLS 1.2; None for the built-in choice
+    unknown_alpn            whether a client is refused that offers ALPN ids of which no route owns one
     """
 
     certificates: tuple[CertificateFiles, ...]
@@ -100,8 +106,11 @@ class TLSSettings:
     client_ca: str | None = None
     handshake_timeout: float = 10.0
     ciphers: str | None = None
+    unknown_alpn: UnknownALPN = "refuse"
 
     def __post_init__(self) -> None:
+        if self.unknown_alpn not in ("refuse", "ignore"):
+            raise OperatorError(f"unknown_alpn: {self.unknown_alpn!r} is not refuse or ignore")
         if not self.certificates:
             raise OperatorError("certfile: TLS needs a certificate (--certfile and --keyfile, or --tls-dev)")
         if self.client_certificates not in ("none", "optional", "required"):
@@ -187,7 +196,7 @@ class BindSettings:
 class ServerSettings:
     """Everything a server needs beside its application and its hijackers.
 
-    client_certificates, client_ca, handshake_timeout, ciphers     as in `TLSSettings`, for every bind with TLS
+    client_certificates, client_ca, handshake_timeout, ciphers, unknown_alpn    as in `TLSSettings`, for every bind with TLS
     fallback, silence       who gets connections that no route matches, or on which the client says nothing: `close`, `http`, the name
                             of a hijacker, or `forward:HOST:PORT`
     backlog                 connections that the kernel keeps until they are accepted
@@ -202,6 +211,7 @@ class ServerSettings:
     client_ca: str | None = None
     handshake_timeout: float = 10.0
     ciphers: str | None = None
+    unknown_alpn: UnknownALPN = "refuse"
     fallback: str = "close"
     silence: str = "close"
     backlog: int = 2048
@@ -223,4 +233,5 @@ class ServerSettings:
             client_ca=self.client_ca,
             handshake_timeout=self.handshake_timeout,
             ciphers=self.ciphers,
+            unknown_alpn=self.unknown_alpn,
         )

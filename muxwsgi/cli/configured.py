@@ -35,6 +35,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         client_ca=values["ca_certs"],
         handshake_timeout=values["handshake_timeout"],
         ciphers=values["ciphers"],
+        unknown_alpn=values["unknown_alpn"],
         fallback=values["fallback"],
         silence=values["silence"],
         backlog=values["backlog"],

@@ -125,16 +125,17 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
     except OperatorError:
         select(installed, values["hijack"], values["no_hijack"])  # says so if the name is unknown altogether
         raise
-    rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "PACKAGE", "SERVED")]
+    rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "SILENCE", "PACKAGE", "SERVED")]
     for plugin in installed:
         package = f"{plugin.package} {plugin.version}"
         hijacker = plugin.hijacker
         if hijacker is None:
-            rows.append((plugin.name, "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
+            rows.append((plugin.name, "-", "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
         else:
             served = "yes" if plugin.name in chosen else "no: not wanted"
             alpn = ",".join(hijacker.alpn) or "-"
-            rows.append((plugin.name, shorten(shown(hijacker.match)), str(hijacker.priority), alpn, package, served))
+            silence = "takes it" if hijacker.takes_silence else "-"
+            rows.append((plugin.name, shorten(shown(hijacker.match)), str(hijacker.priority), alpn, silence, package, served))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

@@ -50,6 +50,7 @@ OPTIONS: tuple[Option, ...] = (
             choices=("none", "optional", "required")),
     option("ca_certs", str, None, _TLS, "CA certificates that client certificates are verified with, PEM.", metavar="FILE"),
     option("ciphers", str, None, _TLS, "OpenSSL cipher list for TLS 1.2. Default: forward secrecy and AEAD only.", metavar="LIST"),
+    option("unknown_alpn", str, "refuse", _TLS, "What happens to clients that offer ALPN ids, and none that is served: refuse (no_application_protocol), or ignore the ids, for devices with ids of their own.", choices=("refuse", "ignore")),
     option("handshake_timeout", float, 10.0, _TLS, "Seconds that a TLS handshake may take.", metavar="SECONDS"),
     option("hijack", str, None, _ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], _ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),

@@ -44,14 +44,17 @@ cdef class CloseBody(Body):
 
 cdef class ChunkedBody(Body):
     cdef list _pieces
-    cdef bytes _block, _tail
-    cdef Py_ssize_t _at
-    cdef long long _chunks, _fed
+    cdef bytes _block, _held
+    cdef Py_ssize_t _at, _state
+    cdef long long _chunks, _fed, _left
     cdef bint _in_trailers
-    cdef object _parser
 
+    @cython.locals(before="long long", used=Py_ssize_t)
     cdef _step(self, bytes data)
-    cdef Py_ssize_t _feed(self, bytes data, Py_ssize_t start) except -1
+    @cython.locals(at=Py_ssize_t, held=Py_ssize_t, end=Py_ssize_t, stop="long long")
+    cdef Py_ssize_t _take(self, bytes data) except? -1
+    @cython.locals(end=Py_ssize_t)
+    cdef Py_ssize_t _take_trailers(self, bytes data, Py_ssize_t at, Py_ssize_t searched) except -1
 
 
 cdef class Input:

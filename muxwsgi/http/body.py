@@ -4,6 +4,7 @@ A body is read only when the application reads: that is the back-pressure. What 
 stay in the buffer of the `Incoming` for the next head.
 """
 
+import re
 from io import BytesIO
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -29,14 +30,31 @@ DIRECT_AT_LEAST = 8192
 CHUNK_OVERHEAD = 65536
 OVERHEAD_PER_CHUNK = 64
 
-#: A read that has more CRLFCRLF in it than this, each of which is a step of the parser, is followed by a turn for others.
-FEEDS_PER_TURN = 1000
+#: A line between chunks is no longer than this.
+CHUNK_LINE_AT_MOST = 8190
+
+#: A read that brings more chunks than this is followed by a turn for others.
+CHUNKS_PER_TURN = 1000
 
 #: Further trailers are left out.
 TRAILERS_AT_MOST = 100
 
-#: A parser that has read this waits for chunks, and for nothing else: body and head are never in one parser.
+#: A parser that has read this, and a last chunk, waits for trailers, and for nothing else: body and head are never in one parser.
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+# chunk-size *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ) CRLF (RFC 9112 section 7.1.1)
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_SIZE = rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*\r\n" % (_TOKEN, _TOKEN, _QUOTED)
+_LINE_AT_FIRST = re.compile(_SIZE)
+_LINE = re.compile(rb"\r\n" + _SIZE)  # behind the data of a chunk
+_PART_OF_LINE = re.compile(rb"(?:\r|(?:\r\n)?(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t -~\x80-\xff]*)?)\r?)?)")
+
+#: LF without a CR before it, CR without an LF behind it.
+_BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+
+#: What comes next in a chunked body, beside data.
+_FIRST_LINE, _LATER_LINE, _TRAILERS = 0, 1, 2
 
 #: Fields that would change framing, routing or authentication after the fact (RFC 9110 section 6.5.1).
 _NO_TRAILERS = frozenset(
@@ -226,33 +244,29 @@ class CloseBody(Body):
 
 
 class ChunkedBody(Body):
-    """A chunked body (RFC 9112 section 7.1), which llhttp reads.
+    """A chunked body (RFC 9112 section 7.1). The lines between the data are read here, since llhttp knows no blanks in chunk extensions,
+    by patterns that are the grammar; llhttp reads the trailers."""
 
-    A chunked message ends with CRLFCRLF, so the parser is fed up to the next one, never past it: what stands behind it may be the next
-    request. That CRLFCRLF is in the data as well costs a few more steps and nothing else.
-    """
-
-    __slots__ = ("_at", "_block", "_chunks", "_fed", "_in_trailers", "_parser", "_pieces", "_tail")
+    __slots__ = ("_at", "_block", "_chunks", "_fed", "_held", "_in_trailers", "_left", "_pieces", "_state")
 
     def __init__(self, incoming: Incoming, settings: HTTPSettings, expects_continue: bool) -> None:
         super().__init__(incoming, settings, expects_continue)
-        self._pieces: list[bytes] = []  # data of the chunks, as the parser finds them in one read
+        self._pieces: list[bytes] = []  # data of the chunks that came in one read
         self._block = b""  # the same in one piece, given out up to `_at`
         self._at = 0
         self._chunks = 0
         self._fed = 0
-        self._tail = b""  # the last 3 bytes fed: CRLFCRLF may lie across two reads
+        self._state = _FIRST_LINE  # what comes next
+        self._left = 0  # bytes of the chunk that is being read
+        self._held = b""  # a line, or trailers, that have not come to their end yet
         self._in_trailers = False
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
-        self._parser.feed_data(_CHUNKED_HEAD)
-        self._in_trailers = True
 
     @property
     def ready(self) -> bool:
         # A part of a chunk's line in the buffer may turn out to be nothing to give: then the read waits after all.
         return self._at < len(self._block) or super().ready
 
-    # Called by the parser
+    # Called by the parser of the trailers
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_trailers or b"_" in name or name.lower() in _NO_TRAILERS or len(self.trailers) >= TRAILERS_AT_MOST:
@@ -261,15 +275,8 @@ class ChunkedBody(Body):
         text = value.decode("latin-1").strip(" \t")
         self.trailers[key] = f"{self.trailers[key]}, {text}" if key in self.trailers else text
 
-    def on_chunk_header(self) -> None:
-        self._chunks += 1
-
-    def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
-
     def on_message_complete(self) -> None:
         self.done = True
-        self._parser = None  # breaks the circle between the two
 
     # Called by the application, through `Input`
 
@@ -286,18 +293,11 @@ class ChunkedBody(Body):
         return data
 
     def _step(self, data: bytes) -> None:
-        """Feed `data` to the parser, as far as the message goes, and put the rest back."""
-        at = 0
-        feeds = 0
-        try:
-            while at < len(data) and not self.done:
-                at = self._feed(data, at)
-                feeds += 1
-        except HttpParserError as error:
-            self._parser = None
-            raise BrokenBody(400, f"malformed chunk: {error}") from None
-        self._incoming.buffer = data[at:]
-        self._fed += at
+        """Read `data` as far as the message goes, and put the rest back."""
+        before = self._chunks
+        used = self._take(data)
+        self._incoming.buffer = data[used:]
+        self._fed += used
         self._block = b"".join(self._pieces)
         self._at = 0
         self._pieces.clear()
@@ -306,25 +306,61 @@ class ChunkedBody(Body):
             raise BrokenBody(400, "more chunk extensions or trailers than data")
         # What earlier chunks did not use is not saved up: a million of them would pay for one trailer of 60 MB.
         self._fed = max(self._fed, self.received + OVERHEAD_PER_CHUNK * self._chunks)
-        if feeds > FEEDS_PER_TURN:
+        if self._chunks - before > CHUNKS_PER_TURN:
             give_turn()
 
-    def _feed(self, data: bytes, start: int) -> int:
-        """Feed `data` from `start` to the end of the next CRLFCRLF; where that is, or the end of `data`."""
-        tail = self._tail
-        end = -1
-        if tail:
-            end = (tail + data[start : start + 3]).find(b"\r\n\r\n")
-        if end >= 0:
-            stop = start + end + 4 - len(tail)
-        else:
-            end = data.find(b"\r\n\r\n", start)
-            stop = end + 4 if end >= 0 else len(data)
-        part = data if stop - start == len(data) else data[start:stop]
-        self._tail = part[-3:] if len(part) >= 3 else (tail + part)[-3:]
-        assert self._parser is not None  # there is one until the body is done or broken
-        self._parser.feed_data(part)
-        return stop
+    def _take(self, data: bytes) -> int:
+        """Read `data`, which comes behind what is held; how many bytes of it belong to the message."""
+        at = 0
+        held = len(self._held)
+        if held:
+            data = self._held + data
+            self._held = b""
+        end = len(data)
+        while at < end and not self.done:
+            if self._left:
+                stop = min(at + self._left, end)
+                self._pieces.append(data if stop - at == end else data[at:stop])
+                self._left -= stop - at
+                at = stop
+                continue
+            if self._state == _TRAILERS:
+                at = self._take_trailers(data, at, held)
+                continue
+            line = (_LINE if self._state == _LATER_LINE else _LINE_AT_FIRST).match(data, at)
+            if (end if line is None else line.end()) - at > CHUNK_LINE_AT_MOST or (line is None and not _PART_OF_LINE.fullmatch(data, at)):
+                raise BrokenBody(400, "malformed chunk: its size line, or the end of the one before, is not in order")
+            if line is None:
+                self._held = data[at:]
+                at = end
+                break
+            self._left = int(line[1], 16)
+            self._state = _LATER_LINE if self._left else _TRAILERS
+            self._chunks += 1
+            at = line.end()
+        return at - held
+
+    def _take_trailers(self, data: bytes, at: int, searched: int) -> int:
+        """Read what stands behind the last chunk: trailers, if any, and an empty line. Where that ends, or the end of `data`."""
+        if data.startswith(b"\r\n", at):
+            self.done = True
+            return at + 2
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if _BARE_BREAK.search(data, max(searched - 1, at)):
+                raise BrokenBody(400, "malformed trailers: a line ends with a bare CR or LF")
+            self._held = data[at:]
+            return len(data)
+        try:
+            parser = HttpRequestParser(self)
+            parser.feed_data(_CHUNKED_HEAD)
+            self._in_trailers = True
+            parser.feed_data(b"0\r\n" + data[at : end + 4])
+        except HttpParserError as error:
+            raise BrokenBody(400, f"malformed trailers: {error}") from None
+        if not self.done:
+            raise BrokenBody(400, "malformed trailers")
+        return end + 4
 
 
 class Input:

@@ -1,7 +1,7 @@
 """One response head of an upstream: llhttp parses it, and the policy here closes what llhttp leaves open.
 
 As with requests (see `head.py`) the parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. What llhttp
-(through httptools) lets through and the policy refuses: versions other than HTTP/1.0 and 1.1, control characters in the reason phrase,
+(through httptools) lets through and the policy refuses: versions other than HTTP/1, control characters in the reason phrase,
 Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. Doubt about an upstream's framing is never repaired: whoever forwards the
 message would spread it (RFC 9112 section 11).
 
@@ -16,7 +16,7 @@ __all__ = ["BrokenResponse", "ResponseHead", "parse_response_head", "refuse_resp
 
 #: HTTP-version SP status-code SP [ reason-phrase ] CRLF (RFC 9112 section 4). That the second SP may be missing is no doubt about
 #: anything, and many servers leave it out together with the phrase.
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
 
 _VERSION = b"HTTP/1."
 
@@ -90,7 +90,9 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
     if raw.count(b"\r\n") - 2 > limit_fields:
         raise BrokenResponse(f"the response has more than {limit_fields} header fields")
     minor_byte, status, phrase = line.groups()
-    minor = 1 if minor_byte == b"1" else 0
+    minor = 0 if minor_byte == b"0" else 1  # a later one is served as 1.1 (RFC 9110 section 2.5), of which llhttp is told nothing
+    if minor_byte not in b"01":
+        raw = b"HTTP/1.1" + raw[8:]
 
     # 2. The fields. Once llhttp has passed them, each is one line, `token ":" OWS value OWS`: no folds, no bare CR or LF, no white space in
     # a name. To cut them there takes half the time that its callbacks would, and has no room for another opinion (a property test says so).
@@ -153,8 +155,8 @@ def _framing(special: list[tuple[str, str]], minor: int) -> tuple[int | None, bo
 
 
 def _bad_status_line(raw: bytes) -> BrokenResponse:
-    if raw.startswith(b"HTTP/") and not raw.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
-        return BrokenResponse("the response is of another version than HTTP/1.0 or HTTP/1.1")
+    if raw.startswith(b"HTTP/") and not raw.startswith(_VERSION):
+        return BrokenResponse("the response is of another version than HTTP/1")
     if raw.startswith(_VERSION):
         return BrokenResponse("the status line is malformed")
     return BrokenResponse("what came is no HTTP response")

@@ -39,6 +39,7 @@ __all__ = [
     "regex",
     "sni_is",
     "tls",
+    "tls_like",
 ]
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
@@ -251,6 +252,21 @@ def tls(data: bytes) -> Match:
     if len(data) < 6:
         return MORE
     return YES if data[5] == 1 else NO
+
+
+@_named("tls_like")
+def tls_like(data: bytes) -> Match:
+    """What begins like TLS, whether in order or not: a record of any type with version 3.x, or a ClientHello of
+    SSL 2 (RFC 5246 appendix E.2). For a port on which nothing else is served: OpenSSL answers what is broken with
+    an alert.
+    """
+    if data[:1] < b"\x80":
+        if data and not 20 <= data[0] <= 23:
+            return NO
+        return MORE if len(data) < 2 else YES if data[1] == 3 else NO
+    if not b"\x01\x03".startswith(data[2:4]):
+        return NO
+    return YES if len(data) >= 4 else MORE
 
 
 def _hello_matcher(name: str, wanted: Callable[[ClientHello], bool]) -> Matcher:

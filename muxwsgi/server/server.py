@@ -13,13 +13,14 @@ import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from muxwsgi.errors import OperatorError, PeerError, TLSError
+from muxwsgi.errors import HandshakeError, OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1 import HTTP1, WSGIApplication
+from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.mux import Mux
@@ -29,6 +30,7 @@ from muxwsgi.mux.tls_route import tls_route
 from muxwsgi.server.binds import Listening, parse_bind, serves_both_families
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
@@ -79,7 +81,9 @@ class Server:
         if not isinstance(app, ProxyApplication):  # a proxy passes bodies and WebSockets on as they come
             http = self.settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
-        self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange)
+        #: Connections and requests that nobody serves: counted by kind, and said in the error log.
+        self.turned_away = TurnedAway()
+        self._http = HTTP1(app, self.settings.http, on_exchange=on_exchange, on_reject=self.turned_away.refused)
         self._engines = [self._http]
         self._contexts: list[tuple[BindSettings, ServerContext]] = []
         #: What is asked on each bind, by its address as the operator wrote it. Nothing is on a transparent one.
@@ -92,6 +96,10 @@ class Server:
         self.routes = self._shared_routes()
         self._fallback = self._named("fallback", self.settings.fallback, registered)
         self._silence = self._named("silence", self.settings.silence, registered)
+        takers = [route.name for route in self.routes if route.takes_silence]
+        if self._silence is None and len(takers) > 1:
+            both = " and ".join(takers)
+            raise OperatorError(f"silence: {both} want connections on which the client says nothing: name one (--silence {takers[0]})")
         wanted = self.settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
         #: How many connections ended with an error of the peer, since the start.
         self.peer_errors = 0
@@ -158,6 +166,8 @@ class Server:
             sniff_timeout=settings.sniff_timeout,
             patience=self.settings.http.request_head_timeout,
             peek_limit=settings.peek_limit,
+            on_refusal=self.turned_away.limited,
+            on_unserved=self.turned_away.unserved,
         )
 
     def _front_mux(self, bind: BindSettings, listening: Listening) -> Mux:
@@ -169,11 +179,14 @@ class Server:
         self._contexts.append((bind, context))
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
         # TLS is asked first: its six bytes are nobody else's.
-        tls = tls_route(context, inner, self.settings.handshake_timeout, priority=FIRST)
+        # Where TLS is required, OpenSSL answers whatever begins like TLS: with an alert, where it is broken.
+        match = matchers.tls_like if bind.tls == "required" else matchers.tls
+        tls = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
         if bind.tls == "optional":
             return self._mux(listening.address, [tls, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
-        engine = HTTP1(redirect_to_https(port) if bind.redirect_http else https_required, self.settings.http, on_exchange=self._on_exchange)
+        refuse = redirect_to_https(port) if bind.redirect_http else https_required
+        engine = HTTP1(refuse, self.settings.http, on_exchange=self._on_exchange, on_reject=self.turned_away.refused)
         self._engines.append(engine)
         return self._mux(listening.address, [tls, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
@@ -309,6 +322,8 @@ class Server:
 
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1
+        if isinstance(error, HandshakeError) and connection.tunnel is None:
+            self.turned_away.handshake_failed(connection, error)
         log.debug("%r: %s", connection, error)
 
 

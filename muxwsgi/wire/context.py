@@ -22,7 +22,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.names import comparable, parse_host
-from muxwsgi.settings import CertificateFiles, TLSSettings
+from muxwsgi.settings import CertificateFiles, TLSSettings, UnknownALPN
 from muxwsgi.wire.certificate_match import is_certificate_for
 
 __all__ = [
@@ -219,7 +219,7 @@ class ServerContext:
         """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
         was switched to, and all else from the front."""
         settings = self._settings
-        context = server_openssl(self._alpn, settings.ciphers)
+        context = server_openssl(self._alpn, settings.ciphers, unknown_alpn=settings.unknown_alpn)
         context.set_session_id(b"muxwsgi")  # resumption with client certificates needs one
         use_certificate(context, files)
         if settings.client_ca is not None:
@@ -232,8 +232,9 @@ class ServerContext:
         return context
 
 
-def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None) -> SSL.Context:
+def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, unknown_alpn: UnknownALPN = "ignore") -> SSL.Context:
     """An OpenSSL context for servers, still without a certificate. `alpn` are the ids offered, the one we like best first.
+    `unknown_alpn` is what happens to a client that offers ids, and none of these.
 
     Raises `OperatorError` where OpenSSL knows none of `ciphers`, a list for TLS 1.2.
     """
@@ -255,7 +256,11 @@ def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None) -> SS
             for protocol in liked:
                 if protocol in offered:
                     return protocol
-            return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+            if unknown_alpn == "ignore":
+                return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+            # pyOpenSSL sends the alert no_application_protocol for whatever is raised here, and raises it from the handshake.
+            ids = ", ".join(repr(_printable(protocol)) for protocol in offered)
+            raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
 
         context.set_alpn_select_callback(select)
     return context

@@ -406,11 +406,14 @@ class LayeredTLS:
                     self._flush(None)
                     self._fill(None)
             self._flush(None)
-        except SSL.Error as error:
+        except (SSL.Error, HandshakeError) as error:  # HandshakeError: one that a callback of ours raised
             try:
                 self._flush(None)  # the alert that says why
             finally:
                 self._broken = True
+            if isinstance(error, HandshakeError):
+                _forget_errors()
+                raise
             raise _handshake_error(error) from error
         except BaseException:
             self._broken = True

@@ -141,6 +141,15 @@ BAD_CHUNKS: dict[str, bytes] = {
     "folded trailer": b"5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n",
     "bare LF in a trailer": b"5\r\nhello\r\n0\r\nX: a\n\r\n\r\n",
     "endless trailers": b"5\r\nhello\r\n0\r\n" + b"X: a\r\n" * 30_000 + b"\r\n",
+    "no name of an extension": b"5;\r\nhello\r\n0\r\n\r\n",
+    "no name before a value": b"5;=b\r\nhello\r\n0\r\n\r\n",
+    "an open quotation": b'5;a="b\r\nhello\r\n0\r\n\r\n',
+    "a blank behind an extension": b"5;a \r\nhello\r\n0\r\n\r\n",
+    "two words in an extension": b"5;a b\r\nhello\r\n0\r\n\r\n",
+    "a fold in an extension": b"5;a\r\n =b\r\nhello\r\n0\r\n\r\n",
+    "a long line": b"5;" + b"a" * 9000 + b"\r\nhello\r\n0\r\n\r\n",
+    "a long line behind data": b"5\r\nhello\r\n5;" + b"a" * 9000 + b"\r\nhello\r\n0\r\n\r\n",
+    "no line break behind the last data": b"5\r\nhello0\r\n\r\n",
     "bare CR behind the size": b"5\rhello\r\n0\r\n\r\n",
     "bare CR in an extension": b"5;a\rb\r\nhello\r\n0\r\n\r\n",
     "control in an extension": b"5;a=\x01\r\nhello\r\n0\r\n\r\n",
@@ -382,3 +391,51 @@ def test_garbage_never_becomes_a_traceback(talk: Talk, errors: Any, garbage: byt
     answer = talk(read_the_body, request[:where] + garbage + request[where:])
     assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
     assert errors() == []
+
+
+@pytest.mark.parametrize("cut", ["whole", "bytewise"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5 ;a=c\r\nhello\r\n0\r\n\r\n",
+        b"5; a; b=c\r\nhello\r\n0 ; last\r\n\r\n",
+        b"5\t;\ta \t=\t c ; b\r\nhello\r\n0\r\n\r\n",
+        b'5;a="x; \\" y";b\r\nhello\r\n0;q=""\r\nTrailer: t\r\n\r\n',
+        b"2 ; a\r\nhe\r\n3 ;b = c\r\nllo\r\n000\r\n\r\n",
+    ],
+)
+def test_chunk_extensions_may_have_blanks_where_the_grammar_has_bws(talk: Talk, body: bytes, cut: str) -> None:
+    sent = POST + b"Transfer-Encoding: chunked\r\n\r\n" + body + GET + b"Connection: close\r\n\r\n"
+    answer = talk(read_the_body, *([sent] if cut == "whole" else [sent[i : i + 1] for i in range(len(sent))]))
+    assert statuses(answer) == [200, 200]
+    assert answer.count(b"\r\n\r\nhello") == 1
+
+
+@pytest.mark.parametrize("method", ["LIST", "BAN", "RPC_IN_DATA", "M-SEARCH", "get", "DESCRIBE", "PRI", "A" * 300, "!#$%&'*+-.^_`|~"])
+def test_any_token_is_a_method_and_its_body_is_framed_as_others(talk: Talk, method: str) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append((environ["REQUEST_METHOD"], environ["wsgi.input"].read()))
+        start_response("405 Method Not Allowed", [("Allow", "GET")])
+        return []
+
+    name = method.encode()
+    sent = name + b" / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX-New: 1\r\n\r\nhello"
+    sent += name + b" /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    sent += name + b" /3 HTTP/1.2\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert statuses(talk(app, sent)) == [405, 405, 405]
+    assert seen == [(method, b"hello"), (method, b"hello"), (method, b"")]
+
+
+def test_a_later_minor_version_is_served_as_the_one_we_know(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["SERVER_PROTOCOL"].encode()]
+
+    for minor in (2, 9):
+        sent = b"GET / HTTP/1.%d\r\nHost: a\r\n\r\n" % minor
+        answer = talk(app, sent + sent.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert statuses(answer) == [200, 200]
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1") == 4

@@ -24,7 +24,7 @@ FIELD = rb"%b:%b\r\n" % (TOKEN, VALUE)
 HEAD = re.compile(rb"%b [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n(?:%b)*\r\n" % (TOKEN, FIELD))
 
 # RFC 9112 section 7.1: chunked-body. Quoted strings in extensions are held to visible characters, too.
-EXTENSIONS = rb"(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?"
+EXTENSIONS = rb"(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?"  # wider than the grammar's
 SIZE_LINE = re.compile(rb"([0-9A-Fa-f]+)%b\r\n" % EXTENSIONS)
 TRAILERS = re.compile(rb"(?:%b)*\r\n" % FIELD)
 
