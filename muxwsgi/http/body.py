@@ -1,7 +1,7 @@
 """Request bodies: where a message ends, and `wsgi.input` over it.
 
 A body is read only when the application reads: that is the back-pressure. What one `Body` gives is exactly its message; bytes behind it
-stay in the buffer of the `Incoming` for the next head.
+stay in the buffer of the `Incoming` for the next head. One file: each framing is a page, and all share how they read and count.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError, HttpRequestParser
 
 from muxwsgi.errors import Expired, PeerError
+from muxwsgi.http import chunk_line
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.ready import Pace, give_turn
 
@@ -30,9 +31,6 @@ DIRECT_AT_LEAST = 8192
 CHUNK_OVERHEAD = 65536
 OVERHEAD_PER_CHUNK = 64
 
-#: A line between chunks is no longer than this.
-CHUNK_LINE_AT_MOST = 8190
-
 #: A read that brings more chunks than this is followed by a turn for others.
 CHUNKS_PER_TURN = 1000
 
@@ -41,14 +39,6 @@ TRAILERS_AT_MOST = 100
 
 #: A parser that has read this, and a last chunk, waits for trailers, and for nothing else: body and head are never in one parser.
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-# chunk-size *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ) CRLF (RFC 9112 section 7.1.1)
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_SIZE = rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*\r\n" % (_TOKEN, _TOKEN, _QUOTED)
-_LINE_AT_FIRST = re.compile(_SIZE)
-_LINE = re.compile(rb"\r\n" + _SIZE)  # behind the data of a chunk
-_PART_OF_LINE = re.compile(rb"(?:\r|(?:\r\n)?(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t -~\x80-\xff]*)?)\r?)?)")
 
 #: LF without a CR before it, CR without an LF behind it.
 _BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
@@ -327,8 +317,8 @@ class ChunkedBody(Body):
             if self._state == _TRAILERS:
                 at = self._take_trailers(data, at, held)
                 continue
-            line = (_LINE if self._state == _LATER_LINE else _LINE_AT_FIRST).match(data, at)
-            if (end if line is None else line.end()) - at > CHUNK_LINE_AT_MOST or (line is None and not _PART_OF_LINE.fullmatch(data, at)):
+            line = (chunk_line.LATER if self._state == _LATER_LINE else chunk_line.FIRST).match(data, at)
+            if (end if line is None else line.end()) - at > chunk_line.AT_MOST or (line is None and not chunk_line.PART.fullmatch(data, at)):
                 raise BrokenBody(400, "malformed chunk: its size line, or the end of the one before, is not in order")
             if line is None:
                 self._held = data[at:]
