@@ -318,7 +318,8 @@ class ChunkedBody(Body):
                 at = self._take_trailers(data, at, held)
                 continue
             line = (chunk_line.LATER if self._state == _LATER_LINE else chunk_line.FIRST).match(data, at)
-            if (end if line is None else line.end()) - at > chunk_line.AT_MOST or (line is None and not chunk_line.PART.fullmatch(data, at)):
+            stop = end if line is None else line.end()
+            if stop - at > chunk_line.AT_MOST or (line is None and not chunk_line.PART.fullmatch(data, at)):
                 raise BrokenBody(400, "malformed chunk: its size line, or the end of the one before, is not in order")
             if line is None:
                 self._held = data[at:]
