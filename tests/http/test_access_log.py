@@ -1,12 +1,10 @@
 """The access log: lines that nothing can break, of exchanges that went well, were cut, or were refused."""
 
-import io
 import json
 import logging
 import re
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.http.exchange import Exchange, refused_request
 from muxwsgi.http.h1 import HTTP1
 from muxwsgi.observe.access_format import DEFAULT_FORMAT, compile_format
-from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.memory import CAPACITY
@@ -296,15 +293,15 @@ def test_plain_http_on_a_port_with_tls_is_logged(tmp_path: Path) -> None:
 # Where it goes
 
 
-def test_a_stream_that_knows_only_ascii_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    monkeypatch.setattr(sys, "stdout", stream)
-    log = AccessLog("-")
-    for agent in ("first", "\u00fc\u20ac".encode().decode("latin-1"), "last"):
-        log(exchange({"HTTP_USER_AGENT": agent}))
-    log.flush()
-    stream.flush()
-    assert isinstance(stream.buffer, io.BytesIO)
-    lines = stream.buffer.getvalue().splitlines()
-    assert [line.rsplit(b" ", 1)[1] for line in lines] == [b'"first"', b'"\\u00fc\\u20ac"', b'"last"']
-    assert log.lost == 0
+def test_a_stream_that_knows_only_ascii_loses_no_line(tmp_path: Path) -> None:
+    written = tmp_path / "stdout"
+    with written.open("w") as stream:
+        flags = ["--access-logfile", "-", "--access-logformat", "%(a)s"]
+        environment = {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"}
+        with ServerProcess("tests.system.counted_app", *flags, environment=environment, stdout=stream.fileno()) as server:
+            for agent in ("first", "\u00fc\u20ac", "last"):
+                with server.connect() as sock:
+                    sock.sendall(GET[:-2] + f"User-Agent: {agent}\r\n\r\n".encode())
+                    assert sock.recv(1000).endswith(b"hello")
+            assert waited_for(written, 3).splitlines() == ["first", "\\u00fc\\u20ac", "last"]
+            assert server.tracebacks() == []
