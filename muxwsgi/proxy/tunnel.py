@@ -24,12 +24,12 @@ from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.mux import Mux, Reason
+from muxwsgi.mux.mux import MAX_DEPTH, Mux, Reason
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
-from muxwsgi.proxy.certificates.passthrough import PassThrough
+from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
 from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
@@ -37,6 +37,7 @@ from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Chunk, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams import lookalikes
+from muxwsgi.proxy.streams.first_speaker import Speaker, first_to_speak, has_spoken_within, patience, says_something
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 
@@ -98,14 +99,57 @@ class Tunnels:
         ctx.action = action
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
             return
-        self.mux(connection)
+        try:
+            self._ask(connection)
+        finally:
+            self._upstreams.drop_early(ctx)
+
+    def _ask(self, connection: "Connection") -> None:
+        """Let the mux ask a client that speaks. While it is silent its destination is connected to. Where that speaks first, silence is the
+        client's answer. What was dialled serves the first request or relay."""
+        ctx: Context = connection.tunnel
+        mux = self.mux
+        if connection.depth >= MAX_DEPTH or _is_agreed(connection, mux) or has_spoken_within(connection, patience(connection)):
+            mux(connection)
+            return
+        early = self._dial_early(connection, ctx)
+        if early is None:
+            mux(connection)
+            return
+        match first_to_speak(connection, early, self._settings.tunnel_idle_timeout):
+            case Speaker.CLIENT:
+                mux(connection)
+            case Speaker.SERVER:
+                connection.trace.append(f"mux {mux.name!r}: the server speaks first")
+                self._relay_silent(connection)
+            case Speaker.NEITHER:
+                self._end_idle(connection, ctx, self._recorder.begin("raw", ctx, connection))
+
+    def _dial_early(self, connection: "Connection", ctx: Context) -> "Connection | None":
+        """A connection to the destination of a client that says nothing meanwhile; None where it does, or where there is none."""
+        assert ctx.destination is not None
+        endpoint = Endpoint(*ctx.destination, ctx.layers)
+        dialling = gevent.spawn(self._upstreams.dial_early, endpoint, ctx)
+        listening = gevent.spawn(says_something, connection)
+        try:
+            gevent.wait([dialling, listening], count=1)
+        finally:
+            gevent.killall([dialling, listening])
+            connection.settle()
+        return self._upstreams.early_connection(ctx)
+
+    def _end_idle(self, connection: "Connection", ctx: Context, flow: Flow | None) -> None:
+        reason = f"no byte in either direction for {self._settings.tunnel_idle_timeout:g} s"
+        connection.trace.append(f"relay: {reason}")
+        self._recorder.end(flow, ctx, reason)
+        connection.cut()
 
     def _look_after(self, connection: "Connection") -> None:
         """What is inside of a layer of TLS, to whom wants to see it, and on where that one lets it."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:
-            self.mux(connection)
+            self._ask(connection)
 
     # TLS
 
@@ -154,6 +198,16 @@ class Tunnels:
             inside = connection.start_tls(side)
         except HandshakeError as error:
             self._recorder.end(self._recorder.begin("connect", ctx, connection), ctx, f"the client's {error.strerror}")
+            said_no = alert(str(error))
+            if said_no in CERTIFICATE_ALERTS:
+                log.info(
+                    "%s does not trust our certificate for %s (%s): install our CA there (/ca.pem of this proxy, or `muxwsgi ca show`),"
+                    " or leave the host's TLS alone (--passthrough %s)",
+                    address_text(connection.client),
+                    name,
+                    said_no,
+                    name,
+                )
             if self._passthrough.rejected(name, str(error)):
                 log.warning("clients do not take our certificate for %s: its TLS is passed through from now on", name)
             raise
@@ -258,23 +312,26 @@ class Tunnels:
         if upstream is None:
             return
         try:
-            client_first = _speaks_first(connection, upstream, self._settings.tunnel_idle_timeout)
+            first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout)
         except BaseException as error:
             upstream.finish()
             self._recorder.end(flow, ctx, repr(error))
             raise
-        if client_first:
+        if first is Speaker.CLIENT:
             upstream.finish()
             self._recorder.end(flow, ctx, "the client spoke before the server did, and was asked again")
             self.mux(connection)
+        elif first is Speaker.NEITHER:
+            upstream.finish()
+            self._end_idle(connection, ctx, flow)
         else:
-            self.relay_to(connection, upstream, ctx, flow)
+            self.relay_to(connection, upstream, ctx, flow, (_NoRequest(),) if self._requests_are_judged else ())
 
     def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
         """As `relay_to`, for a tunnel to an address of which no rule had an opinion. They may have one of the server name in it, which can
         be read without a look inside."""
         try:
-            client_first = _speaks_first(connection, upstream, self._settings.tunnel_idle_timeout)
+            client_first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout) is Speaker.CLIENT
             name = self._server_name(connection, ctx) if client_first else None
             assert ctx.destination is not None
             said, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
@@ -386,25 +443,10 @@ class _NoRequest:
             raise Refused("it begins with what some servers take for a request, and nothing that can be looked into")
 
 
-def _speaks_first(client: "Connection", server: "Connection", seconds: float) -> bool:
-    """Wait until either side says something, or ends, for `seconds` at most. Whether the client spoke, and the server did not."""
-    said = [gevent.spawn(_says_something, side) for side in (client, server)]
-    try:
-        gevent.wait(said, timeout=seconds, count=1)
-        from_client, from_server = (greenlet.value if greenlet.dead else None for greenlet in said)
-        return from_client is True and from_server is None
-    finally:
-        gevent.killall(said)
-        client.settle()
-        server.settle()
-
-
-def _says_something(side: "Connection") -> bool:
-    """Wait for a byte, and leave it there. False where the stream ends, or breaks, which is for who reads it next to find out."""
-    try:
-        return bool(side.peek_beyond(0, 1))
-    except OSError:
-        return False
+def _is_agreed(connection: "Connection", mux: Mux) -> bool:
+    """Whether ALPN has said what comes next."""
+    parent = connection.parent
+    return connection.tls is not None and connection.tls.alpn in mux.alpn and parent is not None and connection.depth == parent.depth
 
 
 def _lead_to(name: str, connection: "Connection", ctx: Context) -> None:

@@ -19,6 +19,7 @@ from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.flow import TLSSide
 from muxwsgi.proxy.recorder import address_text
 from muxwsgi.proxy.upstream.dial import Dialer
+from muxwsgi.proxy.upstream.early import EarlyStream
 from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.connection import Connection
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "Upstreams"]
 
 log = logging.getLogger("muxwsgi.error")
+log_proxy = logging.getLogger("muxwsgi.proxy")
 
 
 #: SSL_OP_IGNORE_UNEXPECTED_EOF of OpenSSL 3, for which older pyOpenSSL has no name.
@@ -78,6 +80,7 @@ class Upstreams:
         self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
         self._key_log = key_log
         self._trusting: ClientContext | None = None
+        self._early: dict[Context, EarlyStream] = {}
         self._bound: WeakSet[Connection] | None = None  # made for the first one: most proxies never see any
         if settings.upstream_ca is not None:
             self._context()  # a file that is of no use shows before anybody is served
@@ -95,6 +98,8 @@ class Upstreams:
         if ctx.dial is None and pooled:
             kept = self._kept(endpoint, via, ctx)
             if kept is not None:
+                if self._early:
+                    self.drop_early(self._owner(ctx))
                 if ctx.flow is not None:
                     ctx.flow.reused = True
                     ctx.flow.address = address_text(kept.connection.client)
@@ -107,7 +112,7 @@ class Upstreams:
                 ctx.flow.address = dialled.address
                 ctx.flow.connected = ctx.flow.now()
         else:
-            connection = self._stream(endpoint, ctx, via)
+            connection = self._stream(endpoint, ctx, via, quiet=True)
         connection.idle_timeout = self._settings.upstream_idle_timeout
         return ClientConnection(connection, self._client_settings)
 
@@ -136,6 +141,48 @@ class Upstreams:
         via = DIRECT if ctx.dial is not None else self._dialer.way("tunnel", endpoint.host, endpoint.port, ctx)
         return self._stream(endpoint, ctx, via)
 
+    # Streams that are there early
+
+    def dial_early(self, endpoint: Endpoint, ctx: Context) -> None:
+        """Connect to `endpoint` for the tunnel `ctx` before it is known what runs in it. Where that fails it is tried again when it is."""
+        via = DIRECT if ctx.dial is not None else None
+        try:
+            if via is None:
+                via = self._dialer.way("tunnel", endpoint.host, endpoint.port, ctx)
+            connection = self._stream(endpoint, ctx, via)
+        except Fault as fault:
+            log_proxy.debug("%r: %s cannot be connected to before its client speaks: %s", ctx, endpoint.authority, fault)
+        else:
+            self._early[ctx] = EarlyStream(connection, endpoint, via, ctx.dial)
+
+    def early_connection(self, ctx: Context) -> Connection | None:
+        """What `dial_early` has made, left here for the first request or relay of the tunnel."""
+        early = self._early.get(ctx)
+        return None if early is None else early.connection
+
+    def drop_early(self, ctx: Context) -> None:
+        """Close what was made early for the tunnel `ctx` where nothing has used it."""
+        early = self._early.pop(ctx, None)
+        if early is not None:
+            early.connection.finish()
+
+    def _owner(self, ctx: Context) -> Context:
+        return ctx if ctx in self._early or ctx.tunnel is None else ctx.tunnel
+
+    def _take_early(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool) -> tuple[Connection, tuple[Layer, ...]] | None:
+        """What was made early for the tunnel of `ctx`, and the layers of TLS that are still to be done. `quiet`: the server may not have
+        spoken yet, since it answers requests."""
+        owner = self._owner(ctx)
+        early = self._early.get(owner)
+        if early is None:
+            return None
+        left = early.layers_left(endpoint, via, ctx.dial)
+        if left is None or ((quiet or left) and not early.is_quiet):
+            self.drop_early(owner)
+            return None
+        del self._early[owner]
+        return early.connection, left
+
     def close(self) -> None:
         """Close what is kept."""
         self._pool.close()
@@ -152,10 +199,14 @@ class Upstreams:
         # None for no proxy, since the pool hashes the key five times an exchange.
         return (endpoint.host, endpoint.port, endpoint.layers, None if via is DIRECT else via, owner)
 
-    def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> Connection:
+    def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool = False) -> Connection:
         flow = ctx.flow
+        early = self._take_early(endpoint, ctx, via, quiet) if self._early else None
+        layers = endpoint.layers
         deadline = monotonic() + self._settings.connect_timeout
-        if ctx.dial is not None:
+        if early is not None:
+            connection, layers = early
+        elif ctx.dial is not None:
             try:
                 connection = ctx.dial(endpoint.host, endpoint.port)
             except OSError as error:
@@ -169,7 +220,7 @@ class Upstreams:
         if flow is not None:
             flow.address = address_text(connection.client)
             flow.connected = flow.now()
-        for layer in endpoint.layers:
+        for layer in layers:
             connection = self._secure(connection, endpoint, layer, ctx)
         return connection
 

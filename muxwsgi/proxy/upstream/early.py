@@ -1,0 +1,46 @@
+"""`EarlyStream`: a connection that was made for a tunnel before it was known what runs in it, for the first request or relay to use."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Dial, Layer
+    from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+    from muxwsgi.proxy.upstream.upstreams import Endpoint
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["EarlyStream"]
+
+
+class EarlyStream:
+    """`connection` leads to `endpoint`, with its layers of TLS, by way of `via`, or was made by a rule's `dial`."""
+
+    __slots__ = ("_dial", "_endpoint", "_via", "connection")
+
+    def __init__(self, connection: "Connection", endpoint: "Endpoint", via: "UpstreamProxy", dial: "Dial | None") -> None:
+        self.connection = connection
+        self._endpoint = endpoint
+        self._via = via
+        self._dial = dial
+
+    def layers_left(self, endpoint: "Endpoint", via: "UpstreamProxy", dial: "Dial | None") -> "tuple[Layer, ...] | None":
+        """The layers of TLS that are still to be done for `endpoint`; None where this does not lead there."""
+        made = self._endpoint
+        if (made.host, made.port, self._via, self._dial) != (endpoint.host, endpoint.port, via, dial):
+            return None
+        done = len(made.layers)
+        return endpoint.layers[done:] if endpoint.layers[:done] == made.layers else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the server has neither said something nor ended."""
+        timeout = self.connection.gettimeout()
+        self.connection.settimeout(0)
+        try:
+            self.connection.peek(1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        finally:
+            self.connection.settimeout(timeout)
+        return False
