@@ -8,11 +8,10 @@ is all that flask-sock and simple-websocket need.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import gevent.socket
-
     from muxwsgi.http.body import Body, Incoming
     from muxwsgi.http.response import Response
     from muxwsgi.wire.connection import Connection
+    from muxwsgi.wire.given import StreamSocket
 
 __all__ = ["Takeover"]
 
@@ -34,7 +33,7 @@ class Takeover:
         self._incoming = incoming
         self._body = body
         self._response = response
-        self._socket: "gevent.socket.socket | None" = None
+        self._socket: "StreamSocket | None" = None
         self._over = False
         self.taken = False
 
@@ -67,14 +66,23 @@ class Takeover:
             self._socket.close()
 
     def fileno(self) -> int:
-        """The descriptor. Who asks for it once the connection is taken is going to poll it, as simple-websocket does for its pings: from
-        then on it is that of a real socket, whose readiness is the stream's also where there is TLS or read-ahead."""
-        if not self.taken:
-            return self._incoming.connection.fileno()
+        """The descriptor, for polls as simple-websocket does them for its pings.
+
+        Where the connection's own would not be the stream (TLS, read-ahead), it is that of a real socket, which has the stream from
+        then on. Raises `OSError` there while the connection is not taken over.
+        """
+        connection = self._incoming.connection
         if self._socket is None:
-            self._socket = self._incoming.connection.as_socket()
-        fd: int = self._socket.fileno()
-        return fd
+            try:
+                number = connection.fileno()
+            except OSError:
+                if not self.taken:
+                    raise
+                number = -1
+            if number >= 0 or not self.taken:
+                return number
+            self._socket = connection.as_socket()
+        return int(self._socket.fileno())
 
     def __getattr__(self, name: str) -> Any:
         if self._socket is not None:

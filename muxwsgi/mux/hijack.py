@@ -7,15 +7,18 @@ so it imports no gevent.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.route import Handler, Route
 
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
 __all__ = ["RESERVED_NAMES", "Hijacker", "check_name", "hijack", "hijacker_of"]
 
-AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyHandler = TypeVar("AnyHandler", bound=Callable[[Any], None])
 
 _ATTRIBUTE = "__muxwsgi_hijacker__"
 
@@ -63,6 +66,20 @@ class Hijacker:
         )
 
 
+class SocketHandler:
+    """Gives `handler` the connection as a real socket."""
+
+    def __init__(self, handler: Callable[..., None]) -> None:
+        self.handler = handler
+
+    def __call__(self, connection: "Connection") -> None:
+        """What `handler` raises."""
+        self.handler(connection.as_socket())
+
+    def __repr__(self) -> str:
+        return repr(self.handler)
+
+
 def check_name(name: str) -> None:
     """Raises `ValueError` for a name that no hijacker can have."""
     if not _NAME.fullmatch(name):
@@ -83,6 +100,7 @@ def hijack(
     limit_wait: float = 0.0,
     idle_timeout: float | None = None,
     takes_silence: bool = False,
+    as_socket: bool = False,
     examples: tuple[str, str] | None = None,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Make the decorated callable a hijacker.
@@ -96,6 +114,8 @@ def hijack(
                     are closed
     idle_timeout    seconds without a byte in either direction until its wait raises `Expired`
     takes_silence   also gets connections whose client waits for the server to speak first
+    as_socket       the callable is given the socket of `Connection.as_socket()`, whose `connection` is the connection: for libraries
+                    that need a real descriptor, poll it, or use it in threads. When the callable returns, its connection ends
     examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run`
                     shows them
 
@@ -108,7 +128,7 @@ def hijack(
         own_name = getattr(handler, "__name__", type(handler).__name__)
         hijacker = Hijacker(
             name=name if name is not None else own_name.lower().replace("_", "-"),
-            handler=handler,
+            handler=SocketHandler(handler) if as_socket else handler,
             match=match,
             alpn=tuple(alpn),
             priority=priority,

@@ -302,9 +302,11 @@ class Server:
             """One connection, from accept to close."""
             line = connection.lifeline
             lines[line] = gevent.getcurrent()
+            cut = False
             try:
                 front(connection)
             except GreenletExit:
+                cut = True
                 raise
             except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
                 self._note_peer_error(connection, error)
@@ -315,8 +317,10 @@ class Server:
                     log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
                     line.reset_at_close = True  # the peer is not to take what it got for the whole
             finally:
-                lines.pop(line, None)
-                connection.finish()
+                try:
+                    connection.finish(cut)
+                finally:
+                    lines.pop(line, None)
 
         return serve
 

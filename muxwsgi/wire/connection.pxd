@@ -6,7 +6,7 @@ from muxwsgi.wire.ready cimport Lifeline
 cdef class Connection:
     cdef object __weakref__
     cdef object _ahead, _timeout
-    cdef public object _pump, _transport
+    cdef public object _own, _transport
     cdef int _files
     cdef bint _close_wanted
     cdef public long long bytes_received, bytes_sent
@@ -26,5 +26,6 @@ cdef class Connection:
     cpdef sendall(self, data, int flags=*)
     cpdef shutdown(self, int how)
     cpdef close(self)
-    cpdef finish(self)
+    cpdef finish(self, bint cut=*)
+    cdef Connection _lowest(self)
     cpdef _end(self, reason)

@@ -22,13 +22,14 @@ import gevent.socket
 from OpenSSL import SSL
 
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
+from muxwsgi.wire.extras import Extras
 from muxwsgi.wire.fork import REASON, leave_to_parent
-from muxwsgi.wire.given import KeptSocket
-from muxwsgi.wire.pump import Pump
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.given import KeptSocket, StreamSocket
+from muxwsgi.wire.pump import start_pump
+from muxwsgi.wire.ready import Lifeline, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
-from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before, unacknowledged
+from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
 
 __all__ = ["Address", "Connection"]
 
@@ -89,7 +90,7 @@ class Connection:
         "_close_wanted",
         "_files",
         "_number_given",
-        "_pump",
+        "_own",
         "_timeout",
         "_transport",
         "bytes_received",
@@ -118,7 +119,7 @@ class Connection:
         self._files = 0
         self._close_wanted = False
         self._number_given = False  # whether `fileno()` told somebody the descriptor
-        self._pump: Pump | None = None
+        self._own: Extras | None = None  # of the lowest connection, for all layers on it
         self.bytes_received = 0
         self.bytes_sent = 0
         self.client = client
@@ -231,6 +232,7 @@ class Connection:
             if not data:
                 break
             self._ahead += data
+            self.lifeline.under_way += len(data)
         return bytes(self._ahead)
 
     def peek_beyond(self, seen: int, limit: int) -> bytes:
@@ -334,17 +336,25 @@ class Connection:
         """
         self._close_wanted = True
         if self._files <= 0:
+            if self._own is not None and self._own.pump is not None:
+                self._own.end(False)
             self._end("the connection is closed")
 
-    def finish(self) -> None:
+    def finish(self, cut: bool = False) -> None:
         """Close whatever layer is outermost, whoever still holds files or references. What the greenlet that owns the
-        connection calls at the end. Does nothing where it is closed or detached already."""
-        top = self.lifeline.top
-        if isinstance(top, Connection):
-            if top._pump is not None:
-                top._pump.finish()
-                top._pump = None
-            top._end("the connection is closed")
+        connection calls at the end. Does nothing where it is closed or detached already.
+
+        What was written to the socket of `as_socket()` is sent first, for as long as the peer takes it. `cut`: what needs a wait is lost,
+        and the end is a reset then.
+        """
+        own = self._lowest()._own
+        try:
+            if own is not None:
+                own.end(cut)
+        finally:
+            top = self.lifeline.top
+            if isinstance(top, Connection):
+                top._end("the connection is closed")
 
     def abort(self) -> None:
         """Close so that the peer notices that something is missing: by a reset, and under TLS without close_notify."""
@@ -384,7 +394,7 @@ class Connection:
         """Bytes of what was sent, as the descriptor has it, that the peer's kernel has not taken yet; 0 in memory and once closed."""
         transport = self._transport
         sock = None if isinstance(transport, Gone) else transport.socket()
-        return 0 if sock is None else unacknowledged(sock)
+        return 0 if sock is None else unacknowledged(sock.fileno())
 
     @property
     def truncated(self) -> bool:
@@ -487,18 +497,31 @@ class Connection:
         leave_to_parent(detached)
         return detached, ahead
 
-    def as_socket(self) -> "gevent.socket.socket":
-        """A real socket with this stream, for code that insists on a descriptor that tells the truth (select, ping timers).
+    def as_socket(self) -> StreamSocket:
+        """A real socket with this stream, for code that insists on a descriptor that tells the truth: select, threads, `subprocess`, `ssl`.
 
-        Plain and without read-ahead it is the connection's own, detached. Otherwise it is one end of a socketpair, and a pump
-        carries the bytes: the pump owns this connection from then on, and ends with either side.
+        It is one end of a socketpair, whatever this connection is layered on, and a pump carries the bytes: the pump owns this
+        connection from then on. Deadline, idle timeout and drain hold as before. See `StreamSocket` for what it does differently.
         """
-        if isinstance(self._transport, SocketTransport) and not self._ahead:
-            return self.detach()[0]
-        if self._pump is not None:
+        if isinstance(self._transport, Gone):
+            raise OSError(errno.EBADF, self._transport.reason)
+        own = self._extras()
+        if own.pump is not None:
             raise OSError(errno.EALREADY, "as_socket() was called before")
-        self._pump = Pump(self)
-        return self._pump.near
+        own.pump, near = start_pump(self)
+        return near
+
+    def _lowest(self) -> "Connection":
+        lowest = self
+        while lowest.parent is not None:
+            lowest = lowest.parent
+        return lowest
+
+    def _extras(self) -> Extras:
+        lowest = self._lowest()
+        if lowest._own is None:
+            lowest._own = Extras()
+        return lowest._own
 
     # What sockets also have
 
@@ -572,7 +595,8 @@ class Connection:
         stream's, and its readiness says nothing. `as_socket()` has one that tells the truth.
         """
         transport = self._transport
-        if self._pump is not None:
+        own = self._lowest()._own
+        if own is not None and own.pump is not None:
             raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
         if isinstance(transport, DescriptorTLS | LayeredTLS):
             raise OSError(errno.EOPNOTSUPP, "the descriptor carries TLS records, not this stream: use as_socket()")

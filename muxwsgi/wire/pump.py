@@ -1,46 +1,136 @@
-"""The pump behind `Connection.as_socket()`: a socketpair, and a greenlet for each way between it and a stream without a descriptor."""
+"""The pump behind `Connection.as_socket()`: a socketpair, and a greenlet for each way between it and the connection.
+
+The connection's limits (deadline, idle timeout, drain) hold through it, because the pump waits on the connection itself. How the
+application learns what ended the connection: see `StreamSocket`.
+
+`finish` does for the last bytes what the kernel does for a socket that was closed: it goes on sending for as long as the peer takes
+them. Where the peer takes nothing any more, the connection ends in a reset, because a clean end would say that all was sent.
+"""
 
 import contextlib
 import socket as socket_module
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import gevent
-import gevent.socket
 
 from muxwsgi.wire.fork import leave_to_parent
-from muxwsgi.wire.relay import BLOCK, Stream
+from muxwsgi.wire.given import StreamSocket
+from muxwsgi.wire.relay import BLOCK
+from muxwsgi.wire.syscalls import kind_of
+from muxwsgi.wire.transport import SocketTransport
 
-__all__ = ["Pump"]
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
 
-#: Seconds that the end of the stream waits for bytes that the application has written and the pump has not passed on.
-GRACE = 2.0
+__all__ = ["Pump", "start_pump"]
+
+#: Seconds without a byte that the peer took, after which the rest is given up. As `send_timeout` of nginx.
+STALLED = 60.0
+
+#: Seconds that a connection which the server cuts has for what is on its way already.
+CUT = 0.2
+
+#: Seconds between two looks at what the peer took.
+INTERVAL = 1.0
 
 
 class Pump:
-    """Carries the bytes of `stream` to and from `near`, a real socket, with half-close both ways.
+    """Carries the bytes of `connection` to and from `far`, with half-close both ways.
 
-    An error on the stream is the end of `near`: a socketpair has no way to tell more.
+    failure     what ended the connection, None for a regular end, and while it goes on
+    torn        bytes that the application sent do not all reach the peer: the connection ends in a reset
     """
 
-    __slots__ = ("_far", "_inward", "_outward", "near")
+    __slots__ = ("__weakref__", "_connection", "_far", "_inward", "_outward", "failure", "torn")
 
-    def __init__(self, stream: Stream) -> None:
-        self.near, self._far = gevent.socket.socketpair()
-        leave_to_parent(self.near)  # a copy in a child would hide from the other end that this one was closed
-        leave_to_parent(self._far)
-        self._inward = gevent.spawn(self._carry, stream, self._far)
-        self._outward = gevent.spawn(self._carry, self._far, stream)
+    def __init__(self, connection: "Connection", far: SocketTransport) -> None:
+        self._connection = connection
+        self._far = far
+        self.torn = False
+        self.failure: OSError | None = None
+        leave_to_parent(self)  # a copy in a child would hide from the other end that this one was closed
+        self._inward = gevent.spawn(self._carry_in)
+        self._outward = gevent.spawn(self._carry_out)
 
-    def _carry(self, source: Stream, target: Stream) -> None:
+    def _carry_in(self) -> None:
+        connection, far = self._connection, self._far
+        while True:
+            try:
+                data = connection.recv(BLOCK)
+            except OSError as error:
+                self.failure = self.failure or error
+                data = b""
+            try:
+                if not data:
+                    far.shutdown(socket_module.SHUT_WR, None)
+                    return
+                far.sendall(data, None)
+            except OSError:  # nobody reads the near end: what comes is dropped, so that it causes no reset before the last bytes are sent
+                with contextlib.suppress(OSError):
+                    while connection.recv(BLOCK):
+                        pass
+                return
+
+    def _carry_out(self) -> None:
+        connection, far = self._connection, self._far
+        while True:
+            try:
+                data = far.recv(BLOCK, None)
+            except OSError:  # the near end was closed with bytes in it that nobody read
+                data = b""
+            try:
+                if not data:
+                    connection.shutdown(socket_module.SHUT_WR)
+                    return
+                connection.sendall(data)
+            except OSError as error:
+                self.failure = self.failure or error
+                with contextlib.suppress(OSError):
+                    far.shutdown(socket_module.SHUT_RDWR, None)
+                self.torn |= bool(data)
+                return
+
+    def finish(self, cut: bool = False) -> None:
+        """Send what the application wrote, for as long as the peer takes it, and end both greenlets.
+
+        What it writes from now on fails with EPIPE, whoever has the socket by now. `cut`: the server waits no longer. The connection is
+        aborted where bytes are left over, and open otherwise.
+        """
+        complete = False
         try:
-            while data := source.recv(BLOCK):
-                target.sendall(data)
-            target.shutdown(socket_module.SHUT_WR)
-        except OSError:
             with contextlib.suppress(OSError):
-                self._far.shutdown(socket_module.SHUT_RDWR)
+                self._far.shutdown(socket_module.SHUT_RD, None)
+            complete = not self.torn and self._drained(CUT if cut else STALLED) and not self.torn
+        finally:
+            gevent.killall([self._outward, self._inward], block=complete)
+            self._far.close()
+            if not complete:
+                self._connection.abort()
 
-    def finish(self) -> None:
-        """Let what the application wrote reach the stream, within `GRACE` seconds, and end both greenlets."""
-        self._outward.join(GRACE)
-        gevent.killall([self._outward, self._inward])
+    def forsake(self) -> None:
+        """In a forked child: close the child's copy of the far end."""
         self._far.close()
+
+    def _drained(self, patience: float) -> bool:
+        """Wait for the last byte. Whether it went out before the peer took nothing for `patience` seconds."""
+        taken, since = -1, monotonic()
+        while not self._outward.ready():
+            self._outward.join(min(INTERVAL, patience))
+            now = monotonic()
+            if taken != (taken := self._connection.lifeline.taken_by_peer()):
+                since = now
+            elif now - since >= patience:
+                return False
+        return True
+
+
+def start_pump(connection: "Connection") -> tuple[Pump, StreamSocket]:
+    """A pump for `connection`, and the socket that has its bytes from now on."""
+    near, far = socket_module.socketpair()
+    far.setblocking(False)
+    kind = kind_of(far)
+    pump = Pump(connection, SocketTransport(far.detach(), kind))
+    socket = StreamSocket.over(near, connection, pump)
+    leave_to_parent(socket)
+    return pump, socket

@@ -12,6 +12,7 @@ cdef class Ready:
     cpdef notify(self)
     cpdef fail(self, error)
     cpdef close(self)
+    cpdef int unsent(self) except -1
     cpdef _arm(self)
 
 
@@ -45,7 +46,9 @@ cdef class Lifeline:
     cdef public object idle_timeout, queue, top
     cdef public WritePace write_pace
     cdef public bint reset_at_close, resting
-    cdef object _moved
+    cdef public long long under_way
+    cdef long long _moved
+    cdef int _unsent
     cdef double _active_at
 
     cpdef fail(self, error)

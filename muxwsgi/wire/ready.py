@@ -16,7 +16,10 @@ What the short form of that gets wrong, each seen in practice:
 """
 
 import errno
+import fcntl
 import math
+import sys
+import termios
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -29,7 +32,19 @@ from muxwsgi.wire.syscalls import check_descriptor
 if TYPE_CHECKING:
     from greenlet import greenlet
 
-__all__ = ["READ", "WRITE", "DescriptorReady", "Lifeline", "Pace", "Ready", "SendQueue", "WritePace", "give_turn", "sweep"]
+__all__ = [
+    "READ",
+    "WRITE",
+    "DescriptorReady",
+    "Lifeline",
+    "Pace",
+    "Ready",
+    "SendQueue",
+    "WritePace",
+    "give_turn",
+    "sweep",
+    "unacknowledged",
+]
 
 READ = 1
 WRITE = 2
@@ -118,6 +133,10 @@ class Ready:
         """Whether a greenlet waits right now."""
         return self._waiter is not None
 
+    def unsent(self) -> int:
+        """Bytes that were sent, and that the peer has not acknowledged (TCP) or read (unix sockets). 0 in memory."""
+        return 0
+
     def _arm(self) -> None:
         raise NotImplementedError
 
@@ -159,6 +178,14 @@ class DescriptorReady(Ready):
         self._watcher.start(self._on_ready)
         self._armed = True
 
+    def unsent(self) -> int:
+        if self._closed:
+            return 0
+        try:
+            return unacknowledged(self._fd)
+        except OSError:  # something else than a socket was given as one
+            return 0
+
     def _on_ready(self) -> None:
         waiter = self._waiter
         if waiter is None:
@@ -174,6 +201,11 @@ class DescriptorReady(Ready):
             self._watcher.close()
             self._watcher = None
         Ready.close(self)  # as in a compiled class, where super() knows no cpdef methods
+
+
+def unacknowledged(fd: int) -> int:
+    """Bytes that were sent and that the peer's kernel has not taken yet (TCP), or its reader (unix sockets)."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def give_turn() -> None:
@@ -268,17 +300,21 @@ class Lifeline:
     deadline        absolute `time.monotonic()` seconds; a wait in either direction that is later than this fails with `Expired`
     write_pace      of the write that is blocked; None while there is none, or where it may take its time
     queue           what the peer has not taken yet; None until a write first blocks
-    idle_timeout    seconds without a byte in either direction, `None` for no limit
+    idle_timeout    seconds without a byte in either direction, `None` for no limit. A byte that the peer takes out of the kernel's buffer
+                    counts too
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
     reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
     top             the outermost connection: the one in use
+    under_way       bytes that moved and are not in the counts of `top` when they do: of writes that had to wait, and read ahead
     """
 
     __slots__ = (
         "_active_at",
         "_moved",
+        "_unsent",
         "_writer",
+        "under_way",
         "deadline",
         "idle_timeout",
         "min_rate",
@@ -305,7 +341,9 @@ class Lifeline:
         self.resting = False
         self.reset_at_close = False
         self.top: Stream | None = None
+        self.under_way = 0
         self._moved = -1
+        self._unsent = -1
         self._active_at = 0.0
 
     @property
@@ -350,14 +388,27 @@ class Lifeline:
         top = self.top
         if top is None or self.idle_timeout is None:
             return
-        moved = top.bytes_received + top.bytes_sent
+        moved = top.bytes_received + top.bytes_sent + self.under_way
         if self.queue is not None:
             moved -= self.queue.size()  # what the peer has taken is movement, also of a write that goes on
         if moved != self._moved:
             self._moved = moved
+            self._unsent = -1
             self._active_at = now
-        elif now - self._active_at > self.idle_timeout:
+            return
+        if self._unsent:  # asked once when bytes stop to move, and again for as long as the peer has not taken all
+            unsent = self.reader.unsent()
+            if self._unsent not in (unsent, -1):
+                self._active_at = now
+            self._unsent = unsent
+        if now - self._active_at > self.idle_timeout:
             self.fail(Expired(f"no byte in either direction for {self.idle_timeout:g} s"))
+
+    def taken_by_peer(self) -> int:
+        """A number that changes whenever the peer takes a byte."""
+        top = self.top
+        unsent = self.reader.unsent() if self.queue is None else self.queue.size()
+        return (0 if top is None else top.bytes_sent) + self.under_way - unsent
 
 
 def sweep(lifelines: Iterable[Lifeline], now: float) -> None:

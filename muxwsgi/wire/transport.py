@@ -6,12 +6,9 @@ a plain socket, and what stands in for the transport of a connection that has no
 """
 
 import errno
-import fcntl
 import os
 import select
 import socket as socket_module
-import sys
-import termios
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn, Protocol
@@ -20,7 +17,7 @@ from gevent import get_hub, sleep
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
-from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, WritePace, give_turn
+from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, WritePace, give_turn, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
 __all__ = [
@@ -34,7 +31,6 @@ __all__ = [
     "drain",
     "note_sent",
     "sent_before",
-    "unacknowledged",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -113,7 +109,8 @@ class SocketQueue:
             self.step = max(STEP, STEP_SEGMENTS * sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_MAXSEG))
 
     def size(self) -> int:
-        return unacknowledged(self._sock) if self._sock.fileno() >= 0 else 0
+        number = self._sock.fileno()
+        return unacknowledged(number) if number >= 0 else 0
 
 
 class WriteTurn:
@@ -174,6 +171,7 @@ class WriteTurn:
                         break
                     done += sent
                     self.sent += sent
+                    self._line.under_way += sent
                     if self.sent > BYTES_PER_TURN:
                         self.yield_turn()
             except BaseException as error:
@@ -372,14 +370,7 @@ def drain(sock: socket_module.socket, seconds: float) -> None:
 
 def _is_unsent(sock: socket_module.socket) -> bool:
     """Whether there are bytes that the peer has not acknowledged, on a connection that still stands."""
-    return unacknowledged(sock) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
-
-
-def unacknowledged(sock: socket_module.socket) -> int:
-    """Bytes that were sent and that the peer's kernel has not taken yet."""
-    count = bytearray(4)
-    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
-    return int.from_bytes(count, sys.byteorder)
+    return unacknowledged(sock.fileno()) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
 
 
 class Gone:

@@ -6,6 +6,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +162,9 @@ def test_a_websocket_echoes_with_nothing_done_for_this_server(websockets: str, s
         for message in ("hello", "\u2603" * 5000, b"\x00\xff" * 30_000, "the last"):
             ws.send(message)
             assert ws.receive(timeout=10) == message
+        ws.send("large")
+        time.sleep(0.2)  # the server's buffers are full
+        assert ws.receive(timeout=30) == bytes(range(256)) * 12_000
     finally:
         # Client.close() would close the descriptor under the client's own reading thread, which then reads from whoever gets the number
         # next. Saying goodbye is enough: the thread closes the socket when the server has answered.

@@ -15,6 +15,9 @@ from flask_sock import Sock
 from muxwsgi import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
 
+#: More than any socket takes at once.
+LARGE = bytes(range(256)) * 12_000
+
 app = Flask(__name__)
 sock = Sock(app)
 pinging = "--pinging" in sys.argv
@@ -27,10 +30,13 @@ def index() -> str:
     return "not a socket"
 
 
-@sock.route("/flask-sock")
 def echo(ws: Any) -> None:
     while True:
-        ws.send(ws.receive())
+        message = ws.receive()
+        ws.send(LARGE if message == "large" else message)
+
+
+sock.route("/flask-sock")(echo)
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -38,8 +44,7 @@ def application(environ: dict[str, Any], start_response: Any) -> Any:
         return app(environ, start_response)
     ws = simple_websocket.Server(environ, ping_interval=25 if pinging else None)
     try:
-        while True:
-            ws.send(ws.receive())
+        echo(ws)
     except simple_websocket.ConnectionClosed:
         return []
 

@@ -1,5 +1,6 @@
 """`@hijack`, and finding what was made with it."""
 
+import socket
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,6 +14,7 @@ from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import all_of, any_of, never, not_, prefix
 from muxwsgi.mux.registry import GROUP, Registered, discover, select
 from muxwsgi.mux.route import Route
+from muxwsgi.testing import connection_pair
 
 
 def test_the_decorated_callable_stays_what_it_was() -> None:
@@ -36,6 +38,25 @@ def test_the_decorated_callable_stays_what_it_was() -> None:
     assert route.handler is serve
     assert (route.name, route.alpn, route.priority) == ("ex", ("x/1",), 3)
     assert (route.limit, route.limit_wait, route.idle_timeout, route.takes_silence) == (5, 1.5, 60, True)
+
+
+def test_a_hijacker_that_wants_a_socket_is_given_one_and_stays_what_it_was() -> None:
+    @hijack(as_socket=True)
+    def shout(sock: Any) -> None:
+        sock.sendall(sock.recv(100).upper())
+
+    hijacker = hijacker_of(shout)
+    assert hijacker is not None
+    server, client = connection_pair()
+    client.sendall(b"hello")
+    hijacker.route().handler(server)
+    server.finish()
+    assert client.recv() == b"HELLO" and client.recv() == b""
+    left, right = socket.socketpair()
+    with left, right:
+        right.sendall(b"as a function")
+        shout(left)
+        assert right.recv(100) == b"AS A FUNCTION"
 
 
 def test_without_a_name_it_has_that_of_the_callable_and_without_a_matcher_it_matches_nothing() -> None:
