@@ -58,6 +58,7 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         with signals.interrupting():
             app, logs = make()
             plugins, installed = wanted_hijackers(values, app)
+            error_log.add_plugins((plugin.module for plugin in plugins), values["log_level"])
             hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
     except StopRequested:
         log.info("stopped before anything was served")

@@ -164,6 +164,7 @@ class Mux:
         try:
             if route.idle_timeout is not None:
                 connection.idle_timeout = route.idle_timeout
+            connection.route = route.name
             route.handler(connection)
         finally:
             slots.free()

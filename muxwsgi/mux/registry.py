@@ -52,6 +52,11 @@ class Registered:
             f"{other.target} from {other.package} {other.version}; uninstall one"
         )
 
+    @property
+    def module(self) -> str:
+        """Full name of the module that it is in."""
+        return self.target.partition(":")[0].strip()
+
     @cached_property
     def _loaded(self) -> Hijacker | LoadError:
         if self._clash is not None:

@@ -49,6 +49,17 @@ class ErrorLog(logging.Handler):
         for name in LOGGERS:
             logging.getLogger(name).__class__ = EnduringLogger
 
+    def add_plugins(self, modules: Iterable[str], level: str) -> None:
+        """Receive what plugins say too: `logging.getLogger(__name__)` in any module of a package that one of `modules` is in. A level
+        that the package has set for itself stays."""
+        for package in {module.partition(".")[0] for module in modules} - {"muxwsgi"}:
+            logger = logging.getLogger(package)
+            logger.__class__ = EnduringLogger
+            if self not in logger.handlers:
+                logger.addHandler(self)
+            if logger.level == logging.NOTSET:
+                logger.setLevel(level.upper())
+
     @property
     def stream(self) -> "ErrorStream | None":
         """What `wsgi.errors` writes to; None where that is standard error, whatever it is when something is written."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.rules.actions import Action
     from muxwsgi.proxy.rules.message import Request
     from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+    from muxwsgi.wire.context import ServerSide
 
 __all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]
 
@@ -26,6 +27,10 @@ Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
 Dial = Callable[[str, int], Connection]
 
 _sessions = itertools.count(1)
+
+
+def _no_side() -> None:
+    """Nobody looks into this tunnel."""
 
 
 class ClientTLS:
@@ -79,6 +84,7 @@ class Context:
     dial            a rule's own way to connect for this request or tunnel, None for the proxy's
     upstream        the proxy to go through: None for the proxy's own choice, `DIRECT` for none
     action          what was decided about the tunnel, None outside
+    server_side     makes what a hijacker in the tunnel serves TLS with (`Connection.start_tls()`); None where nobody looks inside
     layers          the layers of TLS that were taken off inside the tunnel, the outermost first
     flow            what the flow log will say, None without one
     """
@@ -97,6 +103,7 @@ class Context:
         "passed",
         "request",
         "response",
+        "server_side",
         "session",
         "tls",
         "tunnel",
@@ -117,6 +124,7 @@ class Context:
         self.error: "Fault | None" = None
         self.flow: "Flow | None" = None
         self.action: "Action | None" = None
+        self.server_side: Callable[[], ServerSide | None] = _no_side
         self.layers: tuple[Layer, ...] = ()
         if tunnel is None:
             self.tls: ClientTLS | None = None

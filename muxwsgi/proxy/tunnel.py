@@ -12,6 +12,7 @@ that it is none of these, and one that is silent is asked again unless the serve
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.rules.rule import ChunkFunction
     from muxwsgi.proxy.settings import ProxySettings
     from muxwsgi.wire.connection import Connection
+    from muxwsgi.wire.context import ServerSide
 
 __all__ = ["Tunnels"]
 
@@ -97,6 +99,7 @@ class Tunnels:
     def look(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
         """Serve what runs in the tunnel, with TLS taken off."""
         ctx.action = action
+        ctx.server_side = partial(self._server_side, ctx)
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
             return
         try:
@@ -220,6 +223,11 @@ class Tunnels:
 
         # 5. The same question at the decrypted bytes.
         self._look_after(inside)
+
+    def _server_side(self, ctx: Context) -> "ServerSide":
+        """TLS for a hijacker's STARTTLS, with a leaf for whom the client wanted. Raises `OperatorError` without a CA."""
+        assert ctx.destination is not None
+        return self._leaves(()).for_host(ctx.destination[0])
 
     def _decided_by_name(self, name: str, said: Action, goes_to: str, connection: "Connection", ctx: Context) -> bool:
         """Do what rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give

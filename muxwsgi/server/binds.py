@@ -57,9 +57,11 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     if tls != "required" and any(option.strip() == "redirect-http" for option in options):
         raise OperatorError(f"bind {text!r}: redirect-http is for a bind that requires TLS, and redirects plain HTTP to the same port")
     if tls == "off":
-        certificates, redirect_http = (), False
+        redirect_http = False  # the certificates are for handlers that do STARTTLS
     elif tls == "optional":
         redirect_http = False
+    if transparent is not None:
+        certificates = ()
     host, port, path, fd = _parse_address(text, address.strip())
     return BindSettings(
         host=host,

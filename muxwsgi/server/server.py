@@ -30,12 +30,14 @@ from muxwsgi.mux.tls_route import tls_route
 from muxwsgi.server.binds import Listening, parse_bind, serves_both_families
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener, Room, Serve
+from muxwsgi.wire.service import Service
 from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
@@ -89,6 +91,8 @@ class Server:
         #: What is asked on each bind, by its address as the operator wrote it. Nothing is on a transparent one.
         self.muxes: dict[str, Mux] = {}
         self._fronts: dict[str, Handler] = {}
+        #: What `start_tls()` of a handler serves with, by the bind's address.
+        self._starttls: dict[str, ServerContext] = {}
         self._proxy = app if isinstance(app, ProxyApplication) else None
         #: Behind the proxy's access list, where the application is one: they have none of their own.
         self._hijackers = [self._admitted(route) for route in _hijacker_routes(hijackers)]
@@ -105,9 +109,11 @@ class Server:
         self.peer_errors = 0
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
+        self._failures = SpawnedFailures(self._lines)
         self._listeners: list[Listener] = []
         self._stop_wanted = False
         self._stopped: Event | None = None
+        self._draining: Event | None = None
         self._cut_at = 0.0
         self._cut_wanted = False
         self._listening: list[Listening] = []
@@ -173,10 +179,11 @@ class Server:
     def _front_mux(self, bind: BindSettings, listening: Listening) -> Mux:
         """The first question on a bind, and through the TLS route the second."""
         open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
+        if bind.certificates:
+            context = self._starttls[listening.address] = ServerContext(self.settings.tls_of(bind), alpn=open_mux.alpn)
+            self._contexts.append((bind, context))
         if bind.tls == "off":
             return open_mux
-        context = ServerContext(self.settings.tls_of(bind), alpn=open_mux.alpn)
-        self._contexts.append((bind, context))
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
         # TLS is asked first: its six bytes are nobody else's.
         # Where TLS is required, OpenSSL answers whatever begins like TLS: with an alert, where it is broken.
@@ -219,10 +226,13 @@ class Server:
         """Serve from now on, in greenlets."""
         fork.serving(self)
         self._stopped = Event()
+        self._draining = Event()
+        self._failures.watch()
         room = Room(self.settings.max_connections or None)
         for listening in self._listening:
             server = None if listening.wildcard else listening.name
-            listener = Listener(listening.socket, self._serve(self._fronts[listening.address]), room, server)
+            service = Service(self._draining, self._starttls.get(listening.address))
+            listener = Listener(listening.socket, self._serve(self._fronts[listening.address]), room, server, service)
             self._listeners.append(listener)
             listener.start()
         self._sweeper.start()
@@ -248,6 +258,8 @@ class Server:
         (None: as in the settings)."""
         self._stop_wanted = True
         self._cut_at = monotonic() + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
+        if self._draining is not None:
+            self._draining.set()
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -266,6 +278,7 @@ class Server:
             while self._lines and monotonic() < give_up:
                 gevent.sleep(DRAIN_INTERVAL)
         self._sweeper.stop()
+        self._failures.unwatch()
         if self._proxy is not None:
             self._proxy.close()
         if self._stopped is not None:

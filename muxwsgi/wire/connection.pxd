@@ -10,10 +10,10 @@ cdef class Connection:
     cdef int _files
     cdef bint _close_wanted
     cdef public long long bytes_received, bytes_sent
-    cdef public object client, server, destination, identity, tls, trace, tunnel
+    cdef public object client, server, destination, identity, route, tls, trace, tunnel
     cdef public int depth
     cdef bint _number_given
-    cdef public object id
+    cdef public long long id
     cdef public Connection parent
     cdef public Lifeline lifeline
 

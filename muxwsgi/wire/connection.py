@@ -14,15 +14,16 @@ import os
 import socket as socket_module
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import IO, Any, cast
 
 import gevent.socket
+from gevent.event import Event
 from OpenSSL import SSL
 
 from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
-from muxwsgi.wire.extras import Extras
+from muxwsgi.wire.extras import ConnectionLog, Extras
 from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import KeptSocket, StreamSocket
 from muxwsgi.wire.pump import start_pump
@@ -58,6 +59,8 @@ FILE_BLOCK = 1 << 16
 _RESET = struct.pack("ii", 1, 0)
 _NO_LINGER = struct.pack("ii", 0, 0)
 
+_IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
+
 _ids = itertools.count(1)
 
 
@@ -76,6 +79,7 @@ class Connection:
         server: address that the peer connected to.
         destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
         identity: who authenticated, if somebody did.
+        route: name of the route that was chosen last; None before.
         tunnel: what a proxy knows of the tunnel that this stream runs in (a `muxwsgi.proxy.Context`); None outside of one.
         id: number of the accepted connection, the same for all layers on it.
         trace: one line for each decision that brought the connection where it is.
@@ -102,6 +106,7 @@ class Connection:
         "identity",
         "lifeline",
         "parent",
+        "route",
         "server",
         "tls",
         "trace",
@@ -132,6 +137,7 @@ class Connection:
             self.destination: tuple[str, int] | None = None
             self.identity: str | None = None
             self.tunnel: Any = None
+            self.route: str | None = None
             self.depth = 0
         else:
             self.id = parent.id
@@ -139,6 +145,7 @@ class Connection:
             self.destination = parent.destination
             self.identity = parent.identity
             self.tunnel = parent.tunnel
+            self.route = parent.route
             self.depth = parent.depth
         self.lifeline.top = self
 
@@ -336,8 +343,9 @@ class Connection:
         """
         self._close_wanted = True
         if self._files <= 0:
-            if self._own is not None and self._own.pump is not None:
-                self._own.end(False)
+            own = self._lowest()._own
+            if own is not None and own.pump is not None:
+                own.end(False)
             self._end("the connection is closed")
 
     def finish(self, cut: bool = False) -> None:
@@ -441,11 +449,15 @@ class Connection:
     # The next layer
 
     def start_tls(
-        self, context: ServerSide | ClientContext, *, server_hostname: str | None = None
+        self, context: ServerSide | ClientContext | None = None, *, server_hostname: str | None = None
     ) -> "Connection":
         """Do a TLS handshake, on the side that the context is for; the connection inside it.
 
-        This connection raises `OSError` (EBADF) on use from then on.
+        Without a context it is the server's side, with the certificates of the bind, or inside of a proxy's tunnel with a leaf for the host
+        that the client asked for. Raises `RuntimeError` where the bind has no certificate.
+
+        This connection raises `OSError` (EBADF) on use from then on, and so do its files. What was read ahead, by them too, is what TLS
+        begins with: plain text that came with the command never looks like something that came in TLS (CVE-2011-0411).
 
         `server_hostname` is the name or address that a client verifies and sends as SNI. Raises `HandshakeError`, and closes
         the connection then. The deadline is the caller's to set.
@@ -453,15 +465,31 @@ class Connection:
         transport = self._transport
         if isinstance(transport, Gone):
             raise OSError(errno.EBADF, transport.reason)
+        if context is None:
+            context = self._own_side()
+        elif not isinstance(context, ClientContext) and not hasattr(context, "connection"):
+            raise TypeError(
+                f"start_tls() takes muxwsgi's ServerContext or ClientContext, or nothing for the bind's certificates, not {context!r}: "
+                "the ssl module wraps the socket that as_socket() returns"
+            )
         ahead = bytes(self._ahead or b"")
+        own = self._lowest()._own
+        if own is not None:
+            own.write_files()
+            self._transport = Gone(self.lifeline, _IN_TLS)  # files that have nothing must not ask
+            ahead = own.take_files_ahead() + ahead
         below: TLSTransport
-        if isinstance(transport, SocketTransport) and not ahead:
-            transport.settle()
-            below = DescriptorTLS(transport, _tls_side(context, transport.socket(), server_hostname))
-        else:
-            below = LayeredTLS(transport, _tls_side(context, None, server_hostname), ahead)
+        try:
+            if isinstance(transport, SocketTransport) and not ahead:
+                transport.settle()
+                below = DescriptorTLS(transport, _tls_side(context, transport.socket(), server_hostname))
+            else:
+                below = LayeredTLS(transport, _tls_side(context, None, server_hostname), ahead)
+        except BaseException:
+            self._transport = transport
+            raise
         self._ahead = None
-        self._transport = Gone(self.lifeline, "this connection carries TLS now: use the one that start_tls() returned")
+        self._transport = Gone(self.lifeline, _IN_TLS)
         inner = Connection(below, client=self.client, server=self.server, parent=self)
         try:
             below.handshake()
@@ -473,6 +501,16 @@ class Connection:
             raise
         inner._timeout = self._timeout
         return inner
+
+    def _own_side(self) -> ServerSide:
+        side: ServerSide | None = None
+        if self.tunnel is not None:
+            side = self.tunnel.server_side()
+        if side is None and self.lifeline.service is not None:
+            side = self.lifeline.service.tls
+        if side is None:
+            raise RuntimeError("start_tls() needs a certificate, and this bind has none: --certfile, or -b ADDRESS,tls=off,certfile=FILE")
+        return side
 
     def detach(self) -> "tuple[gevent.socket.socket, bytes]":
         """The socket and the bytes of it that were read ahead; they are the caller's to close and to use first.
@@ -511,6 +549,43 @@ class Connection:
         own.pump, near = start_pump(self)
         return near
 
+    # What the author of a handler keeps with it
+
+    @property
+    def data(self) -> dict[Any, Any]:
+        """A dict of the handler's own, the same for all layers of the connection."""
+        own = self._extras()
+        if own.data is None:
+            own.data = {}
+        return own.data
+
+    @property
+    def log(self) -> ConnectionLog:
+        """The server's error log, for lines about this connection: each begins with its number and the hijacker's name."""
+        own = self._extras()
+        if own.log is None:
+            own.log = ConnectionLog(self._lowest())
+        return own.log
+
+    @property
+    def draining(self) -> Event:
+        """Set when the server begins to stop: `is_set()`, and `wait(seconds)` from greenlets and from real threads.
+
+        What still runs after the graceful timeout is cut. A handler that only reads says so with `resting`, and is woken.
+        """
+        service = self.lifeline.service
+        if service is not None:
+            return cast(Event, service.draining)
+        own = self._extras()
+        if own.draining is None:
+            own.draining = Event()
+        return own.draining
+
+    def on_drain(self, callback: Callable[[], object]) -> None:
+        """Call `callback` in a greenlet of its own when the server begins to stop (now, where it has begun), unless the connection is
+        over by then: for handlers that wait for something else, such as an event loop (`loop.call_soon_threadsafe`)."""
+        self._extras().on_drain(self.draining, callback, self.log)
+
     def _lowest(self) -> "Connection":
         lowest = self
         while lowest.parent is not None:
@@ -548,16 +623,9 @@ class Connection:
             if "b" not in mode:
                 raise ValueError("unbuffered streams must be binary")
             return cast(IO[Any], raw)
-        stream: io.BufferedIOBase
-        if reading and writing:
-            stream = io.BufferedRWPair(raw, raw, buffering)
-        elif reading:
-            stream = io.BufferedReader(raw, buffering)
-        else:
-            stream = io.BufferedWriter(raw, buffering)
-        if "b" in mode:
-            return cast(IO[Any], stream)
-        return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
+        file = _file(raw, mode, reading, writing, buffering, encoding, errors, newline)
+        self._extras().note_file(file)
+        return file
 
     def _decref_socketios(self) -> None:
         # `socket.SocketIO` calls this when it is closed.
@@ -694,6 +762,29 @@ def _prepare_reset(transport: Transport) -> None:
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET)
     if isinstance(transport, DescriptorTLS | LayeredTLS):
         transport.abandon()
+
+
+def _file(
+    raw: socket_module.SocketIO,
+    mode: str,
+    reading: bool,
+    writing: bool,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+) -> IO[Any]:
+    """`raw` with a buffer, for bytes or text."""
+    stream: io.BufferedIOBase
+    if reading and writing:
+        stream = io.BufferedRWPair(raw, raw, buffering)
+    elif reading:
+        stream = io.BufferedReader(raw, buffering)
+    else:
+        stream = io.BufferedWriter(raw, buffering)
+    if "b" in mode:
+        return cast(IO[Any], stream)
+    return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
 
 
 def _only_peek(flags: int) -> None:

@@ -18,7 +18,7 @@ cdef class Room:
 
 cdef class Listener:
     cdef object __weakref__
-    cdef object _socket, _serve, _server, _hub, _watcher, _pause_timer
+    cdef object _socket, _serve, _server, _service, _hub, _watcher, _pause_timer
     cdef tuple _kind
     cdef Room _room
     cdef bint _closed, _pausing, _exhausted

@@ -20,6 +20,7 @@ from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.frames import keep_frames
 from muxwsgi.wire.ready import READ
+from muxwsgi.wire.service import Service
 from muxwsgi.wire.syscalls import accept_one, kind_of
 
 __all__ = ["Listener", "Room", "Serve"]
@@ -98,8 +99,17 @@ class Room:
 class Listener:
     """Calls `serve(connection)` in a greenlet for each connection that it accepts on `listening`, which it closes at the end."""
 
-    def __init__(self, listening: socket.socket, serve: Serve, room: Room | None = None, server: Address | None = None) -> None:
-        """`listening` does not block. `server` is the address that clients have reached, None where only the accepted socket knows."""
+    def __init__(
+        self,
+        listening: socket.socket,
+        serve: Serve,
+        room: Room | None = None,
+        server: Address | None = None,
+        service: Service | None = None,
+    ) -> None:
+        """`listening` does not block. `server` is the address that clients have reached, None where only the accepted socket knows.
+        `service` is what connections find as their lifeline's."""
+        self._service = service
         self._socket = listening
         self._serve = serve
         self._room = room or Room(None)
@@ -186,6 +196,7 @@ class Listener:
             connection = Connection.accepted(fd, self._kind, client, self._server, self._hub)
         except OSError:  # it is gone already, and has no address any more
             return
+        connection.lifeline.service = self._service
         # From the hub, where this is: the connection is served until it first waits, without the loop between.
         try:
             ConnectionGreenlet(self._run, self._hub).switch(connection)

@@ -43,7 +43,7 @@ cdef class Lifeline:
     cdef readonly Ready reader
     cdef Ready _writer
     cdef public double deadline, min_rate, rate_grace
-    cdef public object idle_timeout, queue, top
+    cdef public object idle_timeout, queue, service, top
     cdef public WritePace write_pace
     cdef public bint reset_at_close, resting
     cdef public long long under_way

@@ -305,6 +305,7 @@ class Lifeline:
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
     reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
+    service         what the server gives to all connections of a bind (`Service`); None where none serves it
     top             the outermost connection: the one in use
     under_way       bytes that moved and are not in the counts of `top` when they do: of writes that had to wait, and read ahead
     """
@@ -323,6 +324,7 @@ class Lifeline:
         "reader",
         "reset_at_close",
         "resting",
+        "service",
         "top",
         "write_pace",
     )
@@ -340,6 +342,7 @@ class Lifeline:
         self.rate_grace = 0.0
         self.resting = False
         self.reset_at_close = False
+        self.service: Any = None
         self.top: Stream | None = None
         self.under_way = 0
         self._moved = -1

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from muxwsgi import Connection, Draining, Expired, Match, Mux, hijack
 from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import hijacker_of
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.service import Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-hijackers.md"
 
@@ -139,7 +142,8 @@ def test_starttls_asks_again_inside(
     make_client_context: Callable[..., ClientContext],
 ) -> None:
     server, client = connection_pair()
-    mux = Mux([page["secured"](make_server_context())])
+    server.lifeline.service = Service(Event(), make_server_context())
+    mux = Mux([page["secured"]])
     serving = gevent.spawn(mux, server)
     client.sendall(b"STARTTLS\n")
     assert client.recv() == b"go ahead\n"
@@ -150,6 +154,18 @@ def test_starttls_asks_again_inside(
     serving.get(timeout=5)
     server.finish()
     assert server.trace[-1] == "mux 'inside': route 'shout' said YES to 8 bytes"
+
+
+def test_a_hijacker_of_a_package_has_the_certificate_of_the_bind(page: dict[str, Any]) -> None:
+    from muxwsgi.testing import serve
+
+    with serve(page["starttls"]) as served, served["plain"].connect() as client:
+        client.sendall(b"STARTTLS\n")
+        assert client.recv(9) == b"go ahead\n"
+        context = ssl.create_default_context(cafile=served.ca_file)
+        with context.wrap_socket(client, server_hostname="localhost") as inside:
+            inside.sendall(b"there")
+            assert inside.recv(100) == b"hello there"
 
 
 def test_a_hijacker_is_a_function_still() -> None:

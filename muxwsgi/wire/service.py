@@ -1,0 +1,22 @@
+"""`Service`: what the server gives to all connections of one bind."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gevent.event import Event
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.context import ServerSide
+
+__all__ = ["Service"]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """
+    draining    set when the server begins to stop
+    tls         what the bind serves TLS with, None where it has no certificate
+    """
+
+    draining: Event
+    tls: "ServerSide | None" = None
