@@ -131,6 +131,6 @@ def start_pump(connection: "Connection") -> tuple[Pump, StreamSocket]:
     far.setblocking(False)
     kind = kind_of(far)
     pump = Pump(connection, SocketTransport(far.detach(), kind))
-    socket = StreamSocket.over(near, connection, pump)
-    leave_to_parent(socket)
-    return pump, socket
+    # A child of the application may have the near end: `subprocess` gives it to one, and it would be closed before the exec. That a copy
+    # is left somewhere hides no end from the pump: `finish` does not wait for one.
+    return pump, StreamSocket.over(near, connection, pump)

@@ -81,7 +81,9 @@ def test_a_process_and_an_event_loop_echo(served: Served, tls: bool, name: str) 
             sock.sendall(message)
             received = b""
             while len(received) < len(message):
-                received += sock.recv(65536)
+                part = sock.recv(65536)
+                assert part, served.next_line()
+                received += part
             assert received == message
         if isinstance(sock, ssl.SSLSocket):
             sock.unwrap().close()
