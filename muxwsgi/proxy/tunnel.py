@@ -25,7 +25,7 @@ from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.mux import MAX_DEPTH, Mux, Reason
+from muxwsgi.mux.mux import MAX_DEPTH, Mux
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
@@ -35,11 +35,12 @@ from muxwsgi.proxy.context import ClientTLS, Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.recorder import Recorder, address_text
-from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Chunk, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams import lookalikes
 from muxwsgi.proxy.streams.first_speaker import Speaker, first_to_speak, has_spoken_within, patience, says_something
 from muxwsgi.proxy.streams.inspected import relay_inspected
+from muxwsgi.proxy.streams.watches import NoRequest, SlowStart
 from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
 
 if TYPE_CHECKING:
@@ -307,9 +308,9 @@ class Tunnels:
             if lookalikes.FirstLine().is_request(begun):
                 self._engine(connection)  # which says what is wrong with it
                 return
-            watches.append(_NoRequest())
+            watches.append(NoRequest())
         if self.mux.decide(begun) is None:
-            watches.append(_SlowStart(self.mux))
+            watches.append(SlowStart(self.mux))
         self.relay(connection, watches)
 
     def _relay_silent(self, connection: "Connection") -> None:
@@ -333,7 +334,7 @@ class Tunnels:
             upstream.finish()
             self._end_idle(connection, ctx, flow)
         else:
-            self.relay_to(connection, upstream, ctx, flow, (_NoRequest(),) if self._requests_are_judged else ())
+            self.relay_to(connection, upstream, ctx, flow, (NoRequest(),) if self._requests_are_judged else ())
 
     def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
         """As `relay_to`, for a tunnel to an address of which no rule had an opinion. They may have one of the server name in it, which can
@@ -415,40 +416,6 @@ class Tunnels:
         finally:
             upstream.finish()
             self._recorder.end(flow, ctx, reason)
-
-
-class _SlowStart:
-    """A chunk hook that goes on asking what a stream is, whose first bytes could not tell in time. Raises `Refused` as soon as it is
-    something that would have been looked into: else waiting for a moment in the middle of "GET" would take anything past the rules."""
-
-    __slots__ = ("_begun", "_mux")
-
-    def __init__(self, mux: Mux) -> None:
-        self._mux = mux
-        self._begun: bytes | None = b""  # None once it is decided
-
-    def __call__(self, chunk: Chunk, ctx: Context) -> None:
-        if self._begun is None or not chunk.from_client:
-            return
-        self._begun += chunk.data
-        decision = self._mux.decide(self._begun)
-        if decision is not None:
-            self._begun = None
-            if decision.reason is not Reason.UNMATCHED:
-                raise Refused(f"it began too slowly to be looked into: {decision.text}")
-
-
-class _NoRequest:
-    """A chunk hook that raises `Refused` where the client's first line could be a request to some server."""
-
-    __slots__ = ("_line",)
-
-    def __init__(self) -> None:
-        self._line = lookalikes.FirstLine()
-
-    def __call__(self, chunk: Chunk, ctx: Context) -> None:
-        if chunk.from_client and self._line.is_request(chunk.data):
-            raise Refused("it begins with what some servers take for a request, and nothing that can be looked into")
 
 
 def _is_agreed(connection: "Connection", mux: Mux) -> bool:
