@@ -140,11 +140,17 @@ def _outcome(found: Explanation) -> Iterator[str]:
     elif found.shown:
         waiting = next(a.route.name for a in found.answers if a.whole is Match.MORE)
         yield f"=> open: {waiting!r} says MORE, which holds back the routes after it"
-        yield f"   if no more comes within {found.mux.sniff_timeout:g} s: {_goes(found.otherwise)}"
+        yield f"   if no more comes within {_seconds(found):g} s: {_goes(found.otherwise)}"
     else:
-        yield f"=> if no byte comes within {found.mux.sniff_timeout:g} s: {_goes(found.otherwise)}"
+        yield f"=> if no byte comes within {_seconds(found):g} s: {_goes(found.otherwise)}"
     if not found.same:
         yield "   ! byte by byte it goes elsewhere: some matcher breaks its promise"
+
+
+def _seconds(found: Explanation) -> float:
+    """How long the mux waits: longer where nobody else would get the connection."""
+    alone = found.otherwise.route is None or found.otherwise.reason is Reason.LATE
+    return found.mux.patience if alone else found.mux.sniff_timeout
 
 
 def _inside(found: Explanation, inner: Mux) -> Iterator[str]:
@@ -172,6 +178,8 @@ def _goes(decision: Decision) -> str:
         return f"the fallback {decision.route.name!r} gets it"
     if decision.reason is Reason.SILENT:
         return f"the silence route {decision.route.name!r} gets it"
+    if decision.reason is Reason.LATE:
+        return f"route {decision.route.name!r} gets it, to say that it is incomplete"
     return f"route {decision.route.name!r} gets it"
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from muxwsgi.mux.matchers import Matcher
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
+__all__ = ["MAX_DEPTH", "Decision", "Mux", "OnRefusal", "Reason"]
 
 _YES, _MORE = Match.YES, Match.MORE
 
@@ -61,6 +61,10 @@ class Decision(NamedTuple):
     text: str
 
 
+#: Called when a route is at its limit.
+OnRefusal = Callable[["Connection", Route], None]
+
+
 class Mux:
     """An ordered set of routes, itself a handler.
 
@@ -82,7 +86,7 @@ class Mux:
         patience: float | None = None,
         peek_limit: int = 16384,
         on_decision: "Callable[[Connection, Decision], None] | None" = None,
-        on_refusal: "Callable[[Connection, Route], None] | None" = None,
+        on_refusal: OnRefusal | None = None,
         on_unserved: "Callable[[Connection, Decision], None] | None" = None,
     ) -> None:
         """`sniff_timeout` are the seconds from the question to the decision where a fallback, a silence route, or

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1 import HTTP1, WSGIApplication
-from muxwsgi.mux.mux import Mux
+from muxwsgi.http.h1 import HTTP1, OnReject, WSGIApplication
+from muxwsgi.mux.mux import Mux, OnRefusal
 from muxwsgi.mux.route import Route
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.certificates.authority import Authority
@@ -220,11 +220,14 @@ class Proxy(Rules):
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         on_exchange: OnExchange | None,
+        on_reject: OnReject | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
-        """What the server says that the proxy runs in: its HTTP settings, its hijackers, where it listens, its access log."""
-        self.engine = HTTP1(self, replace(http, server_header=""), on_exchange=on_exchange)
+        """What the server says that the proxy runs in: its HTTP settings, its hijackers, where it listens, its access log, and who is
+        told of what is refused."""
+        self.engine = HTTP1(self, replace(http, server_header=""), on_exchange=on_exchange, on_reject=on_reject)
         self._addresses = addresses
-        self._tunnels = self._make_tunnels(hijackers)
+        self._tunnels = self._make_tunnels(hijackers, on_refusal)
 
     def close(self) -> None:
         """Close what is kept open for later. For the end of the server."""
@@ -242,11 +245,11 @@ class Proxy(Rules):
             return True
         return any(isinstance(getattr(rule.function, "action", None), Mitm) for rule in self._connect)
 
-    def _make_tunnels(self, hijackers: Iterable[Route]) -> Tunnels:
+    def _make_tunnels(self, hijackers: Iterable[Route], on_refusal: OnRefusal | None = None) -> Tunnels:
         own = {route.name for route in self._hijackers}
         served = [*self._hijackers, *(route for route in hijackers if route.name not in own)]
         return Tunnels(
-            self.settings, self, self._upstreams, self._recorder, self.engine, self._leaf_context, self.passthrough, served
+            self.settings, self, self._upstreams, self._recorder, self.engine, self._leaf_context, self.passthrough, served, on_refusal
         )
 
     def _start(self) -> None:

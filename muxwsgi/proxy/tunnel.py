@@ -25,7 +25,7 @@ from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.mux import MAX_DEPTH, Mux
+from muxwsgi.mux.mux import MAX_DEPTH, Mux, OnRefusal
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
@@ -67,6 +67,7 @@ class Tunnels:
         leaves: Callable[[tuple[str, ...]], LeafContext],
         passthrough: PassThrough,
         hijackers: Iterable[Route],
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         """`leaves` gives the context to serve TLS with that offers the protocol ids it is given. It may raise `OperatorError`, which ends
         the connection."""
@@ -92,6 +93,7 @@ class Tunnels:
                 http_last(engine, fallback=True),
             ],
             name="tunnel",
+            on_refusal=on_refusal,
             fallback=relayed,
             silence=silent,
             sniff_timeout=settings.sniff_timeout,

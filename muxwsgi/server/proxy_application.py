@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1 import HTTP1, OnReject
+from muxwsgi.mux.mux import OnRefusal
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
 from muxwsgi.wire.connection import Address, Connection
@@ -36,8 +37,11 @@ class ProxyApplication(Protocol):
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         on_exchange: OnExchange | None,
+        on_reject: OnReject | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
-        """Told once, before it serves: the HTTP settings, the hijackers, where we listen, the access log."""
+        """Told once, before it serves: the HTTP settings, the hijackers, where we listen, the access log, and who is told of requests
+        that are refused and of routes at their limit."""
 
     def close(self) -> None:
         """The server has stopped."""

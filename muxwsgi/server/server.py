@@ -119,7 +119,10 @@ class Server:
         self._listening: list[Listening] = []
         try:
             if self._proxy is not None:
-                self._proxy.serve_in(self.settings.http, self._hijackers, self._tcp_addresses, on_exchange)
+                away = self.turned_away
+                self._proxy.serve_in(
+                    self.settings.http, self._hijackers, self._tcp_addresses, on_exchange, on_reject=away.refused, on_refusal=away.limited
+                )
                 self._engines.append(self._proxy.engine)
             for bind in wanted:
                 others = [other for other in wanted if other is not bind]

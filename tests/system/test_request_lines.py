@@ -23,6 +23,7 @@ from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, Server
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext
 from tests.http.conftest import statuses
+from tests.mux.first_bytes import client_hello
 from tests.proxy.accounts import until
 from tests.proxy.conftest import Lab, authority  # noqa: F401
 
@@ -300,3 +301,62 @@ def test_a_client_that_ends_in_the_middle_of_a_request_line_is_told() -> None:
             client.sendall(begin)
             client.shutdown(socket.SHUT_WR)
             assert statuses(ask(client)) == [400]
+
+
+def test_a_client_that_pauses_in_its_client_hello_is_served(make_certificate: Callable[[], CertificateFiles]) -> None:
+    files = make_certificate()
+    wanted = ServerSettings(mux=MuxSettings(sniff_timeout=0.2))
+    server = muxwsgi.Server(says_the_method, [f"127.0.0.1:0,certfile={files.certfile},tls=optional"], settings=wanted)
+    server.start()
+    try:
+        host, _, port = server.addresses[0].rpartition(":")
+        client = gevent.socket.create_connection((host, int(port)), timeout=20)
+        hello_ = client_hello(None, ())
+        client.sendall(hello_[:4])
+        gevent.sleep(2.5)
+        client.sendall(hello_[4:])
+        assert client.recv(1) == b"\x16"
+        client.close()
+    finally:
+        server.stop(0)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["forward", "tunnel"])
+def test_any_method_goes_through_the_proxy(inside: bool, authority: Any, make_certificate: Any) -> None:  # noqa: F811
+    with ExitStack() as stack:
+        lab = Lab(stack, authority, make_certificate())
+        origin = muxwsgi.Server(says_the_method, ["127.0.0.1:0"])
+        origin.start()
+        stack.callback(origin.stop, 0)
+        proxy = lab.proxy()
+        proxy.on_connect().mitm()
+        proxy.on_request().do(lambda request, ctx: None)
+        port = lab.serve_proxy(proxy)
+        for method in (b"LIST", b"BAN", b"RPC_IN_DATA", b"M-SEARCH", b"get", b"A" * 40):
+            client = lab.tunnel(port, origin.addresses[0]) if inside else lab.connect(port)
+            target = b"/x" if inside else b"http://%b/x" % origin.addresses[0].encode()
+            sent = method + b" " + target + b" HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % origin.addresses[0].encode()
+            answer = ask(client, sent)
+            assert statuses(answer) == [200]
+            assert method + b" HTTP/1.1" in answer
+
+
+def test_what_is_refused_in_a_tunnel_is_counted_too(authority: Any, make_certificate: Any) -> None:  # noqa: F811
+    def busy(connection: Connection) -> None:
+        connection.sendall(connection.recv())
+        connection.recv()
+
+    with ExitStack() as stack:
+        lab = Lab(stack, authority, make_certificate())
+        proxy = lab.proxy()
+        proxy.on_connect().mitm()
+        server = muxwsgi.Server(proxy, ["127.0.0.1:0"], hijackers=[muxwsgi.hijack(match=prefix(b"\x10"), name="busy", limit=1)(busy)])
+        server.start()
+        stack.callback(server.stop, 0)
+        port = int(server.addresses[0].rpartition(":")[2])
+        first, second, third = (lab.tunnel(port, "127.0.0.1:1") for _ in range(3))
+        first.sendall(b"\x10")
+        assert first.recv(1) == b"\x10"
+        assert ask(second, b"\x10") == b""
+        assert statuses(ask(third, b"GET urn:x HTTP/1.1\r\n" + FIELDS)) == [400]
+        assert server.turned_away.counts == {"limit": 1, "refused": 1}
