@@ -51,7 +51,7 @@ cdef class ChunkedBody(Body):
 
     @cython.locals(before="long long", used=Py_ssize_t)
     cdef _step(self, bytes data)
-    @cython.locals(at=Py_ssize_t, held=Py_ssize_t, end=Py_ssize_t, stop="long long")
+    @cython.locals(at=Py_ssize_t, held=Py_ssize_t, end=Py_ssize_t, stop="long long", left="long long", pieces=list)
     cdef Py_ssize_t _take(self, bytes data) except? -1
     @cython.locals(end=Py_ssize_t)
     cdef Py_ssize_t _take_trailers(self, bytes data, Py_ssize_t at, Py_ssize_t searched) except -1

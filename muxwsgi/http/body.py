@@ -307,17 +307,22 @@ class ChunkedBody(Body):
             data = self._held + data
             self._held = b""
         end = len(data)
+        pieces = self._pieces
+        left = self._left
+        later = chunk_line.LATER.match
         while at < end and not self.done:
-            if self._left:
-                stop = min(at + self._left, end)
-                self._pieces.append(data if stop - at == end else data[at:stop])
-                self._left -= stop - at
+            if left:
+                stop = at + left
+                if stop > end:
+                    stop = end
+                pieces.append(data if stop - at == end else data[at:stop])
+                left -= stop - at
                 at = stop
                 continue
             if self._state == _TRAILERS:
                 at = self._take_trailers(data, at, held)
                 continue
-            line = (chunk_line.LATER if self._state == _LATER_LINE else chunk_line.FIRST).match(data, at)
+            line = later(data, at) if self._state == _LATER_LINE else chunk_line.FIRST.match(data, at)
             stop = end if line is None else line.end()
             if stop - at > chunk_line.AT_MOST or (line is None and not chunk_line.PART.fullmatch(data, at)):
                 raise BrokenBody(400, "malformed chunk: its size line, or the end of the one before, is not in order")
@@ -325,10 +330,11 @@ class ChunkedBody(Body):
                 self._held = data[at:]
                 at = end
                 break
-            self._left = int(line[1], 16)
-            self._state = _LATER_LINE if self._left else _TRAILERS
+            left = int(line[1], 16)
+            self._state = _LATER_LINE if left else _TRAILERS
             self._chunks += 1
-            at = line.end()
+            at = stop
+        self._left = left
         return at - held
 
     def _take_trailers(self, data: bytes, at: int, searched: int) -> int:
