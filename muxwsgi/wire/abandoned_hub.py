@@ -30,6 +30,8 @@ def abandon(hub: Hub) -> Hub:
     hub.loop.destroy()  # before there is another one: libev has one loop that takes signals and waits for children
     set_hub(None)
     own = get_hub()
+    if own.loop.default:
+        own.loop.install_sigchld()  # as in the parent, before there is a child that could end unseen
     hub.loop = own.loop
     hub._resolver = hub._threadpool = None  # their threads are the parent's
     hub.__class__ = AbandonedHub

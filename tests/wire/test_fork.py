@@ -89,6 +89,20 @@ def test_a_program_whose_main_greenlet_forks_ends_as_it_would_without_a_server()
     assert output_of(program) == 5
 
 
+def test_a_first_child_that_ends_at_once_is_waited_for() -> None:
+    program = CHILD_OF + (
+        "import gevent, gevent.os, time\n"
+        "server.start()\n"
+        "os.register_at_fork(after_in_parent=lambda: time.sleep(0.3))\n"
+        "pid = gevent.os.fork_and_watch()\n"
+        "if pid == 0:\n"
+        "    os._exit(6)\n"
+        "with gevent.Timeout(20):\n"
+        "    print(json.dumps(os.waitstatus_to_exitcode(gevent.os.waitpid(pid, 0)[1])))"
+    )
+    assert output_of(program) == 6
+
+
 def test_a_server_that_has_stopped_leaves_forks_alone() -> None:
     program = CHILD_OF + (
         "server.start()\n"
