@@ -366,9 +366,9 @@ def test_a_slow_reader_above_the_minimum_rate_gets_everything(pair: Pair, swept:
 def test_idleness_counts_bytes_of_both_directions(pair: Pair, swept: Callable[..., None]) -> None:
     server, client = pair
     swept(server)
-    server.idle_timeout = 0.2
+    server.idle_timeout = 1.0
     reader = gevent.spawn(server.recv, 1)
-    for _ in range(10):  # half a second in which only the other direction is busy
+    for _ in range(30):  # a second and a half in which only the other direction is busy
         server.sendall(b"x")
         client.recv(10)
         gevent.sleep(0.05)
