@@ -322,7 +322,10 @@ class ChunkedBody(Body):
             if self._state == _TRAILERS:
                 at = self._take_trailers(data, at, held)
                 continue
-            line = later(data, at) if self._state == _LATER_LINE else chunk_line.FIRST.match(data, at)
+            if at < held and data.find(b"\n", held) < 0:  # what is held was tried before, and its end has not come
+                line = None
+            else:
+                line = later(data, at) if self._state == _LATER_LINE else chunk_line.FIRST.match(data, at)
             stop = end if line is None else line.end()
             if stop - at > chunk_line.AT_MOST or (line is None and not chunk_line.PART.fullmatch(data, at)):
                 raise BrokenBody(400, "malformed chunk: its size line, or the end of the one before, is not in order")

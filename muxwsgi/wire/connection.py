@@ -352,8 +352,8 @@ class Connection:
         """Close whatever layer is outermost, whoever still holds files or references. What the greenlet that owns the
         connection calls at the end. Does nothing where it is closed or detached already.
 
-        What was written to the socket of `as_socket()` is sent first, for as long as the peer takes it. `cut`: what needs a wait is lost,
-        and the end is a reset then.
+        What was written to the socket of `as_socket()` is sent first, for as long as the peer takes it. `cut`: the handler was stopped in
+        the middle of something, so the end is a reset, see `cut()`, and what needs a longer wait than that is lost.
         """
         own = self._lowest()._own
         try:
@@ -362,7 +362,11 @@ class Connection:
         finally:
             top = self.lifeline.top
             if isinstance(top, Connection):
-                top._end("the connection is closed")
+                try:
+                    if cut:
+                        top.cut()
+                finally:
+                    top._end("the connection is closed")
 
     def abort(self) -> None:
         """Close so that the peer notices that something is missing: by a reset, and under TLS without close_notify."""

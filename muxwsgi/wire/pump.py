@@ -42,11 +42,12 @@ class Pump:
     torn        bytes that the application sent do not all reach the peer: the connection ends in a reset
     """
 
-    __slots__ = ("__weakref__", "_connection", "_far", "_inward", "_outward", "failure", "torn")
+    __slots__ = ("__weakref__", "_connection", "_cut", "_far", "_inward", "_outward", "failure", "torn")
 
     def __init__(self, connection: "Connection", far: SocketTransport) -> None:
         self._connection = connection
         self._far = far
+        self._cut = False  # the end of what the application wrote is not the end of what it had to say
         self.torn = False
         self.failure: OSError | None = None
         leave_to_parent(self)  # a copy in a child would hide from the other end that this one was closed
@@ -81,7 +82,8 @@ class Pump:
                 data = b""
             try:
                 if not data:
-                    connection.shutdown(socket_module.SHUT_WR)
+                    if not self._cut:
+                        connection.shutdown(socket_module.SHUT_WR)
                     return
                 connection.sendall(data)
             except OSError as error:
@@ -94,10 +96,11 @@ class Pump:
     def finish(self, cut: bool = False) -> None:
         """Send what the application wrote, for as long as the peer takes it, and end both greenlets.
 
-        What it writes from now on fails with EPIPE, whoever has the socket by now. `cut`: the server waits no longer. The connection is
-        aborted where bytes are left over, and open otherwise.
+        What it writes from now on fails with EPIPE, whoever has the socket by now. `cut`: the server waits no longer, and the peer is not
+        told that this was the end. The connection is aborted where bytes are left over, and open otherwise.
         """
         complete = False
+        self._cut = cut
         try:
             with contextlib.suppress(OSError):
                 self._far.shutdown(socket_module.SHUT_RD, None)

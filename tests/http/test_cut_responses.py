@@ -12,7 +12,9 @@ import gevent.socket
 import gevent.ssl
 import pytest
 
+from muxwsgi import hijack
 from muxwsgi.http.h1 import HTTP1
+from muxwsgi.mux.matchers import prefix
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, ServerSettings
 from muxwsgi.testing import connection_pair
@@ -65,11 +67,12 @@ def start(request: pytest.FixtureRequest, make_certificate: Callable[[], Certifi
     servers: list[Server] = []
     clients: list[Any] = []
 
-    def run(app: Any, ask: bytes = GET10, **http: Any) -> tuple[Server, Any]:
+    def run(app: Any, ask: bytes = GET10, hijackers: Any = (), **http: Any) -> tuple[Server, Any]:
         more: dict[str, Any] = {}
         if request.param == "tls":
             more = {"tls": "required", "certificates": (make_certificate(),)}
-        server = Server(app, settings=ServerSettings(binds=(BindSettings(host="127.0.0.1", **more),), http=HTTPSettings(**http)))
+        binds = (BindSettings(host="127.0.0.1", **more),)
+        server = Server(app, hijackers=hijackers, settings=ServerSettings(binds=binds, http=HTTPSettings(**http)))
         server.start()
         servers.append(server)
         host, port = server.addresses[0].split(":")
@@ -130,6 +133,31 @@ def test_what_a_drain_cuts_ends_in_a_reset(start: Callable[..., Any], then: Call
     until(lambda: app.at_half)
     server.stop(graceful_timeout=0)
     assert is_cut(client)
+
+
+@pytest.mark.parametrize("way", ["plain", "as a socket"])
+def test_a_hijacker_that_a_drain_cuts_ends_in_a_reset_behind_what_it_has_sent(start: Callable[..., Any], way: str) -> None:
+    half = b"half" * 50_000
+    at_half = False
+
+    @hijack(match=prefix(b"HALF"), as_socket=way == "as a socket")
+    def halves(stream: Any) -> None:
+        nonlocal at_half
+        stream.recv(4)
+        stream.sendall(half)
+        at_half = True
+        gevent.sleep(60)
+
+    server, client = start(Half(bytes), b"HALF", hijackers=[halves])
+    until(lambda: at_half)
+    stopping = gevent.spawn(server.stop, 0)
+    gevent.sleep(0.1)  # the server has given up by then, and the client reads what it was sent before
+    received = b""
+    with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
+        while data := client.recv(1 << 16):
+            received += data
+    assert received == half
+    stopping.get()
 
 
 def test_a_client_that_reads_too_slowly_gets_a_reset(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import gevent.socket
 import gevent.ssl
 import pytest
 
+from muxwsgi.http import chunk_line
 from muxwsgi.http.h1 import PIPELINED_PER_TURN
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
@@ -155,6 +156,32 @@ def test_a_response_whose_write_was_interrupted_is_the_last_one(start: Callable[
             while data := client.recv(1 << 20):
                 received += data
     assert received.count(b"HTTP/1.1 200") == 1, "the second response must not be taken for the rest of the first one's body"
+
+
+def test_a_chunk_line_that_comes_byte_by_byte_is_read_anew_only_where_it_may_end(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting:
+        tries = 0
+
+        def __init__(self, pattern: Any) -> None:
+            self.pattern = pattern
+
+        def match(self, data: bytes, at: int) -> Any:
+            Counting.tries += 1
+            return self.pattern.match(data, at)
+
+    monkeypatch.setattr(chunk_line, "FIRST", Counting(chunk_line.FIRST))
+    monkeypatch.setattr(chunk_line, "LATER", Counting(chunk_line.LATER))
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [body]
+
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    chunks = b"5" + b';a="b"' * 300 + b"\r\nhello\r\n1" + b" ; c" * 300 + b"\r\n!\r\n0\r\n\r\n"
+    answer = talk(app, head, *(chunks[at : at + 1] for at in range(len(chunks))))
+    assert statuses(answer) == [200] and b"hello!" in answer
+    assert Counting.tries < 20
 
 
 def test_a_crowd_of_small_chunks_leaves_others_their_turn(talk: Talk, turns: Callable[[], int]) -> None:

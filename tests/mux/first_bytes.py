@@ -8,6 +8,7 @@ from OpenSSL import SSL
 
 from muxwsgi import Match, Mux, Route
 from muxwsgi.mux import matchers
+from muxwsgi.mux.http_route import word
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Decision
 
@@ -114,6 +115,7 @@ first_bytes = st.one_of(
 SHIPPED: list[Matcher] = [
     matchers.http1,
     matchers.http1_line,
+    word,
     matchers.http2_preface,
     matchers.tls,
     matchers.never,

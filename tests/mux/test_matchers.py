@@ -1,9 +1,14 @@
 """The matchers: examples as a table, the laws as properties."""
 
+import re
+import time
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 
 from muxwsgi import Match
+from muxwsgi.mux.http_route import http_last
 from muxwsgi.mux.matchers import (
     LEADING_CRLFS,
     Matcher,
@@ -21,7 +26,7 @@ from muxwsgi.mux.matchers import (
     tls,
 )
 
-from .first_bytes import any_matcher, client_hello, first_bytes, in_records, verdicts
+from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, verdicts
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -255,3 +260,20 @@ def test_what_would_match_everything_is_refused() -> None:
         prefix(b"a", b"")
     with pytest.raises(ValueError, match="limit"):
         regex(b"a", 0)
+
+
+def least(ask: Callable[[bytes], object], data: bytes) -> float:
+    """Seconds, the least of many."""
+    spent = []
+    for _ in range(30):
+        began = time.perf_counter()
+        ask(data)
+        spent.append(time.perf_counter() - began)
+    return min(spent)
+
+
+@pytest.mark.parametrize("data", [b"a" * 16000, b" " * 16000, b"\r\n" * 4000 + b"a" * 8000, b"GET " + b"/" * 8000])
+@pytest.mark.parametrize("fallback", [False, True])
+def test_http_is_asked_at_the_speed_of_c_since_each_byte_that_comes_alone_asks_anew(data: bytes, fallback: bool) -> None:
+    look = re.compile(rb"[ \r\n!-~]*").fullmatch
+    assert least(http_last(ignore, fallback=fallback).match, data) < 25 * least(look, data)
