@@ -38,6 +38,7 @@ __all__ = ["Address", "Connection"]
 Address = tuple[Any, ...] | str
 
 _AF_INET6 = int(socket_module.AF_INET6)
+_INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
 
 
 def _in_ipv4(address: Address) -> Address:
@@ -58,6 +59,12 @@ FILE_BLOCK = 1 << 16
 #: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
 _RESET = struct.pack("ii", 1, 0)
 _NO_LINGER = struct.pack("ii", 0, 0)
+
+#: What the kernel has still to send after a close is given up once the peer has taken nothing for so many milliseconds. Otherwise a peer
+#: that answers probes and reads nothing keeps up to 4 MB for ever, which belong to no process any more. It is about what a `WritePace`
+#: allows before. Where less than `MANY_BYTES` were sent it is not set, so that a short exchange costs no system call for it.
+UNREAD_AT_MOST = 180_000
+MANY_BYTES = 1 << 16
 
 _IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
 
@@ -436,6 +443,8 @@ class Connection:
             self.lifeline.top = None  # breaks the circle, so that no collection is needed
             if self.lifeline.reset_at_close:
                 _prepare_reset(transport)
+            elif self.bytes_sent > MANY_BYTES and reason is not REASON:  # in a forked child the options are the parent's too
+                _limit_unread(transport)
             transport.close()
 
     def __del__(self) -> None:
@@ -766,6 +775,13 @@ def _prepare_reset(transport: Transport) -> None:
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET)
     if isinstance(transport, DescriptorTLS | LayeredTLS):
         transport.abandon()
+
+
+def _limit_unread(transport: Transport) -> None:
+    """See `UNREAD_AT_MOST`."""
+    sock = transport.socket()
+    if sock is not None and sock.family in _INTERNET and sock.fileno() >= 0 and unacknowledged(sock.fileno()):
+        sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT, UNREAD_AT_MOST)
 
 
 def _file(

@@ -1,13 +1,17 @@
 """A minimum rate counts what the peer takes, and not what the kernel accepts. Real sockets, and a clock that the test moves: a reader of
 1000 bytes a second takes as many, and then a second is over."""
 
+import socket
+from pathlib import Path
+
 import gevent
 import pytest
 
 from muxwsgi.errors import Expired
-from muxwsgi.wire import transport
+from muxwsgi.wire import connection, transport
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.ready import sweep
+from tests.waiting import until
 from tests.wire.conftest import Pair, PairMaker
 
 SOCKETS = ["tcp", "unix", "tls", "tls-in-tls"]
@@ -127,3 +131,39 @@ def test_what_a_blocked_write_moves_is_not_idleness(pair: Pair, monkeypatch: pyt
             clock.second()
         with pytest.raises(Expired):
             writing.get()
+
+
+@pytest.mark.parametrize("way", ["tcp", "tls"])
+def test_the_kernel_gives_up_what_is_left_behind_a_close_where_the_peer_reads_nothing(
+    make_pair: PairMaker, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(connection, "UNREAD_AT_MOST", 500)
+    server, client = make_pair(way)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with gevent.Timeout(30):
+        server.sendall(bytes(800_000))
+        assert server.bytes_unacknowledged > 100_000
+        ours = f":{server.getsockname()[1]:04X} 0100007F:{client.getsockname()[1]:04X} "
+        assert ours in Path("/proc/net/tcp").read_text()
+        server.close()
+        until(lambda: ours not in Path("/proc/net/tcp").read_text())
+        with pytest.raises(ConnectionResetError):
+            while client.recv(50_000):
+                gevent.sleep(0.001)
+
+
+def test_a_reader_gets_all_that_was_sent_before_a_close(make_pair: PairMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNREAD_AT_MOST", 20_000)
+    server, client = make_pair("tcp")
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with gevent.Timeout(60):
+        server.sendall(bytes(800_000))
+        server.close()
+        gevent.sleep(1)
+        received = 0
+        while data := client.recv(50_000):
+            received += len(data)
+            gevent.sleep(0.01)
+        assert received == 800_000
