@@ -1,4 +1,4 @@
-"""What the operator may set, in frozen dataclasses, checked once, here.
+"""What the operator may set, in frozen dataclasses, checked once, here. Each field's default, unit, bounds and option stand beside it.
 
 Nothing below the command line reads a file or the environment: it is given one of these. A value that cannot be is an `OperatorError` that
 names the setting as the operator wrote it.
@@ -9,6 +9,7 @@ from typing import Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
+from muxwsgi.setting import check, setting, shared
 
 __all__ = [
     "BindSettings",
@@ -24,6 +25,19 @@ __all__ = [
     "UnknownALPN",
 ]
 
+#: Seconds that a handshake may take, TLS' or SOCKS', where nobody says otherwise.
+HANDSHAKE_TIMEOUT = 10.0
+
+#: Seconds until the head of an upstream's response has to be there, where nobody says otherwise.
+RESPONSE_HEAD_TIMEOUT = 120.0
+
+#: Sections of docs/configuration.md.
+BIND = "Where to listen"
+TLS = "TLS"
+ROUTES = "Who gets a connection"
+HTTP = "HTTP"
+PROCESS = "The process"
+
 ClientCertificates = Literal["none", "optional", "required"]
 
 #: Whose chunked requests are read before the application runs.
@@ -36,47 +50,46 @@ UnknownALPN = Literal["refuse", "ignore"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HTTPSettings:
-    """Limits and deadlines of the HTTP engine.
+    """Limits and deadlines of the HTTP engine."""
 
-    limit_request_line          bytes of the request line, above: 414
-    limit_request_fields        number of fields, above: 431
-    limit_request_field_size    bytes of one field line, above: 431
-    limit_request_head          bytes of the whole head, above: 431
-    limit_request_body          bytes of a body, above: 413; 0 for no limit
-    buffer_chunked              whether chunked bodies are read before the application runs, which then sees a Content-Length: always,
-                                never, or where the application is Django
-    limit_buffered_body         bytes of such a body, above: 413; 0 for no limit but limit_request_body
-    keep_alive                  seconds that a connection may rest between requests; 0 closes after each response
-    request_head_timeout        seconds from the first byte of a head to its last, above: 408
-    body_min_rate               bytes per second that a body must move in either direction, 0 for no minimum
-    body_rate_grace             seconds until that minimum counts: how long a body may stand still
-    linger                      seconds that a refused client has to read why before the connection is closed
-    server_header               value of the Server field, "" for none
-    """
-
-    limit_request_line: int = 8190
-    limit_request_fields: int = 100
-    limit_request_field_size: int = 8190
-    limit_request_head: int = 65536
-    limit_request_body: int = 0
-    buffer_chunked: BufferChunked = "django"
-    limit_buffered_body: int = 1 << 30
-    keep_alive: float = 75.0
-    request_head_timeout: float = 60.0
-    body_min_rate: float = 500.0
-    body_rate_grace: float = 60.0
-    linger: float = 2.0
-    server_header: str = "muxwsgi"
+    keep_alive: float = setting(
+        75.0, "Seconds that a connection may rest between requests; 0 closes after each response.", section=HTTP, unit="SECONDS", at_least=0
+    )
+    request_head_timeout: float = setting(
+        60.0, "Seconds that a request head may take, from its first byte to its last: 408.", section=HTTP, unit="SECONDS", above=0
+    )
+    body_min_rate: float = setting(
+        500.0, "Bytes per second that a body must move, either way; 0 for no minimum.", section=HTTP, unit="RATE", at_least=0
+    )
+    body_rate_grace: float = setting(
+        60.0, "Seconds that a body may stand still, and until the minimum rate counts.", section=HTTP, unit="SECONDS", above=0
+    )
+    limit_request_line: int = setting(8190, "Bytes of a request line: 414 above.", section=HTTP, unit="BYTES", at_least=1)
+    limit_request_fields: int = setting(100, "Number of request fields: 431 above.", section=HTTP, unit="N", at_least=1)
+    limit_request_field_size: int = setting(
+        8190, "Bytes of one request field: 431 above.", section=HTTP, unit="BYTES", flags=("--limit-request-field_size",), at_least=1
+    )
+    limit_request_head: int = setting(65536, "Bytes of a whole request head: 431 above.", section=HTTP, unit="BYTES", at_least=1)
+    limit_request_body: int = setting(0, "Bytes of a request body, 0 for no limit: 413 above.", section=HTTP, unit="BYTES", at_least=0)
+    buffer_chunked: BufferChunked = setting(
+        "django",
+        "Read chunked request bodies before the application runs, which then sees a Content-Length: always, never, or where the "
+        "application is Django, which ignores chunked bodies.",
+        section=HTTP,
+        choices=("always", "django", "never"),
+    )
+    limit_buffered_body: int = setting(
+        1 << 30,
+        "Bytes of a body that is buffered so, 0 for no limit but --limit-request-body: 413 above.",
+        section=HTTP,
+        unit="BYTES",
+        at_least=0,
+    )
+    linger: float = setting(2.0, "Seconds that a refused client has to read why before the connection is closed.", unit="SECONDS", above=0)
+    server_header: str = setting("muxwsgi", "Value of the Server field; empty for none.", section=HTTP, unit="TEXT")
 
     def __post_init__(self) -> None:
-        for name in ("limit_request_line", "limit_request_fields", "limit_request_field_size", "limit_request_head"):
-            _check(name, getattr(self, name), at_least=1)
-        for name in ("limit_request_body", "limit_buffered_body", "keep_alive", "body_min_rate"):
-            _check(name, getattr(self, name), at_least=0)
-        for name in ("request_head_timeout", "body_rate_grace", "linger"):
-            _check(name, getattr(self, name), above=0)
-        if self.buffer_chunked not in ("always", "django", "never"):
-            raise OperatorError(f"buffer_chunked: {self.buffer_chunked!r} is not always, django or never")
+        check(self)
         if not all(" " <= char <= "~" for char in self.server_header):
             raise OperatorError(f"server_header: {self.server_header!r} is not printable ASCII")
 
@@ -91,57 +104,54 @@ class CertificateFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TLSSettings:
-    """What a TLS bind serves.
-
-    certificates            chosen by server name; the first where none fits
-    client_certificates     whether clients are asked for a certificate, and must have one
-    client_ca               file with the CA certificates that client certificates are verified with
-    handshake_timeout       seconds from the first byte to the end of the handshake
-    ciphers                 OpenSSL cipher list for TLS 1.2; None for the built-in choice
-    unknown_alpn            whether a client is refused that offers ALPN ids of which no route owns one
-    """
+    """What a TLS bind serves. Of the certificates, the server name chooses; the first where none fits."""
 
     certificates: tuple[CertificateFiles, ...]
-    client_certificates: ClientCertificates = "none"
-    client_ca: str | None = None
-    handshake_timeout: float = 10.0
-    ciphers: str | None = None
-    unknown_alpn: UnknownALPN = "refuse"
+    client_certificates: ClientCertificates = setting(
+        "none", "Whether clients are asked for a certificate, and must have one.", section=TLS, choices=("none", "optional", "required")
+    )
+    client_ca: str | None = setting(
+        None, "CA certificates that client certificates are verified with, PEM.", section=TLS, option="ca_certs", unit="FILE"
+    )
+    ciphers: str | None = setting(
+        None, "OpenSSL cipher list for TLS 1.2. Default: forward secrecy and AEAD only.", section=TLS, unit="LIST"
+    )
+    unknown_alpn: UnknownALPN = setting(
+        "refuse",
+        "What happens to clients that offer ALPN ids, and none that is served: refuse (no_application_protocol), or ignore the ids, for "
+        "devices with ids of their own.",
+        section=TLS,
+        choices=("refuse", "ignore"),
+    )
+    handshake_timeout: float = setting(HANDSHAKE_TIMEOUT, "Seconds that a TLS handshake may take.", section=TLS, unit="SECONDS", above=0)
 
     def __post_init__(self) -> None:
-        if self.unknown_alpn not in ("refuse", "ignore"):
-            raise OperatorError(f"unknown_alpn: {self.unknown_alpn!r} is not refuse or ignore")
         if not self.certificates:
             raise OperatorError("certfile: TLS needs a certificate (--certfile and --keyfile, or --tls-dev)")
-        if self.client_certificates not in ("none", "optional", "required"):
-            raise OperatorError(f"client_certificates: {self.client_certificates!r} is not none, optional or required")
+        check(self)
         if self.client_certificates != "none" and self.client_ca is None:
             raise OperatorError("ca_certs: asking clients for certificates needs the CA certificates to verify them with")
-        _check("handshake_timeout", self.handshake_timeout, above=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MuxSettings:
     """How long and how far first bytes are looked at.
 
-    sniff_timeout   seconds; a client that is silent for longer goes to the silence route, and one that is undecided to the fallback or to
-                    the route that was held back. Where there is none, `HTTPSettings.request_head_timeout` holds instead, if it is longer
-    peek_limit      bytes; what is undecided then goes to the fallback route
+    After `sniff_timeout` a silent client goes to the silence route, and one that is undecided to the fallback or to the route that was held
+    back. Where there is none, `HTTPSettings.request_head_timeout` holds instead, if it is longer.
     """
 
-    sniff_timeout: float = 3.0
-    peek_limit: int = 16384
+    sniff_timeout: float = setting(
+        3.0,
+        "Seconds that first bytes may take to decide, where somebody would get the connection then; else --request-head-timeout.",
+        section=ROUTES,
+        unit="SECONDS",
+        above=0,
+    )
+    peek_limit: int = setting(16384, "First bytes looked at, at most.", section=ROUTES, unit="BYTES", at_least=64)
 
     def __post_init__(self) -> None:
-        _check("sniff_timeout", self.sniff_timeout, above=0)
-        _check("peek_limit", self.peek_limit, at_least=64)
-
-
-def _check(name: str, value: float, *, at_least: float | None = None, above: float | None = None) -> None:
-    if at_least is not None and not value >= at_least:
-        raise OperatorError(f"{name}: {value} is less than {at_least}")
-    if above is not None and not value > above:
-        raise OperatorError(f"{name}: {value} is not more than {above}")
+        check(self)
 
 
 TLSMode = Literal["off", "required", "optional"]
@@ -194,36 +204,44 @@ class BindSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:
-    """Everything a server needs beside its application and its hijackers.
-
-    client_certificates, client_ca, handshake_timeout, ciphers, unknown_alpn    as in `TLSSettings`, for every bind with TLS
-    fallback, silence       who gets connections that no route matches, or on which the client says nothing: `close`, `http`, the name
-                            of a hijacker, or `forward:HOST:PORT`
-    backlog                 connections that the kernel keeps until they are accepted
-    max_connections         connections served at once, 0 for no limit; further ones wait in the backlog
-    graceful_timeout        seconds that exchanges and hijacked connections have to end at shutdown
-    """
+    """Everything a server needs beside its application and its hijackers. What is about TLS holds for every bind that has it."""
 
     binds: tuple[BindSettings, ...] = (BindSettings(host="127.0.0.1", port=8000),)
     http: HTTPSettings = HTTPSettings()
     mux: MuxSettings = MuxSettings()
-    client_certificates: ClientCertificates = "none"
-    client_ca: str | None = None
-    handshake_timeout: float = 10.0
-    ciphers: str | None = None
-    unknown_alpn: UnknownALPN = "refuse"
-    fallback: str = "close"
-    silence: str = "close"
-    backlog: int = 2048
-    max_connections: int = 0
-    graceful_timeout: float = 30.0
+    client_certificates: ClientCertificates = shared(TLSSettings, "client_certificates")
+    client_ca: str | None = shared(TLSSettings, "client_ca")
+    ciphers: str | None = shared(TLSSettings, "ciphers")
+    unknown_alpn: UnknownALPN = shared(TLSSettings, "unknown_alpn")
+    handshake_timeout: float = shared(TLSSettings, "handshake_timeout")
+    fallback: str = setting(
+        "close",
+        "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.",
+        section=ROUTES,
+        unit="WHO",
+    )
+    silence: str = setting(
+        "close",
+        "Who gets connections on which the client waits for the server to speak: as for fallback.",
+        section=ROUTES,
+        unit="WHO",
+    )
+    backlog: int = setting(2048, "Connections that the kernel keeps until they are accepted.", section=BIND, unit="N", at_least=1)
+    max_connections: int = setting(
+        0, "Connections served at once, 0 for no limit; further ones wait in the backlog.", section=BIND, unit="N", at_least=0
+    )
+    graceful_timeout: float = setting(
+        30.0,
+        "Seconds that open exchanges and hijacked connections have to end at shutdown.",
+        section=PROCESS,
+        unit="SECONDS",
+        at_least=0,
+    )
 
     def __post_init__(self) -> None:
         if not self.binds:
             raise OperatorError("bind: there is no address to listen on")
-        _check("backlog", self.backlog, at_least=1)
-        _check("max_connections", self.max_connections, at_least=0)
-        _check("graceful_timeout", self.graceful_timeout, at_least=0)
+        check(self)
 
     def tls_of(self, bind: BindSettings) -> TLSSettings:
         """The TLS settings of one of the binds."""

@@ -8,6 +8,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
 from muxwsgi.server.binds import parse_bind
 from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.setting import from_options
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
 
 __all__ = ["prepare_process", "server_settings", "wanted_hijackers"]
@@ -27,20 +28,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
     binds = tuple(parse_bind(text, default) for text in values["bind"])
     _check_no_tls_is_missed(values, binds)
-    return ServerSettings(
-        binds=binds,
-        http=HTTPSettings(**{name: values[name] for name in HTTPSettings.__slots__ if name in values}),
-        mux=MuxSettings(sniff_timeout=values["sniff_timeout"], peek_limit=values["peek_limit"]),
-        client_certificates=values["client_certificates"],
-        client_ca=values["ca_certs"],
-        handshake_timeout=values["handshake_timeout"],
-        ciphers=values["ciphers"],
-        unknown_alpn=values["unknown_alpn"],
-        fallback=values["fallback"],
-        silence=values["silence"],
-        backlog=values["backlog"],
-        max_connections=values["max_connections"],
-        graceful_timeout=values["graceful_timeout"],
+    return from_options(
+        ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values)
     )
 
 

@@ -1,11 +1,13 @@
 """`Option`: one setting, as the tables of options list them."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.setting import settings_of
 
-__all__ = ["PREFIX", "Option", "option"]
+__all__ = ["PREFIX", "Option", "by_section", "option", "options_of"]
 
 PREFIX = "MUXWSGI_"
 
@@ -73,3 +75,31 @@ _KIND_NAMES = {int: "a whole number", float: "a number", str: "a text"}
 def option(name: str, kind: type, default: Any, section: str, help: str, **more: Any) -> Option:
     """A row of a table."""
     return Option(name=name, kind=kind, default=default, section=section, help=help, **more)
+
+
+def options_of(owner: type) -> list[Option]:
+    """The options of a settings class: its fields that have a section."""
+    options = []
+    for name, (known, default) in settings_of(owner).items():
+        if known.section:
+            many = isinstance(default, tuple)
+            options.append(
+                Option(
+                    name=known.option or name,
+                    kind=str if many or default is None else type(default),
+                    default=list(default) if many else default,
+                    help=known.help,
+                    section=known.section,
+                    many=many,
+                    flags=known.flags,
+                    choices=known.choices,
+                    metavar=known.unit,
+                )
+            )
+    return options
+
+
+def by_section(sections: Sequence[str], options: Iterable[Option]) -> tuple[Option, ...]:
+    """The options in the order of their sections, each name once."""
+    unique = {each.name: each for each in options}
+    return tuple(sorted(unique.values(), key=lambda each: sections.index(each.section)))

@@ -21,6 +21,7 @@ from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.upstream.dial import DialSettings
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+from muxwsgi.setting import from_options
 from muxwsgi.signals import Signals
 
 __all__ = ["check_records", "made_proxy", "serve"]
@@ -76,29 +77,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
 
 
 def _settings(values: Mapping[str, Any]) -> ProxySettings:
-    return ProxySettings(
-        default_action="mitm" if values["mitm"] else "accept",
-        ca_folder=values["ca_folder"],
-        leaf_key_type=values["leaf_key_type"],
-        sniff_timeout=values["tunnel_sniff_timeout"],
-        handshake_timeout=values["handshake_timeout"],
-        connect_timeout=values["connect_timeout"],
-        response_head_timeout=values["response_head_timeout"],
-        upstream_idle_timeout=values["upstream_idle_timeout"],
-        tunnel_idle_timeout=values["tunnel_idle_timeout"],
-        tunnel_fin_timeout=values["tunnel_fin_timeout"],
-        limit_body=values["limit_rule_body"],
-        insecure_upstream=values["insecure_upstream"],
-        ignore_unexpected_eof=values["ignore_unexpected_eof"],
-        upstream_ca=values["upstream_ca"],
-        mimic=values["mimic"],
-        passthrough=tuple(values["passthrough"]),
-        learn_after=values["passthrough_after"],
-        keep_header=values["keep_header"],
-        keep_destination_headers=values["keep_destination_headers"],
-        via=values["via"],
-        capture_limit=values["flow_bodies"],
-    )
+    return from_options(ProxySettings, values, default_action="mitm" if values["mitm"] else "accept")
 
 
 def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:

@@ -16,7 +16,7 @@ from gevent.monkey import get_original
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.body import Body, ChunkedBody, CloseBody, EmptyBody, Incoming, LengthBody
 from muxwsgi.http.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
-from muxwsgi.settings import HTTPSettings
+from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -52,7 +52,7 @@ class ClientSettings:
     limit_response_head: int = 131072
     limit_response_fields: int = 256
     limit_interim: int = 64
-    response_head_timeout: float = 60.0
+    response_head_timeout: float = RESPONSE_HEAD_TIMEOUT
 
     def __post_init__(self) -> None:
         for name in ("limit_response_head", "limit_response_fields", "limit_interim"):

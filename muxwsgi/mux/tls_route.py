@@ -8,6 +8,7 @@ from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
+from muxwsgi.settings import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -44,7 +45,7 @@ class TLSHandler:
 def tls_route(
     context: "ServerContext",
     inner: Mux,
-    handshake_timeout: float = 10.0,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
     *,
     name: str = "tls",
     match: Matcher = matchers.tls,

@@ -4,85 +4,95 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.setting import check, setting, shared
+from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, TLSSettings
 
-__all__ = ["ProxySettings"]
+__all__ = ["LOOK", "RULES", "WAY", "ProxySettings"]
+
+#: Sections of docs/configuration.md.
+LOOK = "The proxy: what is looked into"
+WAY = "The proxy: how upstreams are reached"
+RULES = "The proxy: rules and records"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxySettings:
-    """Limits, deadlines and habits of the proxy.
+    """Limits, deadlines and habits of the proxy."""
 
-    default_action          of a tunnel that no rule decides on: `accept` relays it as it is, `mitm` looks inside
-    ca_folder               where the CA lies that `mitm` mints leaves with; None for the default folder
-    leaf_key_type           of the leaves' key: `ec`, `rsa`, or None for that of the CA
-    sniff_timeout           seconds that the first bytes of a tunnel may take; then the server is taken to speak first
-    handshake_timeout       seconds for a TLS handshake, either side
-    connect_timeout         seconds until an upstream has to have accepted, all its addresses together
-    response_head_timeout   seconds from a request's end to the end of its response's head
-    upstream_idle_timeout   seconds without a byte of a response's body
-    tunnel_idle_timeout     seconds without a byte in either direction of a relayed stream
-    tunnel_fin_timeout      the same once one side has ended its direction: its peer may be gone, and the other side may wait for ever
-    limit_body              bytes of a body that a rule may have in one piece (`get_data`)
-    max_idle                upstream connections kept for later requests, all together
-    max_idle_per_host       and for one host and port
-    idle_timeout            seconds that they are kept
-    insecure_upstream       do not verify the certificates of upstreams
-    ignore_unexpected_eof   take TLS of an upstream that ends without close_notify for whole, as OpenSSL's option of that name does
-    upstream_ca             file with the CAs they are verified with; None for those of the system
-    mimic                   leaves have the names of the upstream's certificate: it is fetched first
-    passthrough             hosts whose TLS is never looked into: `example.com`, `*.example.com`, `/regex/`
-    learn_after             clients' refusals of our leaf for a host until it is passed through by itself; 0 for never
-    keep_header             leave hop-by-hop fields in requests (goproxy's KeepHeader)
-    keep_destination_headers    leave hop-by-hop fields in responses as far as the engine can (goproxy's KeepDestinationHeaders)
-    via                     our name in the Via field (RFC 9110 section 7.6.3), which then servers get too; None for one that nobody can
-                            guess, which further proxies alone get; "" for none, and then loops through other proxies are not noticed
-    capture_limit           bytes of each body that flows keep
-    """
-
-    default_action: Literal["accept", "mitm"] = "accept"
-    ca_folder: str | None = None
-    leaf_key_type: Literal["ec", "rsa"] | None = None
-    sniff_timeout: float = 1.0
-    handshake_timeout: float = 10.0
-    connect_timeout: float = 10.0
-    response_head_timeout: float = 120.0
-    upstream_idle_timeout: float = 300.0
-    tunnel_idle_timeout: float = 3600.0
-    tunnel_fin_timeout: float = 30.0
-    limit_body: int = 16 << 20
-    max_idle: int = 512
-    max_idle_per_host: int = 64
-    idle_timeout: float = 60.0
-    insecure_upstream: bool = False
-    ignore_unexpected_eof: bool = False
-    upstream_ca: str | None = None
-    mimic: bool = False
-    passthrough: tuple[str, ...] = ()
-    learn_after: int = 0
-    keep_header: bool = False
-    keep_destination_headers: bool = False
-    via: str | None = None
-    capture_limit: int = 64 << 10
+    default_action: Literal["accept", "mitm"] = setting(
+        "accept", "What happens to a tunnel that no rule decides on: it is relayed as it is, or looked into.", choices=("accept", "mitm")
+    )
+    ca_folder: str | None = setting(None, "Where the CA lies. Default: as for `muxwsgi ca`.", section=LOOK, unit="FOLDER")
+    leaf_key_type: Literal["ec", "rsa"] | None = setting(
+        None,
+        "Kind of the leaves' key: ec or rsa, for clients that know no ECDSA. Default: as the CA's.",
+        section=LOOK,
+        choices=("ec", "rsa"),
+    )
+    passthrough: tuple[str, ...] = setting(
+        (), "Never look into TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST"
+    )
+    learn_after: int = setting(
+        0,
+        "Stop looking into a host once clients have refused our leaf for it so many times; 0 for never.",
+        section=LOOK,
+        option="passthrough_after",
+        unit="N",
+        at_least=0,
+    )
+    mimic: bool = setting(False, "Give leaves the names of the upstream's certificate, which is fetched first.", section=LOOK)
+    sniff_timeout: float = setting(
+        1.0,
+        "Seconds that first bytes in a tunnel may take. After them it is a protocol in which the server speaks first.",
+        section=LOOK,
+        option="tunnel_sniff_timeout",
+        unit="SECONDS",
+        above=0,
+    )
+    handshake_timeout: float = shared(TLSSettings, "handshake_timeout")
+    insecure_upstream: bool = setting(False, "Do not verify the certificates of upstreams.", section=WAY)
+    ignore_unexpected_eof: bool = setting(
+        False, "Take TLS of an upstream that ends without close_notify for whole.", section=WAY  # OpenSSL's name of it
+    )
+    upstream_ca: str | None = setting(
+        None,
+        "CA certificates that upstreams and https proxies are verified with, PEM. Default: the system's.",
+        section=WAY,
+        unit="FILE",
+    )
+    connect_timeout: float = setting(
+        10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0
+    )
+    response_head_timeout: float = setting(
+        RESPONSE_HEAD_TIMEOUT, "Seconds until the head of a response has to be there: 504.", section=WAY, unit="SECONDS", above=0
+    )
+    upstream_idle_timeout: float = setting(300.0, "Seconds without a byte of a response's body.", section=WAY, unit="SECONDS", above=0)
+    tunnel_idle_timeout: float = setting(3600.0, "Seconds without a byte either way in a tunnel.", section=WAY, unit="SECONDS", above=0)
+    tunnel_fin_timeout: float = setting(
+        30.0, "The same once one side of the tunnel has ended its direction.", section=WAY, unit="SECONDS", above=0
+    )
+    max_idle: int = setting(512, "Upstream connections kept for later requests, all together.", unit="N", at_least=0)
+    max_idle_per_host: int = setting(64, "The same for one host and port.", unit="N", at_least=0)
+    idle_timeout: float = setting(60.0, "Seconds that they are kept.", unit="SECONDS", above=0)
+    via: str | None = setting(
+        None,
+        "Our name in the Via field, for servers and further proxies; what comes back with it is refused (508). Default: a name that nobody "
+        "can guess, for further proxies alone; empty for none.",
+        section=WAY,
+        unit="NAME",
+    )
+    keep_header: bool = setting(False, "Leave hop-by-hop fields in requests.", section=WAY)  # goproxy's KeepHeader
+    keep_destination_headers: bool = setting(
+        False, "Leave hop-by-hop fields in responses.", section=WAY  # goproxy's KeepDestinationHeaders
+    )
+    limit_body: int = setting(
+        16 << 20, "Bytes of a body that a rule may have in one piece.", section=RULES, option="limit_rule_body", unit="BYTES", at_least=0
+    )
+    capture_limit: int = setting(
+        64 << 10, "Bytes of each body that are recorded.", section=RULES, option="flow_bodies", unit="BYTES", at_least=0
+    )
 
     def __post_init__(self) -> None:
-        if self.default_action not in ("accept", "mitm"):
-            raise OperatorError(f"default_action: {self.default_action!r} is not accept or mitm")
-        if self.leaf_key_type not in ("ec", "rsa", None):
-            raise OperatorError(f"leaf_key_type: {self.leaf_key_type!r} is not ec or rsa")
-        for name in (
-            "sniff_timeout",
-            "handshake_timeout",
-            "connect_timeout",
-            "response_head_timeout",
-            "upstream_idle_timeout",
-            "tunnel_idle_timeout",
-            "tunnel_fin_timeout",
-            "idle_timeout",
-        ):
-            if not getattr(self, name) > 0:
-                raise OperatorError(f"{name}: {getattr(self, name)} is not more than 0")
-        for name in ("limit_body", "max_idle", "max_idle_per_host", "learn_after", "capture_limit"):
-            if getattr(self, name) < 0:
-                raise OperatorError(f"{name}: {getattr(self, name)} is less than 0")
+        check(self)
         if self.via and not all("!" <= char <= "~" and char not in ',;"()' for char in self.via):
             raise OperatorError(f"via: {self.via!r} is no pseudonym: letters, digits, '.', '-' and '_'")

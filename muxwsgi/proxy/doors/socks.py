@@ -37,6 +37,7 @@ from muxwsgi.proxy.doors.socks_message import (
     take,
 )
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.settings import HANDSHAKE_TIMEOUT
 from muxwsgi.wire.connection import Connection
 
 __all__ = ["SocksDoor", "socks4", "socks5"]
@@ -111,7 +112,7 @@ socks4 = _Matcher("socks4", _is_socks4)
 class SocksDoor:
     """The way in for SOCKS clients."""
 
-    def __init__(self, access: Access, open: Open, handshake_timeout: float = 10.0) -> None:
+    def __init__(self, access: Access, open: Open, handshake_timeout: float = HANDSHAKE_TIMEOUT) -> None:
         """`handshake_timeout` is in seconds, from the first byte to the end of the request."""
         self._access = access
         self._open = open
