@@ -28,8 +28,10 @@ _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _VERSIONS = ("13", "8", "7")  # those of the package
 
-#: Bytes of one frame. The package reads a frame of any length that the peer names into memory.
-FRAME_AT_MOST = 64 << 20
+#: Bytes of one message, however many frames it comes in. The package reads into memory whatever the peer sends.
+MESSAGE_AT_MOST = 64 << 20
+
+_FIRST_CONTROL = 8  # opcodes from here on are control frames, which may come between the frames of a message (RFC 6455 section 5.5)
 
 _BLOCK = 1 << 16
 
@@ -43,6 +45,7 @@ class _Stream:
         self._take_over: Callable[[], "Connection"] = environ["muxwsgi.hijack"]
         self._head = head
         self.connection: "Connection | None" = None
+        self.message = 0  # bytes of the message that is being read
 
     def _open(self) -> "Connection":
         if self.connection is None:
@@ -51,10 +54,10 @@ class _Stream:
         return self.connection
 
     def read(self, count: int) -> bytes:
-        """`count` bytes, fewer at the end of the stream. `OSError` for a frame above the limit."""
+        """`count` bytes, fewer at the end of the stream. `OSError` for more than a message may have."""
         connection = self._open()
-        if count > FRAME_AT_MOST:
-            raise OSError(f"a frame of {count} bytes is longer than {FRAME_AT_MOST}")
+        if self.message + count > MESSAGE_AT_MOST:
+            raise OSError(f"a message is longer than {MESSAGE_AT_MOST} bytes")
         data = bytearray()
         while len(data) < count:
             more = connection.recv(min(count - len(data), _BLOCK))
@@ -76,12 +79,20 @@ class GeventWebSocket:
         websocket: Any = sys.modules["geventwebsocket.websocket"]
 
         class Kept(websocket.WebSocket):  # type: ignore[misc]  # the package has no types
-            """Not closed by the collector, which may come while the application can still answer in HTTP: `__call__` closes it."""
+            """Not closed by the collector, which may come while the application can still answer in HTTP: `__call__` closes it. It counts
+            what a message has."""
 
             __slots__ = ()
 
             def __del__(self) -> None:
                 pass
+
+            def read_frame(self) -> Any:
+                stream = self.stream
+                header, payload = super().read_frame()
+                if header.opcode < _FIRST_CONTROL:
+                    stream.message = 0 if header.fin else stream.message + len(payload)
+                return header, payload
 
         self._websocket = Kept
         self._handler = SimpleNamespace(server=SimpleNamespace(application=app), logger=log)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import requests
 
+from muxwsgi.http import gevent_websocket
+from tests.http.conftest import Talk
 from tests.system.server_process import ServerProcess, read_until_closed
 
 pytest.importorskip("geventwebsocket")
@@ -90,6 +92,30 @@ def test_a_client_that_leaves_and_one_that_sends_no_frame_end_their_connections(
             else:
                 read_until_closed(sock)
     server.get("/")
+
+
+def test_a_message_has_a_limit_in_one_frame_or_in_many(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import geventwebsocket.websocket  # noqa: F401  # what makes an application one that uses it
+
+    monkeypatch.setattr(gevent_websocket, "MESSAGE_AT_MOST", 1000)
+    got: list[int | None] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        while (message := environ["wsgi.websocket"].receive()) is not None:
+            got.append(len(message))
+        return []
+
+    def frame(first: int, size: int) -> bytes:
+        return bytes((first, 0xFE, size >> 8, size & 255)) + bytes(4 + size)
+
+    text, more, last, ping = 0x01, 0x00, 0x80, b"\x89\x80" + bytes(4)
+    whole = frame(text, 400) + ping + frame(more, 400) + frame(last, 150)
+    wrapped = gevent_websocket.with_gevent_websocket(app)
+    talk(wrapped, ASKS, whole, whole, frame(text | 0x80, 1000), frame(text, 400), frame(more, 400), ping, frame(last, 400))
+    assert got == [950, 950, 1000]
+    got.clear()
+    talk(wrapped, ASKS, frame(text | 0x80, 1001))
+    assert got == []
 
 
 def test_an_application_without_the_package_pays_nothing() -> None:
