@@ -155,7 +155,7 @@ setup(
             "cython>=3.1",
         ],
     },
-    entry_points={"console_scripts": ["muxwsgi = muxwsgi.cli:main"]},
+    entry_points={"console_scripts": ["muxwsgi = muxwsgi.__main__:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -57,6 +57,12 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if home != "muxwsgi.errors":
+        from muxwsgi.build import wrong_platform
+
+        reason = wrong_platform()
+        if reason is not None:
+            raise ImportError(reason)
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value

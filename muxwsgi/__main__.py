@@ -1,6 +1,22 @@
-"""`python -m muxwsgi`."""
+"""`python -m muxwsgi`, and the command `muxwsgi`."""
 
-from muxwsgi.cli import main
+import sys
+
+from muxwsgi.build import wrong_platform
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The command line, on a platform that can run it."""
+    reason = wrong_platform()
+    if reason is not None:
+        print(f"muxwsgi: error: {reason}", file=sys.stderr)
+        sys.exit(2)
+    from muxwsgi.cli import main as command_line  # imports what only Linux has
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()
