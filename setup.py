@@ -153,6 +153,7 @@ setup(
             "websockets>=17",
             "types-requests",
             "cython>=3.1",
+            "build>=1.2",
         ],
     },
     entry_points={"console_scripts": ["muxwsgi = muxwsgi.__main__:main"]},
