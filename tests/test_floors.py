@@ -1,45 +1,80 @@
-"""The floors of docs/architecture.md: a module imports only from floors below its own."""
+"""The floors of docs/architecture.md: a module imports only from floors below its own. So do the rooms of the proxy, and nothing goes in a circle.
+
+Imports that only types need (under TYPE_CHECKING) count too: a reader follows them all the same.
+"""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "muxwsgi"
 
-#: As the page has them. What stands in none of these (errors, settings and the package itself) is for everybody.
-FLOORS = {"wire": 0, "patch": 0, "mux": 1, "http": 2, "hijackers": 2, "proxy": 3, "server": 4, "observe": 4, "cli": 5}
+#: As the page has them. What stands in none of these is for everybody.
+FLOORS = {"wire": 0, "mux": 1, "http": 2, "hijackers": 2, "proxy": 3, "server": 4, "observe": 4, "cli": 5}
+
+#: The rooms of proxy/, likewise. What stands in none of these is what all of them speak of.
+ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange": 5, "tunnel": 6, "doors": 7, "proxy": 8}
+
+#: Upward, and for types alone: a context names what it carries.
+NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules"), ("muxwsgi.proxy.context", "upstream"), ("muxwsgi.proxy.rules", "streams")}
+
+#: Modules that belong together: a `Connection` hands itself to what is made at its request.
+TOGETHER = {"muxwsgi.wire.connection", "muxwsgi.wire.extras", "muxwsgi.wire.given", "muxwsgi.wire.pump"}
+
+
+def name_of(path: Path) -> str:
+    parts = ["muxwsgi", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules of ours that are imported while the program runs, inside of functions too; not those that only types need."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
+    """The modules of ours that are imported, inside of functions and for types too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("muxwsgi"):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in SOURCES else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("muxwsgi"))
-        yield from imported(node)
 
 
-def floor_of(module: str) -> int | None:
-    return FLOORS.get(module.split(".")[1]) if "." in module else None
+IMPORTS = {own: set(imported(ast.parse(path.read_text()))) - {own} for own, path in SOURCES.items()}
+
+
+def part(module: str, at: int) -> str:
+    return (module.split(".") + [""] * 3)[at]
 
 
 def test_a_module_imports_only_from_floors_below() -> None:
-    looked_at = 0
-    for path in sorted(PACKAGE.rglob("*.py")):
-        own = ".".join(("muxwsgi", *path.relative_to(PACKAGE).with_suffix("").parts))
-        own_floor = floor_of(own)
-        if own_floor is None:
+    assert set(FLOORS) <= {part(own, 1) for own in SOURCES}
+    for own, modules in IMPORTS.items():
+        for module in modules:
+            own_floor, floor = FLOORS.get(part(own, 1)), FLOORS.get(part(module, 1))
+            same = part(own, 1) == part(module, 1)
+            assert own_floor is None or floor is None or same or floor < own_floor, f"{own} (floor {own_floor}) imports {module} (floor {floor})"
+
+
+def test_a_room_of_the_proxy_imports_only_from_rooms_below() -> None:
+    used = set()
+    for own, modules in IMPORTS.items():
+        if not own.startswith("muxwsgi.proxy."):
             continue
-        looked_at += 1
-        for module in imported(ast.parse(path.read_text())):
-            floor = floor_of(module)
-            same_room = module.split(".")[1] == own.split(".")[1]
-            assert floor is None or floor < own_floor or same_room, f"{own} (floor {own_floor}) imports {module} (floor {floor})"
-    assert looked_at > 50
+        for module in modules:
+            room = ROOMS.get(part(module, 2), 0) if module.startswith("muxwsgi.proxy.") else 0
+            if room > ROOMS.get(part(own, 2), 0):
+                known = next((each for each in NAMED_BY_TYPE if own.startswith(each[0]) and part(module, 2) == each[1]), None)
+                assert known is not None, f"{own} imports {module}, which is in a room above"
+                used.add(known)
+    assert used == NAMED_BY_TYPE, "an exception that nobody needs any more"
 
 
-def test_every_folder_of_the_package_is_on_a_floor() -> None:
-    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(FLOORS)
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {own: {module for module in modules if not {own, module} <= TOGETHER} for own, modules in IMPORTS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from muxwsgi.proxy.fault import Fault
     from muxwsgi.proxy.flow import Flow
-    from muxwsgi.proxy.rules.actions import Action
     from muxwsgi.proxy.rules.message import Request
     from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
     from muxwsgi.wire.context import ServerSide
@@ -83,7 +82,7 @@ class Context:
     error           why the upstream gave no response, None where it did
     dial            a rule's own way to connect for this request or tunnel, None for the proxy's
     upstream        the proxy to go through: None for the proxy's own choice, `DIRECT` for none
-    action          what was decided about the tunnel, None outside
+    action          what was decided about the tunnel, one of `rules.actions`; None outside
     server_side     makes what a hijacker in the tunnel serves TLS with (`Connection.start_tls()`); None where nobody looks inside
     layers          the layers of TLS that were taken off inside the tunnel, the outermost first
     flow            what the flow log will say, None without one
@@ -123,7 +122,7 @@ class Context:
         self.response: "werkzeug.wrappers.Response | None" = None
         self.error: "Fault | None" = None
         self.flow: "Flow | None" = None
-        self.action: "Action | None" = None
+        self.action: object = None
         self.server_side: Callable[[], ServerSide | None] = _no_side
         self.layers: tuple[Layer, ...] = ()
         if tunnel is None:

@@ -54,11 +54,12 @@ from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.tunnel import Tunnels
 from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
+from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.resolve import Resolver, literal, spelled, system_resolver
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.settings import CertificateFiles, HTTPSettings
 from muxwsgi.wire.sweeper import Sweeper

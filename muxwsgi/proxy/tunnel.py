@@ -41,7 +41,8 @@ from muxwsgi.proxy.streams import lookalikes
 from muxwsgi.proxy.streams.first_speaker import Speaker, first_to_speak, has_spoken_within, patience, says_something
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.watches import NoRequest, SlowStart
-from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.rules.rule import ChunkFunction

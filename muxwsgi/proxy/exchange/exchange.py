@@ -30,7 +30,7 @@ from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.websocket import Frame, relay_frames, without_extensions
-from muxwsgi.proxy.upstream.upstreams import Endpoint
+from muxwsgi.proxy.upstream.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings

@@ -9,7 +9,8 @@ from muxwsgi.http.client import BrokenResponse, ClientConnection, ClientSettings
 from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end, head_fields
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.message import Response
-from muxwsgi.proxy.upstream.upstreams import Endpoint, Upstreams
+from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context

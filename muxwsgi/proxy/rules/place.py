@@ -1,16 +1,26 @@
 """URLs in one spelling, so that a rule for one spelling is a rule for all of them: `%61dmin` is `admin`. Hosts are `names`' subject."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import unquote
 
 from muxwsgi.names import comparable, split_host_port
 
-if TYPE_CHECKING:
-    from muxwsgi.proxy.rules.message import Request
-
 __all__ = ["DEFAULT_PORTS", "Place"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class Located(Protocol):
+    """What a `Place` asks of a request."""
+
+    @property
+    def destination(self) -> tuple[str, int]: ...
+    @property
+    def ways(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query_string(self) -> bytes: ...
 
 
 class Place:
@@ -38,7 +48,7 @@ class Place:
         self._path = unquote(slash + path)
         self._query: str | None = query if has_query else None
 
-    def _is_at(self, request: "Request") -> bool:
+    def _is_at(self, request: Located) -> bool:
         if not self._host:
             return True
         if comparable(request.destination[0]) != self._host:
@@ -48,13 +58,13 @@ class Place:
                 return True
         return False
 
-    def is_url(self, request: "Request") -> bool:
+    def is_url(self, request: Located) -> bool:
         """Whether the request's URL is this one."""
         if not self._is_at(request) or (request.path or "/") != (self._path or "/"):
             return False
         return self._query is None or request.query_string.decode() == self._query
 
-    def begins(self, request: "Request") -> bool:
+    def begins(self, request: Located) -> bool:
         """Whether the request's URL begins with this one. A query that is written stands behind a whole path."""
         if not self._is_at(request):
             return False

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Dial, Layer
+    from muxwsgi.proxy.upstream.endpoint import Endpoint
     from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
-    from muxwsgi.proxy.upstream.upstreams import Endpoint
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["EarlyStream"]

@@ -12,7 +12,6 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
-from muxwsgi.names import join_host_port
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
@@ -20,6 +19,7 @@ from muxwsgi.proxy.flow import TLSSide
 from muxwsgi.proxy.recorder import address_text
 from muxwsgi.proxy.upstream.dial import Dialer
 from muxwsgi.proxy.upstream.early import EarlyStream
+from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.connection import Connection
@@ -29,7 +29,7 @@ from muxwsgi.wire.sweeper import Sweeper
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
 
-__all__ = ["Endpoint", "Upstreams"]
+__all__ = ["Upstreams"]
 
 log = logging.getLogger("muxwsgi.error")
 log_proxy = logging.getLogger("muxwsgi.proxy")
@@ -37,31 +37,6 @@ log_proxy = logging.getLogger("muxwsgi.proxy")
 
 #: SSL_OP_IGNORE_UNEXPECTED_EOF of OpenSSL 3, for which older pyOpenSSL has no name.
 _OP_IGNORE_UNEXPECTED_EOF = 1 << 7
-
-
-class Endpoint:
-    """Where a request or a stream goes.
-
-    host, port      whom we connect to
-    layers          TLS to be done then, the outermost first; none for a plain stream
-    """
-
-    __slots__ = ("host", "layers", "port")
-
-    def __init__(self, host: str, port: int, layers: tuple[Layer, ...] = ()) -> None:
-        self.host = host
-        self.port = port
-        self.layers = layers
-
-    @property
-    def scheme(self) -> str:
-        """http or https."""
-        return "https" if self.layers else "http"
-
-    @property
-    def authority(self) -> str:
-        """host:port, an IPv6 address in brackets."""
-        return join_host_port(self.host, self.port)
 
 
 class Upstreams:
