@@ -281,6 +281,8 @@ class HTTP1:
         if takeover.taken:
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
                 log.debug("%r: %s", connection, error)  # most likely the peer's, as everywhere that it is read from
+                # Or of a server that the application asks: then the peer has half of something.
+                connection.lifeline.reset_at_close |= not isinstance(error, (PeerError, Expired, Draining))
             else:
                 self._log_application_error(raw, "the connection it had taken over is reset")
                 connection.lifeline.reset_at_close = True  # as where it is killed

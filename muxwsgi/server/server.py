@@ -13,7 +13,7 @@ import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from muxwsgi.errors import HandshakeError, OperatorError, PeerError, TLSError
+from muxwsgi.errors import Draining, Expired, HandshakeError, OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
@@ -342,6 +342,9 @@ class Server:
 
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1
+        if not isinstance(error, PeerError | Expired | Draining):
+            # It may be an error of another connection, of a server that the handler asks: then its peer has half of something.
+            connection.lifeline.reset_at_close = True
         if isinstance(error, HandshakeError) and connection.tunnel is None:
             self.turned_away.handshake_failed(connection, error)
         log.debug("%r: %s", connection, error)

@@ -42,12 +42,11 @@ class Pump:
     torn        bytes that the application sent do not all reach the peer: the connection ends in a reset
     """
 
-    __slots__ = ("__weakref__", "_connection", "_cut", "_far", "_inward", "_outward", "failure", "torn")
+    __slots__ = ("__weakref__", "_connection", "_far", "_inward", "_outward", "failure", "torn")
 
     def __init__(self, connection: "Connection", far: SocketTransport) -> None:
         self._connection = connection
         self._far = far
-        self._cut = False  # the end of what the application wrote is not the end of what it had to say
         self.torn = False
         self.failure: OSError | None = None
         leave_to_parent(self)  # a copy in a child would hide from the other end that this one was closed
@@ -82,7 +81,7 @@ class Pump:
                 data = b""
             try:
                 if not data:
-                    if not self._cut:
+                    if not connection.lifeline.reset_at_close:  # otherwise it is not the end of what the application had to say
                         connection.shutdown(socket_module.SHUT_WR)
                     return
                 connection.sendall(data)
@@ -100,7 +99,8 @@ class Pump:
         told that this was the end. The connection is aborted where bytes are left over, and open otherwise.
         """
         complete = False
-        self._cut = cut
+        if cut:
+            self._connection.lifeline.reset_at_close = True
         try:
             with contextlib.suppress(OSError):
                 self._far.shutdown(socket_module.SHUT_RD, None)

@@ -1,6 +1,7 @@
 """A response that only the end of the connection delimits, and that is not whole, ends in a reset, whatever cut it. Under TLS there is no
 close_notify either."""
 
+import errno
 import signal
 import socket
 import ssl
@@ -13,6 +14,7 @@ import gevent.ssl
 import pytest
 
 from muxwsgi import hijack
+from muxwsgi.errors import Expired, PeerError
 from muxwsgi.http.h1 import HTTP1
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.server import Server
@@ -158,6 +160,37 @@ def test_a_hijacker_that_a_drain_cuts_ends_in_a_reset_behind_what_it_has_sent(st
             received += data
     assert received == half
     stopping.get()
+
+
+@pytest.mark.parametrize("way", ["plain", "as a socket", "taken over"])
+@pytest.mark.parametrize(
+    ("error", "cut"),
+    [
+        (ConnectionResetError("of the server that it asks"), True),
+        (TimeoutError("of the server that it asks"), True),
+        (OSError(errno.EHOSTUNREACH, "the server that it asks"), True),
+        (RuntimeError("a fault of its own"), True),
+        (PeerError(400, "said to the peer"), False),
+        (Expired("a limit of the connection"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_hijacker_that_fails_in_the_middle_ends_in_a_reset(start: Callable[..., Any], way: str, error: Exception, cut: bool) -> None:
+    @hijack(match=prefix(b"HALF"), as_socket=way == "as a socket")
+    def halves(stream: Any) -> None:
+        stream.recv(4)
+        stream.sendall(b"half")
+        gevent.sleep(0.1)
+        raise error
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        stream = environ["muxwsgi.hijack"]()
+        stream.sendall(b"half")
+        gevent.sleep(0.1)
+        raise error
+
+    _, client = start(app, GET10 if way == "taken over" else b"HALF", hijackers=[halves])
+    assert is_cut(client) == cut
 
 
 def test_a_client_that_reads_too_slowly_gets_a_reset(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
