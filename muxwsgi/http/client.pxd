@@ -10,10 +10,11 @@ cdef class ClientConnection:
     cdef readonly object connection, fresh, answered
     cdef Incoming _incoming
     cdef object _settings, _no_body, _poll
-    cdef bint _keep_alive, _sending, _awaited, _receiving
+    cdef bint _keep_alive, _sending, _awaited, _receiving, _accept_invalid
     cdef object _outer
 
     cdef _set_deadline(self)
     @cython.locals(limit=Py_ssize_t, end=Py_ssize_t, searched=Py_ssize_t, buffer=bytes, incoming=Incoming)
     cdef bytes _read_head(self)
+    cdef bytes _read_invalid_head(self)
     cdef _body_of(self, head, method)

@@ -5,6 +5,7 @@ the caller's. Requests come in as bytes; what their sender must say is whether t
 """
 
 import math
+import re
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gevent.monkey import get_original
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.body import Body, ChunkedBody, CloseBody, EmptyBody, Incoming, LengthBody
 from muxwsgi.http.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
+from muxwsgi.http.response_repair import normalised
 from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ OnInterim = Callable[[ResponseHead], None]
 #: Bodies of responses have no minimum rate and no limit: an event stream is silent for hours, and how long silence may last is
 #: `Connection.idle_timeout`'s to say.
 _BODIES = HTTPSettings(body_min_rate=0, limit_request_body=0)
+
+#: How a head ends whose lines may end in a bare LF.
+_HEAD_END = re.compile(rb"\n\r?\n")
 
 #: The kernel's own, patched process or not: it is asked without waiting.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
@@ -46,6 +51,7 @@ class ClientSettings:
     limit_response_head     bytes of one head
     limit_response_fields   number of fields in it
     limit_interim           1xx responses before the final one
+    accept_invalid          take heads that are not quite HTTP: see `response_repair.py`
     response_head_timeout   seconds from the end of the request, and from each interim response, to the end of the head; 0 for no limit
     """
 
@@ -53,6 +59,7 @@ class ClientSettings:
     limit_response_fields: int = 256
     limit_interim: int = 64
     response_head_timeout: float = RESPONSE_HEAD_TIMEOUT
+    accept_invalid: bool = False
 
     def __post_init__(self) -> None:
         for name in ("limit_response_head", "limit_response_fields", "limit_interim"):
@@ -81,6 +88,7 @@ class ClientConnection:
     """
 
     __slots__ = (
+        "_accept_invalid",
         "_awaited",
         "_incoming",
         "_keep_alive",
@@ -101,6 +109,7 @@ class ClientConnection:
     def __init__(self, connection: "Connection", settings: ClientSettings) -> None:
         self.connection = connection
         self._settings = settings
+        self._accept_invalid = settings.accept_invalid
         self._incoming = Incoming(connection)
         self._no_body = EmptyBody(self._incoming, _BODIES)
         self.body: Body = self._no_body
@@ -166,7 +175,8 @@ class ClientConnection:
             while True:
                 if not self._sending:
                     self._set_deadline()
-                head = parse_response_head(self._read_head(), self._settings.limit_response_fields)
+                raw = self._read_invalid_head() if self._accept_invalid else self._read_head()
+                head = parse_response_head(raw, self._settings.limit_response_fields)
                 self.fresh = False
                 if head.status >= 200 or head.status == 101:
                     break
@@ -214,6 +224,28 @@ class ClientConnection:
             return buffer
         incoming.buffer = buffer[end:]
         return buffer[:end]
+
+    def _read_invalid_head(self) -> bytes:
+        """The same where lines may end in a bare LF, put right as far as it can be."""
+        incoming = self._incoming
+        limit = self._settings.limit_response_head
+        buffer = incoming.take()
+        if not buffer:
+            raise NoResponse("the upstream closed the connection without a response")
+        self.answered = True
+        searched = 0
+        while (end := _HEAD_END.search(buffer, max(searched - 3, 0))) is None:
+            if len(buffer) > limit:
+                raise BrokenResponse(f"the response head is longer than {limit} bytes")
+            searched = len(buffer)
+            more = incoming.connection.recv()
+            if not more:
+                raise BrokenResponse("the upstream closed the connection in the response head")
+            buffer += more
+        if end.end() > limit:
+            raise BrokenResponse(f"the response head is longer than {limit} bytes")
+        incoming.buffer = buffer[end.end() :]
+        return normalised(buffer[: end.end()])
 
     def _body_of(self, head: ResponseHead, method: str) -> Body:
         """Where the body ends (RFC 9112 section 6.3). Corrects `keep_alive` of a head whose body ends with the connection."""

@@ -9,4 +9,5 @@ cdef class ResponseHead:
 
 @cython.locals(fields=list, special=list, block=str, text=str, field=tuple)
 cpdef parse_response_head(bytes raw, Py_ssize_t limit_fields)
+cdef bytes _repaired(bytes raw, error)
 cdef tuple _framing(list special, minor)

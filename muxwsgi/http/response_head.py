@@ -3,7 +3,7 @@
 As with requests (see `head.py`) the parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. What llhttp
 (through httptools) lets through and the policy refuses: versions other than HTTP/1, control characters in the reason phrase,
 Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. Doubt about an upstream's framing is never repaired: whoever forwards the
-message would spread it (RFC 9112 section 11).
+message would spread it (RFC 9112 section 11). What is no doubt is, see `response_repair.py`.
 
 Nothing here reads from a connection.
 """
@@ -11,6 +11,8 @@ Nothing here reads from a connection.
 import re
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from muxwsgi.http.response_repair import repaired
 
 __all__ = ["BrokenResponse", "ResponseHead", "parse_response_head", "refuse_response_early"]
 
@@ -101,7 +103,7 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
     except HttpParserUpgrade:
         pass  # 101: what follows the head is the new protocol's
     except HttpParserError as error:
-        raise BrokenResponse(f"the response head is malformed: {error}") from None
+        raw = _repaired(raw, error)
     fields: list[tuple[str, str]] = []
     special: list[tuple[str, str]] = []
     block = raw[line.end() : -4].decode("latin-1")
@@ -119,6 +121,18 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
     if special:
         length, chunked, keep_alive = _framing(special, minor)
     return ResponseHead(int(status), phrase.decode("latin-1") if phrase else "", minor, fields, length, chunked, keep_alive)
+
+
+def _repaired(raw: bytes, error: HttpParserError) -> bytes:
+    """The head as it has to be passed on, where llhttp refuses it for what a proxy puts right. Raises `BrokenResponse`."""
+    better = repaired(raw)
+    try:
+        HttpResponseParser(_NOTHING).feed_data(better)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise BrokenResponse(f"the response head is malformed: {error}") from None
+    return better
 
 
 def _framing(special: list[tuple[str, str]], minor: int) -> tuple[int | None, bool, bool]:

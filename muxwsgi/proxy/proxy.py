@@ -111,6 +111,7 @@ class Proxy(Rules):
         certificates: Mapping[str, CertificateFiles] | None = None,
         hijackers: Iterable[Route] = (),
         upstreams: UpstreamChoice | None = None,
+        upstream_certificates: Mapping[str, CertificateFiles] | None = None,
         resolver: Resolver = system_resolver,
         dialing: DialSettings | None = None,
         allow_private: bool = False,
@@ -126,6 +127,8 @@ class Proxy(Rules):
         certificates    own certificates by host, shown instead of minted ones
         hijackers       routes for protocols inside of tunnels, beside those of the server that the proxy runs in
         upstreams       which further proxy to go through; None as HTTPS_PROXY, NO_PROXY and the like say
+        upstream_certificates   our certificates by the server's name (`host`, `*.domain`), for servers that ask for one; those that
+                        are not in it are shown `settings.upstream_cert`
         resolver        (host, port) -> addresses
         dialing         how connections are made, beyond `settings.connect_timeout`
         allow_private, allow_networks   where clients may go beyond public addresses, see `Guard`
@@ -158,7 +161,7 @@ class Proxy(Rules):
         dialer = Dialer(
             dialing or DialSettings(), guard, choice, resolver, self._sweeper, connect_timeout=settings.connect_timeout, via=via
         )
-        self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, key_log)
+        self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, key_log, upstream_certificates)
         forwarder = Forwarder(settings, self._upstreams, self._hangups, via)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
         self._hijackers = tuple(hijackers)

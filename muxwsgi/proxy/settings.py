@@ -60,6 +60,19 @@ class ProxySettings:
         section=WAY,
         unit="FILE",
     )
+    upstream_cert: str | None = setting(
+        None, "Our certificate with its chain, PEM, for upstreams that ask for one.", section=WAY, unit="FILE"
+    )
+    upstream_key: str | None = setting(None, "Its private key, PEM. Default: the upstream-cert itself.", section=WAY, unit="FILE")
+    upstream_tls_min: Literal["1.0", "1.1", "1.2", "1.3"] = setting(
+        "1.2",
+        "The lowest version of TLS with upstreams. Below 1.2 their old ciphers and short keys are taken too.",
+        section=WAY,
+        choices=("1.0", "1.1", "1.2", "1.3"),
+    )
+    accept_invalid_http_response: bool = setting(  # HAProxy's option of the name
+        False, "Take response heads with bare line feeds, folded lines, lines that are no fields, or control characters.", section=WAY
+    )
     connect_timeout: float = setting(
         10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0
     )
@@ -94,5 +107,7 @@ class ProxySettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.upstream_key is not None and self.upstream_cert is None:
+            raise OperatorError("upstream_key: there is no upstream_cert that it is the key of")
         if self.via and not all("!" <= char <= "~" and char not in ',;"()' for char in self.via):
             raise OperatorError(f"via: {self.via!r} is no pseudonym: letters, digits, '.', '-' and '_'")

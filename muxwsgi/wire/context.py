@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from socket import socket
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,6 +30,7 @@ __all__ = [
     "ServerContext",
     "ServerSide",
     "TLSInfo",
+    "TLSVersion",
     "certificate_names",
     "server_openssl",
     "use_certificate",
@@ -52,6 +53,15 @@ _VERIFY = {
     "optional": SSL.VERIFY_PEER,
     "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
 }
+
+
+#: Of a client's context, the lowest that it takes.
+TLSVersion = Literal["1.0", "1.1", "1.2", "1.3"]
+
+_VERSIONS = {"1.0": SSL.TLS1_VERSION, "1.1": SSL.TLS1_1_VERSION, "1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+
+#: SSL_OP_LEGACY_SERVER_CONNECT of <openssl/ssl.h>: servers without RFC 5746.
+_OP_LEGACY_SERVER_CONNECT = 0x4
 
 
 class TLSInfo(NamedTuple):
@@ -277,11 +287,19 @@ class ClientContext:
         certfile: str | None = None,
         keyfile: str | None = None,
         alpn: Sequence[str] = (),
+        minimum_version: TLSVersion = "1.2",
     ) -> None:
-        """`verify` the peer's certificate and name, against `ca_file` or the system's CAs; show `certfile` where one is given."""
+        """`verify` the peer's certificate and name, against `ca_file` or the system's CAs; show `certfile` where one is given.
+
+        A `minimum_version` below 1.2 also lets in what servers of that time have: SHA-1, short keys, RSA key exchange, and no secure
+        renegotiation.
+        """
         self._verify = verify
         self.openssl = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        self.openssl.set_min_proto_version(SSL.TLS1_2_VERSION)
+        self.openssl.set_min_proto_version(_VERSIONS[minimum_version])
+        if minimum_version in ("1.0", "1.1"):
+            self.openssl.set_cipher_list(b"DEFAULT:@SECLEVEL=0")  # OpenSSL 3 has them at level 0 alone
+            self.openssl.set_options(_OP_LEGACY_SERVER_CONNECT)
         if ca_file is not None:
             try:
                 self.openssl.load_verify_locations(ca_file)

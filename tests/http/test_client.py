@@ -17,6 +17,7 @@ from muxwsgi.errors import Expired, OperatorError
 from muxwsgi.http.body import BrokenBody, CloseBody
 from muxwsgi.http.client import BrokenResponse, ClientConnection, ClientSettings, NoResponse, ResponseHead
 from muxwsgi.http.response_head import parse_response_head
+from muxwsgi.http.response_repair import normalised, repaired
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
@@ -116,11 +117,16 @@ BROKEN = {
     "folded line": b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
     "fold in front": b"HTTP/1.1 200 OK\r\n A: b\r\n\r\n",
     "no colon": b"HTTP/1.1 200 OK\r\nA b\r\n\r\n",
-    "space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+    "space in a name": b"HTTP/1.1 200 OK\r\nContent Length: 0\r\n\r\n",
+    "space before the colon of a coding with a length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\n",
+    "space before the colon of another length": b"HTTP/1.1 200 OK\r\nContent-Length : 6\r\nContent-Length: 5\r\n\r\n",
+    "vertical tab before the colon": b"HTTP/1.1 200 OK\r\nContent-Length\x0b: 0\r\n\r\n",
     "no name": b"HTTP/1.1 200 OK\r\n: b\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-    "the same length twice": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: 5\r\n\r\n",
-    "a list of lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+    "the same length in two spellings": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: 05\r\n\r\n",
+    "a list of lengths that differ": b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+    "a list with nothing in it": b"HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n",
+    "the same length twice and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
     "signed length": b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
     "empty length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
@@ -170,6 +176,82 @@ def test_a_broken_response_is_refused_however_it_is_cut(what: str, cut: str) -> 
     server.finish()
 
 
+REPAIRED = {
+    "blanks before a colon": (b"Server : x\r\nContent-Length\t : 5\r\nX: a : b", [("Server", "x"), ("Content-Length", "5"), ("X", "a : b")]),
+    "the same length twice": (b"content-length: 5\r\nX: y\r\nContent-Length: 5", [("content-length", "5"), ("X", "y")]),
+    "a list of lengths": (b"Content-Length: 5, 5,5", [("Content-Length", "5")]),
+    "all of them": (b"Content-Length : 5 , 5\r\nContent-Length: 5\r\nContent-Length:5", [("Content-Length", "5")]),
+}
+
+
+@pytest.mark.parametrize("what", REPAIRED)
+def test_what_a_proxy_has_to_put_right_is_put_right(what: str) -> None:
+    """RFC 9112 section 5.1, RFC 9110 section 8.6."""
+    lines, fields = REPAIRED[what]
+    client, server = upstream()
+    client.send(GET)
+    server.sendall(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\nhello")
+    head = client.receive("GET")
+    assert (head.fields, head.length, head.chunked) == (fields, 5, False)
+    assert client.body.read_some(100) == b"hello" and client.reusable
+    client.close()
+    server.finish()
+
+
+def test_blanks_before_the_colon_hide_no_coding() -> None:
+    assert parse_response_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n", 100).chunked
+
+
+INVALID = {
+    "bare LF": (b"HTTP/1.1 200 OK\nA: b\nContent-Length: 5\n\n", [("A", "b"), ("Content-Length", "5")]),
+    "bare LF at last": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\n", [("Content-Length", "5")]),
+    "folded lines": (b"HTTP/1.1 200 OK\r\nA: b\r\n  c\r\n\td\r\nContent-Length: 5\r\n\r\n", [("A", "b c d"), ("Content-Length", "5")]),
+    "lines that are no fields": (b"HTTP/1.1 200 OK\r\n x\r\nHTTP/1.1 200 OK\r\n: b\r\nA b\r\n c\r\nContent-Length: 5\r\n\r\n", [("Content-Length", "5")]),
+    "control characters": (b"HTTP/1.1  200  O\x00K\x07\r\nA: b\x00c\rd\x7f\r\nContent-Length: 5\r\n\r\n", [("A", "b c d"), ("Content-Length", "5")]),
+    "blanks before a colon": (b"HTTP/1.1 200 OK\nContent-Length : 5\n\n", [("Content-Length", "5")]),
+    "nothing invalid": (b"HTTP/1.1 200 OK\r\nA:b\r\nContent-Length: 5\r\n\r\n", [("A", "b"), ("Content-Length", "5")]),
+}
+
+
+@pytest.mark.parametrize("what", INVALID)
+@pytest.mark.parametrize("cut", ["whole", "bytewise"])
+def test_heads_that_are_not_quite_http_are_taken_where_the_operator_says_so(what: str, cut: str) -> None:
+    raw, fields = INVALID[what]
+    client, server = upstream(accept_invalid=True)
+    client.send(GET)
+
+    def say() -> None:
+        data = raw + b"hello"
+        for at in range(0, len(data), len(data) if cut == "whole" else 1):
+            server.sendall(data[at : at + (len(data) if cut == "whole" else 1)])
+            gevent.sleep(0)
+
+    saying = gevent.spawn(say)
+    head = client.receive("GET")
+    assert (head.status, head.length, head.chunked) == (200, 5, False)
+    assert [(name, value.strip()) for name, value in head.fields] == fields
+    body = b""
+    while not client.body.done:
+        body += client.body.read_some(100)
+    assert body == b"hello" and client.reusable
+    saying.get()
+    client.close()
+    server.finish()
+
+
+#: Of `BROKEN`, what has nothing to do with framing, and is taken then.
+HARMLESS = {
+    *("two spaces", "control character in the reason", "bare LF", "bare LF later", "bare CR", "NUL", "folded line", "fold in front", "no colon"),
+    "no name",
+}
+
+
+@pytest.mark.parametrize("what", sorted(BROKEN.keys() - HARMLESS - {"too long", "too long, and whole", "cut"}))
+def test_framing_in_doubt_is_refused_even_then(what: str) -> None:
+    with pytest.raises(BrokenResponse):
+        parse_response_head(normalised(BROKEN[what]), 256)
+
+
 @pytest.mark.parametrize("parts", [(b"HTTP/1.1 200 OK\r", b"A: b"), (b"HTTP/1.1 200 OK\r\nA: b", b"\nC"), (b"HTT", b"X"), (b"\x00",)])
 def test_who_will_never_end_its_head_is_not_waited_for(ask: Any, parts: tuple[bytes, ...]) -> None:
     with pytest.raises(BrokenResponse):
@@ -208,7 +290,7 @@ def test_fields_are_what_llhttp_takes_them_for(lines: list[tuple[bytes, bytes, b
     except BrokenResponse:
         return
     sink = Fields()
-    HttpResponseParser(sink).feed_data(raw)
+    HttpResponseParser(sink).feed_data(repaired(raw))
     assert head.fields == sink.found
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections.abc import Iterator, Mapping
 from socket import socket
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client import ClientConnection, ClientSettings
+from muxwsgi.names import Breadth, HostPattern, HostPatterns, InvalidName, comparable, parse_pattern
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
@@ -22,6 +24,7 @@ from muxwsgi.proxy.upstream.early import EarlyStream
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
+from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ClientContext, TLSInfo
 from muxwsgi.wire.sweeper import Sweeper
@@ -43,22 +46,40 @@ class Upstreams:
     """Finds or makes the connection for an endpoint."""
 
     def __init__(
-        self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper, key_log: KeyLog | None = None
+        self,
+        settings: "ProxySettings",
+        dialer: Dialer,
+        pool: Pool,
+        sweeper: Sweeper,
+        key_log: KeyLog | None = None,
+        certificates: Mapping[str, CertificateFiles] | None = None,
     ) -> None:
-        """`sweeper` keeps the deadlines of connections that rules make, `key_log` the secrets of TLS with upstreams.
+        """`sweeper` keeps the deadlines of connections that rules make, `key_log` the secrets of TLS with upstreams. `certificates` are
+        ours by the server's name (`host` or `*.domain`, which stands for one label), for servers that ask for one; those without one are
+        shown the one of the settings.
 
-        Raises `OperatorError` where `upstream_ca` is of no use."""
+        Raises `OperatorError` where `upstream_ca` or a certificate is of no use."""
         self._sweeper = sweeper
         self._settings = settings
         self._dialer = dialer
         self._pool = pool
-        self._client_settings = ClientSettings(response_head_timeout=settings.response_head_timeout)
+        self._client_settings = ClientSettings(
+            response_head_timeout=settings.response_head_timeout, accept_invalid=settings.accept_invalid_http_response
+        )
         self._key_log = key_log
-        self._trusting: ClientContext | None = None
         self._early: dict[Context, EarlyStream] = {}
+        self._contexts: dict[CertificateFiles | None, ClientContext] = {}
+        self._certificates = dict(_by_pattern(certificates or {}))
+        self._patterns = HostPatterns(self._certificates)
+        self._certificate = None
+        if settings.upstream_cert is not None:
+            self._certificate = CertificateFiles(certfile=settings.upstream_cert, keyfile=settings.upstream_key or settings.upstream_cert)
         self._bound: WeakSet[Connection] | None = None  # made for the first one: most proxies never see any
-        if settings.upstream_ca is not None:
-            self._context()  # a file that is of no use shows before anybody is served
+        # A file that is of no use shows before anybody is served.
+        if settings.upstream_ca is not None or self._certificate is not None:
+            self._context(self._certificate)
+        for files in self._certificates.values():
+            self._context(files)
 
     def way(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
         """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none, and where a rule connects by itself."""
@@ -202,7 +223,7 @@ class Upstreams:
     def _secure(self, connection: Connection, endpoint: Endpoint, layer: Layer, ctx: Context) -> Connection:
         connection.deadline = monotonic() + self._settings.handshake_timeout
         try:
-            context = _Offering(self._context(), layer.alpn)
+            context = _Offering(self._context(self._certificate_for(layer.server_name)), layer.alpn)
         except OperatorError as error:
             connection.finish()
             log.error("upstreams cannot be verified: %s", error)
@@ -225,14 +246,37 @@ class Upstreams:
             ctx.flow.upstream_tls = tls_side(inside.tls)
         return inside
 
-    def _context(self) -> ClientContext:
-        if self._trusting is None:
-            self._trusting = ClientContext(verify=not self._settings.insecure_upstream, ca_file=self._settings.upstream_ca)
-            if self._settings.ignore_unexpected_eof:
-                self._trusting.openssl.set_options(_OP_IGNORE_UNEXPECTED_EOF)
+    def _certificate_for(self, server_name: str) -> CertificateFiles | None:
+        if not self._patterns:
+            return self._certificate
+        pattern = self._patterns.find(comparable(server_name))
+        return self._certificate if pattern is None else self._certificates[pattern]
+
+    def _context(self, certificate: CertificateFiles | None) -> ClientContext:
+        context = self._contexts.get(certificate)
+        if context is None:
+            settings = self._settings
+            context = ClientContext(
+                verify=not settings.insecure_upstream,
+                ca_file=settings.upstream_ca,
+                certfile=None if certificate is None else certificate.certfile,
+                keyfile=None if certificate is None else certificate.keyfile,
+                minimum_version=settings.upstream_tls_min,
+            )
+            if settings.ignore_unexpected_eof:
+                context.openssl.set_options(_OP_IGNORE_UNEXPECTED_EOF)
             if self._key_log is not None:
-                self._key_log.attach(self._trusting.openssl)
-        return self._trusting
+                self._key_log.attach(context.openssl)
+            self._contexts[certificate] = context
+        return context
+
+
+def _by_pattern(certificates: Mapping[str, CertificateFiles]) -> Iterator[tuple[HostPattern, CertificateFiles]]:
+    for host, files in certificates.items():
+        try:
+            yield parse_pattern(host, Breadth.ONE_LABEL), files
+        except InvalidName:
+            raise OperatorError(f"upstream_certificates: {host!a} is neither a host, an address nor *.domain") from None
 
 
 class _Offering(ClientContext):
