@@ -1,0 +1,486 @@
+"""Every command of README.md, CONTRIBUTING.md, docs/ and apps/ is run here as it is written, or stands in `NOT_RUN` with the reason.
+
+A command that is new on a page and in neither place fails `test_every_command_is_run_or_listed`. `tests/pages.py` says what is changed.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from muxwsgi.cli import cli
+from tests.pages import PAGES, ROOT, Reader, blocks, copy_of_the_sources, own_environment, quoted_commands, until
+from tests.system.server_process import ServerProcess
+
+BLOCKS = blocks()
+
+ELSEWHERE = "another test runs the same"
+INDEX = "asks the package index"
+MINUTES = "takes minutes, and needs the peers' packages"
+
+#: Commands of blocks: what is not run, and why.
+NOT_RUN = {
+    ("CONTRIBUTING.md", "git clone ... muxwsgi && cd muxwsgi"): "the address is the reader's",
+    ("CONTRIBUTING.md", "make run"): ELSEWHERE,
+    ("CONTRIBUTING.md", "make .venv/tests.stamp"): INDEX,
+    ("CONTRIBUTING.md", "make lint"): "`make test` begins with it",
+    ("CONTRIBUTING.md", "make test-fast"): "it would run this test",
+    ("docs/from-gunicorn.md", "gunicorn -k gevent -b 0.0.0.0:8000 app:application"): "gunicorn is not installed for the tests",
+    ("docs/measuring.md", "make bench"): MINUTES,
+    ("docs/measuring.md", 'make bench BENCH="--group http --load hello --peer bjoern --rounds 3"'): MINUTES,
+    ("docs/measuring.md", 'make bench BENCH="--rounds 5 --minutes 60 --json run.json"'): MINUTES,
+    ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench --list"): MINUTES,
+    ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench report run.json"): MINUTES,
+    ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
+}
+
+#: Commands in backquotes that are not muxwsgi's: who runs them, or why nobody does.
+QUOTED = {
+    "bash .ci/run": "it is what runs the tests",
+    "make test": "it is what runs the tests",
+    "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_end_of_configuration_runs",
+    "python -m build": INDEX,
+    "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
+    "python -m cibuildwheel": "needs Docker",
+    "twine upload": "publishes",
+    "pip install": "names no package",
+    "pip install psycogreen": INDEX,
+    "htpasswd -B": "test_the_passwords_of_htpasswd_are_asked_for",
+    "htpasswd -B -c FILE USER": "test_the_passwords_of_htpasswd_are_asked_for",
+    "curl -x https://proxy.example:8443": "the end of the command is the reader's",
+    "curl -x socks5h://127.0.0.1:8080": ELSEWHERE,
+    "make clean": "removes the environment that the tests run in",
+    "make bench PYTHON=/usr/bin/python3": MINUTES,
+}
+
+#: What the pages take for granted: an application, a certificate, rules.
+APPLICATION = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello from " + environ["SCRIPT_NAME"].encode() + environ["PATH_INFO"].encode() + b"\\n"]
+
+
+app = application
+
+
+def create_app():
+    return application
+"""
+
+#: The blocks that a test of this file follows.
+FOLLOWED: set[tuple[str, str]] = set()
+
+MakeReader = Callable[..., Reader]
+
+
+def follows(page: str, first: str) -> Callable[[Any], Any]:
+    """The test runs the block of `page` that begins with the command `first`."""
+    FOLLOWED.add((page, first))
+    return lambda test: test
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> MakeReader:
+    def make(page: str, first: str, **more: Any) -> Reader:
+        assert (page, first) in FOLLOWED
+        left_out = frozenset(text for where, text in NOT_RUN if where == page)
+        return Reader(BLOCKS[page, first], tmp_path, left_out=left_out, **more)
+
+    return make
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with what commands name: app.py, admin/wsgi.py, filters.py, site.pem and the other files."""
+    for name in ("app.py", "module.py", "admin/wsgi.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(APPLICATION)
+    rules = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/proxy-rules.md").read_text(), re.M | re.S)
+    assert rules is not None
+    (tmp_path / "filters.py").write_text(rules[1] + "\n\ndef add_rules(proxy):\n    proxy.on_request().do(lambda request, ctx: None)\n")
+    make_certificate(tmp_path / "site.pem", tmp_path / "site.key")
+    shutil.copy(ROOT / "conf/proxy.toml", tmp_path)
+    (tmp_path / "app.toml").write_text('wsgi_app = "app:application"\n')
+    for name in ("policy.toml", "deny.txt"):
+        shutil.copy(ROOT / "apps/inspector-rules" / name, tmp_path)
+    (tmp_path / "FILE").write_text("")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The programs of an environment with muxwsgi, as in the reader's own; and the checkout that it was installed from."""
+    folder = tmp_path_factory.mktemp("own")
+    programs = own_environment(folder / "environment")
+    checkout = copy_of_the_sources(folder / "checkout")
+    subprocess.run([programs / "pip", "install", "."], cwd=checkout, env={**os.environ, "MUXWSGI_PURE": "1"}, check=True)
+    return programs, checkout
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A web server in TLS, in the place of www.example.org."""
+    (tmp_path / "origin_app.py").write_text(APPLICATION)
+    with ServerProcess("origin_app", "--pythonpath", str(tmp_path), tls=True) as server:
+        yield server
+
+
+@pytest.fixture
+def plain_origin(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "origin_app.py").write_text(APPLICATION)
+    with ServerProcess("origin_app", "--pythonpath", str(tmp_path)) as server:
+        yield server
+
+
+def curl(*arguments: str) -> str:
+    return subprocess.run(["curl", "-sS", "--max-time", "20", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+# Which commands there are
+
+
+def test_every_command_is_run_or_listed() -> None:
+    commands = {(block.page, command.text) for block in BLOCKS.values() for command in block.commands}
+    run = {(block.page, command.text) for key, block in BLOCKS.items() if key in FOLLOWED for command in block.commands}
+    assert commands - run - set(NOT_RUN) == set(), "neither run here nor listed in NOT_RUN"
+    assert set(NOT_RUN) - commands == set(), "no longer on the page"
+    assert FOLLOWED - set(BLOCKS) == set(), "no longer on the page"
+    assert len(commands) > 40
+
+
+def test_every_quoted_command_is_known() -> None:
+    quoted = {command for _, command in quoted_commands() if not command.startswith("muxwsgi ")}
+    assert quoted == set(QUOTED)
+    for reason in QUOTED.values():
+        assert not reason.startswith("test_") or reason in globals()
+
+
+# muxwsgi's own commands
+
+
+def words_of(command: str) -> list[list[str]]:
+    """The words of each `muxwsgi` in a command line, without its name."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
+    lexer.whitespace_split = True
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if word in ("|", "&&", "||", ";", "&"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return [words[1:] for words in parts if words and words[0] == "muxwsgi"]
+
+
+def muxwsgi_commands() -> list[tuple[str, ...]]:
+    written = [command.text for block in BLOCKS.values() for command in block.commands]
+    written += [command for _, command in quoted_commands()]
+    return sorted({tuple(words) for command in written for words in words_of(command)})
+
+
+def parse(words: tuple[str, ...]) -> None:
+    """Raises `click.UsageError` where the command line does not take them."""
+    command: click.Command | None = cli
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        _, command, rest = command.resolve_command(click.Context(command), rest)
+    assert command is not None
+    if isinstance(command, click.Group) and not rest:
+        return
+    try:
+        command.make_context("muxwsgi", rest)
+    except click.exceptions.Exit as ended:  # --version
+        assert ended.exit_code == 0
+
+
+@pytest.mark.parametrize("words", muxwsgi_commands(), ids=" ".join)
+def test_the_command_line_takes_what_the_pages_write(words: tuple[str, ...], files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    parse(words)
+
+
+def checked() -> list[tuple[str, ...]]:
+    """Of each `run` and `proxy` that says what to serve, and each `check`, the words of `muxwsgi check`."""
+    found = []
+    for words in muxwsgi_commands():
+        if words[0] == "run" and len(words) > 1:
+            found.append(("check", *words[1:]))
+        elif words[0] == "proxy":
+            found.append(("check", "--proxy", *words[1:]))
+        elif words[0] == "check":
+            found.append(words)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("words", checked(), ids=" ".join)
+def test_check_accepts_what_the_pages_serve(words: tuple[str, ...], files: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = tmp_path_factory.getbasetemp() / "data-of-commands"
+    environment = {**os.environ, "XDG_DATA_HOME": str(data)}
+    subprocess.run([sys.executable, "-m", "muxwsgi", "ca", "init"], env=environment, capture_output=True)  # once; it overwrites none
+    words = tuple(re.sub(r"^(127\.0\.0\.1|0\.0\.0\.0):\d+", "127.0.0.1:0", word) for word in words)
+    done = subprocess.run([sys.executable, "-m", "muxwsgi", *words], cwd=files, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def flags_of(command: click.Command) -> set[str]:
+    flags = {flag for parameter in command.params if isinstance(parameter, click.Option) for flag in parameter.opts}
+    if isinstance(command, click.Group):
+        flags |= {flag for each in command.commands.values() for flag in flags_of(each)}
+    return flags
+
+
+#: Options on the pages that are other programs'.
+FOREIGN = {"--wheel": "build", "--version": "muxwsgi's own, made by click", "--on-timeout": "sslh", "--rounds": "tests.bench", "--help": "click"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_that_a_page_names_is_there(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
+    if "/from-" in page:  # what stands on the left is the other program's
+        text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.M)
+    quoted = re.findall(r"`([^`\n]+)`", text)
+    if page in ("docs/measuring.md", "docs/performance.md", "docs/performance-history.md"):  # of the measuring program and the peers
+        quoted = [words for words in quoted if words.startswith("muxwsgi ")]
+    named = {flag for words in quoted for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", words)}
+    assert named - flags_of(cli) - set(FOREIGN) == set()
+
+
+# README.md and CONTRIBUTING.md
+
+
+@follows("README.md", "make run")
+@follows("README.md", "curl -sk https://127.0.0.1:8443/ | grep h1")
+def test_the_first_minute(reader: MakeReader) -> None:
+    served = reader("README.md", "make run")
+    # What `make run` sets up is here already; without -o it would ask the package index whenever a file is newer.
+    served.environment |= {"PORT": str(served.port(8443)), "MAKEFLAGS": "-o .venv/apps.stamp"}
+    with served:
+        served.serve("make run", 8443, cwd=ROOT)
+        with reader("README.md", "curl -sk https://127.0.0.1:8443/ | grep h1", ports=served.ports) as second:
+            for command in second.block.commands:
+                second.run(command.text)
+
+
+@pytest.mark.slow
+@follows("README.md", "pip install .")
+def test_an_application_of_your_own(reader: MakeReader, files: Path, own: tuple[Path, Path]) -> None:
+    programs, checkout = own
+    with reader("README.md", "pip install .", programs=programs, environment={"MUXWSGI_PURE": "1"}) as served:
+        served.run("pip install .", cwd=checkout)
+        served.serve("muxwsgi run app:application", 8000)
+        assert curl(f"http://127.0.0.1:{served.port(8000)}/x") == "hello from /x\n"
+        served.serve("muxwsgi run 'app:create_app()'", 8443)
+        assert curl("-k", f"https://127.0.0.1:{served.port(8443)}/admin/x") == "hello from /admin/x\n"
+
+
+@follows("README.md", "muxwsgi ca init && muxwsgi proxy --mitm --flows flows.jsonl")
+def test_a_proxy_in_one_line(reader: MakeReader, origin: ServerProcess) -> None:
+    proxy = reader("README.md", "muxwsgi ca init && muxwsgi proxy --mitm --flows flows.jsonl")
+    proxy.environment = environment_of_proxy(proxy)
+    with proxy:
+        proxy.serve("muxwsgi ca init", 8080)
+        ca = proxy.home / ".local/share/muxwsgi/ca/ca.pem"
+        asked = ("-x", f"http://127.0.0.1:{proxy.port(8080)}", "--cacert", str(ca), f"https://localhost:{origin.port}/x")
+        assert curl(*asked) == "hello from /x\n"
+        flows = proxy.folder / "flows.jsonl"
+        until(lambda: flows.exists() and flows.read_text().endswith("\n"), "no flow was written")
+        assert json.loads(flows.read_text())["request"]["url"] == f"https://localhost:{origin.port}/x"
+
+
+def environment_of_proxy(reader: Reader) -> dict[str, str]:
+    """The default port, free; and the development certificate of the origin is taken."""
+    return {"MUXWSGI_BIND": f"127.0.0.1:{reader.port(8080)}", "MUXWSGI_INSECURE_UPSTREAM": "true"}
+
+
+@follows("README.md", r"printf 'GET key\r\n' | muxwsgi explain -")
+def test_explain_prints_what_the_readme_shows(reader: MakeReader) -> None:
+    # The name of the mux has the default port, which nothing listens on here.
+    with reader("README.md", r"printf 'GET key\r\n' | muxwsgi explain -", ports={"8000": 8000}) as explained:
+        explained.run("printf")
+
+
+@follows("CONTRIBUTING.md", "git clone ... muxwsgi && cd muxwsgi")
+def test_a_contributor_runs_one_test(reader: MakeReader) -> None:
+    with reader("CONTRIBUTING.md", "git clone ... muxwsgi && cd muxwsgi") as contributor:
+        contributor.run(".venv/bin/python -m pytest", cwd=ROOT)
+
+
+def test_what_makes_the_end_of_configuration_runs() -> None:
+    (command,) = [command for command in QUOTED if "markdown()" in command]
+    printed = subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout
+    assert (ROOT / "docs/configuration.md").read_text().endswith(printed.strip() + "\n")
+
+
+# Hijackers
+
+
+@follows("docs/writing-hijackers.md", "pip install -e '.[tests]'")
+@follows("docs/writing-hijackers.md", "pytest -q")
+def test_the_tutorial(reader: MakeReader, own: tuple[Path, Path], tmp_path: Path) -> None:
+    programs, _ = own
+    (folder := tmp_path / "shout").mkdir()
+    page = (ROOT / "docs/writing-hijackers.md").read_text()
+    for name, content in re.findall(r"Save this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)^```", page, re.M | re.S):
+        (folder / name).write_text(content)
+    assert sorted(os.listdir(folder)) == ["muxwsgi_shout.py", "pyproject.toml", "test_shout.py"]
+    # The name of the mux has the default port, which nothing listens on here.
+    first = reader("docs/writing-hijackers.md", "pip install -e '.[tests]'", programs=programs, ports={"8000": 8000})
+    with first:
+        for command in first.block.commands:
+            first.run(command.text, cwd=folder)
+    with reader("docs/writing-hijackers.md", "pytest -q", programs=programs) as second:
+        assert "2 passed" in second.run("pytest", cwd=folder)
+    subprocess.run([programs / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-shout"], check=True)
+
+
+@pytest.mark.slow
+@follows("apps/hijack-echo/README.md", "pip install .")
+def test_the_echo(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    with example(reader, "hijack-echo", own, tmp_path) as served:
+        served.environment = {"MUXWSGI_BIND": f"127.0.0.1:{served.port(8000)}"}
+        served.serve("muxwsgi run", 8000)
+        assert served.run("printf") == "ECHO hi\n"
+
+
+@pytest.mark.slow
+@follows("apps/hijack-resp/README.md", "pip install .")
+def test_the_redis_protocol(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    with example(reader, "hijack-resp", own, tmp_path) as served:
+        served.environment = {"MUXWSGI_BIND": f"127.0.0.1:{served.port(8000)}"}
+        served.serve("muxwsgi run", 8000)
+        assert served.run("redis-cli") == "OK\n"
+
+
+INSPECTOR = "muxwsgi proxy --mitm --flows flows.jsonl --block deny.txt --passthrough '*.bank.example' --rules muxwsgi_inspector:add_rules"
+
+
+@pytest.mark.slow
+@follows("apps/inspector-rules/README.md", "pip install .")
+@follows("apps/inspector-rules/README.md", INSPECTOR)
+def test_the_inspector(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    with example(reader, "inspector-rules", own, tmp_path) as served:
+        served.run("muxwsgi ca init")
+        served.serve("muxwsgi run", 8080)
+    with reader("apps/inspector-rules/README.md", INSPECTOR, programs=served.programs) as proxy:
+        proxy.environment = environment_of_proxy(proxy)
+        proxy.serve("muxwsgi proxy", 8080)
+
+
+def example(reader: MakeReader, name: str, own: tuple[Path, Path], folder: Path) -> Reader:
+    """A reader who has installed the package of apps/ as its page says."""
+    shutil.copytree(ROOT / "apps" / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    made = reader(f"apps/{name}/README.md", "pip install .", programs=own[0])
+    made.run("pip install .", cwd=folder / name)
+    return made
+
+
+# The compiled build
+
+
+@pytest.mark.slow
+@follows("docs/compiled.md", "pip install .")
+def test_the_builds(reader: MakeReader, tmp_path: Path) -> None:
+    programs = own_environment(tmp_path / "environment")
+    checkout = copy_of_the_sources(tmp_path / "checkout")
+    with reader("docs/compiled.md", "pip install .", programs=programs) as builder:
+        version = "muxwsgi --version"
+        builder.run("pip install .", cwd=checkout)
+        assert "(compiled)" in builder.run(version)
+        builder.run("MUXWSGI_PURE=1", cwd=checkout)
+        assert "(pure Python)" in builder.run(version)
+        builder.run("pip install --editable", cwd=checkout)
+        assert "(pure Python)" in builder.run(version)
+
+
+# From gunicorn
+
+
+@follows("docs/from-gunicorn.md", "gunicorn -k gevent -b 0.0.0.0:8000 app:application")
+def test_the_command_in_the_place_of_gunicorn(reader: MakeReader, files: Path) -> None:
+    with reader("docs/from-gunicorn.md", "gunicorn -k gevent -b 0.0.0.0:8000 app:application") as served:
+        served.serve("muxwsgi run", 8000)
+        assert curl(f"http://127.0.0.1:{served.port(8000)}/") == "hello from /\n"
+
+
+# The proxy
+
+
+@follows("docs/certificates.md", "muxwsgi ca init")
+def test_a_ca_is_made_as_the_page_shows(reader: MakeReader) -> None:
+    with reader("docs/certificates.md", "muxwsgi ca init") as operator:
+        operator.run("muxwsgi ca init")
+        environment = {**os.environ, "HOME": str(operator.home)}
+        environment.pop("XDG_DATA_HOME", None)
+        table = re.findall(r"^\| `(muxwsgi ca (?!init)[^`]+)`", (ROOT / "docs/certificates.md").read_text(), re.M)
+        assert len(table) == 3
+        for command in table:
+            subprocess.run([sys.executable, "-m", *shlex.split(command)], env=environment, check=True, capture_output=True)
+
+
+@follows("docs/proxy.md", "muxwsgi ca init")
+@follows("docs/proxy.md", "curl -x http://127.0.0.1:8080 --cacert ~/.local/share/muxwsgi/ca/ca.pem https://www.example.org/")
+@follows("docs/proxy.md", "muxwsgi run filters:proxy -b 127.0.0.1:8080")
+def test_the_first_minute_of_the_proxy(reader: MakeReader, files: Path, origin: ServerProcess) -> None:
+    proxy = reader("docs/proxy.md", "muxwsgi ca init")
+    proxy.environment = environment_of_proxy(proxy)
+    elsewhere = {"https://www.example.org/": f"https://localhost:{origin.port}/"}
+    with proxy:
+        proxy.run("muxwsgi ca init")
+        proxy.serve("muxwsgi proxy", 8080)
+        (key,) = [key for key in FOLLOWED if key[0] == "docs/proxy.md" and key[1].startswith("curl")]
+        with reader(*key, ports=proxy.ports, replaced=elsewhere) as client:
+            for way in ("curl -x http:", "curl -x socks5h:"):
+                assert "hello from /\n" in client.run(way)
+            client.follow("tail -f", f'"url":"https://localhost:{origin.port}/"')
+    with reader("docs/proxy.md", "muxwsgi run filters:proxy -b 127.0.0.1:8080") as ruled:
+        ruled.serve("muxwsgi run", 8080)
+        assert "nothing here" in curl("-x", f"http://127.0.0.1:{ruled.port(8080)}", "http://ads.example/")
+
+
+@follows("docs/proxy-rules.md", "muxwsgi ca init")
+def test_the_first_rules_are_served(reader: MakeReader, files: Path) -> None:
+    with reader("docs/proxy-rules.md", "muxwsgi ca init") as operator:
+        operator.run("muxwsgi ca init")
+        operator.serve("muxwsgi run", 8080)
+        answer = curl("-x", f"http://127.0.0.1:{operator.port(8080)}", "http://ads.example/")
+        assert answer == "There is nothing here.\n"
+
+
+FLOWS = "muxwsgi proxy --flows flows.jsonl --har flows.har --flow-filter '~d example.com & !~t image'"
+
+
+@follows("docs/flows.md", FLOWS)
+def test_flows_are_written_shown_and_sent_again(reader: MakeReader, plain_origin: ServerProcess) -> None:
+    operator = reader("docs/flows.md", FLOWS, replaced={"example.com": "localhost"}, ports={"8000": plain_origin.port})
+    operator.environment = environment_of_proxy(operator)
+    with operator:
+        operator.serve("muxwsgi proxy", 8080)
+        url = f"http://localhost:{plain_origin.port}/x"
+        assert curl("--noproxy", "", "-x", f"http://127.0.0.1:{operator.port(8080)}", url) == "hello from /x\n"
+        operator.follow("tail -f", f"GET\t{url}\t200".expandtabs(1).replace(" ", "\t"))
+        assert "1 answered as then" in operator.run("muxwsgi replay")
+        assert json.loads((operator.folder / "flows.har").read_text())["log"]["entries"]
+
+
+def test_the_passwords_of_htpasswd_are_asked_for(tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    command = next(command for command in QUOTED if command.startswith("htpasswd") and "FILE" in command)
+    command = command.replace("FILE", str(passwords)).replace("USER", "somebody")
+    subprocess.run(["htpasswd", "-i", *shlex.split(command)[1:]], input="secret\n", text=True, check=True, capture_output=True)
+    with ServerProcess(None, "--proxy-auth", str(passwords)) as proxy:
+        asked = ["-o", os.devnull, "-w", "%{http_code}", "--noproxy", "", "-x", f"http://127.0.0.1:{proxy.port}"]
+        assert curl(*asked, "http://nowhere.invalid/") == "407"
+        assert curl("-U", "somebody:secret", *asked, "http://nowhere.invalid/") == "502"
