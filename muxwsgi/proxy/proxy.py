@@ -20,7 +20,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gevent
 import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -62,6 +61,7 @@ from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.settings import CertificateFiles, HTTPSettings
+from muxwsgi.wire.every import Every
 from muxwsgi.wire.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Proxy(Rules):
         self._addresses: Callable[[], list[tuple[str, int]]] = list
         self._sweeper = Sweeper()
         self._hangups = Hangups()
-        self._pruning: gevent.Greenlet[..., None] | None = None
+        self._pruning = Every(PRUNE_INTERVAL, self.pool.prune)
         self._recorder = Recorder(sinks, settings.capture_limit)
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
@@ -236,11 +236,8 @@ class Proxy(Rules):
     def close(self) -> None:
         """Close what is kept open for later. For the end of the server."""
         self._upstreams.close()
-        self._hangups.stop()
-        self._sweeper.stop()
-        if self._pruning is not None:
-            self._pruning.kill()
-            self._pruning = None
+        for each in (self._hangups, self._sweeper, self._pruning):
+            each.stop()
 
     @property
     def looks_inside(self) -> bool:
@@ -257,15 +254,8 @@ class Proxy(Rules):
         )
 
     def _start(self) -> None:
-        if self._pruning is None:
-            self._pruning = gevent.spawn(self._prune)
-            self._sweeper.start()
-            self._hangups.start()
-
-    def _prune(self) -> None:
-        while True:
-            gevent.sleep(PRUNE_INTERVAL)
-            self.pool.prune()
+        for each in (self._hangups, self._sweeper, self._pruning):
+            each.start()
 
     def _leaf_context(self, alpn: tuple[str, ...]) -> LeafContext:
         """What TLS is served with that offers `alpn`. Raises `OperatorError`."""
@@ -296,7 +286,7 @@ class Proxy(Rules):
         return self.wsgi_app(environ, start_response)
 
     def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if self._pruning is None:
+        if not self._pruning.running:
             self._start()
         connection: "Connection" = environ["muxwsgi.connection"]
         tunnel: Context | None = connection.tunnel

@@ -17,6 +17,7 @@ What the short form of that gets wrong, each seen in practice:
 
 import errno
 import fcntl
+import logging
 import math
 import sys
 import termios
@@ -45,6 +46,8 @@ __all__ = [
     "sweep",
     "unacknowledged",
 ]
+
+log = logging.getLogger("muxwsgi.error")
 
 READ = 1
 WRITE = 2
@@ -420,10 +423,14 @@ def sweep(lifelines: Iterable[Lifeline], now: float) -> None:
     No timer object is made for any deadline: 10,000 connections cost about 0.5 ms a sweep.
     """
     for line in lifelines:
-        if line.deadline < now:
-            line.fail(Expired("the deadline of this phase is over"))
-            continue
-        if line.write_pace is not None:
-            line.check_writer(now)
-        if line.idle_timeout is not None:
-            line.check_idle(now)
+        try:
+            if line.deadline < now:
+                line.fail(Expired("the deadline of this phase is over"))
+                continue
+            if line.write_pace is not None:
+                line.check_writer(now)
+            if line.idle_timeout is not None:
+                line.check_idle(now)
+        except Exception as error:  # of one connection: the others have deadlines too
+            log.exception("a connection cannot be swept")
+            line.fail(error)

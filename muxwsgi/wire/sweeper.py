@@ -2,9 +2,9 @@
 
 from time import monotonic
 
-import gevent
 from greenlet import greenlet
 
+from muxwsgi.wire.every import Every
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import Lifeline, sweep
 
@@ -14,7 +14,7 @@ __all__ = ["Sweeper"]
 INTERVAL = 1.0
 
 
-class Sweeper:
+class Sweeper(Every):
     """Whoever opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
 
     lines   each lifeline with the greenlet that serves it, None where that is nobody in particular: such a one
@@ -23,19 +23,8 @@ class Sweeper:
 
     def __init__(self) -> None:
         self.lines: dict[Lifeline, greenlet | None] = {}
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        super().__init__(INTERVAL, self._sweep)
         leave_to_parent(self)
-
-    def start(self) -> None:
-        """Sweep from now on. Idempotent."""
-        if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
-
-    def stop(self) -> None:
-        """Sweep no more. Idempotent."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
 
     def forsake(self) -> None:
         """In a forked child: close the connections without a word, see `fork`."""
@@ -43,9 +32,7 @@ class Sweeper:
             if line.top is not None:
                 line.top.forsake()
 
-    def _run(self) -> None:
-        while True:
-            gevent.sleep(INTERVAL)
-            for line in [line for line, served_by in self.lines.items() if line.closed and served_by is None]:
-                del self.lines[line]
-            sweep(list(self.lines), monotonic())
+    def _sweep(self) -> None:
+        for line in [line for line, served_by in self.lines.items() if line.closed and served_by is None]:
+            del self.lines[line]
+        sweep(list(self.lines), monotonic())

@@ -10,10 +10,10 @@ import select
 from collections.abc import Callable
 from time import monotonic
 
-import gevent
 from gevent.monkey import get_original
 
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.every import Every
 
 __all__ = ["ClientGone", "Hangups"]
 
@@ -31,7 +31,7 @@ class ClientGone(ConnectionAbortedError):
     """The client for whom somebody waits has left."""
 
 
-class Hangups:
+class Hangups(Every):
     """Pairs of a client and the upstream connection that is waited on for it: add one to `waiting`, and take it out again."""
 
     def __init__(self) -> None:
@@ -39,23 +39,7 @@ class Hangups:
         self.waiting: dict[Connection, Connection] = {}
         #: client -> since when, and the bytes that were sent to it then
         self._half_closed: dict[Connection, tuple[float, int]] = {}
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-
-    def start(self) -> None:
-        """Look from now on. Idempotent."""
-        if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
-
-    def stop(self) -> None:
-        """Look no more. Idempotent."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
-
-    def _run(self) -> None:
-        while True:
-            gevent.sleep(INTERVAL)
-            self.look(monotonic())
+        super().__init__(INTERVAL, lambda: self.look(monotonic()))
 
     def look(self, now: float) -> None:
         """Make the waits fail whose clients are gone. `now` is `time.monotonic()`."""
