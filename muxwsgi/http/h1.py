@@ -142,9 +142,7 @@ class HTTP1:
         line = incoming.connection.lifeline
         buffer = incoming.buffer
         if not buffer:
-            # Nothing would be lost if the connection closed here. Of a new one the first bytes have been seen, and are a request.
-            if self._draining and incoming.connection.bytes_received:
-                return None
+            # Nothing would be lost if the connection closed here, where nothing has come yet.
             line.deadline = clock() + patience
             line.resting = True
             try:

@@ -179,6 +179,8 @@ class Mux:
         began = clock()
         connection.deadline = deadline = began + self.sniff_timeout
         at_most = 0.0  # the later deadline, once it holds
+        line = connection.lifeline
+        line.resting = True  # until the first byte nothing would be lost if it closed here
         decision: Decision | None = None
         try:
             while True:
@@ -191,6 +193,7 @@ class Mux:
                     if ended and not data:
                         return self._decided(None, Reason.ENDED, "the stream ended before its first byte: closed")
                     seen = data
+                    line.resting = False
                 except Expired:
                     late = True
                 except Draining:
@@ -208,12 +211,11 @@ class Mux:
                     if (decision.route is not None and decision.reason is not _LATE) or clock() >= at_most:
                         return decision
                     connection.deadline = at_most
-                    connection.resting = not seen  # nothing would be lost if it closed here
         finally:
             connection.settle()
             connection.deadline = math.inf
+            line.resting = False
             if at_most:
-                connection.resting = False
                 if decision is not None and decision.route is not None and decision.route.takes_late:
                     connection.deadline = at_most  # a message that began late is not given its time anew
 

@@ -164,6 +164,10 @@ class Listening:
     def close(self) -> None:
         """Close the socket, and remove a unix socket's file where it is still ours. Idempotent."""
         self.socket.close()
+        self.unlink()
+
+    def unlink(self) -> None:
+        """Remove a unix socket's file where it is still ours: nobody connects from then on. Idempotent."""
         if self._inode is not None and self.bind.path is not None:
             with contextlib.suppress(FileNotFoundError):
                 information = os.stat(self.bind.path)

@@ -37,6 +37,7 @@ from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener, Room, Serve
+from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.sweeper import Sweeper
 
@@ -46,6 +47,9 @@ log = logging.getLogger("muxwsgi.error")
 
 #: Seconds between two looks at what is left during a drain.
 DRAIN_INTERVAL = 0.05
+
+#: Seconds that new connections have for their first bytes once a drain has begun: their requests may be under way.
+FIRST_BYTES_GRACE = 1.0
 
 #: Seconds that connections which are cut may take to end.
 CUT_TIMEOUT = 5.0
@@ -257,24 +261,33 @@ class Server:
             self._stopped.set()
 
     def stop(self, graceful_timeout: float | None = None) -> None:
-        """Stop accepting, let exchanges and hijacked connections end, and cut those that last longer than `graceful_timeout` seconds
-        (None: as in the settings)."""
+        """Accept who waits in the backlog and nobody else, let exchanges and hijacked connections end, and cut those that last longer than
+        `graceful_timeout` seconds (None: as in the settings)."""
         self._stop_wanted = True
         self._cut_at = monotonic() + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
         if self._draining is not None:
             self._draining.set()
+        for engine in self._engines:
+            engine.draining = True
+        for listening in self._listening:
+            listening.unlink()
+        spared_until: dict[Lifeline, float] = {}  # those that have sent nothing yet
+        while not self._is_cut():
+            drained = [listener.drain() for listener in self._listeners]
+            now = monotonic()
+            for line in list(self._lines):
+                if not line.untouched or now > spared_until.setdefault(line, now + FIRST_BYTES_GRACE):
+                    line.drain()
+            if all(drained) and not self._lines:
+                break
+            gevent.sleep(DRAIN_INTERVAL)
+        left = len(self._lines) + sum(listener.unserved() for listener in self._listeners)
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
         self.close()
-        for engine in self._engines:
-            engine.draining = True
-        while self._lines and not self._is_cut():
-            for line in list(self._lines):
-                line.drain()
-            gevent.sleep(DRAIN_INTERVAL)
-        if self._lines:
-            log.warning("%d connections were cut at shutdown", len(self._lines))
+        if left:
+            log.warning("%d connections were cut at shutdown", left)
             for greenlet in list(self._lines.values()):
                 gevent.kill(greenlet)
             give_up = monotonic() + CUT_TIMEOUT

@@ -6,6 +6,7 @@ handler there is one object of ours where there would be two sockets, an address
 
 import errno
 import logging
+import resource
 import socket
 import sys
 from collections import deque
@@ -21,7 +22,7 @@ from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.frames import keep_frames
 from muxwsgi.wire.ready import READ
 from muxwsgi.wire.service import Service
-from muxwsgi.wire.syscalls import accept_one, kind_of
+from muxwsgi.wire.syscalls import accept_one, close_descriptor, kind_of
 
 __all__ = ["Listener", "Room", "Serve"]
 
@@ -39,6 +40,10 @@ _GONE = frozenset(
 #: Connections accepted before the loop turns, at most. It begins with one, as nginx has it: of several processes the one that is idle
 #: should take the next. It doubles for as long as there is a crowd: else each of it waits for a turn, and an application may make it long.
 ACCEPTED_AT_MOST = 64
+
+#: Connections that are accepted and wait to be served, at most, while it drains: a quarter of the descriptors that the process may have,
+#: and this at least. The application needs some, too.
+ACCEPTED_AT_LEAST = 64
 
 #: Seconds without accepting when there are no descriptors, or no memory. Waiting clients stay in the backlog meanwhile.
 BACK_OFF = 0.2
@@ -122,6 +127,9 @@ class Listener:
         self._pausing = False  # until the timer ends it
         self._exhausted = False  # from a failure until the backlog was found empty: each is logged once, and not with every pause
         self._most = 1
+        self._draining = False
+        self._accepted: deque[tuple[int, Any]] = deque()  # while it drains: taken from the backlog, and not served yet
+        self._serving_them = False  # `_serve_accepted` is due, or waits for room
 
     def start(self) -> None:
         """Accept from now on."""
@@ -142,22 +150,78 @@ class Listener:
 
     def resume(self) -> None:
         """Accept again after a pause. Does nothing once closed."""
-        if not self._closed:
+        if not self._closed and self._watcher is not None:
             self._watcher.start(self._accept_some)
 
+    def drain(self) -> bool:
+        """Accept all who wait in the backlog, close the socket once it is empty, and serve them as there is room. To be called again, in a
+        moment, until it returns True: then everybody is being served.
+
+        Closing the socket resets those who wait there, though the kernel has told them that they are connected. Accepting takes
+        microseconds and serving may take seconds, so they are accepted first: the address is free at once, and who comes later is refused.
+        """
+        self._draining = True
+        self._stop_watching()
+        if not self._closed:
+            self._take_backlog()
+        if self._accepted and not self._serving_them:
+            self._serving_them = True
+            self._hub.loop.run_callback(self._serve_accepted)
+        return self._closed and not self._accepted
+
+    def unserved(self) -> int:
+        """Connections that were accepted and wait to be served, while it drains."""
+        return len(self._accepted)
+
     def close(self) -> None:
-        """Accept no more, and close the socket. Idempotent."""
+        """Accept no more, close the socket, and those who were accepted and not served yet. Idempotent."""
         self._closed = True
+        self._stop_watching()
+        self._socket.close()
+        while self._accepted:
+            close_descriptor(self._accepted.popleft()[0])
+
+    def _stop_watching(self) -> None:
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
             self._pause_timer.stop()
             self._pause_timer.close()
-        self._socket.close()
+
+    def _take_backlog(self) -> None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = sys.maxsize if limit == resource.RLIM_INFINITY else max(ACCEPTED_AT_LEAST, limit // 4)
+        while len(self._accepted) < most:
+            try:
+                accepted = self.accept()
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                return  # no descriptors: as others end there are some
+            if accepted is None:
+                self._closed = True
+                self._socket.close()
+                return
+            self._accepted.append(accepted)
+
+    def _serve_accepted(self) -> None:
+        """Serve one of those who were accepted, as the hub, and come back for the next."""
+        self._serving_them = bool(self._accepted)
+        if not self._accepted:
+            return
+        if self._room.is_full():
+            self._room.wait(self)
+            return
+        fd, client = self._accepted.popleft()
+        self._hub.loop.run_callback(self._serve_accepted)
+        self._serve_one(fd, client)
 
     def accept_next(self) -> None:
         """There is room for one more: take it, and wait for the next place; or where there is nobody, for a client."""
+        if self._draining:
+            self._serve_accepted()
+            return
         if self._closed:
             return
         if self._accept(1):
@@ -178,7 +242,7 @@ class Listener:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
         try:
             for _ in range(most):
-                if self._closed or self._room.is_full():  # by who was accepted a moment ago
+                if self._closed or self._draining or self._room.is_full():  # by who was accepted a moment ago
                     return False
                 accepted = self.accept()
                 if accepted is None:
@@ -221,6 +285,8 @@ class Listener:
     # Whoever logs may have to wait, which the hub cannot: a greenlet does it.
 
     def _pause(self, error: Exception) -> None:
+        if self._watcher is None:  # closed or drained by who was accepted a moment ago
+            return
         self._watcher.stop()
         self._pausing = True
         self._pause_timer.again(self._end_pause)

@@ -13,6 +13,7 @@ cdef class Ready:
     cpdef fail(self, error)
     cpdef close(self)
     cpdef int unsent(self) except -1
+    cpdef bint is_ready(self) except -1
     cpdef _arm(self)
 
 

@@ -19,6 +19,7 @@ import errno
 import fcntl
 import logging
 import math
+import select
 import sys
 import termios
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
+from gevent.monkey import get_original
 
 from muxwsgi.errors import Draining, Expired
 from muxwsgi.wire.syscalls import check_descriptor
@@ -51,6 +53,10 @@ log = logging.getLogger("muxwsgi.error")
 
 READ = 1
 WRITE = 2
+
+#: gevent's would wait for the next turn of the loop.
+_poll = get_original("select", "poll")
+_POLL_EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}
 
 
 class Ready:
@@ -140,6 +146,10 @@ class Ready:
         """Bytes that were sent, and that the peer has not acknowledged (TCP) or read (unix sockets). 0 in memory."""
         return 0
 
+    def is_ready(self) -> bool:
+        """Whether the wait that goes on would end at once: it has been notified, or the descriptor is ready."""
+        return self._waiter is not None and self._fired
+
     def _arm(self) -> None:
         raise NotImplementedError
 
@@ -171,6 +181,13 @@ class DescriptorReady(Ready):
         writer = DescriptorReady(self._fd, WRITE, self._hub)
         writer._closed = self._closed
         return writer
+
+    def is_ready(self) -> bool:
+        if self._closed:
+            return False
+        poll = _poll()
+        poll.register(self._fd, _POLL_EVENTS[self._events])
+        return bool(poll.poll(0))
 
     def _arm(self) -> None:
         # EBADF here, where libev would abort: from the check, or from making the watcher.
@@ -366,8 +383,9 @@ class Lifeline:
             self._writer.fail(error)
 
     def drain(self) -> None:
-        """Wake the handler with `Draining` where it said that it rests. To be repeated while the server drains."""
-        if self.resting:
+        """Wake the handler with `Draining` where it said that it rests, and nothing has come meanwhile: a message that is here already is
+        read and answered. To be repeated while the server drains."""
+        if self.resting and not self.reader.is_ready():
             self.reader.fail(Draining("the server is shutting down"))
 
     def close(self) -> None:
@@ -388,6 +406,11 @@ class Lifeline:
             pace.look(now)
             if pace.patience < 0:
                 self.writer.fail(Expired("the peer takes the data more slowly than allowed"))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the client has sent nothing yet that somebody has read. A handshake and a look at first bytes do not count."""
+        return self.top is not None and self.top.bytes_received == 0
 
     def check_idle(self, now: float) -> None:
         """Fail the waits with `Expired` once no byte has moved for `idle_timeout` seconds."""

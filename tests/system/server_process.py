@@ -130,6 +130,12 @@ class ServerProcess:
         self._reader.join(5)
         return self._process.returncode
 
+    def ended(self, timeout: float = 15) -> int:
+        """Wait until it has ended after a signal that was sent; the exit status."""
+        self._process.wait(timeout)
+        self._reader.join(5)
+        return self._process.returncode
+
     def connect(self) -> socket.socket:
         """A TCP connection, whatever the server speaks on it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
