@@ -8,7 +8,9 @@ Connection errors are all `OSError`s, so that code written for sockets (redis-py
 handles them without knowing muxwsgi.
 """
 
-__all__ = ["Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "ResponseAborted", "TLSError"]
+from greenlet import GreenletExit
+
+__all__ = ["Cut", "Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "ResponseAborted", "TLSError"]
 
 
 class OperatorError(Exception):
@@ -26,6 +28,11 @@ class PeerError(Exception):
 
 class Expired(TimeoutError):
     """A deadline of the connection passed while somebody waited on it. The connection itself is still usable."""
+
+
+class Cut(GreenletExit):  # type: ignore[misc]  # mypy is not shown its types
+    """Ends a greenlet of ours from outside: a connection that lasts longer than a drain, a copy whose other way has ended. Any other
+    `GreenletExit` was raised by an application, and is its error like all others."""
 
 
 class Draining(ConnectionAbortedError):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["STOPPING", "TAKEN", "Signals", "StopRequested"]
+__all__ = ["STOPPING", "TAKEN", "Signals", "StopRequested", "may_be_ctrl_c"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -32,6 +32,11 @@ TAKEN = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTI
 
 class StopRequested(KeyboardInterrupt):
     """A signal said stop while the application was loaded. A `KeyboardInterrupt`, which `except Exception` lets pass."""
+
+
+def may_be_ctrl_c(error: BaseException) -> bool:
+    """Whether `error` may be what Python makes of SIGINT, where nobody has taken that signal: it can come out of any code that runs."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Signals:

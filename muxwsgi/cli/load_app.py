@@ -11,6 +11,7 @@ from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
 __all__ = ["load_app", "load_rules", "mounted"]
 
@@ -78,11 +79,8 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
             raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
         traceback.print_exc()
         raise OperatorError(f"{where}: importing {module_name!r} failed: {error}") from error
-    except BaseException as error:  # SystemExit too: nothing is served that did not load
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        traceback.print_exc()
-        raise OperatorError(f"{where}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise _failed(error, f"{where}: importing {module_name!r}") from None
     found = _evaluate(spec, where, module, expression) if expression else _default(spec, where, module, default_names)
     if not callable(found):
         raise OperatorError(f"{where}: it is a {type(found).__name__}, not a callable")
@@ -118,9 +116,26 @@ def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str
         return function(*arguments, **keywords)
     except OperatorError as error:
         raise OperatorError(f"{where}: {error}") from error
-    except Exception as error:
-        traceback.print_exc()
-        raise OperatorError(f"{where}: {who} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise _failed(error, f"{where}: {who}") from None
+
+
+def _failed(error: BaseException, what: str) -> BaseException:
+    """What to raise for `error`, of whatever class: nothing is served that did not load. An operator who stops us is no error."""
+    if isinstance(error, StopRequested) or may_be_ctrl_c(error):
+        return error
+    if isinstance(error, SystemExit):  # a program that says why it cannot go on: no traceback tells more
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return OperatorError(f"{what} ended the program: {_line(error)} ({at.filename}, line {at.lineno})")
+    traceback.print_exception(error)
+    return OperatorError(f"{what} failed: {_line(error)}")
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return f"sys.exit({'' if error.code is None else error.code})"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SystemExit) else f"{type(error).__name__}: {text}"
 
 
 def _default(spec: str, where: str, module: Any, names: tuple[str, ...]) -> Any:

@@ -6,6 +6,7 @@ that names the source and the place; a name that does not exist is answered with
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -115,13 +116,22 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     by_variable = {each.variable: each for each in ALL}
     values = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in NOT_OPTIONS:
+        if not variable.startswith(PREFIX) or variable in NOT_OPTIONS or not value:
             continue
         known = by_variable.get(variable)
         if known is None:
+            if _OF_SERVICES.fullmatch(f"{variable}={value}"):
+                continue
             raise OperatorError(f"environment: {_unknown(variable, list(by_variable))}")
         values[known.name] = known.read(value, f"environment: {variable}")
     return values
+
+
+#: What Kubernetes puts into the environment of every container for each service whose name begins with `muxwsgi`, and Docker for linked
+#: containers: MUXWSGI_SERVICE_HOST, MUXWSGI_API_SERVICE_PORT_HTTP, MUXWSGI_PORT=tcp://..., MUXWSGI_PORT_8000_TCP_ADDR.
+_OF_SERVICES = re.compile(
+    r"MUXWSGI_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)", re.S
+)
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -64,6 +64,7 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         log.info("stopped before anything was served")
         error_log.end()
         return
+    gevent.get_hub().SYSTEM_ERROR = ()  # a greenlet of the application that ends by SystemExit ends alone, as a thread does
     # Flow logs that a proxy was given in Python: who writes something that can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit
-
-from muxwsgi.errors import Draining, Expired, PeerError, ResponseAborted, TLSError
+from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, TLSError
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
 from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
@@ -23,6 +21,7 @@ from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire.fork import end_child
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import clock
@@ -225,11 +224,13 @@ class HTTP1:
                     close = getattr(result, "close", None)
                     if close is not None:
                         close()
-        except (GreenletExit, KeyboardInterrupt):
+        except Cut:
             connection.lifeline.reset_at_close |= takeover.taken  # what it has sent may be half of something
             raise
-        except BaseException as error:  # SystemExit and gevent.Timeout too: an application ends its request, never the worker
+        except BaseException as error:  # SystemExit, GreenletExit and gevent.Timeout too: an application ends its request, never the worker
             in_order = self._answer_for(error, incoming, body, response, takeover, raw)
+            if may_be_ctrl_c(error):
+                raise
         finally:
             takeover.end()
             if self._on_exchange is not None:

@@ -3,6 +3,7 @@
 import cython
 
 from muxwsgi.wire.connection cimport Connection
+from muxwsgi.wire.ready cimport Lifeline
 from muxwsgi.wire.syscalls cimport clock
 
 
@@ -16,7 +17,7 @@ cdef class Mux:
     cdef tuple _matchers, _said
     cdef object _on_decision, _on_refusal, _on_unserved
 
-    @cython.locals(seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
+    @cython.locals(line=Lifeline, seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)
     @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t)
     cpdef decide(self, bytes data, bint final=*)

@@ -215,9 +215,8 @@ class Mux:
             connection.settle()
             connection.deadline = math.inf
             line.resting = False
-            if at_most:
-                if decision is not None and decision.route is not None and decision.route.takes_late:
-                    connection.deadline = at_most  # a message that began late is not given its time anew
+            if at_most and decision is not None and decision.route is not None and decision.route.takes_late:
+                connection.deadline = at_most  # a message that began late is not given its time anew
 
     def decide(self, data: bytes, final: bool = False) -> Decision | None:
         """Where a stream goes that starts with `data`; None while that is open. `final`: no more bytes will

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.hijack import Hijacker, check_name, hijacker_of
+from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
 __all__ = ["GROUP", "LoadError", "Registered", "discover", "select"]
 
@@ -65,9 +66,9 @@ class Registered:
         try:
             check_name(self.name)
             found = self._entry_point.load()
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:  # what a plugin's import may raise includes SystemExit
+            if isinstance(error, StopRequested) or may_be_ctrl_c(error):
+                raise
             first_line = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
             return LoadError(f"{described} cannot be loaded: {first_line}", traceback.format_exc())
         hijacker = hijacker_of(found)

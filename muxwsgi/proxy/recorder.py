@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from muxwsgi.errors import Cut
 from muxwsgi.names import join_host_port
 from muxwsgi.proxy.flow import Flow, FlowSink, Kind, TLSSide
 
@@ -63,7 +64,9 @@ class Recorder:
         for sink in self.sinks:
             try:
                 sink(flow)
-            except Exception:  # the traffic is not the sink's to stop
+            except Cut:
+                raise
+            except BaseException:  # a failing sink must not affect traffic
                 log.exception("the flow sink %r failed: it has not taken flow %d", sink, flow.id)
 
 
@@ -89,7 +92,7 @@ class Recorded:
         except StopIteration:
             self._error = None
             raise
-        except Exception as error:
+        except BaseException as error:
             self._error = str(error) or repr(error)
             raise
         self._flow.back.add(block)

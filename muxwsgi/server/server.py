@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 
 import gevent
-from gevent import GreenletExit
 from gevent.event import Event
 
-from muxwsgi.errors import Draining, Expired, HandshakeError, OperatorError, PeerError, TLSError
+from muxwsgi.errors import Cut, Draining, Expired, HandshakeError, OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
@@ -33,6 +32,7 @@ from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
+from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
@@ -289,7 +289,7 @@ class Server:
         if left:
             log.warning("%d connections were cut at shutdown", left)
             for greenlet in list(self._lines.values()):
-                gevent.kill(greenlet)
+                gevent.kill(greenlet, Cut)
             give_up = monotonic() + CUT_TIMEOUT
             while self._lines and monotonic() < give_up:
                 gevent.sleep(DRAIN_INTERVAL)
@@ -334,17 +334,20 @@ class Server:
             cut = False
             try:
                 front(connection)
-            except GreenletExit:
+            except Cut:
                 cut = True
                 raise
             except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
                 self._note_peer_error(connection, error)
-            except Exception as error:
+            except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
+                fork.end_child(error)
                 if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
                     self._note_peer_error(connection, error)
                 else:
                     log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
                     line.reset_at_close = True  # the peer is not to take what it got for the whole
+                    if may_be_ctrl_c(error):
+                        raise
             finally:
                 try:
                     connection.finish(cut)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import gevent
 
-from muxwsgi.errors import Expired
+from muxwsgi.errors import Cut, Expired
 from muxwsgi.wire.transport import CUT_GRACE
 
 __all__ = ["BLOCK", "Relayed", "Side", "Stream", "Truncated", "cut_both", "relay"]
@@ -74,7 +74,7 @@ class _Direction:
         self.count = 0
         self.moved_at = 0.0  # `time.monotonic()` of the last byte
         self.ended = False  # whether the source has said its end
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def copy(self) -> None:
         # The next block is read when the last one is sent: that is all the back-pressure there needs to be.
@@ -89,7 +89,9 @@ class _Direction:
             self.ended = True
             self.moved_at = monotonic()
             self._target.shutdown(socket_module.SHUT_WR)
-        except Exception as failure:  # reported by the greenlet that waits, once
+        except Cut:
+            raise
+        except BaseException as failure:  # reported by the greenlet that waits, once
             self.failure = failure
 
 
@@ -120,7 +122,7 @@ def relay(
             regular = error is None
         finally:
             # Both copies may sit in a wait of their own, on streams that we go on using or close next.
-            gevent.killall([greenlet for greenlet in running if not greenlet.dead])
+            gevent.killall([greenlet for greenlet in running if not greenlet.dead], Cut)
     except BaseException as raised:
         if cut:
             cut_both(left, right, CUT_GRACE if isinstance(raised, Exception) else 0)  # a kill does not wait for peers

@@ -326,3 +326,13 @@ def test_help_and_version_need_no_gevent() -> None:
     for option in OPTIONS:
         assert option.flag.encode() in done.stdout
     assert muxwsgi("--version").stdout.startswith(b"muxwsgi, version ")
+
+
+def test_variables_that_kubernetes_sets_for_a_service_and_empty_ones_are_left_alone() -> None:
+    addresses = {"SERVICE_HOST": "10.0.0.11", "SERVICE_PORT": "8000", "SERVICE_PORT_HTTP": "8000", "PORT": "tcp://10.0.0.11:8000"}
+    ports = {"PORT_8000_TCP": "tcp://10.0.0.11:8000", "PORT_8000_TCP_PROTO": "tcp", "PORT_8000_TCP_PORT": "8000", "PORT_8000_TCP_ADDR": "10.0.0.11"}
+    of_service = {f"{prefix}_{name}": value for prefix in ("MUXWSGI", "MUXWSGI_API") for name, value in (addresses | ports).items()}
+    empty = {"MUXWSGI_KEEP_ALIVE": "", "MUXWSGI_BIND": "", "MUXWSGI_TLS": "", "MUXWSGI_CONFIG": "", "MUXWSGI_UNKNOWN": ""}
+    assert collect({}, None, of_service | empty) == collect({}, None, {})
+    with pytest.raises(OperatorError, match="'MUXWSGI_PORT' is no option"):
+        collect({}, None, {"MUXWSGI_PORT": "8000"})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from muxwsgi.errors import PeerError
+from muxwsgi.errors import Cut, PeerError
 
 if TYPE_CHECKING:
     from muxwsgi.http.client import ClientConnection
@@ -65,13 +65,13 @@ class Upload:
         if self._greenlet is None:
             self._greenlet = gevent.spawn_later(after, self._run) if after else gevent.spawn(self._run)
         elif not after and not self.begun and not self._greenlet.dead:
-            self._greenlet.kill()
+            self._greenlet.kill(Cut)
             self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
         """Send no more: what is half sent makes the upstream connection useless."""
         if self._greenlet is not None:
-            self._greenlet.kill()
+            self._greenlet.kill(Cut)
 
     def _run(self) -> None:
         self.begun = True
@@ -83,7 +83,9 @@ class Upload:
                 # The engine has taken note, and answers for it. Whoever waits for the response has nobody to give it to.
                 self._client.close()
                 return
-            except Exception:
+            except Cut:
+                raise
+            except BaseException:
                 log.exception("a rule's request body failed")
                 self._client.close()
                 return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import gevent
 
-from muxwsgi.errors import Expired
+from muxwsgi.errors import Cut, Expired
 from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.wire.connection import Connection
@@ -99,7 +99,9 @@ class _Side:
                     parts.append(encode_frame(kept, masked=self._from_client))
         except BrokenFrame as fault:
             self._fault = fault
-        except (Exception, gevent.Timeout) as error:
+        except Cut:
+            raise
+        except BaseException as error:
             self._fault = _HookFailed(error)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
