@@ -160,7 +160,7 @@ def test_help_has_the_sections_and_the_defaults(command: str) -> None:
 
 
 def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Path) -> None:
-    for text, words in (("import no_such_dependency", "no_such_dependency"), ("raise SystemExit(0)", "SystemExit"), ("1/0", "division by zero")):
+    for text, words in (("import no_such_dependency", "no_such_dependency"), ("1/0", "division by zero")):
         write(tmp_path / "broken.py", text)
         done = muxwsgi("run", "broken:app", "--pythonpath", str(tmp_path))
         assert done.returncode == 2
