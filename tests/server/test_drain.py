@@ -151,6 +151,22 @@ def test_a_new_connection_that_says_nothing_holds_the_stop_up_for_a_moment_alone
         sock.close()
 
 
+def test_those_who_were_accepted_and_never_served_are_counted_among_the_cut() -> None:
+    with ServerProcess(APP, "--max-connections=1", "--graceful-timeout=1") as server:
+        busy = server.connect()
+        busy.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha")
+        time.sleep(0.2)
+        waiting = [server.connect() for _ in range(5)]
+        for number, sock in enumerate(waiting):
+            sock.sendall(post(number))
+        server.send_signal(signal.SIGTERM)
+        for sock in [busy, *waiting]:
+            with contextlib.suppress(ConnectionResetError):
+                assert read_until_closed(sock) == b""
+        assert server.ended() == 0
+        server.wait_for_log("6 connections were cut at shutdown")
+
+
 def test_the_address_is_free_while_the_old_process_still_serves() -> None:
     with ServerProcess(APP) as server:
         held = hold(server, 0.5)
