@@ -70,6 +70,7 @@ def test_logs_whose_folder_was_moved_away_are_written_on_and_that_is_said_once(t
         wait_for(lambda: len(lines_of(moved / "access")) == 2)
         assert "LookupError: of the application" in (moved / "error").read_text()
         assert (moved / "error").read_text().count("it cannot be opened again") == 1, "the access log's"
+        server.wait_for_log("it cannot be opened again")
         assert server.log.count("it cannot be opened again") == 1, "the error log's"
         folder.mkdir()
         server.send_signal(signal.SIGUSR1)

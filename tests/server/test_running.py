@@ -51,7 +51,8 @@ def test_what_lasts_longer_than_the_graceful_timeout_is_cut() -> None:
         assert sock.recv(100) == b"ECHO hi"
         assert server.stop() == 0
         assert "1 connections were cut" in server.log and server.tracebacks() == []
-        assert sock.recv(1) == b""
+        with pytest.raises(ConnectionResetError):  # what it has got may be half of something
+            sock.recv(1)
 
 
 def test_a_second_signal_cuts_at_once() -> None:
