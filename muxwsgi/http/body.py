@@ -13,6 +13,7 @@ from httptools import HttpParserError, HttpRequestParser
 
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.http import chunk_line
+from muxwsgi.http.unreadable import raise_unreadable
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.ready import Pace, give_turn
 
@@ -56,8 +57,8 @@ _NO_TRAILERS = frozenset(
 class BrokenBody(PeerError, OSError):
     """A body that breaks off, is malformed, late or too large.
 
-    What `wsgi.input` raises is an `OSError`, because that is what Django (`UnreadablePostError`) and werkzeug (`ClientDisconnected`)
-    take for the client's fault and not for the application's.
+    It is an `OSError`, because that is what Django (`UnreadablePostError`) and werkzeug (`ClientDisconnected`) take for the client's fault
+    and not for the application's. What `wsgi.input` raises: see `unreadable`.
     """
 
 
@@ -364,7 +365,10 @@ class ChunkedBody(Body):
 
 
 class Input:
-    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing."""
+    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing.
+
+    Where the body cannot be read to its end, each method raises the `OSError` that `Body.read_some` does, as `raise_unreadable` has it.
+    """
 
     __slots__ = ("_body", "_buffer", "closed")
 
@@ -375,19 +379,22 @@ class Input:
 
     def read(self, size: int | None = -1) -> bytes:
         """`size` bytes, fewer at the end of the body only; all for -1 or None."""
-        buffer = self._buffer
-        everything = size is None or size < 0
-        if not buffer and isinstance(self._body, LengthBody):
-            # Without a copy: one read from the socket is one block for the application, and a small body is here whole.
-            data = self._body.read_some(BLOCK if everything else max(size or 0, DIRECT_AT_LEAST))
-            if self._body.done and (everything or len(data) <= (size or 0)):
-                return data
-            if len(data) == size:
-                return data
-            buffer += data
-        if not everything and len(buffer) >= (size or 0):
-            return self._cut(size or 0)
-        return self._gather(-1 if everything else (size or 0))
+        try:
+            buffer = self._buffer
+            everything = size is None or size < 0
+            if not buffer and isinstance(self._body, LengthBody):
+                # Without a copy: one read from the socket is one block for the application, and a small body is here whole.
+                data = self._body.read_some(BLOCK if everything else max(size or 0, DIRECT_AT_LEAST))
+                if self._body.done and (everything or len(data) <= (size or 0)):
+                    return data
+                if len(data) == size:
+                    return data
+                buffer += data
+            if not everything and len(buffer) >= (size or 0):
+                return self._cut(size or 0)
+            return self._gather(-1 if everything else (size or 0))
+        except (PeerError, OSError) as error:
+            raise_unreadable(error)
 
     def _gather(self, size: int) -> bytes:
         """`size` bytes, more than there are in the buffer; -1 for all.
@@ -414,28 +421,34 @@ class Input:
 
     def read1(self, size: int | None = -1) -> bytes:
         """At most `size` bytes, as soon as there are any; b"" at the end of the body. For who passes a body on as it comes."""
-        most = BLOCK if size is None or size < 0 else size
-        if self._buffer:
-            return self._cut(most)
-        return self._body.read_some(most)
+        try:
+            most = BLOCK if size is None or size < 0 else size
+            if self._buffer:
+                return self._cut(most)
+            return self._body.read_some(most)
+        except (PeerError, OSError) as error:
+            raise_unreadable(error)
 
     def readline(self, size: int | None = -1) -> bytes:
         """A line with its newline; at most `size` bytes of it; the rest at the end of the body."""
-        most = -1 if size is None else size
-        buffer = self._buffer
-        searched = 0
-        while True:
-            end = buffer.find(b"\n", searched) + 1
-            if end or 0 <= most <= len(buffer):
-                break
-            searched = len(buffer)
-            data = self._body.read_some(BLOCK)
-            if not data:
-                end = len(buffer)
-                break
-            buffer += data
-        end = end or len(buffer)
-        return self._cut(end if most < 0 else min(end, most))
+        try:
+            most = -1 if size is None else size
+            buffer = self._buffer
+            searched = 0
+            while True:
+                end = buffer.find(b"\n", searched) + 1
+                if end or 0 <= most <= len(buffer):
+                    break
+                searched = len(buffer)
+                data = self._body.read_some(BLOCK)
+                if not data:
+                    end = len(buffer)
+                    break
+                buffer += data
+            end = end or len(buffer)
+            return self._cut(end if most < 0 else min(end, most))
+        except (PeerError, OSError) as error:
+            raise_unreadable(error)
 
     def readlines(self, hint: int | None = None) -> list[bytes]:
         """All lines; no more once they have `hint` bytes."""

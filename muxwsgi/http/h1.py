@@ -260,8 +260,7 @@ class HTTP1:
         if head.chunked:
             body = ChunkedBody(incoming, self._settings, head.expects_continue)
             environ["muxwsgi.trailers"] = body.trailers
-            # Only where there is no Content-Length: werkzeug does not wrap an input that is said to be terminated, and a client that leaves
-            # is the application's error then.
+            # Only where there is no Content-Length, which says the same to everybody.
             environ["wsgi.input_terminated"] = True
         else:
             body = LengthBody(incoming, self._settings, head.expects_continue, head.length or 0)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
-import flask
 import gevent
 import gevent.event
 import pytest
@@ -381,28 +380,6 @@ def test_an_input_is_said_to_be_terminated_where_no_length_says_it(talk: Talk, f
 
     assert statuses(talk(app, b"POST / HTTP/1.1\r\nHost: a\r\n" + framing)) == [200]
     assert said == [(True, b"a") if b"chunked" in framing else (None, b"abcdef")]
-
-
-@pytest.mark.parametrize("way", ["form", "data", "stream"])
-@pytest.mark.parametrize("kind", [b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x"])
-def test_a_client_that_leaves_in_its_upload_is_no_error_of_a_flask_application(
-    talk: Talk, caplog: pytest.LogCaptureFixture, way: str, kind: bytes
-) -> None:
-    app = flask.Flask("uploads")
-
-    @app.post("/")
-    def upload() -> str:
-        match way:
-            case "form":
-                return str(len(flask.request.form) + len(flask.request.files))
-            case "data":
-                return str(len(flask.request.get_data()))
-            case _:
-                return str(len(flask.request.stream.read()))
-
-    half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: 100000\r\n\r\na=b&c=" % kind + b"x" * 2000
-    assert statuses(talk(app.wsgi_app, half)) == [400]
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_304_has_no_length_but_the_one_that_the_application_states(talk: Talk) -> None:

@@ -259,6 +259,8 @@ def _call(function: Callable[[Any, Context], Any], subject: object, ctx: Context
         result = function(subject, ctx)
     except BaseException as error:
         end_child(error)
+        if isinstance(error, HTTPException) and isinstance(error, OSError):  # not the rule's answer, but what `wsgi.input` raises
+            raise error.__cause__ or error from None
         raise
     if is_child():
         end_child(None)
