@@ -48,6 +48,7 @@ class Signals:
         self._wake: Callable[[], None] | None = None
         self._interrupting = False
         self._taken: list[int] = []
+        self._over = False
         self._masks: list[set[int]] = []  # while a fork is under way
 
     def take(self, numbers: tuple[int, ...] = TAKEN) -> None:
@@ -95,6 +96,17 @@ class Signals:
             except Exception:
                 log.exception("%s: what it is for went wrong", name)
 
+    def end(self) -> None:
+        """Nothing is served any more: from now on a signal that stops ends the process at once. What it waits for is the application's,
+        such as its threads and the children of `multiprocessing`, and may last for ever."""
+        self._wake = None
+        self._over = True
+        if os.getpid() == 1:
+            return  # for the first process of a container the default is to do nothing
+        for number in STOPPING:
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, signal.SIG_DFL)  # it works also where no code of Python's runs any more
+
     def release(self) -> None:
         """Let them be what they are by default."""
         for number in self._taken:
@@ -107,6 +119,8 @@ class Signals:
             raise StopRequested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._over and number in STOPPING:
+            os._exit(128 + number)
         self._pending[number] = None
         if self._interrupting and number in STOPPING:
             raise StopRequested
@@ -126,6 +140,6 @@ class Signals:
     def _release_in_child(self) -> None:
         self._pending.clear()
         self._wake = None
-        self._interrupting = False
+        self._interrupting = self._over = False
         self.release()
         self._let_go()

@@ -3,6 +3,8 @@
 import logging
 import math
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
@@ -48,6 +50,13 @@ def serve(app_spec: str, values: Mapping[str, Any], signals: Signals) -> None:
 
 def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
     """The same with an application that is made once the process is prepared, with what it writes. `signals` were taken already."""
+    try:
+        _serve_made(make, name, values, signals)
+    finally:
+        signals.end()
+
+
+def _serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
     take_streams()
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
@@ -83,7 +92,8 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         keeper.kill()
         for each in logs:
             _do(each.close)
-        log.info("stopped")
+        last = _lasting()
+        log.info("stopped" + (f"; the process ends with what the application has started: {', '.join(last)}" if last else ""))
         error_log.end()
         flush_streams(timeout=1)
 
@@ -99,8 +109,17 @@ def _keep_logs(error_log: ErrorLog, access_log: AccessLog | None) -> None:
         _do(error_log.flush)
         flush_streams()
         if lost_lines() > lost and not streams_wait() and monotonic() - said > COMPLAINING:
-            log.warning("standard output or error: %d lines were lost, because their reader is slow or gone", lost_lines() - lost)
+            why = "because their reader is slow or gone, or the disk full"
+            log.warning("standard output or error: %d lines were lost, %s", lost_lines() - lost, why)
             lost, said = lost_lines(), monotonic()
+
+
+def _lasting() -> list[str]:
+    """The threads and processes for which Python waits at its end."""
+    names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if "multiprocessing.process" in sys.modules:
+        names += [child.name for child in sys.modules["multiprocessing.process"].active_children() if not child.daemon]
+    return names
 
 
 def _do(what: Callable[[], None]) -> None:

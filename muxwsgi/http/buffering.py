@@ -107,8 +107,9 @@ def _refused(start_response: Callable[..., Any], status: str, text: str) -> list
 
 def _not_stored(environ: Environ, start_response: Callable[..., Any], error: OSError) -> list[bytes]:
     """RFC 4918 section 11.5."""
-    folder = tempfile.gettempdir()
-    log.error("a request body cannot be buffered in %s: %s: %s is answered with 507", folder, error.strerror, environ["RAW_URI"])
+    folder = tempfile.tempdir or "a folder for temporary files"  # None where none was found to be usable: asking again would raise
+    why = error.strerror or str(error)
+    log.error("a request body cannot be buffered in %s: %s: %s is answered with 507", folder, why, environ["RAW_URI"])
     return _refused(start_response, "507 Insufficient Storage", "there is no room for the request's body")
 
 

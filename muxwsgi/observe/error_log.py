@@ -5,11 +5,12 @@ loggers that there are and closes all handlers, unless it says otherwise. The er
 application that names our loggers in its configuration has them as it says.
 """
 
+import contextlib
 import logging
-import sys
 from collections.abc import Iterable
 
 from muxwsgi.observe.log_file import LogFile
+from muxwsgi.observe.output import standard_output
 
 __all__ = ["LOGGERS", "ErrorLog", "ErrorStream"]
 
@@ -97,8 +98,8 @@ class ErrorLog(logging.Handler):
     def _say(self, level: int, message: str) -> None:
         # Not to the log itself, which is what does not work; but the good news goes there.
         if level >= logging.ERROR and self._file.path != "-":
-            if sys.stderr is not None:
-                print(f"muxwsgi: {message}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # there is nowhere else to say it
+                standard_output(2).write(f"muxwsgi: {message}\n".encode("utf-8", "backslashreplace"))
         elif level < logging.ERROR:
             self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))
 

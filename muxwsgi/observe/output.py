@@ -53,7 +53,9 @@ class Output:
         self._size = 0  # bytes of them
         self._begun = False  # a part of the first of them is written
         self._torn = False  # the rest of a line that was begun is lost
-        self._lock = _native(_thread, "allocate_lock")()
+        # A destructor or a signal handler that prints may run in the middle of a write: the lock is for the other threads alone.
+        self._lock = _native(_thread, "RLock")()
+        self._busy = False  # a write or a flush is under way
         self._own: Any = None  # what is to be closed
         self._identity = _identity(fd)
         self._send: Callable[[bytes], int] = partial(os.write, fd)
@@ -81,7 +83,7 @@ class Output:
     def write(self, data: bytes) -> None:
         """Write `data`, or keep it. Raises `OSError` where it, or what waited before it, is lost."""
         with self._lock:
-            if self._shared and self._was_replaced():
+            if self._shared and not self._busy and self._was_replaced():
                 self._prepare()
             if self._size and self._size + len(data) > self._at_most:
                 self._try()
@@ -113,10 +115,10 @@ class Output:
 
     def forget(self) -> None:
         """In a forked child: what waits is the parent's to write, and the lock may be held by a thread that is not there."""
-        self._lock = _native(_thread, "allocate_lock")()
+        self._lock = _native(_thread, "RLock")()
         self._waiting.clear()
         self._size = 0
-        self._begun = False
+        self._begun = self._busy = False
 
     def _was_replaced(self) -> bool:
         """Whether the application has put another file in its place (dup2(2)). Where it only closed the descriptor, the number may be that
@@ -125,6 +127,15 @@ class Output:
         return identity not in (self._identity, None) and not stat.S_ISSOCK(os.fstat(self._fd).st_mode)
 
     def _try(self) -> None:
+        if self._busy:
+            return  # what waits is written by the call that this one interrupts, or by the next one
+        self._busy = True
+        try:
+            self._write_waiting()
+        finally:
+            self._busy = False
+
+    def _write_waiting(self) -> None:
         while self._waiting:
             data = self._waiting[0]
             try:
@@ -145,7 +156,7 @@ class Output:
                 self._waiting.popleft()
 
     def _drop(self) -> None:
-        self.lost += sum(map(_lines, self._waiting))
+        self.lost += sum(map(_lines, list(self._waiting)))
         self._waiting.clear()
         self._size = 0
         self._torn, self._begun = self._torn or self._begun, False

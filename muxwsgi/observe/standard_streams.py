@@ -4,43 +4,54 @@ import io
 import os
 import sys
 
-from muxwsgi.observe.output import TextOutput, may_wait, standard_output
+from muxwsgi.observe.output import TextOutput, standard_output
 
 __all__ = ["flush_streams", "lost_lines", "streams_wait", "take_streams"]
 
 _STREAMS = (("stdout", 1), ("stderr", 2))
 
+_replaced: list[object] = []  # kept, because their end would close the descriptor
+
 
 def take_streams() -> None:
-    """Let `sys.stdout` and `sys.stderr` lose what their readers do not take in time, instead of waiting for them. To be called before the
-    application is imported. Files stay as they are: a disk does not make one wait for ever. Idempotent."""
+    """Let `sys.stdout` and `sys.stderr` lose what their readers, or a disk, do not take, instead of waiting or raising. To be called before
+    the application is imported. Idempotent."""
     _open_missing()
     for name, fd in _STREAMS:
         stream = getattr(sys, name)
         if stream is None:  # it was closed when Python began
-            encoding, errors, buffered = "utf-8", "backslashreplace", False
+            encoding, errors, buffered, through = "utf-8", "backslashreplace", False, False
         elif not isinstance(stream, io.TextIOWrapper) or isinstance(stream.buffer, TextOutput):
             continue  # somebody's own
-        elif not may_wait(fd):
-            continue
         else:
             stream.flush()
-            encoding, errors, buffered = stream.encoding, stream.errors or "strict", not stream.line_buffering
+            encoding, errors = stream.encoding, stream.errors or "strict"
+            buffered, through = not stream.line_buffering, stream.write_through  # the latter with PYTHONUNBUFFERED
         raw = TextOutput(standard_output(fd), fd, f"<{name}>")
-        taken = io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="\n", line_buffering=not buffered)
+        taken = io.TextIOWrapper(
+            raw, encoding=encoding, errors=errors, newline="\n", line_buffering=not buffered, write_through=through
+        )
+        _replaced.append(stream)
         setattr(sys, name, taken)
+        # An application may wrap `sys.stdout.buffer` anew. What it wraps is closed with the last reference to the stream before, as Python
+        # keeps one here.
+        setattr(sys, f"__{name}__", taken)
 
 
 def flush_streams(timeout: float = 0) -> None:
-    """Try to write what waits, for `timeout` seconds each. What cannot be written is lost."""
+    """Try to write what waits, for `timeout` seconds each. What cannot be written is lost. Raises nothing, whatever the application has
+    made of its streams."""
     for name, fd in _STREAMS:
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, TextOutput):
-            stream.flush()
+        for stream in {getattr(sys, name), getattr(sys, f"__{name}__")}:
             try:
-                standard_output(fd).flush(timeout)
-            except OSError:
-                pass  # it is counted there
+                if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, TextOutput):
+                    stream.flush()
+            except ValueError:
+                pass  # it was closed, or its buffer taken out of it
+        try:
+            standard_output(fd).flush(timeout)
+        except OSError:
+            pass  # it is counted there
 
 
 def streams_wait() -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 
 import gevent
 
@@ -36,7 +37,11 @@ class Every:
 
     def _run(self) -> None:
         while True:
+            due = monotonic() + self._seconds
             gevent.sleep(self._seconds)
+            if monotonic() - due > self._seconds:
+                # Some code held up the loop, or the process was stopped: what peers sent in time waits in the kernel, and is read first.
+                gevent.sleep(self._seconds)
             try:
                 self._call()
             except Exception:  # MemoryError too

@@ -1,5 +1,6 @@
 """Request buffering: chunked bodies for applications that know of none, among them Django."""
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -112,6 +113,27 @@ def test_a_full_disk_is_507_and_the_next_request_is_served(tmp_path: Path) -> No
         server.wait_for_log("cannot be buffered in")
         assert server.tracebacks() == []
         assert posted(server, pieces(b"abc"))["bytes"] == 3
+
+
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_507() -> None:
+    """The folder for it is looked for then as well, by opening files."""
+
+    def few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    with ServerProcess(APP, PATIENT, preexec=few_descriptors) as server, server.connect() as sock, contextlib.ExitStack() as crowd:
+        sock.sendall(HEAD + b"3\r\nabc\r\n0\r\n\r\n")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        for _ in range(60):
+            crowd.enter_context(server.connect())
+        server.wait_for_log("cannot accept connections for now")
+        sock.sendall(HEAD + b"100000\r\n" + bytes(1 << 20) + b"\r\n0\r\n\r\n")
+        answer = b""
+        while b"HTTP/1.1 507 " not in answer:  # the end of the first answer may come before it
+            answer += (received := sock.recv(1000))
+            assert received, answer
+        server.wait_for_log("cannot be buffered in")
+        assert server.tracebacks() == []
 
 
 # In memory

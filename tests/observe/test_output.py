@@ -4,14 +4,18 @@ import contextlib
 import os
 import pty
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from muxwsgi.observe.output import Output
 
 AT_MOST = 200_000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["own description", "another user's pipe"])
@@ -191,3 +195,34 @@ def test_half_a_line_on_a_full_disk_is_ended_before_the_next(tmp_path: object) -
     assert path.read_bytes() == b"0123456789\nwhole\n"
     assert output.lost == 2
     output.close()
+
+
+PRINTING_IN_A_HANDLER = """
+import signal, sys
+from muxwsgi.observe.standard_streams import take_streams
+
+take_streams()
+count = 0
+
+def note(number, frame):
+    global count
+    count += 1
+    sys.stderr.buffer.write(b"%d from the handler\\n" % count)
+
+signal.signal(signal.SIGALRM, note)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+while count < 1000:
+    sys.stderr.buffer.write(b"from the program\\n")
+signal.setitimer(signal.ITIMER_REAL, 0)
+sys.stderr.flush()
+"""
+
+
+def test_a_signal_handler_that_prints_in_the_middle_of_a_write_does_not_wait_for_it() -> None:
+    """A destructor may do the same. With a lock that its own thread waits for, this never ends."""
+    command = [sys.executable, "-c", PRINTING_IN_A_HANDLER]
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, timeout=60, text=True, check=True)
+    lines = ended.stderr.splitlines()
+    assert {line for line in lines if "handler" not in line} == {"from the program"}
+    handlers = [line for line in lines if "handler" in line]  # one handler may interrupt another, so their order is open
+    assert len(handlers) >= 1000 and sorted(handlers) == sorted(f"{number} from the handler" for number in range(1, len(handlers) + 1))

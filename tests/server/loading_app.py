@@ -1,9 +1,11 @@
 """An application that takes its time to be imported, in the way that TEST_LOADING names."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -46,6 +48,10 @@ match how:
     case "until told":
         while not os.path.exists(os.environ["TEST_FILE"]):
             time.sleep(0.02)
+    case "thread":
+        threading.Thread(target=time.sleep, args=(120,), name="the application's").start()
+    case "process":
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,), name="the application's").start()
     case "forks":
         told(f"children ended with {set(end_children())}")
 

@@ -1,5 +1,6 @@
 """An application that writes where applications write: standard output and error, `wsgi.errors`, and logging."""
 
+import io
 import logging
 import logging.config
 import os
@@ -17,6 +18,20 @@ if configuration := os.environ.get("TEST_LOGGING"):
     else:
         logging.config.dictConfig({"version": 1})
 
+match os.environ.get("TEST_STREAMS"):  # what programs do that want another encoding, or no output at all
+    case "wrapped anew":
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        sys.stderr = io.TextIOWrapper(sys.stderr.buffer, encoding="utf-8", line_buffering=True)
+    case "detached":
+        sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8")
+        sys.stderr = io.TextIOWrapper(sys.stderr.detach(), encoding="utf-8", line_buffering=True)
+    case "closed":
+        sys.stdout.close()
+        sys.stderr.close()
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    case "gone":
+        sys.stdout.detach()
+
 LARGE = "x" * 100_000  # more than a pipe holds
 
 
@@ -24,6 +39,8 @@ def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> 
     match environ["PATH_INFO"]:
         case "/print":
             print(LARGE)
+        case "/print-word":
+            print("a word")
         case "/print-error":
             print(LARGE, file=sys.stderr)
         case "/errors":

@@ -130,6 +130,53 @@ def test_a_device_that_is_full_is_no_reason_to_end(tmp_path: Path) -> None:
         assert server.log.count("lines are lost") == 1
 
 
+def test_a_disk_that_is_full_under_standard_output_and_error_fails_no_request(tmp_path: Path) -> None:
+    """Nothing can be said any more, not even why the error log is not written."""
+    with open("/dev/full", "w") as full:
+        with ServerProcess(APP, "--error-logfile=/dev/full", "--access-logfile=-", stdout=full.fileno(), stderr=full.fileno()) as server:
+            for path in ("/print", "/print-error", "/errors", "/"):
+                assert server.get(path) == HELLO
+            assert server.get("/fail")[0] == 500
+            server.send_signal(signal.SIGUSR1)
+            assert server.get("/") == HELLO
+            assert server.stop() == 0
+
+
+# What an application does to its streams
+
+
+@pytest.mark.parametrize("how", ["wrapped anew", "detached", "closed", "gone"])
+def test_what_an_application_does_to_its_streams_is_not_done_to_the_logs(how: str, tmp_path: Path) -> None:
+    with open(tmp_path / "out", "wb") as out, subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out) as cat:
+        assert cat.stdin is not None
+        options = {"stdout": cat.stdin.fileno(), "environment": {"TEST_STREAMS": how}}
+        with ServerProcess(APP, "--access-logfile=-", **options) as server:  # type: ignore[arg-type]
+            cat.stdin.close()
+            if how != "gone":
+                assert server.get("/print-word") == HELLO
+                assert server.get("/errors?said") == HELLO
+            assert server.get("/fail")[0] == 500
+            wait_for(lambda: "GET /fail" in (tmp_path / "out").read_text())
+            assert server.get("/last") == HELLO
+            wait_for(lambda: "GET /last" in (tmp_path / "out").read_text())  # it is still written in batches
+            if how in ("wrapped anew", "detached"):
+                wait_for(lambda: "a word" in (tmp_path / "out").read_text())
+                server.wait_for_log("said\n")
+            assert server.stop() == (120 if how == "gone" else 0)  # Python's own word for a standard output that it cannot flush
+            assert "LookupError: of the application" in server.log and "stopped" in server.log
+            assert server.tracebacks() == ["Traceback (most recent call last):"], "of the application's error"
+
+
+def test_an_application_that_is_not_to_be_buffered_is_not() -> None:
+    """PYTHONUNBUFFERED is what images of containers set: what is printed is out before a process can crash."""
+    with pipe() as (reader, writer):
+        with ServerProcess(APP, stdout=writer, environment={"PYTHONUNBUFFERED": "1"}) as server:
+            os.close(writer)
+            assert server.get("/print-word") == HELLO
+            assert select.select([reader], [], [], 0)[0], "it is there before the response is"
+            assert os.read(reader, 100) == b"a word\n"
+
+
 # A reader that does not read
 
 

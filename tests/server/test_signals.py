@@ -29,7 +29,7 @@ class Loading:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "muxwsgi", "run", APP, "-b", f"127.0.0.1:{self.port}"],
+            [*prefix, sys.executable, "-m", "muxwsgi", "run", APP, "-b", environment.get("TEST_BIND", f"127.0.0.1:{self.port}")],
             cwd=ROOT,
             env={**os.environ, "TEST_LOADING": how, **environment},
             stderr=subprocess.PIPE,
@@ -132,6 +132,43 @@ def test_a_quit_cuts_at_once() -> None:
         assert server.stop(signal.SIGQUIT) == 0
         assert "stopping at once" in server.log
         sock.close()
+
+
+@pytest.mark.parametrize("prefix", [(), CONTAINER], ids=["", "container"])
+@pytest.mark.parametrize("how", ["thread", "process"])
+def test_what_an_application_leaves_running_is_named_and_does_not_make_the_process_deaf(how: str, prefix: tuple[str, ...]) -> None:
+    """Python ends when the threads and children do that the application has started, which may be never."""
+    if prefix and not can_unshare():
+        pytest.skip("no PID namespaces here")
+    with loading(how, *prefix) as process:
+        process.wait_for("listening")
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait_for("stopped; the process ends with what the application has started: the application's")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.process.wait(0.5)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.ended() == (128 + signal.SIGTERM if prefix else -signal.SIGTERM)
+
+
+def test_a_start_that_fails_behind_a_thread_of_the_application_can_be_stopped() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        with loading("thread", TEST_BIND=bind) as process:
+            process.wait_for("muxwsgi: error: ")
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.ended() == -signal.SIGTERM
+
+
+def test_what_came_in_time_is_read_although_the_process_was_stopped_meanwhile() -> None:
+    """Or the application has computed for so long: the deadline is the peer's, and the peer has kept it."""
+    with ServerProcess("tests.system.counted_app", "--request-head-timeout=2") as server, server.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n")
+        time.sleep(0.5)
+        server.send_signal(signal.SIGSTOP)
+        sock.sendall(b"Host: a\r\n\r\n")
+        time.sleep(4)
+        server.send_signal(signal.SIGCONT)
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_child_of_the_application_ends_by_a_signal_that_comes_as_soon_as_it_lives() -> None:
