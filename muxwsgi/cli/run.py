@@ -20,6 +20,7 @@ from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
 from muxwsgi.server import Server
 from muxwsgi.signals import Signals, StopRequested
+from muxwsgi.wire.frames import keep_frames
 
 __all__ = ["Log", "serve", "serve_made"]
 
@@ -84,6 +85,7 @@ def _serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Ma
         app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log, errors=error_log.stream
     )
     _act_on_signals(signals, server, [error_log, *logs])
+    keep_frames()
     announce(server, app, name, hijackers)  # who has read this may send a signal
     keeper = gevent.spawn(_keep_logs, error_log, access_log)
     try:

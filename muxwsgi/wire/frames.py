@@ -4,6 +4,8 @@ CPython gives each greenlet that runs Python code a block of 16 KiB, by mmap(2),
 the kernel finds and clears pages for it. A connection has a greenlet of its own, so these are as much work for the kernel as reading a
 request. Python lets a program say where such blocks come from (`PyObject_SetArenaAllocator`): the compiled build says, from those that were
 given back a moment ago. Plain Python has no way to say so, and goes on as it was.
+
+It is a setting of the whole process, so it is for who owns the process: `muxwsgi run` makes it, the library does not.
 """
 
 __all__ = ["keep_frames"]

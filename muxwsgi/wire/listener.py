@@ -19,7 +19,6 @@ from greenlet import greenlet
 
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.fork import leave_to_parent
-from muxwsgi.wire.frames import keep_frames
 from muxwsgi.wire.ready import READ
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.syscalls import accept_one, close_descriptor, kind_of
@@ -136,7 +135,6 @@ class Listener:
         if self._kind[0] != socket.AF_UNIX:
             # What is accepted inherits it: one call instead of one per connection (tcp(7) on Linux; a test says so where it is not).
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keep_frames()
         self._hub = get_hub()
         loop = self._hub.loop
         self._pause_timer = loop.timer(0, BACK_OFF)  # one that does not repeat would be over at once when it is started again

@@ -16,6 +16,7 @@ monkey.patch_all()
 import muxwsgi
 from muxwsgi.mux import matchers
 from muxwsgi.settings import BindSettings, CertificateFiles
+from muxwsgi.wire.frames import keep_frames
 from tests.gate.sequences import BODY, REFERENCE_ROUNDS
 
 
@@ -76,6 +77,7 @@ if __name__ == "__main__":
         hijackers=[echo],
     )
     print(*(address.rpartition(":")[2] for address in server.addresses), flush=True)
+    keep_frames()  # as `muxwsgi run` does
     gc.collect()
     gc.freeze()
     server.serve_forever()

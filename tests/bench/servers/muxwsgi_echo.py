@@ -2,6 +2,7 @@
 
 import muxwsgi
 from muxwsgi.mux.matchers import prefix
+from muxwsgi.wire.frames import keep_frames
 from tests.bench.echoes import MAGIC
 from tests.bench.servers.arguments import read
 
@@ -13,4 +14,5 @@ def echo(connection: muxwsgi.Connection) -> None:
 
 
 arguments = read()
+keep_frames()  # as `muxwsgi run` does
 muxwsgi.Server(arguments.application(), binds=[f"127.0.0.1:{arguments.port}"], hijackers=[echo]).serve_forever()
