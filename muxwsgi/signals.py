@@ -10,8 +10,14 @@ nobody would call it, and loading may last: then a signal that stops raises `Sto
 
 gevent has signal handlers too (`gevent.signal_handler`). They need the hub, which does not run while modules are imported, and they end the
 main greenlet where a handler raises anything.
+
+A child that the application forks has two kinds of handlers to give up, and each is given up in one place. `Signals` gives up its own,
+which are Python's; `wire/fork.py` gives up gevent's, in a child of a process that serves. Both block signals from before the fork until
+they are done. Their hooks nest, whichever was registered first: each puts back the mask that it found. What a program has taken by
+`signal.signal` stays taken in its children, as after any fork.
 """
 
+import ctypes
 import logging
 import os
 import signal
@@ -53,12 +59,22 @@ class Signals:
 
     def take(self, numbers: tuple[int, ...] = TAKEN) -> None:
         """Take them, in the main thread, also from an application that took one of them meanwhile. A child that is forked has them as any
-        other program has."""
+        other program has. Raises `ValueError` in another thread."""
+        for number in numbers:
+            signal.signal(number, self._note)
         if not self._taken:
             os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._release_in_child)
         self._taken = list(numbers)
-        for number in numbers:
-            signal.signal(number, self._note)
+
+    def take_untouched(self, numbers: tuple[int, ...]) -> None:
+        """Take those of `numbers` that are as Python has them at the start of a program, so that nobody else misses them. Outside of the
+        main thread none is taken: Python allows it to nobody there."""
+        try:
+            untouched = tuple(number for number in numbers if _is_untouched(number))
+            if untouched:
+                self.take(untouched)
+        except ValueError:
+            return
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -143,3 +159,35 @@ class Signals:
         self._interrupting = self._over = False
         self.release()
         self._let_go()
+
+
+def _is_untouched(number: int) -> bool:
+    """Whether nobody has taken `number`, in Python or by `gevent.signal_handler`, of which Python knows nothing. Raises `ValueError`
+    outside of the main thread."""
+    if number != signal.SIGINT:
+        return signal.getsignal(number) is signal.SIG_DFL and not _in_kernel(number)
+    if signal.getsignal(number) is not signal.default_int_handler:
+        return False
+    handler = _in_kernel(number)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        signal.signal(number, signal.default_int_handler)
+        if _in_kernel(number) == handler:  # it was Python's before
+            return True
+        _put_back(number, handler)
+        return False
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+# Where there is no C API (PyPy), Python's view counts.
+
+_in_kernel: Callable[[int], int | None]
+_put_back: Callable[[int, int | None], object]
+
+if hasattr(ctypes, "pythonapi") and hasattr(ctypes.pythonapi, "PyOS_setsig"):
+    _in_kernel = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(("PyOS_getsig", ctypes.pythonapi))
+    _put_back = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(("PyOS_setsig", ctypes.pythonapi))
+else:
+    _in_kernel = lambda number: None  # noqa: E731
+    _put_back = lambda number, handler: None  # noqa: E731

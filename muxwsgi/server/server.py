@@ -6,7 +6,8 @@ listening sockets; no gevent hub, no application code), `start` does what belong
 
 import errno
 import logging
-from collections.abc import Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 import gevent
@@ -32,7 +33,7 @@ from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import BindSettings, ServerSettings, Transparent
-from muxwsgi.signals import may_be_ctrl_c
+from muxwsgi.signals import Signals, may_be_ctrl_c
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.context import ServerContext
@@ -245,12 +246,23 @@ class Server:
         self._sweeper.start()
 
     def serve_forever(self) -> None:
-        """`start`, and return after `stop` or `request_stop` when everything has ended."""
-        self.start()
-        assert self._stopped is not None
-        while not self._stop_wanted:
-            self._stopped.wait()
-        self.stop()
+        """`start`, and return after `stop` or `request_stop` when everything has ended.
+
+        SIGINT (Ctrl-C) and SIGTERM are a `request_stop` meanwhile, where this is the main thread and the program has not taken them.
+        """
+        signals = Signals()
+        signals.take_untouched((signal.SIGINT, signal.SIGTERM))
+        try:
+            self.start()
+            loop = gevent.get_hub().loop
+            actions: dict[int, Callable[[], None]] = {signal.SIGINT: self.request_stop, signal.SIGTERM: self.request_stop}
+            signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))
+            assert self._stopped is not None
+            while not self._stop_wanted:
+                self._stopped.wait()
+            self.stop()
+        finally:
+            signals.release()
 
     def request_stop(self) -> None:
         """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait."""

@@ -31,11 +31,12 @@ def test_the_hijacker_of_the_readme_is_one() -> None:
     assert 'entry_points={"muxwsgi.hijack": ["echo = muxwsgi_echo:echo"]}' in (ROOT / "apps/hijack-echo/setup.py").read_text()
 
 
-def test_the_server_of_the_readme_serves() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_of_the_readme_serves_and_ends(number: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     code = next(block for block in blocks("README.md") if "serve_forever" in block).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
     try:
         give_up = time.monotonic() + 20
         while True:
@@ -47,9 +48,12 @@ def test_the_server_of_the_readme_serves() -> None:
             except ConnectionRefusedError:
                 assert time.monotonic() < give_up
                 time.sleep(0.05)
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[1] == b""
+        assert process.returncode == 0
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()
 
 
 def test_the_application_that_leaves_http_does(talk: Talk) -> None:
