@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NoReturn
 
 from muxwsgi.errors import OperatorError
@@ -55,11 +56,22 @@ def _hosts(flow: Flow) -> list[str]:
     return _texts(flow_host(flow), tunnel or None, flow.client_tls.sni if flow.client_tls else None)
 
 
+def _contents(flow: Flow, *, request: bool = True, response: bool = True) -> Iterator[bytes | bytearray]:
+    """What was said: the messages of a WebSocket, else the bodies."""
+    if flow.websocket is not None:
+        yield from (message.content.data for message in flow.websocket.messages if (request if message.from_client else response))
+        return
+    if request:
+        yield content_of(flow.forth, flow.request)[0]
+    if response:
+        yield content_of(flow.back, flow.response)[0]
+
+
 #: Operators with a regex, and the texts that it is searched in: one that fits is enough. Of bodies, what was kept of them.
 _SEARCHED: dict[str, Callable[[Flow], Iterable[str | bytes | bytearray]]] = {
-    "~b": lambda flow: (content_of(*side)[0] for side in ((flow.forth, flow.request), (flow.back, flow.response))),
-    "~bq": lambda flow: [content_of(flow.forth, flow.request)[0]],
-    "~bs": lambda flow: [content_of(flow.back, flow.response)[0]],
+    "~b": _contents,
+    "~bq": partial(_contents, response=False),
+    "~bs": partial(_contents, request=False),
     "~d": _hosts,
     "~door": lambda flow: [flow.door],
     "~dst": lambda flow: _texts(flow.destination, flow.address),

@@ -9,12 +9,24 @@ import codecs
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
-from muxwsgi.proxy.flow import AnsweredBy, Captured, Flow, Head, Kind, TLSSide
+from muxwsgi.proxy.flow import AnsweredBy, Captured, Close, Flow, Head, Kind, Message, TLSSide, WebSocketRecord
 
-__all__ = ["REDACTED", "SCHEMA", "SECRET_FIELDS", "flow_host", "flow_of", "flow_url", "record_of", "redacted", "side_of", "text_of"]
+__all__ = [
+    "REDACTED",
+    "SCHEMA",
+    "SECRET_FIELDS",
+    "direction_of",
+    "flow_host",
+    "flow_of",
+    "flow_url",
+    "record_of",
+    "redacted",
+    "side_of",
+    "text_of",
+]
 
 #: Counted up when a reader of the old form would misread the new one.
 SCHEMA = 1
@@ -111,7 +123,32 @@ def record_of(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
         }
     record["forth"] = _captured_record(flow.forth)
     record["back"] = _captured_record(flow.back)
+    record["websocket"] = None if flow.websocket is None else _websocket_record(flow.websocket)
     return record
+
+
+def direction_of(part: Message | Close) -> str:
+    """"send" from the client, "receive" from the server: the words of HAR."""
+    return "send" if part.from_client else "receive"
+
+
+def _websocket_record(websocket: WebSocketRecord) -> dict[str, Any]:
+    close = websocket.close
+    return {
+        "count": websocket.count,
+        "stopped": websocket.stopped,
+        "close": None if close is None else {"type": direction_of(close), "code": close.code, "reason": close.reason},
+        "messages": [
+            {
+                "type": direction_of(message),
+                "opcode": message.opcode,
+                "time": round(message.time, 6),
+                "complete": message.complete,
+                **_captured_record(message.content),
+            }
+            for message in websocket.messages
+        ],
+    }
 
 
 def _captured_record(captured: Captured) -> dict[str, Any]:
@@ -134,7 +171,7 @@ def flow_of(record: object) -> Flow:
         raise ValueError(f"its kind is {kind!r}")
     if door not in _DOORS:
         raise ValueError(f"its door is {door!r}")
-    forth, back = _captured(entry, "forth"), _captured(entry, "back")
+    forth, back = (_captured(_object(entry.get(name), name), name) for name in ("forth", "back"))
     flow = Flow(
         kind=cast(Kind, kind),
         door=door,
@@ -163,6 +200,7 @@ def flow_of(record: object) -> Flow:
         raise ValueError(f"it was answered by {answered_by!r}")
     flow.answered_by = cast(AnsweredBy | None, answered_by)
     flow.forth, flow.back = forth, back
+    flow.websocket = _websocket(entry)
     timings = _object(entry.get("timings"), "timings")
     for name in _MARKS:
         if timings.get(name) is not None:
@@ -239,18 +277,47 @@ def _response(entry: Mapping[str, Any]) -> Head | None:
     return Head((_text(head, "version"), str(head.get("status")), _text(head, "reason")), _fields(head))
 
 
-def _captured(entry: Mapping[str, Any], name: Literal["forth", "back"]) -> Captured:
-    record = _object(entry.get(name), name)
+def _websocket(entry: Mapping[str, Any]) -> WebSocketRecord | None:
+    if entry.get("websocket") is None:  # no WebSocket, or from before they were read
+        return None
+    record = _object(entry["websocket"], "websocket")
+    close = None
+    if record.get("close") is not None:
+        said = _object(record["close"], "close")
+        close = Close(_from_client(said), None if said.get("code") is None else _number(said, "code"), _text(said, "reason"))
+    messages = record.get("messages")
+    if not isinstance(messages, list):
+        raise ValueError("messages is no list")
+    return WebSocketRecord([_message(item) for item in messages], _number(record, "count"), close, _text_or_none(record, "stopped"))
+
+
+def _message(item: object) -> Message:
+    entry = _object(item, "a message")
+    opcode = _number(entry, "opcode")
+    if opcode not in (1, 2):
+        raise ValueError(f"the opcode of a message is {opcode}")
+    complete = entry.get("complete") is True
+    return Message(_from_client(entry), opcode, _seconds(entry, "time"), complete, _captured(entry, "a message"))
+
+
+def _from_client(entry: Mapping[str, Any]) -> bool:
+    direction = _text(entry, "type")
+    if direction not in ("send", "receive"):
+        raise ValueError(f"its type is {direction!r}")
+    return direction == "send"
+
+
+def _captured(record: Mapping[str, Any], what: str) -> Captured:
     if "base64" in record:
         try:
             data = base64.b64decode(_text(record, "base64"), validate=True)
         except binascii.Error:
-            raise ValueError(f"{name} is no base64") from None
+            raise ValueError(f"{what} is no base64") from None
     else:
         data = _text(record, "text").encode("utf-8", "surrogatepass")
     size = _number(record, "size")
     if size < len(data) or (size > len(data)) != (record.get("truncated") is True):
-        raise ValueError(f"{name} has {len(data)} bytes of {size}, which its `truncated` denies")
+        raise ValueError(f"{what} has {len(data)} bytes of {size}, which its `truncated` denies")
     captured = Captured(len(data))
     captured.data += data
     captured.size = size

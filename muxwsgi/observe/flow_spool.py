@@ -32,7 +32,7 @@ GATHERING = 0.2
 #: Bytes of records that are written at once; one flow may be more.
 BATCH = 1 << 20
 
-#: What a flow without its bodies takes in memory, about.
+#: What a flow without its bodies and messages takes in memory, about.
 FLOW_SIZE = 4096
 
 #: Seconds between two complaints about lost flows.
@@ -89,7 +89,7 @@ class FlowSpool:
     def __call__(self, flow: Flow) -> None:
         if self._filter is not None and not self._filter(flow):
             return
-        size = FLOW_SIZE + len(flow.forth.data) + len(flow.back.data)
+        size = FLOW_SIZE + flow.kept
         if self._closing:
             self._lose(1, "it is closed")
         elif self._queued and self._queued + size > self._max_queued:

@@ -5,6 +5,7 @@ Specification: http://www.softwareishard.com/blog/har-12-spec/
 """
 
 import base64
+import codecs
 import json
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
@@ -13,10 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from muxwsgi import __version__
 from muxwsgi.observe.flow_content import content_of
-from muxwsgi.observe.flow_record import REDACTED, SECRET_FIELDS, flow_url, redacted, side_of, text_of
+from muxwsgi.observe.flow_record import REDACTED, SECRET_FIELDS, direction_of, flow_url, redacted, side_of, text_of
 from muxwsgi.observe.flow_spool import FlowSpool
 from muxwsgi.observe.record_file import RecordFile
-from muxwsgi.proxy.flow import Flow
+from muxwsgi.proxy.flow import Captured, Flow, Message
 
 __all__ = ["HARFile", "har_entry"]
 
@@ -25,6 +26,11 @@ _encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circ
 _CREATOR = _encoder.encode({"name": "muxwsgi", "version": __version__})
 _HEAD = f'{{"log":{{"version":"1.2","creator":{_CREATOR},"pages":[],"entries":[\n'.encode("ascii")
 _TAIL = b"\n]}}\n"
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
+
+#: The body of a WebSocket whose messages are shown.
+_NOTHING = Captured(0)
 
 
 class HARFile(FlowSpool):
@@ -76,7 +82,44 @@ def har_entry(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
     for name in ("tunnel", "destination", "identity", "trace", "tags"):
         if getattr(flow, name):
             entry[f"_{name}"] = getattr(flow, name)
+    if flow.websocket is not None:
+        entry["_webSocketMessages"] = [_message(message, flow.started) for message in flow.websocket.messages]
+        if flow.websocket.close is not None:
+            close = flow.websocket.close
+            entry["_webSocketClose"] = {"type": direction_of(close), "code": close.code, "reason": close.reason}
+        if flow.websocket.stopped is not None:
+            kept = f"{len(flow.websocket.messages)} of {flow.websocket.count} messages"
+            entry["comment"] = f"{kept}: {flow.websocket.stopped}"
     return entry
+
+
+def _message(message: Message, started: float) -> dict[str, Any]:
+    """A message as Chromium writes it: `time` in seconds since the epoch, the text of a text message, base64 of a binary one."""
+    data, truncated = message.content.data, message.content.truncated
+    if message.opcode == 1:
+        text = _utf8("replace").decode(data, final=not truncated and message.complete)
+    else:
+        text = base64.b64encode(data).decode("ascii")
+    entry: dict[str, Any] = {
+        "type": direction_of(message),
+        "time": round(started + message.time, 6),
+        "opcode": message.opcode,
+        "data": text,
+    }
+    comments = []
+    if truncated:
+        comments.append(f"the first {len(data)} of {message.content.size} bytes")
+    if not message.complete:
+        comments.append("its end was not recorded")
+    if comments:
+        entry["comment"] = "; ".join(comments)
+    return entry
+
+
+def _url(flow: Flow) -> str:
+    """A raw stream is the CONNECT that would have led to it; a WebSocket has the URL that a page opens."""
+    url = flow_url(flow) or f"tcp://{flow.destination or flow.server}"
+    return f"ws{url[4:]}" if flow.kind == "websocket" and url[:4].lower() == "http" else url
 
 
 def _timings(flow: Flow) -> dict[str, float]:
@@ -108,10 +151,10 @@ def _timings(flow: Flow) -> dict[str, float]:
 
 
 def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
-    """A raw stream is the CONNECT that would have led to it."""
+    body = flow.forth if flow.websocket is None else _NOTHING
     head_fields = redacted(flow.request.fields, secret) if flow.request else []
     method, _, version = flow.request.line if flow.request else ("CONNECT", "", "")
-    url = flow_url(flow) or f"tcp://{flow.destination or flow.server}"
+    url = _url(flow)
     request: dict[str, Any] = {
         "method": method,
         "url": url,
@@ -120,26 +163,27 @@ def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
         "headers": _pairs(head_fields),
         "queryString": _pairs(_query(url)),
         "headersSize": -1,
-        "bodySize": flow.forth.size,
+        "bodySize": body.size,
     }
-    if flow.forth.size:
+    if body.size:
         mime = _value(head_fields, "content-type") or "application/octet-stream"
-        request["postData"] = {"mimeType": mime, "params": [], **_text(*content_of(flow.forth, flow.request), "_encoding")}
+        request["postData"] = {"mimeType": mime, "params": [], **_text(*content_of(body, flow.request), "_encoding")}
     return request
 
 
 def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
     """Where there is none, what Chromium writes then: status 0, and `_error`."""
+    body = flow.back if flow.websocket is None else _NOTHING
     head_fields = redacted(flow.response.fields, secret) if flow.response else []
     version, status, reason = flow.response.line if flow.response else ("", "0", "")
-    data, whole = content_of(flow.back, flow.response)
+    data, whole = content_of(body, flow.response)
     content: dict[str, Any] = {
-        "size": len(data) if whole else flow.back.size,
+        "size": len(data) if whole else body.size,
         "mimeType": _value(head_fields, "content-type") or "x-unknown",
     }
-    if whole and len(data) != flow.back.size:
-        content["compression"] = len(data) - flow.back.size
-    if flow.back.size:
+    if whole and len(data) != body.size:
+        content["compression"] = len(data) - body.size
+    if body.size:
         content |= _text(data, whole, "encoding")
     response: dict[str, Any] = {
         "status": int(status) if status.isascii() and status.isdigit() else 0,
@@ -150,7 +194,7 @@ def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
         "content": content,
         "redirectURL": _value(head_fields, "location") or "",
         "headersSize": -1,
-        "bodySize": flow.back.size if flow.response or flow.back.size else -1,
+        "bodySize": body.size if flow.response or body.size else -1,
     }
     if flow.error is not None:
         response["_error"] = flow.error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["AnsweredBy", "Captured", "Flow", "FlowSink", "Head", "TLSSide"]
+__all__ = ["AnsweredBy", "Captured", "Close", "Flow", "FlowSink", "Head", "Message", "TLSSide", "WebSocketRecord"]
 
 Kind = Literal["http", "websocket", "raw", "connect"]
 
@@ -19,6 +19,9 @@ AnsweredBy = Literal["upstream", "rule", "application", "proxy"]
 FlowSink = Callable[["Flow"], None]
 
 _ids = itertools.count(1)
+
+#: What a message without its content takes in memory, about.
+MESSAGE_SIZE = 400
 
 
 class Captured:
@@ -68,12 +71,54 @@ class TLSSide:
 
 
 @dataclass(slots=True)
+class Message:
+    """One message of a WebSocket, joined of its frames, without the mask and without permessage-deflate.
+
+    opcode      1 for text, 2 for binary (RFC 6455 section 5.6)
+    time        when its last frame passed, in seconds since the flow started
+    complete    whether its last frame passed, and all of it could be read
+    """
+
+    from_client: bool
+    opcode: int
+    time: float
+    complete: bool
+    content: Captured
+
+
+@dataclass(slots=True)
+class Close:
+    """A Close frame. `code` is None where it had none (RFC 6455 section 5.5.1)."""
+
+    from_client: bool
+    code: int | None
+    reason: str
+
+
+@dataclass(slots=True)
+class WebSocketRecord:
+    """What was said in a WebSocket.
+
+    messages    those that were kept, in the order in which they ended
+    count       how many ended, kept or not, as far as frames could be read
+    close       the first Close frame
+    stopped     why not all was kept; None where all was
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    count: int = 0
+    close: Close | None = None
+    stopped: str | None = None
+
+
+@dataclass(slots=True)
 class Flow:
     """One HTTP exchange, WebSocket, raw stream, or refused or accepted CONNECT.
 
     id                  number in this process
     session             number of the context, `tunnel` that of the tunnel around it, `connection` that of the accepted connection
     kind                http, websocket, raw (relayed bytes), connect (a tunnel that was refused, or could not be made)
+    capture_limit       bytes that are kept of each body, and of each message
     started             seconds since the epoch; all other times are seconds since then, None where that did not happen
     client, server      "address:port" of the client, and of what it connected to (us)
     door                how it came in: http, connect, socks4, socks5, redirect, tproxy
@@ -83,6 +128,7 @@ class Flow:
                         was 0); None where there is none
     trace               why each route matched, a line each
     tags                words that rules put there
+    websocket           the messages of a WebSocket; None for other flows, and where none are to be read
     """
 
     kind: Kind
@@ -117,6 +163,7 @@ class Flow:
     error: str | None = None
     forth: Captured = field(init=False)  # request body, or bytes from the client
     back: Captured = field(init=False)  # response body, or bytes to the client
+    websocket: WebSocketRecord | None = None
 
     def __post_init__(self) -> None:
         self.forth = Captured(self.capture_limit)
@@ -125,3 +172,9 @@ class Flow:
     def now(self) -> float:
         """Seconds since it started."""
         return time.monotonic() - self.began
+
+    @property
+    def kept(self) -> int:
+        """Bytes of memory that its bodies and messages take, about."""
+        messages = self.websocket.messages if self.websocket is not None else ()
+        return len(self.forth.data) + len(self.back.data) + sum(MESSAGE_SIZE + len(message.content.data) for message in messages)

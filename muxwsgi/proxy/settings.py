@@ -102,7 +102,20 @@ class ProxySettings:
         16 << 20, "Bytes of a body that a rule may have in one piece.", section=RULES, option="limit_rule_body", unit="BYTES", at_least=0
     )
     capture_limit: int = setting(
-        64 << 10, "Bytes of each body that are recorded.", section=RULES, option="flow_bodies", unit="BYTES", at_least=0
+        64 << 10,
+        "Bytes of each body, and of each message of a WebSocket, that are recorded.",
+        section=RULES,
+        option="flow_bodies",
+        unit="BYTES",
+        at_least=0,
+    )
+    message_limit: int = setting(
+        1000,
+        "Messages of each WebSocket that are recorded, of 4 KiB on average; 0 reads none.",
+        section=RULES,
+        option="flow_messages",
+        unit="N",
+        at_least=0,
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.flow import Flow, Head, TLSSide
+from muxwsgi.proxy.flow import Captured, Close, Flow, Head, Message, TLSSide, WebSocketRecord
 
 Fields = list[tuple[str, str]]
 
@@ -46,12 +46,39 @@ def raw_flow(forth: bytes = b"", back: bytes = b"", destination: str = "example.
     return flow
 
 
+def message(from_client: bool, data: bytes, *, opcode: int = 1, limit: int = 1 << 20, complete: bool = True, time: float = 0.5) -> Message:
+    content = Captured(limit)
+    content.add(data)
+    return Message(from_client, opcode, time, complete, content)
+
+
+def websocket_flow(*messages: Message, stopped: str | None = None, count: int | None = None) -> Flow:
+    """A WebSocket whose bytes are as they passed, masked and compressed: what they say is in the messages."""
+    flow = http_flow(url="/chat", status=101, request_body=b"\xc1\x85masked", response_body=b"\xc1\x05deflated")
+    flow.kind = "websocket"
+    flow.websocket = WebSocketRecord(list(messages), len(messages) if count is None else count, Close(True, 1000, "bye"), stopped)
+    return flow
+
+
 latin = st.text(st.characters(max_codepoint=255), max_size=20)
 fields = st.lists(st.tuples(latin, latin), max_size=4)
 seconds = st.none() | st.floats(0, 1e5).map(lambda value: round(value, 6))
 maybe = st.none() | st.text(max_size=12)
 sides = st.none() | st.builds(TLSSide, st.text(max_size=8), st.text(max_size=8), maybe, maybe, maybe, maybe, maybe)
 bodies = st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+closes = st.none() | st.builds(Close, st.booleans(), st.none() | st.integers(1000, 4999), st.text(max_size=9))
+messages = st.builds(
+    message,
+    st.booleans(),
+    bodies,
+    opcode=st.sampled_from([1, 2]),
+    limit=st.integers(0, 40),
+    complete=st.booleans(),
+    time=st.floats(0, 1e5).map(lambda value: round(value, 6)),
+)
+websockets = st.builds(WebSocketRecord, st.lists(messages, max_size=3), st.integers(0, 1 << 60), closes, maybe)
 
 
 @st.composite
@@ -85,4 +112,6 @@ def any_flow(draw: st.DrawFn) -> Flow:
         flow.response = Head((draw(latin), str(draw(st.integers(100, 999))), draw(latin)), draw(fields))
     flow.forth.add(draw(bodies))
     flow.back.add(draw(bodies))
+    if flow.kind == "websocket":
+        flow.websocket = draw(st.none() | websockets)
     return flow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_filter import And, Code, Filter, Is, Not, Or, Search, parse_filter
-from tests.observe.flows import any_flow, http_flow, raw_flow
+from tests.observe.flows import any_flow, http_flow, message, raw_flow, websocket_flow
 
 POST = http_flow(
     "POST",
@@ -138,3 +138,11 @@ def test_bodies_are_searched_without_their_coding() -> None:
     for operator in ("~b", "~bs"):
         assert parse_filter(f"{operator} PASSWORD")(flow)
     assert not parse_filter("~bq password")(flow)
+
+
+def test_of_a_websocket_the_messages_are_searched_and_not_its_frames() -> None:
+    flow = websocket_flow(message(True, b"ask: 1"), message(False, b"answer: 1"), message(True, b"\x00\xff", opcode=2))
+    for expression in ("~b ask", "~b answer", "~bq ask", "~bs answer", "~bq '^\\x00\\xff$'", "!(~bq answer)", "!(~bs ask)", "!(~b masked)", "!(~b deflated)"):
+        assert parse_filter(expression)(flow), expression
+    flow.websocket = None  # none were read
+    assert parse_filter("~bq masked & ~bs deflated")(flow)

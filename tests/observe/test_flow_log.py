@@ -20,7 +20,7 @@ from muxwsgi.observe.flow_log import FlowLog
 from muxwsgi.observe.flow_record import flow_host, flow_of, flow_url, record_of
 from muxwsgi.observe.flow_spool import FLOW_SIZE
 from muxwsgi.proxy.flow import Flow
-from tests.observe.flows import any_flow, bodies, http_flow, raw_flow
+from tests.observe.flows import any_flow, bodies, http_flow, message, raw_flow, websocket_flow
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +39,17 @@ def log(tmp_path: Path) -> FlowLog:
 def test_a_flow_that_was_written_can_be_read_again(flow: Flow) -> None:
     read = flow_of(json.loads(json.dumps(record_of(flow, ()))))
     for name in Flow.__slots__:
-        if name not in ("began", "capture_limit", "forth", "back"):
+        if name not in ("began", "capture_limit", "forth", "back", "websocket"):
             assert getattr(read, name) == getattr(flow, name), name
-    for before, after in ((flow.forth, read.forth), (flow.back, read.back)):
+    captured = [(flow.forth, read.forth), (flow.back, read.back)]
+    assert (flow.websocket is None) is (read.websocket is None)
+    if flow.websocket is not None and read.websocket is not None:
+        for name in ("count", "close", "stopped"):
+            assert getattr(read.websocket, name) == getattr(flow.websocket, name), name
+        for told, heard in zip(flow.websocket.messages, read.websocket.messages, strict=True):
+            assert all(getattr(told, name) == getattr(heard, name) for name in ("from_client", "opcode", "time", "complete"))
+            captured.append((told.content, heard.content))
+    for before, after in captured:
         assert after.size == before.size
         if before.truncated:  # the character that the cut went through is left out
             assert before.data.startswith(after.data) and len(before.data) - len(after.data) < 4 and after.truncated
@@ -222,6 +230,15 @@ def test_a_disk_that_stalls_costs_flows_and_no_memory_and_nobody_waits(tmp_path:
         gevent.sleep(0)
     assert len(pool) == 0
     os.close(reader)
+
+
+def test_the_messages_of_a_websocket_count_as_memory_that_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = FlowLog(str(tmp_path / "flows"), max_queued=100_000)
+    for _ in range(3):
+        log(websocket_flow(message(True, bytes(60_000))))
+    assert log.lost == 2 and "flows are lost" in caplog.text
+    log.close()
+    assert len(lines(tmp_path / "flows")) == 1
 
 
 def test_a_flow_larger_than_the_queue_is_written_when_nothing_else_waits(tmp_path: Path) -> None:

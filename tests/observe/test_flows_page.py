@@ -10,7 +10,7 @@ import pytest
 from muxwsgi.observe.flow_filter import _IS, _SEARCHED, parse_filter
 from muxwsgi.observe.flow_record import record_of
 from muxwsgi.observe.har import har_entry
-from tests.observe.flows import http_flow
+from tests.observe.flows import http_flow, message, websocket_flow
 
 PAGE = (Path(__file__).parents[2] / "docs/flows.md").read_text()
 
@@ -50,9 +50,15 @@ def test_its_keys_are_those_of_a_record() -> None:
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(record_of(http_flow()))
 
 
+def test_what_it_says_of_websockets_is_what_there_is() -> None:
+    record = record_of(websocket_flow(message(True, b"text"), message(True, b"\xff")))["websocket"]
+    keys = set(record) | set(record["close"]) | {key for each in record["messages"] for key in each}
+    assert keys <= set(re.findall(r"`(\w+)`", section("The flow log")))
+
+
 def test_its_own_keys_of_har_are_those_of_an_entry() -> None:
     flow = http_flow(status=None)
     flow.error = "x"
-    entry = har_entry(flow)
-    written = {key for part in (entry, entry["request"], entry["response"]) for key in part if key.startswith("_")}
+    entries = [har_entry(flow), har_entry(websocket_flow())]
+    written = {key for entry in entries for part in (entry, entry["request"], entry["response"]) for key in part if key.startswith("_")}
     assert set(re.findall(r"`(_\w+)`", section("HAR"))) - {"_encoding"} == written

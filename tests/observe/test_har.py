@@ -17,7 +17,7 @@ from muxwsgi.observe.flow_content import CONTENT_LIMIT
 from muxwsgi.observe.flow_filter import parse_filter
 from muxwsgi.observe.har import HARFile, har_entry
 from muxwsgi.proxy.flow import Flow
-from tests.observe.flows import any_flow, http_flow, raw_flow
+from tests.observe.flows import any_flow, http_flow, message, raw_flow, websocket_flow
 
 #: What the specification says that each object has, and of which type; a "?" marks what may be missing.
 PAIR = {"name": str, "value": str}
@@ -25,6 +25,7 @@ COOKIE = {**PAIR, "path?": str, "domain?": str, "expires?": str, "httpOnly?": bo
 MILLISECONDS = (int, float)
 ENTRY = {
     "startedDateTime": str, "time": MILLISECONDS, "serverIPAddress?": str, "connection?": str, "cache": {},
+    "comment?": str,
     "request": {
         "method": str, "url": str, "httpVersion": str, "cookies": [COOKIE], "headers": [PAIR], "queryString": [PAIR],
         "postData?": {"mimeType": str, "params": [PAIR], "text": str, "comment?": str}, "headersSize": int, "bodySize": int,
@@ -77,6 +78,10 @@ def test_every_flow_is_an_entry_as_the_specification_says(flow: Flow) -> None:
     assert (entry["time"] == pytest.approx(whole, abs=0.002) and timings["ssl"] <= timings["connect"] + 0.002) or timings["connect"] == -1
     marks = [getattr(flow, name) or 0.0 for name in ("resolved", "connected", "secured", "sent", "first_byte", "ended")]
     assert entry["time"] == pytest.approx(max(marks) * 1e3, abs=0.01), "it lasts until the last thing that happened"
+    if flow.websocket is not None:
+        conform(entry["_webSocketMessages"], [{"type": str, "time": float, "opcode": int, "data": str, "comment?": str}])
+        assert "postData" not in entry["request"] and "text" not in entry["response"]["content"]
+        return
     for captured, text in (
         (flow.forth, entry["request"].get("postData", {"text": ""})),
         (flow.back, entry["response"]["content"]),
@@ -162,6 +167,31 @@ def test_a_raw_stream_is_the_connect_that_led_to_it() -> None:
     assert (entry["request"]["method"], entry["request"]["url"], entry["_resourceType"]) == ("CONNECT", "tcp://example.com:22", "raw")
     assert entry["request"]["postData"]["text"] == "SSH-2.0-a\r\n"
     assert (entry["response"]["content"]["text"], entry["response"]["content"]["encoding"]) == ("AAE=", "base64")
+
+
+def test_a_websocket_is_what_a_browser_would_write() -> None:
+    said = [
+        message(True, "grüß".encode(), time=0.25),
+        message(False, b"\x00\xff", opcode=2),
+        message(False, "grüß".encode(), limit=3),
+        message(True, b"no \xff text"),
+        message(True, "grü".encode()[:-1], complete=False),
+    ]
+    flow = websocket_flow(*said)
+    flow.started = 1_700_000_000.5
+    entry = har_entry(flow)
+    assert entry["_resourceType"] == "websocket" and entry["request"]["url"] == "wss://example.com/chat"
+    assert entry["_webSocketMessages"] == [
+        {"type": "send", "time": 1_700_000_000.75, "opcode": 1, "data": "grüß"},
+        {"type": "receive", "time": 1_700_000_001.0, "opcode": 2, "data": "AP8="},
+        {"type": "receive", "time": 1_700_000_001.0, "opcode": 1, "data": "gr", "comment": "the first 3 of 6 bytes"},
+        {"type": "send", "time": 1_700_000_001.0, "opcode": 1, "data": "no \ufffd text"},
+        {"type": "send", "time": 1_700_000_001.0, "opcode": 1, "data": "gr", "comment": "its end was not recorded"},
+    ]
+    assert entry["_webSocketClose"] == {"type": "send", "code": 1000, "reason": "bye"} and "comment" not in entry
+    assert entry["request"]["bodySize"] == 0 and entry["response"]["content"] == {"size": 0, "mimeType": "text/plain"}
+    flow = websocket_flow(*said, stopped="5 messages are kept, and no more", count=12)
+    assert har_entry(flow)["comment"] == "5 of 12 messages: 5 messages are kept, and no more"
 
 
 def test_secrets_are_left_out() -> None:

@@ -6,6 +6,7 @@ Where there are no rules, nothing of werkzeug is made and the message passes as 
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from muxwsgi.proxy.rules.decode import limit_accept_encoding
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.streams.inspected import relay_inspected
+from muxwsgi.proxy.streams.messages import MessageRecorder
 from muxwsgi.proxy.streams.websocket import Frame, relay_frames, without_extensions
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 
@@ -312,7 +314,7 @@ class Exchanges:
             if any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in head.fields):
                 if flow is not None:
                     flow.kind = "websocket"
-                reason = self._relay_websocket(connection, upstream, ctx)
+                reason = self._relay_websocket(connection, upstream, ctx, head.fields)
             else:
                 hooks = self._rules.chunk_hooks(ctx)
                 relayed = relay_inspected(connection, upstream, ctx, hooks, *self._relay_limits)
@@ -328,20 +330,28 @@ class Exchanges:
             self._recorder.end(flow, ctx, reason)
         return ()
 
-    def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context) -> str | None:
+    def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context, fields: Fields) -> str | None:
+        messages = None
+        if ctx.flow is not None and self._settings.message_limit:
+            messages = MessageRecorder(ctx.flow, fields, self._settings.message_limit)
         idle, fin = self._relay_limits
         hooks = self._rules.frame_hooks(ctx)
-        if not hooks:
-            relayed = relay_inspected(connection, upstream, ctx, (), idle, fin)
-            return None if relayed.error is None else str(relayed.error)
 
-        def on_frame(frame: Frame) -> Frame | None:
-            passed = filter_frame(hooks, frame, ctx)
-            if ctx.flow is not None and passed is not None:
-                (ctx.flow.forth if frame.from_client else ctx.flow.back).add(passed.data)
-            return passed
+        def on_passed(frame: Frame) -> None:
+            if ctx.flow is not None:
+                (ctx.flow.forth if frame.from_client else ctx.flow.back).add(frame.data)
+            if messages is not None:
+                messages.add_frame(frame)
 
-        relayed = relay_frames(connection, upstream, on_frame, idle_timeout=idle, fin_timeout=fin)
+        try:
+            if hooks:
+                on_frame = partial(filter_frame, hooks, ctx=ctx)
+                relayed = relay_frames(connection, upstream, on_frame, on_passed=on_passed, idle_timeout=idle, fin_timeout=fin)
+            else:
+                relayed = relay_inspected(connection, upstream, ctx, (), idle, fin, messages)
+        finally:
+            if messages is not None:
+                messages.end()
         return None if relayed.error is None else str(relayed.error)
 
 

@@ -1,7 +1,7 @@
 """WebSocket frames as bytes (RFC 6455 section 5): a parser for one direction, and the other way around. No I/O, and no connection.
 
-What is on this floor is the frame, not the message: fragments come out one by one. Extensions change what a payload means
-(permessage-deflate, RFC 7692, compresses it) and are not undone here.
+What is on this floor is the frame, not the message: fragments come out one by one, and `messages` joins them. Extensions change what a
+payload means and are not undone here: see `deflate`.
 """
 
 import os
@@ -9,10 +9,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["PIECE", "PROTOCOL_ERROR", "BrokenFrame", "Frame", "FrameParser", "Opcode", "encode_frame", "mask"]
+__all__ = [
+    "CONTROL_AT_MOST",
+    "FRAMES_PER_TURN",
+    "PIECE",
+    "PROTOCOL_ERROR",
+    "BrokenFrame",
+    "Frame",
+    "FrameParser",
+    "Opcode",
+    "encode_frame",
+    "mask",
+]
 
 #: Payload of a frame that comes out in one piece; what is longer comes in fragments.
 PIECE = 1 << 20
+
+#: Frames of one read after which others have their turn: 64 KiB may be 32,000 frames, and half a second.
+FRAMES_PER_TURN = 200
 
 #: Payload of a control frame (section 5.5).
 CONTROL_AT_MOST = 125
@@ -133,6 +147,11 @@ class FrameParser:
             at = len(buffer)
         finally:
             del buffer[:at]
+
+    @property
+    def within_frame(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return self._left > 0 or (bool(self._buffer) and not self.closed)
 
     def _next_piece(self, payload: bytes) -> Frame:
         opcode, fin, rsv = self._begun

@@ -1,4 +1,4 @@
-"""A relayed stream that is looked at: each block passes the chunk hooks and the flow on its way."""
+"""A relayed stream that is looked at: each block passes the chunk hooks, the flow and the recorder of messages on its way."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from muxwsgi.wire.relay import Relayed, relay
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
     from muxwsgi.proxy.rules.rule import ChunkFunction
+    from muxwsgi.proxy.streams.messages import MessageRecorder
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["relay_inspected"]
@@ -17,13 +18,21 @@ __all__ = ["relay_inspected"]
 class _Inspected:
     """One side of the relay: what is received from it is shown to the hooks first."""
 
-    __slots__ = ("_ctx", "_from_client", "_hooks", "_stream")
+    __slots__ = ("_ctx", "_from_client", "_hooks", "_messages", "_stream")
 
-    def __init__(self, stream: "Connection", from_client: bool, hooks: "Sequence[ChunkFunction]", ctx: "Context") -> None:
+    def __init__(
+        self,
+        stream: "Connection",
+        from_client: bool,
+        hooks: "Sequence[ChunkFunction]",
+        ctx: "Context",
+        messages: "MessageRecorder | None",
+    ) -> None:
         self._stream = stream
         self._from_client = from_client
         self._hooks = hooks
         self._ctx = ctx
+        self._messages = messages
 
     def recv(self, n: int, /) -> bytes:
         while data := self._stream.recv(n):
@@ -32,6 +41,8 @@ class _Inspected:
             flow = self._ctx.flow
             if flow is not None:
                 (flow.forth if self._from_client else flow.back).add(data)
+            if self._messages is not None:
+                self._messages.add_bytes(data, self._from_client)
             if data:
                 return data
         return b""
@@ -65,16 +76,18 @@ def relay_inspected(
     hooks: "Sequence[ChunkFunction]",
     idle_timeout: float,
     fin_timeout: float,
+    messages: "MessageRecorder | None" = None,
 ) -> Relayed:
     """Relay both ways until both have ended, as `wire.relay`; with `hooks`, or a flow to fill in, through them.
 
-    A hook gets blocks as they arrive: where they are cut says nothing. What it raises ends both directions and passes through.
+    A hook gets blocks as they arrive: where they are cut says nothing. What it raises ends both directions and passes through. Where the
+    stream is a WebSocket, `messages` reads along.
     """
     if not hooks and ctx.flow is None:
         return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
     return relay(
-        _Inspected(client, True, hooks, ctx),
-        _Inspected(upstream, False, hooks, ctx),
+        _Inspected(client, True, hooks, ctx, messages),
+        _Inspected(upstream, False, hooks, ctx, messages),
         idle_timeout=idle_timeout,
         fin_timeout=fin_timeout,
     )

@@ -13,15 +13,12 @@ import gevent
 
 from muxwsgi.errors import Cut, Expired
 from muxwsgi.proxy.rules.actions import Refused
-from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
+from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.relay import Relayed, cut_both, relay
 
 __all__ = ["BrokenFrame", "Frame", "FrameHook", "Opcode", "relay_frames", "without_extensions"]
-
-#: Frames of one read after which others have their turn.
-FRAMES_PER_TURN = 200
 
 #: Seconds that both sides have to read why the relay ends, before their connections are closed.
 GOODBYE = 2.0
@@ -54,15 +51,35 @@ class _HookFailed(Exception):
 class _Side:
     """One end of the relay: what is received from it has been shown to the hook."""
 
-    __slots__ = ("_dropping", "_fault", "_from_client", "_on_frame", "_parser", "other", "said_close", "sent", "stream", "writing")
+    __slots__ = (
+        "_dropping",
+        "_fault",
+        "_from_client",
+        "_on_frame",
+        "_on_passed",
+        "_parser",
+        "other",
+        "said_close",
+        "sent",
+        "stream",
+        "writing",
+    )
 
     other: "_Side"
 
-    def __init__(self, stream: Connection, parser: FrameParser, from_client: bool, on_frame: FrameHook) -> None:
+    def __init__(
+        self,
+        stream: Connection,
+        parser: FrameParser,
+        from_client: bool,
+        on_frame: FrameHook,
+        on_passed: Callable[[Frame], None] | None,
+    ) -> None:
         self.stream = stream
         self._parser = parser
         self._from_client = from_client
         self._on_frame = on_frame
+        self._on_passed = on_passed
         self._dropping = False  # the rest of a message whose first fragment was dropped
         self._fault: Exception | None = None  # what is wrong behind the frames that were passed on last
         self.said_close = False  # and it has been passed on
@@ -93,6 +110,8 @@ class _Side:
                 if count % FRAMES_PER_TURN == 0:
                     give_turn()  # 64 KiB may be 32,000 frames, and half a second
                 kept = self._kept(frame)
+                if kept is not None and self._on_passed is not None:
+                    self._on_passed(kept)
                 if kept is frame and raw is not None:
                     parts.append(raw)
                 elif kept is not None:
@@ -163,6 +182,7 @@ def relay_frames(
     upstream: Connection,
     on_frame: FrameHook | None,
     *,
+    on_passed: Callable[[Frame], None] | None = None,
     idle_timeout: float | None = None,
     fin_timeout: float | None = None,
     piece: int = PIECE,
@@ -176,13 +196,14 @@ def relay_frames(
     too, with 1008 for `Refused` and 1011 for anything else, and is raised.
 
     Frames longer than `piece` bytes are shown, and sent on, in fragments. A hook that drops the first fragment of a message drops all of
-    it; if it drops a later one, the message lacks it. A Close that it drops is passed on all the same. `extensions` says that the handshake
-    agreed on some. Without a hook nothing is parsed, and all of this is between the two sides.
+    it; if it drops a later one, the message lacks it. A Close that it drops is passed on all the same. `on_passed` is told of each frame
+    that is sent on. `extensions` says that the handshake agreed on some. Without a hook nothing is parsed, and all of this is between the
+    two sides.
     """
     if on_frame is None:
         return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
-    near = _Side(client, FrameParser(True, piece=piece, extensions=extensions), True, on_frame)
-    far = _Side(upstream, FrameParser(False, piece=piece, extensions=extensions), False, on_frame)
+    near = _Side(client, FrameParser(True, piece=piece, extensions=extensions), True, on_frame, on_passed)
+    far = _Side(upstream, FrameParser(False, piece=piece, extensions=extensions), False, on_frame, on_passed)
     near.other, far.other = far, near
     error: OSError | None = None
     try:

@@ -56,6 +56,15 @@ def test_a_page_and_all_that_it_loads(scheme: str, way: str, trust: Trust, proxy
         lambda flow: flow["kind"] == "websocket" and flow["door"] == door and flow["request"]["url"].partition(":")[0] in fits
     )
     assert socket["response"]["status"] == 101 and socket["forth"]["size"] > 0
+    assert "permessage-deflate" in str(socket["response"]["fields"]), "this browser compresses what it says"
+    said = socket["websocket"]
+    assert [(message["type"], message["opcode"], message["text"], message["size"]) for message in said["messages"]] == [
+        ("send", 1, "hello", 5),
+        ("receive", 1, "HELLO", 5),
+        ("send", 1, "x" * 65536, 100_000),
+        ("receive", 1, "X" * 65536, 100_000),
+    ]
+    assert said["count"] == 4 and said["close"] == {"type": "send", "code": 1000, "reason": ""} and said["stopped"] is None
 
 
 def test_a_page_through_a_proxy_that_speaks_tls(trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path) -> None:

@@ -1,0 +1,106 @@
+"""permessage-deflate (RFC 7692), read by a third party: what a handshake agreed on, and what compressed payloads say."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from muxwsgi.proxy.streams.frame import BrokenFrame
+
+__all__ = ["BLOCK", "Deflate", "Inflater", "agreed_deflate"]
+
+#: Bytes that come out of an `Inflater` at once, at most.
+BLOCK = 65536
+
+#: The Close code for a payload that is not what its opcode says (RFC 6455 section 7.4.1).
+INVALID_PAYLOAD = 1007
+
+#: What a sender leaves out behind each message (RFC 7692 section 7.2.1).
+_TAIL = b"\x00\x00\xff\xff"
+
+#: The largest window of DEFLATE, as zlib wants to be told of it where there is no header. A larger window reads what was written with a
+#: smaller one, so the windows that were agreed on make no difference here.
+_RAW = -15
+_WINDOW = 1 << 15
+
+#: Final blocks of DEFLATE in one frame. Each costs a new decompressor, so a peer must not have any number of them; senders write one at
+#: most, at the end of a message (RFC 7692 section 7.2.3.4).
+_FINAL_BLOCKS = 8
+
+_ALONE = ("server_no_context_takeover", "client_no_context_takeover")
+_BITS = ("server_max_window_bits", "client_max_window_bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Deflate:
+    """permessage-deflate as it was agreed on: whether a message may refer to those before it, from the client and from the server."""
+
+    client_context: bool = True
+    server_context: bool = True
+
+
+def agreed_deflate(fields: Iterable[tuple[str, str]]) -> Deflate | None:
+    """permessage-deflate in the fields of a 101 response; None where no extension was agreed on.
+
+    Raises `ValueError` where it cannot be said what payloads mean: another extension, or parameters that RFC 7692 section 7.1 forbids.
+    """
+    found: Deflate | None = None
+    elements = ",".join(value for name, value in fields if name.lower() == "sec-websocket-extensions").split(",")
+    for element in elements:
+        name, *parameters = [part.strip() for part in element.split(";")]
+        if not name and not parameters:
+            continue
+        if name.lower() != "permessage-deflate":
+            raise ValueError(f"the extension {name!r} was agreed on, which is not known here")
+        if found is not None:
+            raise ValueError("permessage-deflate was agreed on twice")
+        found = _deflate(parameters)
+    return found
+
+
+def _deflate(parameters: list[str]) -> Deflate:
+    values: dict[str, str] = {}
+    for parameter in parameters:
+        name, equals, value = (part.strip() for part in parameter.partition("="))
+        name, value = name.lower(), value.strip('"')
+        bits = name in _BITS and value.isascii() and value.isdigit() and value[0] != "0" and 8 <= int(value[:3]) <= 15
+        if name in values or not (bits or (name in _ALONE and not equals)):
+            raise ValueError(f"permessage-deflate was agreed on with {parameter!r}, which cannot be")
+        values[name] = value
+    return Deflate("client_no_context_takeover" not in values, "server_no_context_takeover" not in values)
+
+
+class Inflater:
+    """Inflates the compressed messages of one direction, in their order. `keeps_context` says that they refer to each other."""
+
+    __slots__ = ("_keeps_context", "_window", "_zlib")
+
+    def __init__(self, keeps_context: bool) -> None:
+        self._keeps_context = keeps_context
+        self._window = b""  # what came out last: only after a final block has zlib to be told of it
+        self._zlib = zlib.decompressobj(_RAW)
+
+    def inflate(self, data: bytes, fin: bool) -> Iterator[bytes]:
+        """What the payload of one more frame says, in blocks; `fin` for the last of its message. Raises `BrokenFrame`. Exhaust it."""
+        if fin:
+            data += _TAIL
+        for _ in range(_FINAL_BLOCKS):
+            while True:
+                try:
+                    block = self._zlib.decompress(data, BLOCK)
+                except zlib.error as error:
+                    raise BrokenFrame(f"a payload cannot be inflated: {error}", INVALID_PAYLOAD) from None
+                data = self._zlib.unconsumed_tail
+                if block:
+                    self._window = (self._window + block)[-_WINDOW:] if len(block) < _WINDOW else block[-_WINDOW:]
+                    yield block
+                if self._zlib.eof or (not data and len(block) < BLOCK):
+                    break
+            if not self._zlib.eof:
+                break
+            data = self._zlib.unused_data
+            self._zlib = zlib.decompressobj(_RAW, zdict=self._window)
+        else:
+            raise BrokenFrame("a frame has too many final blocks of DEFLATE", INVALID_PAYLOAD)
+        if fin and not self._keeps_context:
+            self._window = b""
+            self._zlib = zlib.decompressobj(_RAW)
