@@ -86,6 +86,7 @@ def blocked(tmp_path: Path) -> BlockList:
         ("example.com", None), ("a.plain.example", None), ("plain.example.com", None), ("below.example", None), ("xbelow.example", None),
         ("localhost", None), ("0.0.0.0", None), ("ip6-localhost", None), ("192.0.2.70", None), ("2001:db8::8", None), ("ad.example", None), ("", None),
         (".", None), ("..", None), ("a..b", None), ("*.below.example.", "*.below.example"), ("b\udcffd", None), ("x." * 200 + "below.example", None),
+        ("ads.example.com" + "." * 300, "ads.example.com"),
     ],
 )  # fmt: skip
 def test_a_host_is_blocked_by_the_rule_that_means_it(blocked: BlockList, host: str, rule: str | None) -> None:

@@ -121,6 +121,16 @@ def test_a_tunnel_in_a_tunnel_goes_through_the_proxy_that_the_client_means(lab: 
         assert read_answer(client).status == 502
 
 
+def test_a_proxy_in_a_tunnel_that_switches_protocols_in_place_of_an_answer_is_a_502(lab: Lab) -> None:
+    other = Upstream(lab, lambda asked, sock: sock.sendall(b"HTTP/1.1 101 Other\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"))
+    proxy = lab.proxy()
+    proxy.on_connect(lambda subject, ctx: ctx.tunnel is None).mitm()
+    client = lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{other.port}")
+    client.sendall(b"CONNECT inner.example:80 HTTP/1.1\r\nHost: inner.example:80\r\n\r\n")
+    answer = read_answer(client)
+    assert answer.status == 502 and b"which nobody asked for" in answer.body
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])
 def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: Lab, tls: bool) -> None:
     def other_proxy(asked: Any, sock: Any) -> bytes:

@@ -55,6 +55,8 @@ class Onward:
             client = ClientConnection(connection, ClientSettings(response_head_timeout=0))
             client.send(plan.head()[0])
             answer = client.receive("CONNECT")
+            if answer.status == 101:
+                raise BrokenResponse("it switches to another protocol, which nobody asked for")
             if not 200 <= answer.status < 300:
                 raise NotOnward(name, _page(client, answer.status, answer.reason, end_to_end(answer.fields)))
             connection.lifeline.deadline = float("inf")

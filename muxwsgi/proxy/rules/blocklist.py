@@ -249,9 +249,9 @@ class BlockList:
             self._look_at = now + LOOK_AGAIN
             for file in self._files:
                 file.look()
-        if len(host) > LONGEST_NAME:
-            return None
         name = comparable(host.strip("[]"))
+        if len(name) > LONGEST_NAME:  # once the dots behind it are gone, of which any number means the same to some server
+            return None
         return next((rule for rules in self._lists() if (rule := rules.blocked(name)) is not None), None)
 
     def __call__(self, subject: Any, ctx: Context) -> bool:

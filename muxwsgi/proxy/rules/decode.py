@@ -20,7 +20,7 @@ from werkzeug.datastructures import Headers
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["DecodeLimits", "decodable", "decoded", "limit_accept_encoding"]
+__all__ = ["DecodeLimits", "coding_of", "decodable", "decoded", "limit_accept_encoding"]
 
 #: Bytes that one step of a decoder gives at most.
 STEP = 1 << 16
@@ -210,6 +210,12 @@ _DECODERS = _decoders()
 def decodable() -> frozenset[str]:
     """The codings that can be taken off here."""
     return frozenset(_DECODERS)
+
+
+def coding_of(headers: Headers) -> str | None:
+    """What Content-Encoding says, None without it. A field that is repeated is one list (RFC 9110 section 5.3): clients take all of it off."""
+    values = headers.getlist("Content-Encoding")
+    return ", ".join(values) if values else None
 
 
 def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits = DecodeLimits()) -> Iterator[bytes] | None:

@@ -4,6 +4,8 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
+from muxwsgi.proxy.fault import Fault, Phase
+
 __all__ = ["BUFFER_LIMIT", "OF_BYTES", "PieceFile", "Unread", "join", "pieces_of", "watched"]
 
 #: Bytes of one body that a rule may have in memory at once. A rule that reads all of everything should not be able to fill the machine.
@@ -79,20 +81,32 @@ Pieces = Iterable[bytes]
 
 
 def watched(pieces: Pieces, watch: Callable[[Pieces], Pieces], decode: Callable[[Pieces], Pieces | None] | None) -> Pieces:
-    """`pieces` on their way, which go on when `watch` has been shown them: as `decode` leaves them, or as they are."""
-    passed: list[bytes] = []
+    """`pieces` on their way, which go on when `watch` has been shown them: as `decode` leaves them, or as they are.
+
+    Raises `Fault` while iterating where more than `BUFFER_LIMIT` bytes wait for that, since they decode to nothing.
+    """
+    passed = bytearray()
 
     def noted() -> Iterator[bytes]:
         for piece in pieces:
-            passed.append(piece)
+            passed.extend(piece)
+            if len(passed) > BUFFER_LIMIT:  # an endless name in gzip's header, empty blocks, padding behind the end
+                raise Fault(Phase.BODY, f"{BUFFER_LIMIT} bytes of the body decode to nothing")
             yield piece
 
     shown = None if decode is None else decode(noted())
     return watch(pieces) if shown is None else _in_step(watch(shown), passed)
 
 
-def _in_step(shown: Pieces, passed: list[bytes]) -> Iterator[bytes]:
+def _in_step(shown: Pieces, passed: bytearray) -> Iterator[bytes]:
     for _ in shown:
-        yield from passed
-        passed.clear()
-    yield from passed
+        if passed:
+            yield _taken(passed)
+    if passed:
+        yield _taken(passed)
+
+
+def _taken(buffer: bytearray) -> bytes:
+    data = bytes(buffer)
+    buffer.clear()
+    return data

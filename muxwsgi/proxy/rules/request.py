@@ -15,7 +15,7 @@ from werkzeug.urls import iri_to_uri
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.rules.decode import decoded
+from muxwsgi.proxy.rules.decode import coding_of, decoded
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
 from muxwsgi.proxy.rules.place import DEFAULT_PORTS
 
@@ -320,7 +320,7 @@ class Request(werkzeug.wrappers.Request):
 
     def _uncoded(self, pieces: Iterable[bytes]) -> Iterable[bytes] | None:
         """`pieces` without their coding; None where they have none that a server would take off."""
-        coding = self.headers.get("Content-Encoding") if self._may_be_coded else None
+        coding = coding_of(self.headers) if self._may_be_coded else None
         if coding is None:
             return None
         try:

@@ -10,7 +10,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from muxwsgi.errors import ResponseAborted
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.rules.decode import decoded
+from muxwsgi.proxy.rules.decode import coding_of, decoded
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, join, watched
 
 __all__ = ["Response", "to_wsgi"]
@@ -51,7 +51,7 @@ class Response(werkzeug.wrappers.Response):
     @property
     def response(self) -> Any:
         """The body as it comes: an iterable of bytes. Setting it is `set_stream`."""
-        coding = self.headers.get("Content-Encoding")
+        coding = coding_of(self.headers)
         return self._body if coding is None else _Uncoded(self._body, coding, self.status_code)
 
     @response.setter
@@ -87,7 +87,7 @@ class Response(werkzeug.wrappers.Response):
         """
         self.make_sequence()
         coded = b"".join(self.iter_coded())
-        coding = self.headers.get("Content-Encoding")
+        coding = coding_of(self.headers)
         pieces = None if coding is None else uncoded([coded], coding, self.status_code)
         data = coded if pieces is None else self._joined(pieces)
         return data.decode("utf-8", "replace") if as_text else data
@@ -122,7 +122,7 @@ class Response(werkzeug.wrappers.Response):
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
         """Let `watch` see the body on its way, without its Content-Encoding: it is given the pieces as they come, and gives them on, with
         not a byte more or less. What is sent is the body as it was, coding included."""
-        coding = self.headers.get("Content-Encoding")
+        coding = coding_of(self.headers)
         status = self.status_code
         seen = watched(self.iter_coded(), watch, None if coding is None else lambda pieces: uncoded(pieces, coding, status))
         if self.is_sequence:

@@ -102,6 +102,8 @@ class Upstreams:
                 return kept
         self._pool.opened += 1
         if via.speaks_http and not endpoint.layers:
+            if self._early:
+                self.drop_early(self._owner(ctx))  # a stream through the proxy, which this request does not need
             dialled = self._dialer.to_proxy(via, ctx)
             connection = dialled.connection
             if ctx.flow is not None:

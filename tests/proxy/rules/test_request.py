@@ -430,3 +430,9 @@ def coded_request() -> Any:
         return Request.of(environ, "http", "example.com", **more)
 
     return make
+
+
+def test_a_coding_that_a_second_field_names_is_taken_off_too(coded_request: Any) -> None:
+    for first in ("identity", "utf-8"):
+        request = coded_request(CODED, f"Content-Encoding: {first}", "Content-Encoding: gzip")
+        assert request.get_data() == PLAIN

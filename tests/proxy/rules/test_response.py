@@ -8,8 +8,10 @@ import flask
 import pytest
 import werkzeug.wrappers
 
+from muxwsgi.errors import ResponseAborted
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.message import Response, to_wsgi
+from muxwsgi.proxy.rules.pieces import BLOCK, BUFFER_LIMIT
 
 
 class Body:
@@ -207,6 +209,40 @@ def test_what_is_not_encoded_is_read_as_it_is() -> None:
         response = Response.of_upstream(200, "OK", fields, Body(b"x"))
         assert response.get_data() == b"x"
         assert finish(response) == ("200 OK", fields, [b"x"])
+
+
+@pytest.mark.parametrize("first", ["identity", "", "utf-8", "br-not"])
+def test_a_coding_that_a_second_field_names_is_taken_off_too(first: str) -> None:
+    fields = [("Content-Encoding", first), ("content-encoding", "gzip")]
+    response = Response.of_upstream(200, "OK", fields, Body(CODED))
+    assert b"".join(response.response) == b"hello"
+    response = Response.of_upstream(200, "OK", fields, Body(CODED))
+    assert response.get_data() == b"hello"
+    assert finish(response) == ("200 OK", fields, [CODED])
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        pytest.param(b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 1000, id="a name in gzip's header"),
+        pytest.param(gzip.compress(b"x") + bytes(1000), id="padding behind the end"),
+    ],
+)
+def test_bytes_that_decode_to_nothing_are_not_kept_without_end_while_somebody_watches(endless: bytes) -> None:
+    came = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal came
+        yield endless
+        for _ in range(10 * BUFFER_LIMIT // BLOCK):
+            came += BLOCK
+            yield endless[-1:] * BLOCK
+
+    response = Response.of_upstream(200, "OK", [("Content-Encoding", "gzip")], body())
+    response.watch_body(lambda pieces: pieces)
+    with pytest.raises(ResponseAborted, match="decode to nothing"):
+        finish(response)
+    assert came <= BUFFER_LIMIT + BLOCK
 
 
 def test_json_is_read_without_its_coding() -> None:
