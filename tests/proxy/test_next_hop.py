@@ -43,6 +43,33 @@ def test_the_next_proxy_is_asked_in_absolute_form_with_our_credentials(lab: Lab,
     assert lab.flows[0].address == f"127.0.0.1:{other.port}"
 
 
+@pytest.mark.parametrize("rules", [False, True], ids=["no rules", "rules"])
+def test_an_absolute_target_in_a_tunnel_is_for_its_destination_and_never_for_the_next_proxy(lab: Lab, rules: bool) -> None:
+    other = Upstream(lab, lambda asked, sock: b"HTTP/1.1 200 OK\r\n\r\n" if asked.line.startswith(b"CONNECT") else OK)
+    through = UpstreamProxy("http", "127.0.0.1", other.port)
+    proxy = lab.proxy(upstreams=UpstreamChoice(http=through, tunnel=through))
+    proxy.on_connect().mitm()
+    if rules:
+        proxy.on_request().do(lambda request, ctx: None)
+    port = lab.serve_proxy(proxy)
+    for target in (b"http://elsewhere.example/x", b"/x", b"http://elsewhere.example/x", b"/x"):
+        client = lab.connect(port)
+        client.sendall(b"CONNECT allowed.example:80 HTTP/1.1\r\nHost: allowed.example:80\r\n\r\n")
+        client.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n")
+        assert read_head(client).startswith(b"HTTP/1.1 200 ")
+        assert read_answer(client).body == b"ok"
+    asked = [(request.line.removesuffix(b" HTTP/1.1"), request.connection) for request in other.asked]
+    stream, requests = asked[0][1], asked[2][1]
+    assert stream != requests
+    assert asked == [
+        (b"CONNECT allowed.example:80", stream),
+        (b"GET http://elsewhere.example/x", stream),
+        (b"GET http://allowed.example/x", requests),
+        (b"GET http://elsewhere.example/x", stream),
+        (b"GET http://allowed.example/x", requests),
+    ]
+
+
 def test_credentials_for_us_go_no_further_and_those_inside_of_a_tunnel_do(lab: Lab) -> None:
     upstream = Upstream(lab)
     outside, inside = Road(lab, "plain", upstream.port), Road(lab, "tunnel", upstream.port)

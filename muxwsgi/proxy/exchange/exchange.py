@@ -130,7 +130,7 @@ class Exchanges:
             target = environ["RAW_URI"]
             absolute = target[:1] != "/" and target != "*"
             # Inside of a tunnel the absolute form is for the proxy that the client thinks it speaks to.
-            keep = absolute and ctx.tunnel is not None
+            keep = endpoint.is_proxy = absolute and ctx.tunnel is not None
             if absolute and not keep:
                 target = _origin_form(target, environ["REQUEST_METHOD"])
             plan = RequestPlan(environ["REQUEST_METHOD"], target, head_fields(environ["muxwsgi.head"]))
@@ -143,6 +143,7 @@ class Exchanges:
             target = request.target or "/"
             if ctx.tunnel is not None and not request.redirected and _absolute_scheme(environ["RAW_URI"]):
                 target = request.url
+                endpoint.is_proxy = True
             plan = RequestPlan(request.method, target, request.fields)
             if "Host" not in request.headers:
                 plan.host = request.host

@@ -104,7 +104,7 @@ class Forwarder:
         via = self._upstreams.way(endpoint, ctx)
         flow = ctx.flow
         url = _url(plan, endpoint) if flow is not None else ""
-        to_proxy = via.speaks_http and not endpoint.layers
+        to_proxy = endpoint.is_asked_of(via)
         plan.extra = self._via.sent(incoming.environ["SERVER_PROTOCOL"][5:], to_proxy=to_proxy)
         if to_proxy:
             if plan.target[:1] == "/" or plan.target == "*":

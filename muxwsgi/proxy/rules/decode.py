@@ -213,7 +213,7 @@ def decodable() -> frozenset[str]:
 
 
 def coding_of(headers: Headers) -> str | None:
-    """What Content-Encoding says, None without it. A field that is repeated is one list (RFC 9110 section 5.3): clients take all of it off."""
+    """What Content-Encoding says, None without it. A repeated field is one list (RFC 9110 section 5.3), as it is to clients."""
     values = headers.getlist("Content-Encoding")
     return ", ".join(values) if values else None
 

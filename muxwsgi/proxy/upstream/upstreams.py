@@ -85,7 +85,7 @@ class Upstreams:
         """The proxy that stands between us and `endpoint` for requests, `DIRECT` for none, and where a rule connects by itself."""
         if ctx.dial is not None:
             return DIRECT
-        return self._dialer.way(endpoint.scheme, endpoint.host, endpoint.port, ctx)
+        return self._dialer.way("tunnel" if endpoint.is_proxy else endpoint.scheme, endpoint.host, endpoint.port, ctx)
 
     def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
         """A connection that is ours alone until it is given back. Raises `Fault`."""
@@ -101,7 +101,7 @@ class Upstreams:
                     ctx.flow.address = address_text(kept.connection.client)
                 return kept
         self._pool.opened += 1
-        if via.speaks_http and not endpoint.layers:
+        if endpoint.is_asked_of(via):
             if self._early:
                 self.drop_early(self._owner(ctx))  # a stream through the proxy, which this request does not need
             dialled = self._dialer.to_proxy(via, ctx)
@@ -195,7 +195,8 @@ class Upstreams:
     def _key(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> tuple[object, ...]:
         owner = ctx.connection.id if self._bound is not None and ctx.connection in self._bound else None
         # None for no proxy, since the pool hashes the key five times an exchange.
-        return (endpoint.host, endpoint.port, endpoint.layers, None if via is DIRECT else via, owner)
+        way = None if via is DIRECT else (via, endpoint.is_asked_of(via))
+        return (endpoint.host, endpoint.port, endpoint.layers, way, owner)
 
     def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool = False) -> Connection:
         flow = ctx.flow
