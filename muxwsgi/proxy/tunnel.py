@@ -286,10 +286,10 @@ class Tunnels:
 
     @property
     def _requests_are_judged(self) -> bool:
-        return self._rules.has_request_rules or self._rules.has_response_rules
+        return self._rules.has_http_rules
 
     def _nearly_http(self, data: bytes) -> Match:
-        """Without rules for requests nothing can be evaded."""
+        """Without rules for HTTP nothing can be evaded."""
         return lookalikes.nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:

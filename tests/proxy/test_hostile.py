@@ -169,6 +169,22 @@ def test_what_only_some_servers_take_for_http_is_not_relayed_to_them(lab: Lab, r
 
 @pytest.mark.parametrize(
     "begin",
+    [REQUEST.replace(b"GET ", b"GET\x0b"), REQUEST.replace(b"GET ", b"GET  "), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"],
+    ids=["a vertical tab", "two blanks", "HTTP/2"],
+)
+def test_nor_is_it_where_there_are_rules_for_websockets_alone(lab: Lab, begin: bytes) -> None:
+    upstream = Upstream(lab)
+    proxy = lab.proxy(settings=ProxySettings(sniff_timeout=0.05))
+    proxy.on_connect().mitm()
+    proxy.on_frame().do(lambda frame, ctx: None)
+    client = lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{upstream.port}")
+    client.sendall(begin)
+    assert read_answer(client).status in (400, 505)
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize(
+    "begin",
     [b"\x01GET /secret HTT", b"\r\n" * 20 + b"\x00", b"{} /secret HTTP/", b"\xffPOST", b"\x85GE"],
 )
 def test_what_some_servers_take_for_http_is_not_relayed_either_where_it_begins_slowly(lab: Lab, begin: bytes) -> None:

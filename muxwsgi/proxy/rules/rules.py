@@ -159,6 +159,11 @@ class Rules:
         """Whether `response` could change anything."""
         return bool(self._response)
 
+    @property
+    def has_http_rules(self) -> bool:
+        """Whether anything that is HTTP, or begins as HTTP as WebSockets do, could be changed or refused."""
+        return bool(self._request or self._response or self._frame)
+
     def connect(self, host: str, ctx: Context) -> tuple[Action | None, str]:
         """What to do with a tunnel to `host` ("host:port"), and where it goes then. None where no rule has an opinion."""
         for rule in self._connect:
