@@ -125,6 +125,8 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
 
 def _repaired(raw: bytes, error: HttpParserError) -> bytes:
     """The head as it has to be passed on, where llhttp refuses it for what a proxy puts right. Raises `BrokenResponse`."""
+    if not raw.endswith(b"\r\n\r\n"):  # one that `normalised` could do nothing with: cut at CRLF, its last fields would be lost
+        raise BrokenResponse(f"the response head is malformed: {error}")
     better = repaired(raw)
     try:
         HttpResponseParser(_NOTHING).feed_data(better)

@@ -252,6 +252,20 @@ def test_framing_in_doubt_is_refused_even_then(what: str) -> None:
         parse_response_head(normalised(BROKEN[what]), 256)
 
 
+@pytest.mark.parametrize(
+    "field", [b"Transfer-Encoding: chunked\x01\nX: 1", b"Content-Length: 2\n 5", b"Content-Length\x0b: 2", b"X: 1\nConnection: close\x01"]
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.2"])
+def test_no_field_is_lost_of_a_head_that_ends_in_bare_line_feeds_and_cannot_be_put_right(field: bytes, version: bytes) -> None:
+    client, server = upstream(accept_invalid=True)
+    client.send(GET)
+    server.sendall(b"HTTP/" + version + b" 200 OK\r\n" + field + b"\n\nhello")
+    with pytest.raises(BrokenResponse):
+        client.receive("GET")
+    client.close()
+    server.finish()
+
+
 @pytest.mark.parametrize("parts", [(b"HTTP/1.1 200 OK\r", b"A: b"), (b"HTTP/1.1 200 OK\r\nA: b", b"\nC"), (b"HTT", b"X"), (b"\x00",)])
 def test_who_will_never_end_its_head_is_not_waited_for(ask: Any, parts: tuple[bytes, ...]) -> None:
     with pytest.raises(BrokenResponse):
