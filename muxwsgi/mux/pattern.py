@@ -9,7 +9,7 @@ hold), turned into an automaton, and run byte by byte:
     no state left          -> NO: no continuation could match
     otherwise              -> MORE
 
-This makes the laws of matchers hold by construction, costs one dictionary look-up a byte, and cannot
+This makes the laws of matchers hold by construction, costs one dictionary look-up a byte at most, and cannot
 backtrack, so that no pattern takes exponential time. What a finite automaton cannot do, or what looks at
 bytes that have not come yet (`$`, `\\Z`, `\\b`, look-ahead, look-behind, back-references, atomic groups), is
 refused when the pattern is built.
@@ -32,6 +32,10 @@ MAX_NODES = 10_000
 #: States kept between runs at most. Real patterns have a few dozen; the cache starts anew where somebody
 #: sends what makes more.
 MAX_STATES = 4096
+
+#: After so many bytes in a row that change nothing, those that follow are skipped by `re`. A mux asks again at each packet, and a client
+#: may send each byte of a long line in a packet.
+STAYS = 32
 
 _EVERY_BYTE = bytes(range(256))
 
@@ -58,7 +62,7 @@ State = frozenset[int]
 
 
 class Automaton:
-    """A compiled pattern. Immutable but for its cache of states."""
+    """A compiled pattern. Immutable but for its caches of states."""
 
     def __init__(self, pattern: bytes) -> None:
         """Raises `re.error` when `re` cannot read `pattern`, `ValueError` when it is not one for a matcher.
@@ -88,14 +92,20 @@ class Automaton:
         if self._accept in self._start:
             raise ValueError(f"pattern {pattern!r} matches no bytes at all, so it would match everything")
         self._moves: dict[State, dict[int, State]] = {}
+        self._loops: dict[State, re.Pattern[bytes]] = {}
 
     def verdict(self, data: bytes) -> Match:
         """What the pattern says of `data`, which begins at the first byte of the stream."""
         if len(self._moves) > MAX_STATES:
             self._moves = {}
+            self._loops = {}
         moves = self._moves
         state = self._start
-        for byte in data:
+        at, end = 0, len(data)
+        stayed = 0
+        while at < end:
+            byte = data[at]
+            at += 1
             known = moves.get(state)
             if known is None:
                 known = moves[state] = {}
@@ -106,8 +116,24 @@ class Automaton:
                 return Match.YES
             if not after:
                 return Match.NO
-            state = after
+            if after != state:
+                state = after
+                stayed = 0
+                continue
+            stayed += 1
+            if stayed > STAYS:
+                loop = self._loop(state).match(data, at)
+                at = loop.end() if loop else at
+                stayed = 0
         return Match.MORE
+
+    def _loop(self, state: State) -> "re.Pattern[bytes]":
+        """Any number of bytes that leave `state` as it is."""
+        loop = self._loops.get(state)
+        if loop is None:
+            stays = b"".join(b"\\x%02x" % byte for byte in range(256) if self._step(state, byte) == state)
+            loop = self._loops[state] = re.compile(b"[%b]*+" % stays)
+        return loop
 
     def _step(self, state: State, byte: int) -> State:
         taken = []

@@ -1,8 +1,6 @@
 """The matchers: examples as a table, the laws as properties."""
 
 import re
-import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +24,7 @@ from muxwsgi.mux.matchers import (
     tls,
 )
 
-from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, verdicts
+from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, least, verdicts
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -260,16 +258,6 @@ def test_what_would_match_everything_is_refused() -> None:
         prefix(b"a", b"")
     with pytest.raises(ValueError, match="limit"):
         regex(b"a", 0)
-
-
-def least(ask: Callable[[bytes], object], data: bytes) -> float:
-    """Seconds, the least of many."""
-    spent = []
-    for _ in range(30):
-        began = time.perf_counter()
-        ask(data)
-        spent.append(time.perf_counter() - began)
-    return min(spent)
 
 
 @pytest.mark.parametrize("data", [b"a" * 16000, b" " * 16000, b"\r\n" * 4000 + b"a" * 8000, b"GET " + b"/" * 8000])

@@ -10,7 +10,7 @@ from muxwsgi import Match
 from muxwsgi.mux.matchers import regex
 from muxwsgi.mux.pattern import MAX_STATES, Automaton
 
-from .first_bytes import verdicts
+from .first_bytes import least, verdicts
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -32,11 +32,18 @@ patterns = st.recursive(
 texts = st.text("abcA1\n\0-", max_size=8).map(str.encode)
 
 
+@pytest.mark.parametrize("stays", [0, 1, 32])
 @given(patterns, texts, texts)
 @settings(max_examples=500, deadline=None)
 def test_a_pattern_says_what_re_says_and_no_only_when_no_bytes_could_help(
-    pattern: bytes, data: bytes, rest: bytes
+    stays: int, pattern: bytes, data: bytes, rest: bytes
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muxwsgi.mux.pattern.STAYS", stays)
+        compare(pattern, data, rest)
+
+
+def compare(pattern: bytes, data: bytes, rest: bytes) -> None:
     try:
         automaton = Automaton(pattern)
     except ValueError:
@@ -100,6 +107,13 @@ def test_a_wrong_pattern_gets_the_message_of_re() -> None:
 def test_nested_repeats_take_linear_time() -> None:
     # re.match() of this needs 2**40 steps.
     assert regex(rb"(?:a|a)+(?:a+)+b", 4000)(b"a" * 3999) is MORE
+
+
+def test_a_long_line_is_read_at_the_speed_of_c_since_each_byte_that_comes_alone_asks_anew() -> None:
+    line = b"EHLO " + b"a" * 16000
+    ask, look = regex(rb"(?i)EHLO [^\r\n]*\r?\n", 1 << 16), re.compile(rb"[ !-~]*").fullmatch
+    assert ask(line) is MORE and ask(line + b"\r\n") is YES and ask(line + b"\rx") is NO
+    assert least(ask, line) < 25 * least(look, line)
 
 
 def test_the_cache_of_states_is_bounded_whatever_comes() -> None:
