@@ -9,6 +9,18 @@ import click
 __all__ = ["Commands", "SectionOption", "SectionedCommand"]
 
 
+#: Options of gunicorn that have another name here, or none.
+_GUNICORN = {
+    ("-w", "--workers"): "this is one process: run several behind a balancer",
+    ("-k", "--worker-class", "--threads"): "every connection has a greenlet",
+    ("--worker-connections",): "here it is --max-connections",
+    ("-t", "--timeout"): "clients have deadlines: --request-head-timeout, --body-min-rate, --keep-alive",
+    ("--cert-reqs",): "here it is --client-certificates",
+    ("--check-config",): "here it is `muxwsgi check`",
+    ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"): "the service manager does that",
+}
+
+
 class SectionOption(click.Option):
     """An option of the table, which knows its section."""
 
@@ -19,6 +31,24 @@ class SectionOption(click.Option):
 
 class SectionedCommand(click.Command):
     """Its help has the sections of docs/configuration.md, in the same order."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Called by click. Raises `UsageError` for an option that does not exist, with the place where it is, or what is here instead."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = self._where(ctx, error.option_name)
+            if hint is None:
+                raise
+            raise click.UsageError(f"`{ctx.command_path}` has no option {error.option_name}; {hint}", ctx)
+
+    def _where(self, ctx: click.Context, flag: str) -> str | None:
+        group = ctx.parent.command if ctx.parent is not None else None
+        others = [each for each in group.commands.values() if isinstance(each, SectionedCommand)] if isinstance(group, click.Group) else []
+        have = [f"`muxwsgi {each.name}`" for each in others if any(flag in parameter.opts for parameter in each.params)]
+        if have:
+            return f"{' and '.join(have)} {'have' if len(have) > 1 else 'has'} it"
+        return next((hint for flags, hint in _GUNICORN.items() if flag in flags), None)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Called by click."""

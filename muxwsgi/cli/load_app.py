@@ -31,7 +31,7 @@ def load_app(spec: str, option: str = "app") -> Any:
         )
     if not _takes(app, "environ", "start_response") or _is_factory(app):
         hint = f"; a factory is called with parentheses: {_called(spec, app)}" if _takes(app) else ""
-        raise OperatorError(f"{where}: it is no WSGI application, which takes (environ, start_response){hint}")
+        raise OperatorError(f"{where}: it is not a WSGI application, which takes (environ, start_response){hint}")
     return app
 
 
@@ -57,7 +57,7 @@ def load_rules(spec: str) -> Callable[[Any], object]:
     """The function of `--rules`, which takes the proxy. Raises `OperatorError`, as `load_app` does."""
     rules = _load(spec, f"rules {spec!r}", ("add_rules",))
     if not _takes(rules, "proxy"):
-        raise OperatorError(f"rules {spec!r}: it is no function that takes the proxy and nothing else")
+        raise OperatorError(f"rules {spec!r}: it is not a function that takes the proxy and nothing else")
 
     def add(proxy: Any) -> None:
         _call(rules, [proxy], {}, f"rules {spec!r}", "it")

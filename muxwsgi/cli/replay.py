@@ -96,9 +96,9 @@ def replay(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     outcomes: Counter[str] = Counter()
-    if not count:
-        click.echo(_COLUMNS.format("flow", "method", "then", "now", "bytes then", "now", "ms then", "now") + "URL")
     with _opened(file) as stream:
+        if not count:
+            click.echo(_COLUMNS.format("flow", "method", "then", "now", "bytes then", "now", "ms then", "now") + "URL")
         for line, flow in _flows(stream, _Progress(stream, shown=count or not sys.stdout.isatty())):
             if isinstance(flow, str):
                 outcomes["no flow"] += 1
