@@ -1,9 +1,12 @@
 """From option values to settings, and to what is served. Used by `run` and by the commands that only look."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
 from muxwsgi.server.binds import parse_bind
@@ -26,7 +29,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     )
     if values["tls"] in ("required", "optional") and not certificates and not any("certfile=" in bind for bind in values["bind"]):
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
-    binds = tuple(parse_bind(text, default) for text in values["bind"])
+    binds = tuple(_absolute_bind(parse_bind(text, default)) for text in values["bind"])
     _check_no_tls_is_missed(values, binds)
     return from_options(
         ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values)
@@ -72,10 +75,9 @@ def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Regis
     return select(installed, named, values["no_hijack"]), installed
 
 
-def prepare_process(values: Mapping[str, Any]) -> None:
-    """Working folder and module path, before anything is loaded."""
-    import os
-
+def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the working folder and the module path, before anything is loaded. Returns `values` with absolute paths: an application may
+    change the folder, and files are opened after it was imported, and again later."""
     if values["chdir"]:
         try:
             os.chdir(values["chdir"])
@@ -83,3 +85,15 @@ def prepare_process(values: Mapping[str, Any]) -> None:
             raise OperatorError(f"chdir: {values['chdir']}: {error.strerror}") from error
     additions: Sequence[str] = [*values["pythonpath"], os.getcwd()]
     sys.path[:0] = [path for path in additions if path not in sys.path]
+    return {**values, **{option.name: _absolute(values[option.name]) for option in ALL if option.metavar in ("FILE", "FOLDER")}}
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    return value if not value or value == "-" else os.path.abspath(value)
+
+
+def _absolute_bind(bind: BindSettings) -> BindSettings:
+    certificates = tuple(CertificateFiles(certfile=_absolute(c.certfile), keyfile=_absolute(c.keyfile)) for c in bind.certificates)
+    return replace(bind, path=_absolute(bind.path), certificates=certificates)

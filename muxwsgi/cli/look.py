@@ -49,7 +49,7 @@ def _elsewhere(bind: BindSettings) -> BindSettings:
 
 def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
     """Print what would be served. Raises `OperatorError` for what is wrong."""
-    prepare_process(values)
+    values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
     app = mounted(load_app(app_spec), values["mount"]) if app_spec else _nobody
@@ -61,7 +61,7 @@ def check_proxy(values: Mapping[str, Any]) -> None:
     """The same of the proxy. Raises `OperatorError`."""
     from muxwsgi.cli.proxy import check_records, made_proxy
 
-    prepare_process(values)
+    values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
     for name in _RECORDS:  # a look writes nothing, and another process may have the file
@@ -97,7 +97,7 @@ def _list_binds(server: Server, settings: ServerSettings) -> None:
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:
     """Print what each route of each bind says of `data`."""
-    prepare_process(values)
+    values = prepare_process(values)
     server = _composed(values)
     shown = set()
     for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
@@ -115,7 +115,7 @@ def shorten(expression: str, most: int = 72) -> str:
 def list_hijackers(values: Mapping[str, Any]) -> None:
     """Print the table of installed hijackers."""
     with contextlib.suppress(FileNotFoundError):
-        prepare_process(values)
+        values = prepare_process(values)
     installed = discover()
     if not installed:
         click.echo("no hijacker is installed (packages offer them by the entry point group muxwsgi.hijack)")

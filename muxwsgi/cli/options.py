@@ -18,7 +18,7 @@ from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import BIND, HTTP, PROCESS, ROUTES, TLS, HTTPSettings, MuxSettings, ServerSettings
 
-__all__ = ["OPTIONS", "collect", "markdown", "shown_default"]
+__all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
 
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
 NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})

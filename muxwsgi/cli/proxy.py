@@ -33,7 +33,7 @@ def serve(values: Mapping[str, Any], signals: Signals) -> None:
         raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application (--rules)")
     if values["wsgi_app"]:
         raise OperatorError("wsgi_app: `muxwsgi proxy` serves no application; `muxwsgi run` does")
-    serve_made(lambda: made_proxy(values), "proxy", values, signals)
+    serve_made(made_proxy, "proxy", values, signals)
 
 
 def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:

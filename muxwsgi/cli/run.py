@@ -46,10 +46,10 @@ class Log(Protocol):
 
 def serve(app_spec: str, values: Mapping[str, Any], signals: Signals) -> None:
     """Serve the application that `app_spec` names until a signal says stop. Raises `OperatorError` before anything is served."""
-    serve_made(lambda: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals)
+    serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals)
 
 
-def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
+def serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
     """The same with an application that is made once the process is prepared, with what it writes. `signals` were taken already."""
     try:
         _serve_made(make, name, values, signals)
@@ -57,16 +57,16 @@ def serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Map
         signals.end()
 
 
-def _serve_made(make: Callable[[], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
+def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
     take_streams()
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
-    prepare_process(values)
+    values = prepare_process(values)
     settings = server_settings(values)
     gevent.get_hub().NOT_ERROR += (StopRequested,)  # where the hub is interrupted, it raises that in the main greenlet, and prints nothing
     try:
         with signals.interrupting():
-            app, logs = make()
+            app, logs = make(values)
             plugins, installed = wanted_hijackers(values, app)
             error_log.add_plugins((plugin.module for plugin in plugins), values["log_level"])
             hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]

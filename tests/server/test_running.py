@@ -443,3 +443,25 @@ def wait_for(condition: Callable[[], Any], patience: float = 15) -> Any:
                 return value
         assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.05)
+
+
+def test_paths_of_options_are_those_of_the_operators_folder_whatever_the_application_does(tmp_path: Path) -> None:
+    """Many programs change the folder when they are imported. Files are opened after that, and again later."""
+    folder, other = tmp_path / "here", tmp_path / "there"
+    folder.mkdir()
+    other.mkdir()
+    pair = Authority(folder).leaf("localhost")
+    tls = ["--certfile", Path(pair.certfile).name, "--keyfile", Path(pair.keyfile).name]
+    text = f"import os\nos.chdir({str(other)!r})\nfrom tests.server.logging_app import application\n"
+    (folder / "moving_app.py").write_text(text)
+    log, sock = folder / "access", folder / "sock"
+    options = ["--chdir", str(folder), "--access-logfile=access", "-b", "unix:sock", *tls]
+    with ServerProcess("moving_app", *options, environment={"PYTHONPATH": str(ROOT)}) as server:
+        server.wait_for_log("listening")
+        assert sock.is_socket()
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_log("certificates reloaded")
+        server.send_signal(signal.SIGUSR1)
+        server.wait_for_log("logs reopened")
+        assert log.exists() and list(other.iterdir()) == []
+        assert "stay" not in server.log
