@@ -19,7 +19,7 @@ cdef class Connection:
 
     cpdef recv(self, Py_ssize_t n=*, int flags=*)
     cpdef peek(self, Py_ssize_t n)
-    cdef bytes _look(self, Py_ssize_t n)
+    cdef bytes _look(self, Py_ssize_t n, timeout)
     cpdef peek_beyond(self, Py_ssize_t seen, Py_ssize_t limit)
     cpdef settle(self)
     cpdef unread(self, data)

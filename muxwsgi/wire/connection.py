@@ -5,8 +5,11 @@ How bytes move is the transports' business, when a wait ends is `ready`'s, and w
 
 One rule holds it together: **bytes that were read and not consumed stay with the connection.** Nobody gets a socket from under it
 without getting them too.
+
+The file is long because a compiled class is in one file, and a base class for a part of it would cost each connection 600 instructions.
 """
 
+import contextlib
 import errno
 import io
 import itertools
@@ -15,6 +18,7 @@ import socket as socket_module
 import struct
 import warnings
 from collections.abc import Callable, Iterable
+from time import monotonic
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -26,16 +30,21 @@ from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.extras import ConnectionLog, Extras
 from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import KeptSocket, StreamSocket
+from muxwsgi.wire.memory import MemoryTransport
 from muxwsgi.wire.pump import start_pump
 from muxwsgi.wire.ready import Lifeline, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
 from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
+from muxwsgi.wire.vocabulary import as_dict, descriptor_of, in_der
 
 __all__ = ["Address", "Connection"]
 
 #: (host, port[, flow, scope]) of TCP, or the path of a unix socket ("" when unnamed).
 Address = tuple[Any, ...] | str
+
+#: Bytes read from a file at once where the kernel cannot send it by itself.
+FILE_BLOCK = 1 << 16
 
 _AF_INET6 = int(socket_module.AF_INET6)
 _INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
@@ -53,9 +62,6 @@ def _in_ipv4(address: Address) -> Address:
 #: Bytes that read-ahead asks for at once: it is used for first bytes, which are few.
 READ_AHEAD = 16384
 
-#: Bytes read from a file at once where the kernel cannot send it by itself.
-FILE_BLOCK = 1 << 16
-
 #: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
 _RESET = struct.pack("ii", 1, 0)
 _NO_LINGER = struct.pack("ii", 0, 0)
@@ -67,6 +73,11 @@ UNREAD_AT_MOST = 180_000
 MANY_BYTES = 1 << 16
 
 _IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
+
+_PEEK, _WAITALL, _DONTWAIT = int(socket_module.MSG_PEEK), int(socket_module.MSG_WAITALL), int(socket_module.MSG_DONTWAIT)
+_RECEIVE_FLAGS = _PEEK | _WAITALL | _DONTWAIT | int(socket_module.MSG_NOSIGNAL)
+_SEND_FLAGS = int(socket_module.MSG_NOSIGNAL) | int(socket_module.MSG_MORE)
+_OTHER_SEND_FLAGS = "the send flags that a Connection knows are MSG_NOSIGNAL, MSG_MORE and, for send(), MSG_DONTWAIT"
 
 _ids = itertools.count(1)
 
@@ -200,13 +211,15 @@ class Connection:
     # Reading
 
     def recv(self, n: int = 65536, flags: int = 0) -> bytes:
-        """Between 1 and `n` bytes as soon as there are any; b"" at the end of the stream. `flags` may be MSG_PEEK.
+        """Between 1 and `n` bytes as soon as there are any; b"" at the end of the stream.
+
+        `flags`: MSG_PEEK leaves them in the stream; MSG_DONTWAIT does not wait; MSG_WAITALL waits for all `n`, and returns fewer at the end
+        of the stream only, since what has come stays in the stream where it raises.
 
         Raises `TimeoutError` (`Expired` from a deadline), `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed.
         """
         if flags:
-            _only_peek(flags)
-            return self._look(1)[:n]
+            return self._recv_as(n, flags)
         if self._ahead:
             data = bytes(self._ahead[:n])
             del self._ahead[:n]
@@ -216,6 +229,47 @@ class Connection:
             return b""
         self.bytes_received += len(data)
         return data
+
+    def _recv_as(self, n: int, flags: int) -> bytes:
+        """`recv` with flags. Between its reads other greenlets run."""
+        if flags & ~_RECEIVE_FLAGS:
+            raise ValueError("the receive flags that a Connection knows are MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT and MSG_NOSIGNAL")
+        timeout = 0.0 if flags & _DONTWAIT else self._timeout
+        if flags & _PEEK:
+            return self._peek_as(n, bool(flags & _WAITALL), timeout)
+        give_up = None if timeout is None else monotonic() + timeout
+        gathered = bytearray()
+        try:
+            while len(gathered) < n:
+                if gathered and timeout and give_up is not None and (timeout := give_up - monotonic()) <= 0:
+                    raise TimeoutError(errno.ETIMEDOUT, "timed out")
+                if self._ahead:
+                    data = bytes(self._ahead[: n - len(gathered)])
+                    del self._ahead[: len(data)]
+                else:
+                    data = self._transport.recv(n - len(gathered), timeout)
+                self.bytes_received += len(data)
+                gathered += data
+                if not data or not flags & _WAITALL:
+                    break
+        except BaseException as error:
+            if isinstance(error, BlockingIOError) and gathered:
+                return bytes(gathered)
+            if not isinstance(self._transport, Gone):
+                self.unread(bytes(gathered))
+            raise
+        return bytes(gathered)
+
+    def _peek_as(self, n: int, all_of_them: bool, timeout: float | None) -> bytes:
+        have = len(self._ahead or b"")
+        if all_of_them and timeout != 0:
+            self._look(n, timeout)
+        elif not have:
+            self._look(min(n, 1), timeout)
+        elif have < n:
+            with contextlib.suppress(BlockingIOError):  # more may have come since
+                self._look(have + 1, 0.0)
+        return bytes((self._ahead or b"")[:n])
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
         """As `recv`, into `buffer` (at most `nbytes` of it, 0 for all); the number of bytes, 0 at the end of the stream."""
@@ -235,14 +289,14 @@ class Connection:
 
     def peek(self, n: int) -> bytes:
         """The next `n` bytes, left in the stream. Waits until they are there; fewer where the stream ends before."""
-        return self._look(n)[:n]
+        return self._look(n, self._timeout)[:n]
 
-    def _look(self, n: int) -> bytes:
+    def _look(self, n: int, timeout: float | None) -> bytes:
         """Read ahead until `n` bytes are there, or the end; all that was read ahead."""
         if self._ahead is None:
             self._ahead = bytearray()
         while len(self._ahead) < n:
-            data = self._transport.recv(max(n - len(self._ahead), READ_AHEAD), self._timeout)
+            data = self._transport.recv(max(n - len(self._ahead), READ_AHEAD), timeout)
             if not data:
                 break
             self._ahead += data
@@ -261,8 +315,8 @@ class Connection:
             if data is not None:
                 return data
             transport.settle()
-            self._look(seen)
-        return self._look(min(seen + 1, limit))[:limit]
+            self._look(seen, self._timeout)
+        return self._look(min(seen + 1, limit), self._timeout)[:limit]
 
     def settle(self) -> None:
         """The first bytes have been looked at, let a single byte wake the reader again (see `peek_beyond`)."""
@@ -281,10 +335,11 @@ class Connection:
         """Send all of `data`. After an error `bytes_sent` has grown by what the layer below took, which is not what the peer got.
 
         Raises `TimeoutError` (`Expired` where the peer takes less than the minimum rate), `BrokenPipeError`,
-        `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` are for compatibility and must be 0.
+        `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` may be MSG_NOSIGNAL, which holds anyway, and
+        MSG_MORE, which makes no difference.
         """
-        if flags:
-            raise ValueError("a Connection knows no send flags")
+        if flags and flags & ~_SEND_FLAGS:
+            raise ValueError(_OTHER_SEND_FLAGS)
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
         try:
@@ -295,15 +350,56 @@ class Connection:
         self.bytes_sent += len(data)
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """As `sendall`, and returns the number of bytes as `socket.send` does: here it is always all of them."""
-        self.sendall(data, flags)
+        """As `sendall`, and returns the number of bytes as `socket.send` does: all of them.
+
+        A plain connection that does not block, or with MSG_DONTWAIT in `flags`, takes what there is room for. Raises `BlockingIOError`
+        where that is nothing, and `OSError` (EOPNOTSUPP) for MSG_DONTWAIT in TLS.
+        """
+        if flags or self._timeout == 0:
+            return self._send_as(data, flags)
+        self.sendall(data)
         return memoryview(data).nbytes
 
-    def sendmsg(self, buffers: Iterable[Buffer]) -> int:
-        """Send all of `buffers` in one write; the number of bytes."""
-        data = b"".join(buffers)
+    def _send_as(self, data: Buffer, flags: int) -> int:
+        if flags & ~(_SEND_FLAGS | _DONTWAIT):
+            raise ValueError(_OTHER_SEND_FLAGS)
+        transport = self._transport
+        if self._timeout == 0 or flags & _DONTWAIT:
+            if isinstance(transport, SocketTransport | MemoryTransport):
+                count = transport.send_now(memoryview(data).cast("B"))
+                self.bytes_sent += count
+                return count
+            if flags & _DONTWAIT and not isinstance(transport, Gone):  # the rest of a record has to follow
+                raise OSError(errno.EOPNOTSUPP, "MSG_DONTWAIT cannot be had in TLS: the socket of as_socket() has it")
         self.sendall(data)
-        return len(data)
+        return memoryview(data).nbytes
+
+    def recvfrom(self, n: int, flags: int = 0) -> tuple[bytes, None]:
+        """As `recv`; the address is None, as on every stream."""
+        return self.recv(n, flags), None
+
+    def recvfrom_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> tuple[int, None]:
+        """As `recv_into`; the address is None, as on every stream."""
+        return self.recv_into(buffer, nbytes, flags), None
+
+    def recvmsg(self, n: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, None]:
+        """As `recv`. There is no ancillary data."""
+        return self.recv(n, flags), [], 0, None
+
+    def recvmsg_into(
+        self, buffers: Iterable[bytearray | memoryview], ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[int, list[Any], int, None]:
+        """As `recv_into`, into the first of `buffers` that is not empty."""
+        for buffer in buffers:
+            if memoryview(buffer).nbytes:
+                return self.recv_into(buffer, 0, flags), [], 0, None
+        return 0, [], 0, None
+
+    def sendmsg(self, buffers: Iterable[Buffer], ancdata: Iterable[Any] = (), flags: int = 0, address: Any = None) -> int:
+        """As `send`, of all `buffers` in one write; the number of bytes. Raises `OSError` (EOPNOTSUPP) for `ancdata`."""
+        if list(ancdata):
+            raise OSError(errno.EOPNOTSUPP, "a Connection carries no ancillary data")
+        return self.send(b"".join(buffers), flags)
 
     @property
     def can_sendfile(self) -> bool:
@@ -313,21 +409,25 @@ class Connection:
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
         """Send `count` bytes (None: all) of `file` from `offset`; the number sent, fewer where the file ends before.
 
-        `file` needs `fileno()` and a size for the kernel's way; otherwise it is read and sent in blocks.
+        The kernel sends a regular file by itself. What has no descriptor, or gives something else than its descriptor has (gzip), is read
+        and sent in blocks; from where it is, if it cannot seek and `offset` is 0.
         """
+        if isinstance(file, io.TextIOBase):
+            raise ValueError("sendfile() takes a file in binary mode")
         transport = self._transport
-        if isinstance(transport, SocketTransport):
-            fd = file.fileno()
-            if count is None:
-                count = max(os.fstat(fd).st_size - offset, 0)
+        found = descriptor_of(file) if isinstance(transport, SocketTransport) else None
+        if isinstance(transport, SocketTransport) and found is not None:
+            fd, size = found
             try:
-                sent = transport.sendfile(fd, offset, count, self._timeout)
+                sent = transport.sendfile(fd, offset, max(size - offset, 0) if count is None else count, self._timeout)
             except BaseException as error:
                 self.bytes_sent += sent_before(error)
                 raise
             self.bytes_sent += sent
             return sent
-        file.seek(offset)
+        seekable = getattr(file, "seekable", None)
+        if offset or (seekable is not None and seekable()):
+            file.seek(offset)
         sent = 0
         while count is None or sent < count:
             block = file.read(FILE_BLOCK if count is None else min(FILE_BLOCK, count - sent))
@@ -556,6 +656,7 @@ class Connection:
         """
         if isinstance(self._transport, Gone):
             raise OSError(errno.EBADF, self._transport.reason)
+        self.lifeline.reader.check_thread()
         own = self._extras()
         if own.pump is not None:
             raise OSError(errno.EALREADY, "as_socket() was called before")
@@ -675,17 +776,20 @@ class Connection:
         Raises `OSError` (EOPNOTSUPP) in TLS, while there is read-ahead and after `as_socket()`: bytes on that descriptor are not this
         stream's, and its readiness says nothing. `as_socket()` has one that tells the truth.
         """
-        transport = self._transport
+        number = self._own_descriptor()
+        self._number_given = True
+        return number
+
+    def _own_descriptor(self) -> int:
+        """As `fileno`, for who does not give the number away."""
         own = self._lowest()._own
         if own is not None and own.pump is not None:
             raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
-        if isinstance(transport, DescriptorTLS | LayeredTLS):
+        if isinstance(self._transport, DescriptorTLS | LayeredTLS):
             raise OSError(errno.EOPNOTSUPP, "the descriptor carries TLS records, not this stream: use as_socket()")
         if self._ahead:
             raise OSError(errno.EOPNOTSUPP, "bytes of this stream were read ahead and are not in the descriptor: use as_socket()")
-        number = self.descriptor()
-        self._number_given = True
-        return number
+        return self.descriptor()
 
     def descriptor(self) -> int:
         """The number of the descriptor at the bottom, -1 where there is none. For polls that ask about the peer and not about this stream:
@@ -694,6 +798,38 @@ class Connection:
             return -1
         sock = self._transport.socket()
         return -1 if sock is None else sock.fileno()
+
+    def pending(self) -> int:
+        """Bytes that can be read without the kernel: read ahead, or decrypted."""
+        transport = self._transport
+        decrypted = transport.ssl.pending() if isinstance(transport, DescriptorTLS | LayeredTLS) else 0
+        return len(self._ahead or b"") + decrypted
+
+    def dup(self) -> "gevent.socket.socket":
+        """A socket with another descriptor of the same stream, which ends when both are closed. The limits of this connection do not hold
+        there. Raises `OSError` (EOPNOTSUPP) in memory, and where `fileno` does."""
+        number = os.dup(self._present())
+        return gevent.socket.socket(self.family, self.type, self.proto, fileno=number)
+
+    def get_inheritable(self) -> bool:
+        """Whether programs that this process starts have the descriptor."""
+        number = self.descriptor()
+        return number >= 0 and os.get_inheritable(number)
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Let programs that this process starts have the descriptor, or not. True raises `OSError` (EOPNOTSUPP) as `dup` does."""
+        if inheritable:
+            os.set_inheritable(self._present(), True)
+        elif self.descriptor() >= 0:
+            os.set_inheritable(self.descriptor(), False)
+
+    def _present(self) -> int:
+        """The descriptor that carries the stream."""
+        number = self._own_descriptor()
+        if number < 0:
+            self._transport.socket()  # EBADF and the reason, once closed
+            raise OSError(errno.EOPNOTSUPP, "a stream in memory has no descriptor: use as_socket()")
+        return number
 
     def getpeername(self) -> Address:
         """The peer's address as the kernel knows it; `client` in memory."""
@@ -734,6 +870,37 @@ class Connection:
         """Protocol number of the socket at the bottom; 0 in memory."""
         sock = self._transport.socket()
         return 0 if sock is None else sock.proto
+
+    # What ssl.SSLSocket has
+
+    def version(self) -> str | None:
+        """Version of TLS, as `ssl.SSLSocket.version`; None on a plain connection."""
+        tls = self.tls
+        return None if tls is None else tls.version
+
+    def cipher(self) -> tuple[str, str, int] | None:
+        """Name of the cipher, version of TLS, number of secret bits; None on a plain connection."""
+        tls = self.tls
+        return None if tls is None else (tls.cipher, tls.version, tls.cipher_bits)
+
+    def selected_alpn_protocol(self) -> str | None:
+        """The protocol id that ALPN agreed on; None without, and on a plain connection."""
+        tls = self.tls
+        return None if tls is None else tls.alpn
+
+    def getpeercert(self, binary_form: bool = False) -> "dict[str, Any] | bytes | None":
+        """The peer's certificate: in DER, or as a dict like that of `ssl.SSLSocket.getpeercert`, with both names, validity, serial number
+        and alternative names. None where it has none.
+
+        The dict is empty where the certificate was not verified. `tls.peer_certificate` has more.
+        """
+        tls = self.tls
+        certificate = None if tls is None else tls.peer_certificate
+        if tls is None or certificate is None:
+            return None
+        if binary_form:
+            return in_der(certificate)
+        return as_dict(certificate) if tls.peer_verified else {}
 
     # Limits in time, kept by the sweeper (see `Lifeline`)
 
@@ -805,11 +972,6 @@ def _file(
     if "b" in mode:
         return cast(IO[Any], stream)
     return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
-
-
-def _only_peek(flags: int) -> None:
-    if flags != socket_module.MSG_PEEK:
-        raise ValueError("the only receive flag that a Connection knows is MSG_PEEK")
 
 
 def _tls_side(

@@ -78,6 +78,18 @@ class MemoryTransport:
 
         self._turn.write(send_more, len(view), timeout)
 
+    def send_now(self, view: memoryview) -> int:
+        """What there is room for; how much. Raises `BlockingIOError` where that is nothing, or another greenlet is sending."""
+        channel = self._outgoing
+        if channel.ended or channel.reset:
+            raise BrokenPipeError(errno.EPIPE, "the other end is closed")
+        part = view[: max(CAPACITY - len(channel.data), 0)]
+        if view and (self._turn.taken or not part):
+            raise BlockingIOError(errno.EAGAIN, "would block")
+        channel.data += part
+        channel.readable.notify()
+        return len(part)
+
     def shutdown(self, how: int, timeout: float | None) -> None:
         if how != socket_module.SHUT_RD:
             self._outgoing.ended = True

@@ -9,6 +9,7 @@ cdef class Ready:
 
     cdef _begin(self, hub)
     cpdef wait(self, timeout=*)
+    cpdef check_thread(self)
     cpdef notify(self)
     cpdef fail(self, error)
     cpdef close(self)

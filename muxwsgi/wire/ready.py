@@ -22,12 +22,13 @@ import math
 import select
 import sys
 import termios
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.monkey import get_original
+from greenlet import error as SwitchError  # noqa: N812
 
 from muxwsgi.errors import Draining, Expired
 from muxwsgi.wire.syscalls import check_descriptor
@@ -57,6 +58,7 @@ WRITE = 2
 #: gevent's would wait for the next turn of the loop.
 _poll = get_original("select", "poll")
 _POLL_EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}
+_thread_id: Callable[[], int] = get_original("threading", "get_ident")
 
 
 class Ready:
@@ -83,7 +85,7 @@ class Ready:
         """Sleep until ready. `timeout` is in seconds, `None` for ever (deadlines come from the sweeper instead).
 
         Raises `TimeoutError` after `timeout`, `BlockingIOError` where `timeout` is 0, `OSError` (EBADF) once closed,
-        and whatever `fail` was given.
+        `RuntimeError` in another thread, and whatever `fail` was given.
         """
         if self._waiter is not None:
             raise ConcurrentObjectUseError(f"{self._waiter!r} waits on this direction of the connection already")
@@ -93,6 +95,7 @@ class Ready:
         if timeout is not None:
             if timeout <= 0:
                 raise BlockingIOError(errno.EAGAIN, "would block")
+            self.check_thread()
             timer = self._hub.loop.timer(timeout)
             timer.start(self._time_out)
         self._fired = False
@@ -107,11 +110,19 @@ class Ready:
                     raise self._failure
                 if self._fired:
                     return
+        except SwitchError:
+            self.check_thread()
+            raise
         finally:
             self._waiter = None
             self._failure = None
             if timer is not None:
                 timer.close()
+
+    def check_thread(self) -> None:
+        """Raises `RuntimeError` in a thread that is not the hub's: only the hub's own greenlets can wait here."""
+        if _thread_id() != self._hub.thread_ident:
+            raise RuntimeError("a Connection is for greenlets of its own thread: call as_socket() there, and use that socket here")
 
     def notify(self) -> None:
         """Wake the waiter, if there is one. Callable from any greenlet of the hub's thread."""
@@ -120,10 +131,11 @@ class Ready:
             self._hub.loop.run_callback(self._wake)
 
     def fail(self, error: BaseException) -> None:
-        """Make the wait that is going on, if any, raise `error`. Later waits are not affected."""
+        """Make the wait that is going on, if any, raise `error`. Later waits are not affected. Callable from any thread, so that one may
+        close a connection of another's."""
         if self._waiter is not None and self._failure is None:
             self._failure = error
-            self._hub.loop.run_callback(self._wake)
+            self._hub.loop.run_callback_threadsafe(self._wake)
 
     def close(self) -> None:
         """Wake the waiter with EBADF and refuse every later wait. Comes before the descriptor is closed. Idempotent."""
@@ -190,6 +202,7 @@ class DescriptorReady(Ready):
         return bool(poll.poll(0))
 
     def _arm(self) -> None:
+        self.check_thread()
         # EBADF here, where libev would abort: from the check, or from making the watcher.
         if self._watcher is None:
             self._watcher = self._hub.loop.io(self._fd, self._events)

@@ -317,6 +317,12 @@ class SocketTransport:
             note_sent(error, before + sent_before(error))
             raise
 
+    def send_now(self, view: memoryview) -> int:
+        """What there is room for; how much. Raises `BlockingIOError` where that is nothing, or another greenlet is sending."""
+        if self._turn is not None and self._turn.taken:
+            raise BlockingIOError(errno.EAGAIN, "would block")
+        return transmit(self._fd, view)
+
     def _writing(self) -> WriteTurn:
         if self._turn is None:
             self._turn = WriteTurn(self.lifeline, self.socket())

@@ -213,12 +213,13 @@ def test_a_closed_connection_refuses_every_use(pair: Pair) -> None:
 
 def test_close_from_another_greenlet_wakes_the_reader_and_the_writer(pair: Pair) -> None:
     server, _client = pair
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # a write blocks soon, also on a machine that is busy
     reader = gevent.spawn(server.recv, 1)
     writer = gevent.spawn(server.sendall, BIG * 4)
     line = server.lifeline
     until(lambda: line.reader.waiting and line.writer.waiting)
     server.close()
-    gevent.joinall([reader, writer], timeout=5)
+    gevent.joinall([reader, writer], timeout=30)
     for sleeper in (reader, writer):
         assert isinstance(sleeper.exception, OSError)
         assert sleeper.exception.errno == errno.EBADF
