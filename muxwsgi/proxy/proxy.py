@@ -56,7 +56,7 @@ from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.pool import Pool
-from muxwsgi.proxy.upstream.resolve import Resolver, literal, spelled, system_resolver
+from muxwsgi.proxy.upstream.resolve import Resolver, spelled, system_resolver
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
@@ -405,7 +405,7 @@ class Proxy(Rules):
                     upstream.finish()
                     self._recorder.end(flow, ctx, repr(error))
                     raise
-                if said is None and self._connect and literal(ctx.destination[0]) is not None:
+                if said is None and self._connect:
                     self._tunnels.relay_by_name(connection, upstream, ctx, flow)
                 else:
                     self._tunnels.relay_to(connection, upstream, ctx, flow)

@@ -340,12 +340,14 @@ class Tunnels:
             self.relay_to(connection, upstream, ctx, flow, (NoRequest(),) if self._requests_are_judged else ())
 
     def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
-        """As `relay_to`, for a tunnel to an address of which no rule had an opinion. They may have one of the server name in it, which can
-        be read without a look inside."""
+        """As `relay_to`, for a tunnel to a host of which no rule had an opinion. They may have one of the server name in it, which can be
+        read without a look inside: a client that wants past them connects to the address, or to another name of it."""
         try:
             client_first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout) is Speaker.CLIENT
             name = self._server_name(connection, ctx) if client_first else None
             assert ctx.destination is not None
+            if name is not None and comparable(name) == comparable(ctx.destination[0]):
+                name = None  # they have been asked
             said, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
         except BaseException as error:
             upstream.finish()

@@ -270,12 +270,13 @@ def test_who_says_the_name_of_a_host_that_is_not_looked_into_gets_to_that_host(l
     assert wanted.connections == bank.connections == 0
 
 
-def test_a_name_on_the_block_list_is_blocked_in_tunnels_to_addresses_that_nobody_looks_into(lab: Lab) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_name_on_the_block_list_is_blocked_in_tunnels_to_other_hosts_that_nobody_looks_into(lab: Lab, host: str) -> None:
     upstream = Upstream(lab, tls=True)
     proxy = lab.proxy(record=True)
     proxy.block(BlockList(patterns=["*.bad.example"]).blocked)
     port = lab.serve_proxy(proxy)
-    destination, trust = f"127.0.0.1:{upstream.port}", Path(lab.certificate.certfile)
+    destination, trust = f"{host}:{upstream.port}", Path(lab.certificate.certfile)
     with pytest.raises(OSError):
         lab.wrap(lab.tunnel(port, destination), "www.bad.example", trust=trust)
     client = lab.tunnel(port, destination)
