@@ -3,11 +3,14 @@
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import gevent.socket
 import pytest
 
+from muxwsgi.errors import Expired
+from muxwsgi.wire import relay as relay_module
 from muxwsgi.wire.relay import Relayed, relay
 from tests.wire.conftest import Pair, tcp_pair
 
@@ -52,3 +55,20 @@ def test_who_resets_before_saying_the_end_is_an_error(pairs: tuple[Pair, Pair]) 
     server[1].close()  # both ends come at once
     result = running.get(timeout=10)
     assert isinstance(result.error, ConnectionResetError), result
+
+
+def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = pairs
+    waited: list[float] = []
+    wait = gevent.wait
+
+    def noted(objects: Any, timeout: float | None = None, count: int | None = None) -> Any:
+        assert timeout is not None
+        waited.append(timeout)
+        return wait(objects, timeout=timeout, count=count)
+
+    monkeypatch.setattr(relay_module.gevent, "wait", noted)
+    client[1].sendall(b"a byte that moves when the relay begins")
+    result = relay(client[0], server[0], idle_timeout=1.0)
+    assert isinstance(result.error, Expired) and result.forth == 39
+    assert waited[0] > 0.9 and sum(waited[1:]) < 0.9
