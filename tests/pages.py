@@ -124,7 +124,7 @@ def own_environment(folder: Path) -> Path:
 class Reader:
     """Types the commands of one block, and knows which. Leaving it asserts that none was left out, and ends what still runs.
 
-    `folder` is the working directory, `home` has what the commands keep for their user, and `programs` stands first in PATH.
+    `folder` is the working directory, `home` has what the commands keep for their user, and `programs` stands first in PATH. A command that ends has `patience` seconds for it.
     """
 
     block: Block
@@ -134,6 +134,7 @@ class Reader:
     replaced: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    patience: float = PATIENCE
     typed: set[str] = field(default_factory=set)
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -173,7 +174,7 @@ class Reader:
         command = self.command(beginning)
         process, terminal = self._on_terminal(command, cwd)
         shown = b""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + self.patience
         with terminal:
             while (part := _read(terminal)) or process.poll() is None:
                 shown += part
