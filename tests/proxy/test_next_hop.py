@@ -70,6 +70,16 @@ def test_an_absolute_target_in_a_tunnel_is_for_its_destination_and_never_for_the
     ]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_cannot_take_away_what_a_rule_has_set_by_naming_it_in_connection(lab: Lab, way: str) -> None:
+    upstream = Upstream(lab, tls=way == "tls")
+    road = Road(lab, way, upstream.port)
+    road.proxy.on_request().do(lambda request, ctx: request.headers.set("X-Client", "real"))
+    for said in ("forged", "real"):
+        road.ask(road.client(), "/", "Connection: keep-alive, X-Client, x-other", f"X-Client: {said}", "X-Other: 1", "X-End: 2")
+        assert [upstream.asked[-1].field(name) for name in ("X-Client", "X-Other", "X-End", "Connection")] == [["real"], [], ["2"], []]
+
+
 def test_credentials_for_us_go_no_further_and_those_inside_of_a_tunnel_do(lab: Lab) -> None:
     upstream = Upstream(lab)
     outside, inside = Road(lab, "plain", upstream.port), Road(lab, "tunnel", upstream.port)

@@ -144,7 +144,8 @@ class Exchanges:
             if ctx.tunnel is not None and not request.redirected and _absolute_scheme(environ["RAW_URI"]):
                 target = request.url
                 endpoint.is_proxy = True
-            plan = RequestPlan(request.method, target, request.fields)
+            fields = request.fields if self._settings.keep_header else request.fields_onward()
+            plan = RequestPlan(request.method, target, fields)
             if "Host" not in request.headers:
                 plan.host = request.host
             body = request.outgoing()

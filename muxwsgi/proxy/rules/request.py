@@ -32,6 +32,12 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::([0-9]{0,5})
 
 _ABSOLUTE = re.compile(r"(?i:(https?))://([^/?]*)(.*)")
 
+#: Options of Connection that say something of the connection, and fields that are never hop-by-hop, or have rules of their own.
+_NOT_NAMED = frozenset(
+    {"close", "keep-alive", "upgrade", "te", "http2-settings", "proxy-connection", "connection"}
+    | {"host", "content-length", "transfer-encoding", "authorization"}
+)
+
 #: What werkzeug remembers of a URL, and of a body.
 _OF_URL = ("args", "values")
 _OF_BODY = ("form", "files", "values")
@@ -115,6 +121,7 @@ class Request(werkzeug.wrappers.Request):
         self._target = target
         self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         self._headers: Headers | None = None
+        self._came: list[tuple[str, str]] = []  # what was in them at first, by identity
         self._data: bytes | None = None  # in its coding
         self._plain: tuple[bytes, bytes] | None = None  # the same, and without its coding
         self._given: tuple[int | None, Iterable[bytes]] | None = None
@@ -264,6 +271,7 @@ class Request(werkzeug.wrappers.Request):
         if self._headers is None:
             self._headers = Headers()
             self._headers[:] = self._fields()
+            self._came = list(self._headers)
         return self._headers
 
     @headers.setter
@@ -274,6 +282,22 @@ class Request(werkzeug.wrappers.Request):
     def fields(self) -> list[tuple[str, str]]:
         """`headers` as a list of its own: for who sends them on."""
         return self._fields() if self._headers is None else list(self._headers)
+
+    def fields_onward(self) -> list[tuple[str, str]]:
+        """`fields` without those of the client that its Connection names (RFC 9110 section 7.6.1), and without their names in it: who sends
+        the rest on takes away what is named there, and a client could have that done to what a rule has set."""
+        if self._headers is None or "HTTP_CONNECTION" not in self.environ:
+            return self.fields
+        came = set(map(id, self._came))
+        named: set[str] = set()
+        kept = []
+        for field in self._headers:
+            if id(field) in came and field[0].lower() == "connection":
+                options = [option.strip() for option in field[1].split(",")]
+                named.update(option.lower() for option in options if option.lower() not in _NOT_NAMED)
+                field = field[0], ", ".join(option for option in options if option.lower() in _NOT_NAMED)
+            kept.append(field)
+        return [field for field in kept if not (id(field) in came and field[0].lower() in named)]
 
     def _fields(self) -> list[tuple[str, str]]:
         fields: list[tuple[str, str]]
