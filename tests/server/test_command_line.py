@@ -127,7 +127,7 @@ def test_the_file_may_name_the_application(tmp_path: Path) -> None:
     path = write(tmp_path / "app.toml", 'wsgi_app = "tests.server.applications:wsgi"\nbind = ["127.0.0.1:0"]\n')
     done = muxwsgi("check", "-c", path)
     assert done.returncode == 0 and b"tests.server.applications:wsgi loads" in done.stdout
-    assert b"it is no WSGI" in muxwsgi("run", "json:dumps", "-c", path).stderr  # the command's own wins
+    assert b"it is not a WSGI" in muxwsgi("run", "json:dumps", "-c", path).stderr  # the command's own wins
 
 
 def test_a_bind_that_is_in_use_is_noted_and_not_wrong() -> None:
