@@ -402,9 +402,9 @@ def test_the_builds(reader: MakeReader, tmp_path: Path) -> None:
         builder.run("pip install .", cwd=checkout)
         assert "(compiled)" in builder.run(version)
         builder.run("MUXWSGI_PURE=1", cwd=checkout)
-        assert "(pure Python)" in builder.run(version)
+        assert "(pure)" in builder.run(version)
         builder.run("pip install --editable", cwd=checkout)
-        assert "(pure Python)" in builder.run(version)
+        assert "(pure)" in builder.run(version)
 
 
 # From gunicorn
