@@ -121,7 +121,7 @@ def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str
 
 
 def _failed(error: BaseException, what: str) -> BaseException:
-    """What to raise for `error`, of whatever class: nothing is served that did not load. An operator who stops us is no error."""
+    """What to raise for `error`, whatever its class. A stop that the operator asked for is raised as it is."""
     if isinstance(error, StopRequested) or may_be_ctrl_c(error):
         return error
     if isinstance(error, SystemExit):  # a program that says why it cannot go on: no traceback tells more

@@ -125,7 +125,7 @@ def _lasting() -> list[str]:
 
 
 def _do(what: Callable[[], None]) -> None:
-    """A log that fails in a way that nobody thought of is no reason to stop, or not to close the next one."""
+    """Call `what`. A log that fails unexpectedly is reported. The server goes on, and the next log is closed too."""
     try:
         what()
     except Exception:

@@ -2,8 +2,8 @@
 
 As with requests (see `head.py`) the parser is given exactly one head, to its CRLFCRLF and never past it, and is new for each. What llhttp
 (through httptools) lets through and the policy refuses: versions other than HTTP/1, control characters in the reason phrase,
-Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. Doubt about an upstream's framing is never repaired: whoever forwards the
-message would spread it (RFC 9112 section 11). What is no doubt is, see `response_repair.py`.
+Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. An ambiguous framing of an upstream is never repaired, because forwarding
+the message would spread it (RFC 9112 section 11). What can be read in one way only is repaired: see `response_repair.py`.
 
 Nothing here reads from a connection.
 """

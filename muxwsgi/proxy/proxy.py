@@ -56,7 +56,7 @@ from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.pool import Pool
-from muxwsgi.proxy.upstream.resolve import Resolver, spelled, system_resolver
+from muxwsgi.proxy.upstream.resolve import Resolver, check_target, system_resolver
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
@@ -386,7 +386,7 @@ class Proxy(Rules):
         action: Action = said or (Mitm() if self.settings.default_action == "mitm" else Accept())
         ctx.action = action
         if isinstance(action, (Accept, Mitm)):
-            _check_target(*ctx.destination)  # now: once the tunnel stands, the client can no longer be told
+            check_target(*ctx.destination)  # now: once the tunnel stands, the client can no longer be told
         match action:
             case Reject(response):
                 self._record_refusal(ctx, "a rule refuses this destination")
@@ -422,13 +422,6 @@ class Proxy(Rules):
 
     def _record_refusal(self, ctx: Context, reason: str) -> None:
         self._recorder.end(self._recorder.begin("connect", ctx, ctx.connection), ctx, reason)
-
-
-def _check_target(host: str, port: int) -> None:
-    """Whether a connection to `host` and `port` could be made, and a leaf be minted. Raises `Fault` (TARGET)."""
-    spelled(host)
-    if not 0 < port < 65536:
-        raise Fault(Phase.TARGET, f"{port} is no port to connect to")
 
 
 def _refused_body(environ: Environ) -> PeerError:

@@ -240,7 +240,7 @@ class Listener:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
         try:
             for _ in range(most):
-                if self._closed or self._draining or self._room.is_full():  # by who was accepted a moment ago
+                if self._closed or self._draining or self._room.is_full():  # the handler of the last one may have done it
                     return False
                 accepted = self.accept()
                 if accepted is None:
@@ -283,7 +283,7 @@ class Listener:
     # Whoever logs may have to wait, which the hub cannot: a greenlet does it.
 
     def _pause(self, error: Exception) -> None:
-        if self._watcher is None:  # closed or drained by who was accepted a moment ago
+        if self._watcher is None:  # a handler has closed or drained the listener
             return
         self._watcher.stop()
         self._pausing = True

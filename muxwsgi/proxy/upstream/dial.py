@@ -17,7 +17,7 @@ from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.chain import Unreachable, request_stream
 from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.happy_eyeballs import Unanswered, connect_first
-from muxwsgi.proxy.upstream.resolve import Resolved, Resolver, addresses, literal, spelled
+from muxwsgi.proxy.upstream.resolve import Resolved, Resolver, addresses, check_target, literal, spelled
 from muxwsgi.proxy.upstream.turns import Turns
 from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
@@ -164,9 +164,7 @@ class Dialer:
         Raises `Fault`: TARGET, RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
         """
         dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
-        if not 0 < port < 65536:
-            raise Fault(Phase.TARGET, f"{port} is no port to connect to")
-        host = spelled(host)
+        host = check_target(host, port)
         if via is None:
             via = self.way("tunnel", host, port, ctx)
         if via.scheme == "direct":

@@ -15,7 +15,7 @@ from gevent.threadpool import ThreadPool
 from muxwsgi.names import InvalidName, address_of, canonical
 from muxwsgi.proxy.fault import Fault, Phase
 
-__all__ = ["Resolved", "Resolver", "addresses", "host_name", "literal", "spelled", "system_resolver"]
+__all__ = ["Resolved", "Resolver", "addresses", "check_target", "host_name", "literal", "spelled", "system_resolver"]
 
 #: An address family (AF_INET or AF_INET6) and an address of it in text.
 Resolved = tuple[int, str]
@@ -61,6 +61,13 @@ def spelled(host: str) -> str:
     """The address or the name that `host` is, in ASCII. Raises `Fault` (TARGET) for what is neither."""
     known = literal(host)
     return host_name(host) if known is None else known[1]
+
+
+def check_target(host: str, port: int) -> str:
+    """`spelled(host)`, where a connection to it and `port` could be made, and a leaf be minted. Raises `Fault` (TARGET)."""
+    if not 0 < port < 65536:
+        raise Fault(Phase.TARGET, f"{port} is no port to connect to")
+    return spelled(host)
 
 
 def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:
