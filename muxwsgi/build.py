@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 __all__ = ["BUILD", "wrong_platform"]
 
-_hot = find_spec("muxwsgi.http.h1")
+_hot = find_spec("muxwsgi.http.h1.h1")
 
 #: `compiled` or `pure`. All hot files are the one or the other: see setup.py.
 BUILD = "compiled" if _hot is not None and (_hot.origin or "").endswith(tuple(EXTENSION_SUFFIXES)) else "pure"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError, HttpRequestParser
 
 from muxwsgi.errors import Expired, PeerError
-from muxwsgi.http import chunk_line
+from muxwsgi.http.h1 import chunk_line
 from muxwsgi.http.unreadable import raise_unreadable
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.ready import Pace, give_turn

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1 import HTTP1, OnReject, WSGIApplication
+from muxwsgi.http.h1.h1 import HTTP1, OnReject, WSGIApplication
 from muxwsgi.mux.mux import Mux, OnRefusal
 from muxwsgi.mux.route import Route
 from muxwsgi.names import split_host_port

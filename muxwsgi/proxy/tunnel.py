@@ -20,7 +20,7 @@ import gevent
 from cryptography import x509
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux import client_hello, matchers
 from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.http_route import http_last, http_route

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1 import HTTP1, OnReject
+from muxwsgi.http.h1.h1 import HTTP1, OnReject
 from muxwsgi.mux.mux import OnRefusal
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent

@@ -19,7 +19,7 @@ from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
-from muxwsgi.http.h1 import HTTP1, WSGIApplication
+from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.http_route import http_last, http_route
@@ -62,8 +62,8 @@ _PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno
 class Server:
     """Serves a WSGI application, and hijackers beside it, on any number of addresses.
 
-        server = muxwsgi.Server(app, binds=["127.0.0.1:8000"], hijackers=[echo])
-        server.serve_forever()
+    server = muxwsgi.Server(app, binds=["127.0.0.1:8000"], hijackers=[echo])
+    server.serve_forever()
     """
 
     def __init__(

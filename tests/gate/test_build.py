@@ -40,7 +40,7 @@ def test_there_are_hot_files() -> None:
 
 
 def test_the_command_runs_the_same_code() -> None:
-    script = "import muxwsgi.http.h1 as h1; print(h1.__file__)"
+    script = "import muxwsgi.http.h1.h1 as h1; print(h1.__file__)"
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.strip().endswith(".py") == (EXPECTED == "pure")
 
@@ -61,7 +61,10 @@ def assigned(definition: ast.ClassDef) -> set[str]:
     return {
         node.attr
         for node in ast.walk(definition)
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
     } - properties
 
 
@@ -105,7 +108,7 @@ def build(folder: Path, **environment: str) -> tuple[list[str], str]:
 def test_without_a_compiler_the_same_code_is_installed_as_python(tmp_path: Path) -> None:
     names, said = build(tmp_path, CC="false", MUXWSGI_PURE="")
     assert not [name for name in names if name.endswith((".so", ".c"))]
-    assert "muxwsgi/http/h1.py" in names
+    assert "muxwsgi/http/h1/h1.py" in names
     assert "the hot files could not be compiled" in said
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.exchange import Exchange, refused_request
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.observe.access_format import DEFAULT_FORMAT, compile_format
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair

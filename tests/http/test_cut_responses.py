@@ -15,7 +15,7 @@ import pytest
 
 from muxwsgi import hijack
 from muxwsgi.errors import Expired, PeerError
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, ServerSettings
@@ -25,7 +25,6 @@ from tests.system.server_process import ServerProcess, insecure_context
 from tests.waiting import until
 
 GET10 = b"GET / HTTP/1.0\r\n\r\n"
-
 
 
 class Half:

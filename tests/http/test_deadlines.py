@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

@@ -15,7 +15,7 @@ import gevent
 import pytest
 from flask import Flask, send_file
 
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
@@ -308,13 +308,15 @@ def test_what_is_exactly_at_the_limit_is_accepted(talk: Talk, cut: str) -> None:
         assert statuses(talk(hello, *pieces, settings=short)) == [expected]
 
 
-@pytest.mark.parametrize("host", ["example.org", "example.org:", "EXAMPLE.org:8080", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535", "a%2Db", ""])
+@pytest.mark.parametrize(
+    "host", ["example.org", "example.org:", "EXAMPLE.org:8080", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535", "a%2Db", ""]
+)
 def test_a_host_that_is_one_is_accepted(talk: Talk, host: str) -> None:
     assert statuses(talk(hello, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())) == [200]
 
 
 def test_a_client_that_invents_names_does_not_fill_the_memory(talk: Talk) -> None:
-    from muxwsgi.http import fields as module
+    from muxwsgi.http.h1 import fields as module
 
     many = HTTPSettings(limit_request_fields=1000, limit_request_head=1 << 20, linger=0.05)
     for batch in range(5):

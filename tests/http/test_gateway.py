@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from muxwsgi.errors import PeerError, ResponseAborted
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, statuses

@@ -12,7 +12,7 @@ import gevent
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, statuses

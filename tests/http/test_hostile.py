@@ -12,8 +12,8 @@ import gevent.socket
 import gevent.ssl
 import pytest
 
-from muxwsgi.http import chunk_line
-from muxwsgi.http.h1 import PIPELINED_PER_TURN
+from muxwsgi.http.h1 import chunk_line
+from muxwsgi.http.h1.h1 import PIPELINED_PER_TURN
 from muxwsgi.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.wire import sweeper

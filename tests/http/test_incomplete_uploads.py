@@ -15,7 +15,7 @@ from django.http import UnreadablePostError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge, RequestTimeout
 
 import muxwsgi
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.ready import sweep
@@ -151,7 +151,7 @@ def test_an_application_without_werkzeug_gets_the_plain_error() -> None:
     program = """
 import sys
 from muxwsgi.errors import PeerError
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 
@@ -170,7 +170,9 @@ print(client.recv()[:12])
 client.finish()
 server.finish()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(Path(muxwsgi.__file__).parents[1]))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(Path(muxwsgi.__file__).parents[1])
+    )
     assert done.stdout == "BrokenBody True 400: the body ended before its time False\nb'HTTP/1.1 400'\n", done.stderr
 
 

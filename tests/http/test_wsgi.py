@@ -16,7 +16,7 @@ import gevent.event
 import pytest
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.h1 import HTTP1
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
@@ -234,7 +234,7 @@ def test_head_does_not_run_an_endless_body(talk: Talk) -> None:
 
 
 def test_a_generator_is_streamed_as_it_yields(talk: Talk) -> None:
-    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.testing import connection_pair
 
     gate = gevent.event.Event()
@@ -492,7 +492,7 @@ def test_100_is_sent_when_the_application_reads_and_not_before(talk: Talk) -> No
 
 
 def test_100_goes_out_before_the_body_comes() -> None:
-    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.testing import connection_pair
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -694,7 +694,7 @@ def test_an_exception_after_the_head_cuts_the_connection(talk: Talk, errors: Any
 
 
 def test_a_response_of_1_0_that_broke_off_is_reset_so_that_nobody_takes_it_for_whole(errors: Any) -> None:
-    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.wire.connection import Connection
 
     def serve(server: Connection) -> None:
@@ -792,7 +792,7 @@ def test_an_oserror_of_the_application_is_the_applications(talk: Talk, errors: A
 
 
 def test_a_client_that_goes_away_is_no_error_of_the_application(errors: Any) -> None:
-    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.testing import connection_pair
 
     class Endless(Result):
@@ -839,6 +839,7 @@ def test_a_file_has_its_length_and_is_sent_by_the_kernel_on_a_plain_socket(tmp_p
         return environ["wsgi.file_wrapper"](file)
 
     left, right = socket.socketpair()
+
     def serve(server: Connection) -> None:
         HTTP1(app, HTTPSettings())(server)
         server.finish()
@@ -894,7 +895,11 @@ def test_every_exchange_is_told_with_its_status_also_when_its_body_was_refused(t
         return hello(environ, start_response)
 
     broken = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
-    talk(app, GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken, on_exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)))
+    talk(
+        app,
+        GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken,
+        on_exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)),
+    )
     assert told[:3] == [("200 OK", 5), ("500 Internal Server Error", 22), ("200 OK", 0)]
     assert told[3][0] == "400 Bad Request" and told[3][1] > 0
 
@@ -904,7 +909,7 @@ def test_a_peer_error_carries_its_status() -> None:
 
 
 def test_a_long_pipeline_lets_others_have_their_turn() -> None:
-    from muxwsgi.http.h1 import HTTP1
+    from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.wire.connection import Connection
 
     left, right = socket.socketpair()

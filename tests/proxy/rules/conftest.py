@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.http.head import Head
+from muxwsgi.http.h1.head import Head
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.message import Request
 from muxwsgi.settings import HTTPSettings

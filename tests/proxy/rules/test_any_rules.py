@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.http.head import Head
+from muxwsgi.http.h1.head import Head
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.settings import HTTPSettings
 

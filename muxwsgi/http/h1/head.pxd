@@ -3,7 +3,7 @@
 import cython
 from cpython.bytes cimport PyBytes_AS_STRING
 
-from muxwsgi.http.fields cimport Fields, is_length
+from muxwsgi.http.h1.fields cimport Fields, is_length
 
 
 cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:

@@ -16,7 +16,7 @@ from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, T
 from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
 from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
-from muxwsgi.http.head import Head, refuse_early
+from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.mux.matchers import LEADING_CRLFS
@@ -267,9 +267,7 @@ class HTTP1:
         environ["wsgi.input"] = Input(body)
         return body
 
-    def _answer_for(
-        self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes
-    ) -> bool:
+    def _answer_for(self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order.
 
         The application has had the environ, so nothing is looked up there: `raw` is the request's head.

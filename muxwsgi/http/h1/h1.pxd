@@ -3,7 +3,7 @@
 import cython
 
 from muxwsgi.http.body cimport Body, Incoming
-from muxwsgi.http.head cimport Head
+from muxwsgi.http.h1.head cimport Head
 from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover
 from muxwsgi.wire.connection cimport Connection

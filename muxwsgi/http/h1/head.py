@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
+from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Head", "refuse_early"]
