@@ -154,7 +154,7 @@ def _address(spelled: str) -> IPAddress | None:
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:
-    """ "host:port", "[::1]:port", a host or an address alone: the host without brackets as it is spelled, and the port or None.
+    """"host:port", "[::1]:port", a host or an address alone: the host without brackets as it is spelled, and the port or None.
 
     Nothing is refused here: `canonical` says whether the host is one, and the caller whether the port may be 0 or above 65535.
     """

@@ -55,9 +55,7 @@ def test_a_module_imports_only_from_floors_below() -> None:
         for module in modules:
             own_floor, floor = FLOORS.get(part(own, 1)), FLOORS.get(part(module, 1))
             same = part(own, 1) == part(module, 1)
-            assert own_floor is None or floor is None or same or floor < own_floor, (
-                f"{own} (floor {own_floor}) imports {module} (floor {floor})"
-            )
+            assert own_floor is None or floor is None or same or floor < own_floor, f"{own} (floor {own_floor}) imports {module} (floor {floor})"
 
 
 def test_a_room_of_the_proxy_imports_only_from_rooms_below() -> None:

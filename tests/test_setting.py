@@ -45,12 +45,7 @@ def test_options_come_from_the_fields() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "why"),
-    [
-        ({"minutes": 0}, "minutes: 0 is not more than 0"),
-        ({"cups": 0}, "cups: 0 is less than 1"),
-        ({"kind": "red"}, "kind: 'red' is not green or black"),
-        ({"minutes": float("nan")}, "minutes: nan is not more than 0"),
-    ],
+    [({"minutes": 0}, "minutes: 0 is not more than 0"), ({"cups": 0}, "cups: 0 is less than 1"), ({"kind": "red"}, "kind: 'red' is not green or black"), ({"minutes": float("nan")}, "minutes: nan is not more than 0")],
 )
 def test_a_value_out_of_its_bounds_names_the_setting(wrong: dict[str, float], why: str) -> None:
     with pytest.raises(OperatorError, match=why):

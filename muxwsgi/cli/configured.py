@@ -31,7 +31,9 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
     binds = tuple(_absolute_bind(parse_bind(text, default)) for text in values["bind"])
     _check_no_tls_is_missed(values, binds)
-    return from_options(ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values))
+    return from_options(
+        ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values)
+    )
 
 
 def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:

@@ -32,72 +32,23 @@ _SECTIONS = (BIND, TLS, ROUTES, HTTP, _APP, PROCESS, _LOGS)
 
 #: Those that are more than a field of the settings. All others are such fields.
 _ROWS = (
-    option(
-        "bind",
-        str,
-        ["127.0.0.1:8000"],
-        BIND,
-        "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
-        "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.",
-        many=True,
-        flags=("-b",),
-        metavar="ADDRESS",
-    ),
-    option(
-        "tls",
-        str,
-        None,
-        TLS,
-        "off, required, or optional (TLS and plain on one port). Default: required where there is a certificate.",
-        choices=("off", "required", "optional"),
-    ),
-    option(
-        "certfile",
-        str,
-        [],
-        TLS,
-        "Certificate with its chain, PEM. Several are chosen by server name; the first where none fits.",
-        many=True,
-        metavar="FILE",
-    ),
-    option(
-        "keyfile",
-        str,
-        [],
-        TLS,
-        "Private key of the certfile at the same place, PEM. Default: the certfile itself.",
-        many=True,
-        metavar="FILE",
-    ),
+    option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
+            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
+    option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required where there is a certificate.",
+            choices=("off", "required", "optional")),
+    option("certfile", str, [], TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first where none fits.", many=True,
+            metavar="FILE"),
+    option("keyfile", str, [], TLS, "Private key of the certfile at the same place, PEM. Default: the certfile itself.", many=True, metavar="FILE"),
     option("tls_dev", bool, False, TLS, "Serve TLS with a self-signed certificate for this machine, made on first use and kept."),
-    option(
-        "redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."
-    ),
-    option(
-        "hijack",
-        str,
-        None,
-        ROUTES,
-        "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.",
-        many=True,
-        metavar="NAME",
-    ),
+    option("redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
+    option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
-    option(
-        "wsgi_app", str, None, _APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"
-    ),
+    option("wsgi_app", str, None, _APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"),
     option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
     option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
     option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
-    option(
-        "access_logformat",
-        str,
-        None,
-        _LOGS,
-        "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.",
-        metavar="FORMAT",
-    ),
+    option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
     option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
     option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
@@ -131,13 +82,9 @@ def collect(
     for where, given in ((path, found), ("environment", _from_environ(environ))):
         for name in given if not proxy else ():
             if any(each.name == name for each in PROXY_OPTIONS):
-                raise OperatorError(
-                    f"{where}: {name} is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone; in Python it is said to Proxy()"
-                )
+                raise OperatorError(f"{where}: {name} is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone; in Python it is said to Proxy()")
         values.update(given)
-    values.update(
-        {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])}
-    )
+    values.update({name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])})
     return values
 
 

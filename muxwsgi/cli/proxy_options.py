@@ -9,51 +9,23 @@ _WHO = "The proxy: who may use it, and where to"
 
 #: Those that are more than a field of the settings.
 _ROWS = (
-    option(
-        "mitm", bool, False, LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."
-    ),
-    option(
-        "keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. Who has the file can read the traffic.", metavar="FILE"
-    ),
+    option("mitm", bool, False, LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
+    option("keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. Who has the file can read the traffic.", metavar="FILE"),
     option("proxy_auth", str, None, _WHO, "Ask for a user and password of this file, made with `htpasswd -B`.", metavar="FILE"),
     option("proxy_realm", str, "muxwsgi", _WHO, "What browsers show when they ask for user and password.", metavar="TEXT"),
     option("allow", str, [], _WHO, "Networks whose clients may use the proxy.", many=True, metavar="NETWORK"),
     option("open_proxy", bool, False, _WHO, "Anybody who reaches the proxy may use it."),
     option("allow_private", bool, False, _WHO, "Clients of other machines may go to private addresses."),
     option("allow_destination", str, [], _WHO, "Networks that every client may go to, whatever they are.", many=True, metavar="NETWORK"),
-    option(
-        "upstream_proxy",
-        str,
-        None,
-        WAY,
-        "Go through this proxy: http, https, socks5, socks5h or socks4a://[USER:PASSWORD@]HOST:PORT; `direct` for none. "
-        "Default: as HTTPS_PROXY, http_proxy and NO_PROXY say.",
-        metavar="URL",
-    ),
-    option(
-        "source_address",
-        str,
-        [],
-        WAY,
-        "The address of this machine that upstreams see, one for IPv4 and one for IPv6.",
-        many=True,
-        metavar="ADDRESS",
-    ),
+    option("upstream_proxy", str, None, WAY, "Go through this proxy: http, https, socks5, socks5h or socks4a://[USER:PASSWORD@]HOST:PORT; `direct` for none. "
+           "Default: as HTTPS_PROXY, http_proxy and NO_PROXY say.", metavar="URL"),
+    option("source_address", str, [], WAY, "The address of this machine that upstreams see, one for IPv4 and one for IPv6.", many=True, metavar="ADDRESS"),
     option("rules", str, None, RULES, "Call this function with the proxy, so that it adds rules.", metavar="MODULE:FUNCTION"),
-    option(
-        "block",
-        str,
-        [],
-        RULES,
-        "Refuse the hosts of this list: names, *.names, /regexes/ or a hosts file. It is read again when it changes.",
-        many=True,
-        metavar="FILE",
-    ),
+    option("block", str, [], RULES, "Refuse the hosts of this list: names, *.names, /regexes/ or a hosts file. It is read again when it changes.",
+           many=True, metavar="FILE"),
     option("flows", str, None, RULES, "Record every exchange and raw stream there, as JSON lines.", metavar="FILE"),
     option("har", str, None, RULES, "Record every exchange there, as HAR 1.2.", metavar="FILE"),
-    option(
-        "flow_filter", str, None, RULES, "Record only what this expression fits, as in `~d example.com & ~m POST`.", metavar="EXPRESSION"
-    ),
+    option("flow_filter", str, None, RULES, "Record only what this expression fits, as in `~d example.com & ~m POST`.", metavar="EXPRESSION"),
     option("flow_rotate", int, 0, RULES, "Bytes at which the records' files are rotated, 0 for never.", metavar="BYTES"),
     option("pac_direct", str, [], RULES, "Hosts that the PAC file sends past the proxy.", many=True, metavar="HOST"),
 )

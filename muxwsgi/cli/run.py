@@ -81,7 +81,9 @@ def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name
     if values["access_logfile"]:
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
         logs.append(access_log)
-    server = Server(app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log, errors=error_log.stream)
+    server = Server(
+        app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log, errors=error_log.stream
+    )
     _act_on_signals(signals, server, [error_log, *logs])
     keep_frames()
     announce(server, app, name, hijackers)  # who has read this may send a signal

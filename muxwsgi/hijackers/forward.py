@@ -97,6 +97,14 @@ def _address(target: str) -> tuple[str, int] | str:
     host, separator, port = target.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if not separator or not host or (":" in host) is not bracketed or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise OperatorError(f"forward:{target}: expected forward:HOST:PORT, forward:[ADDRESS]:PORT or forward:unix:PATH")
+    if (
+        not separator
+        or not host
+        or (":" in host) is not bracketed
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+    ):
+        raise OperatorError(
+            f"forward:{target}: expected forward:HOST:PORT, forward:[ADDRESS]:PORT or forward:unix:PATH"
+        )
     return host, int(port)

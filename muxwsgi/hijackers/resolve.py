@@ -31,7 +31,9 @@ def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Regist
     for plugin in registered:
         if plugin.name == spec:
             if plugin.hijacker is None:
-                raise OperatorError(plugin.error.line if plugin.error else f"hijacker {spec!r} cannot be loaded")
+                raise OperatorError(
+                    plugin.error.line if plugin.error else f"hijacker {spec!r} cannot be loaded"
+                )
             return plugin.hijacker.route()
     names = {"close", "forward:HOST:PORT", *known, *(plugin.name for plugin in registered)}
     raise OperatorError(unknown_hijacker(spec, names))

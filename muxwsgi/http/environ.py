@@ -126,3 +126,4 @@ def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
 def _time(moment: datetime) -> str:
     """As OpenSSL prints it. Not strftime: its names follow the locale."""
     return f"{MONTHS[moment.month - 1]} {moment.day:2} {moment:%H:%M:%S %Y} GMT"
+

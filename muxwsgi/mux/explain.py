@@ -37,7 +37,9 @@ class Answer:
     @property
     def lawful(self) -> bool:
         """Whether the matcher kept its promise, that `YES` and `NO` never change."""
-        return all(verdict is Match.MORE for _, verdict in self.turns[:-1]) and self.turns[-1][1] is self.whole
+        return (
+            all(verdict is Match.MORE for _, verdict in self.turns[:-1]) and self.turns[-1][1] is self.whole
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,9 @@ def explain(mux: Mux, data: bytes) -> Explanation:
             agreed = next((protocol for protocol in inner.alpn if protocol in hello.alpn), None)
             inside = inner.decide_by_alpn(agreed)
     answers = tuple(answer(route, shown) for route in mux.routes)
-    return Explanation(mux, shown, answers, decision, decided_at, otherwise, same, hello, inner, agreed, inside)
+    return Explanation(
+        mux, shown, answers, decision, decided_at, otherwise, same, hello, inner, agreed, inside
+    )
 
 
 def _lines(found: Explanation) -> Iterator[str]:

@@ -83,7 +83,9 @@ class SocketHandler:
 def check_name(name: str) -> None:
     """Raises `ValueError` for a name that no hijacker can have."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"a hijacker cannot be named {name!r}: lower-case letters, digits, '.', '_' and '-', please")
+        raise ValueError(
+            f"a hijacker cannot be named {name!r}: lower-case letters, digits, '.', '_' and '-', please"
+        )
     if name in RESERVED_NAMES:
         raise ValueError(f"a hijacker cannot be named {name!r}: that name is muxwsgi's own")
 

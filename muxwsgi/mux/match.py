@@ -7,7 +7,8 @@ __all__ = ["Match", "check_answers"]
 
 
 class Match(Enum):
-    """The three verdicts. After `YES` or `NO`, more bytes of the same stream never change a matcher's answer."""
+    """The three verdicts. After `YES` or `NO`, more bytes of the same stream never change a matcher's answer.
+    """
 
     YES = "yes"
     NO = "no"

@@ -134,7 +134,9 @@ class Mux:
         """
         # 1. Is this question allowed?
         if connection.depth >= MAX_DEPTH:
-            raise PeerError(400, f"mux {self.name!r}: more than {MAX_DEPTH} questions were asked of one connection")
+            raise PeerError(
+                400, f"mux {self.name!r}: more than {MAX_DEPTH} questions were asked of one connection"
+            )
         agreed = _agreed_protocol(connection)
         connection.depth += 1
 
@@ -155,7 +157,9 @@ class Mux:
         slots = route.slots
         if not slots.take() and not _wait_for_slot(route):
             slots.refused += 1
-            connection.trace.append(f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed")
+            connection.trace.append(
+                f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed"
+            )
             if self._on_refusal is not None:
                 self._on_refusal(connection, route)
             return
@@ -262,7 +266,9 @@ class Mux:
             error.add_note(f"raised by the matcher of route {self.routes[at].name!r}, given {_count(len(data))}")
             raise
         if not isinstance(verdict, Match):
-            raise TypeError(f"the matcher of route {self.routes[at].name!r} returned {verdict!r}: it has to be Match.YES, NO or MORE")
+            raise TypeError(
+                f"the matcher of route {self.routes[at].name!r} returned {verdict!r}: it has to be Match.YES, NO or MORE"
+            )
         return verdict
 
     def decide_by_alpn(self, protocol: str | None) -> Decision | None:

@@ -65,10 +65,13 @@ class Automaton:
     """A compiled pattern. Immutable but for its caches of states."""
 
     def __init__(self, pattern: bytes) -> None:
-        """Raises `re.error` when `re` cannot read `pattern`, `ValueError` when it is not one for a matcher."""
+        """Raises `re.error` when `re` cannot read `pattern`, `ValueError` when it is not one for a matcher.
+        """
         tree = _parser.parse(pattern, 0)
         if tree.state.flags & re.LOCALE:
-            raise ValueError(f"pattern {pattern!r}: the locale flag makes the answer depend on more than the bytes")
+            raise ValueError(
+                f"pattern {pattern!r}: the locale flag makes the answer depend on more than the bytes"
+            )
         self._edges: list[dict[int, int] | None] = []  # byte -> node, for a node that takes one
         self._silent: list[tuple[int, ...]] = []  # nodes reached without a byte
         self._pattern = pattern

@@ -104,7 +104,9 @@ def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
     return [by_name[name] for name in sorted(by_name)]
 
 
-def select(registered: Sequence[Registered], enable: Iterable[str] | None = None, disable: Iterable[str] = ()) -> list[Registered]:
+def select(
+    registered: Sequence[Registered], enable: Iterable[str] | None = None, disable: Iterable[str] = ()
+) -> list[Registered]:
     """Those of `registered` that are to be served, each of them loaded.
 
     `enable` are the only names wanted, None for all; `none` alone wants nobody. `disable` are taken from

@@ -1,4 +1,5 @@
-"""`Route`: what a mux chooses between. A matcher, the handler it leads to, and what the operator allows it."""
+"""`Route`: what a mux chooses between. A matcher, the handler it leads to, and what the operator allows it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -62,7 +63,9 @@ class Route:
         if self.limit_wait < 0:
             raise ValueError(f"route {self.name!r}: limit_wait cannot be negative")
         if self.idle_timeout is not None and self.idle_timeout <= 0:
-            raise ValueError(f"route {self.name!r}: idle_timeout must be more than 0 seconds, or None for no limit")
+            raise ValueError(
+                f"route {self.name!r}: idle_timeout must be more than 0 seconds, or None for no limit"
+            )
         try:
             check_answers(self.match)
         except ValueError as error:

@@ -31,7 +31,7 @@ JSON_FORMAT = "json"
 Line = Callable[[Exchange], str]
 
 _ATOM = re.compile(r"%\((?:\{([^}]+)\}([ieo])|([A-Za-z]))\)s|%%|(%)")
-_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+_UNSAFE = re.compile(r'[^ !#-\[\]-~]')
 
 
 # Texts

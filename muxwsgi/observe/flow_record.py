@@ -128,7 +128,7 @@ def record_of(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
 
 
 def direction_of(part: Message | Close) -> str:
-    """ "send" from the client, "receive" from the server: the words of HAR."""
+    """"send" from the client, "receive" from the server: the words of HAR."""
     return "send" if part.from_client else "receive"
 
 

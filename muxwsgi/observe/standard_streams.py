@@ -28,7 +28,9 @@ def take_streams() -> None:
             encoding, errors = stream.encoding, stream.errors or "strict"
             buffered, through = not stream.line_buffering, stream.write_through  # the latter with PYTHONUNBUFFERED
         raw = TextOutput(standard_output(fd), fd, f"<{name}>")
-        taken = io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="\n", line_buffering=not buffered, write_through=through)
+        taken = io.TextIOWrapper(
+            raw, encoding=encoding, errors=errors, newline="\n", line_buffering=not buffered, write_through=through
+        )
         _replaced.append(stream)
         setattr(sys, name, taken)
         # An application may wrap `sys.stdout.buffer` anew. What it wraps is closed with the last reference to the stream before, as Python

@@ -29,7 +29,9 @@ class ProxySettings:
         section=LOOK,
         choices=("ec", "rsa"),
     )
-    passthrough: tuple[str, ...] = setting((), "Never look into TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST")
+    passthrough: tuple[str, ...] = setting(
+        (), "Never look into TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST"
+    )
     learn_after: int = setting(
         0,
         "Stop looking into a host once clients have refused our leaf for it so many times; 0 for never.",
@@ -50,9 +52,7 @@ class ProxySettings:
     handshake_timeout: float = shared(TLSSettings, "handshake_timeout")
     insecure_upstream: bool = setting(False, "Do not verify the certificates of upstreams.", section=WAY)
     ignore_unexpected_eof: bool = setting(
-        False,
-        "Take TLS of an upstream that ends without close_notify for whole.",
-        section=WAY,  # OpenSSL's name of it
+        False, "Take TLS of an upstream that ends without close_notify for whole.", section=WAY  # OpenSSL's name of it
     )
     upstream_ca: str | None = setting(
         None,
@@ -73,7 +73,9 @@ class ProxySettings:
     accept_invalid_http_response: bool = setting(  # HAProxy's option of the name
         False, "Take response heads with bare line feeds, folded lines, lines that are no fields, or control characters.", section=WAY
     )
-    connect_timeout: float = setting(10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0)
+    connect_timeout: float = setting(
+        10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0
+    )
     response_head_timeout: float = setting(
         RESPONSE_HEAD_TIMEOUT, "Seconds until the head of a response has to be there: 504.", section=WAY, unit="SECONDS", above=0
     )
@@ -94,9 +96,7 @@ class ProxySettings:
     )
     keep_header: bool = setting(False, "Leave hop-by-hop fields in requests.", section=WAY)  # goproxy's KeepHeader
     keep_destination_headers: bool = setting(
-        False,
-        "Leave hop-by-hop fields in responses.",
-        section=WAY,  # goproxy's KeepDestinationHeaders
+        False, "Leave hop-by-hop fields in responses.", section=WAY  # goproxy's KeepDestinationHeaders
     )
     limit_body: int = setting(
         16 << 20, "Bytes of a body that a rule may have in one piece.", section=RULES, option="limit_rule_body", unit="BYTES", at_least=0

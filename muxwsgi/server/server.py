@@ -62,8 +62,8 @@ _PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno
 class Server:
     """Serves a WSGI application, and hijackers beside it, on any number of addresses.
 
-    server = muxwsgi.Server(app, binds=["127.0.0.1:8000"], hijackers=[echo])
-    server.serve_forever()
+        server = muxwsgi.Server(app, binds=["127.0.0.1:8000"], hijackers=[echo])
+        server.serve_forever()
     """
 
     def __init__(

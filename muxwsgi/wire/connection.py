@@ -168,7 +168,9 @@ class Connection:
         self.lifeline.top = self
 
     @classmethod
-    def from_socket(cls, sock: socket_module.socket, *, client: Address | None = None, server: Address | None = None) -> "Connection":
+    def from_socket(
+        cls, sock: socket_module.socket, *, client: Address | None = None, server: Address | None = None
+    ) -> "Connection":
         """A connection over a connected stream socket of any class, which it takes over: `sock` is of no use afterwards.
 
         `client` and `server` save two system calls where the caller knows them.
@@ -559,7 +561,9 @@ class Connection:
 
     # The next layer
 
-    def start_tls(self, context: ServerSide | ClientContext | None = None, *, server_hostname: str | None = None) -> "Connection":
+    def start_tls(
+        self, context: ServerSide | ClientContext | None = None, *, server_hostname: str | None = None
+    ) -> "Connection":
         """Do a TLS handshake, on the side that the context is for; the connection inside it.
 
         Without a context it is the server's side, with the certificates of the bind, or inside of a proxy's tunnel with a leaf for the host
@@ -970,7 +974,9 @@ def _file(
     return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
 
 
-def _tls_side(context: ServerSide | ClientContext, sock: socket_module.socket | None, server_hostname: str | None) -> SSL.Connection:
+def _tls_side(
+    context: ServerSide | ClientContext, sock: socket_module.socket | None, server_hostname: str | None
+) -> SSL.Connection:
     if isinstance(context, ClientContext):
         return context.connection(sock, server_hostname)
     return context.connection(sock)

@@ -126,7 +126,6 @@ def _exit(error: BaseException | None) -> None:
 
 # At the fork
 
-
 def _before() -> None:
     if _serving:
         hub = _hub_here()

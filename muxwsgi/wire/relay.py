@@ -95,7 +95,9 @@ class _Direction:
             self.failure = failure
 
 
-def relay(left: Side, right: Side, *, idle_timeout: float | None = None, fin_timeout: float | None = None, cut: bool = True) -> Relayed:
+def relay(
+    left: Side, right: Side, *, idle_timeout: float | None = None, fin_timeout: float | None = None, cut: bool = True
+) -> Relayed:
     """Copy from `left` to `right` and back until both have ended, or one fails.
 
     The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on:

@@ -58,36 +58,10 @@ def test_curl_gets_both_applications(server: ServerProcess) -> None:
 def test_curl_reuses_its_connection_and_uploads(server: ServerProcess) -> None:
     out = run("curl", "-sSkv", "--stderr", "-", url(server), url(server, "/api/entries"))
     assert b"Re-using existing connection" in out
-    upload = run(
-        "curl",
-        "-sSk",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        "-F",
-        "name=curl",
-        "-F",
-        "text=hello",
-        "-F",
-        "picture=@-;type=image/png",
-        url(server, "/sign"),
-        input=b"\x89PNG" * 1000,
-    )
+    upload = run("curl", "-sSk", "-o", "/dev/null", "-w", "%{http_code}", "-F", "name=curl", "-F", "text=hello", "-F", "picture=@-;type=image/png",
+                 url(server, "/sign"), input=b"\x89PNG" * 1000)
     assert upload == b"303"
-    chunked = run(
-        "curl",
-        "-sSk",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        "-H",
-        "Transfer-Encoding: chunked",
-        "-d",
-        "name=a&text=b",
-        url(server, "/sign"),
-    )
+    chunked = run("curl", "-sSk", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Transfer-Encoding: chunked", "-d", "name=a&text=b", url(server, "/sign"))
     assert chunked == b"303"
 
 
@@ -179,10 +153,7 @@ def test_the_guest_book_keeps_a_session_and_a_picture(server: ServerProcess, bro
 def test_bad_input_is_answered_by_the_application(server: ServerProcess, browser: Any) -> None:
     assert browser.post(url(server, "/sign"), data={"name": ""}).status_code == 400
     assert browser.get(url(server, "/nothing")).status_code == 404
-    assert (
-        browser.post(url(server, "/sign"), data=b"x" * 3_000_000, headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code
-        == 413
-    )
+    assert browser.post(url(server, "/sign"), data=b"x" * 3_000_000, headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code == 413
 
 
 def test_news_are_streamed_while_they_happen(server: ServerProcess, browser: Any) -> None:
@@ -227,7 +198,9 @@ def test_polls_are_asked_and_voted_once_per_session(server: ServerProcess, brows
     found = re.search(r'action="(/polls/(\d+)/vote)".*?value="(\d+)" required> Tabs', asked.text, re.S)
     assert found is not None
     for _ in range(2):
-        voted = browser.post(url(server, found[1]), data={"csrfmiddlewaretoken": token(asked.text), "choice": found[3]}, headers=headers)
+        voted = browser.post(
+            url(server, found[1]), data={"csrfmiddlewaretoken": token(asked.text), "choice": found[3]}, headers=headers
+        )
         assert "Tabs: 1" in voted.text
     assert browser.post(url(server, "/polls/ask"), data={"text": "no token"}, headers=headers).status_code == 403
     for choice in ("", "x", "-1", "9" * 30):
@@ -240,10 +213,7 @@ def test_polls_take_a_file_and_stream_the_results(server: ServerProcess, browser
     page = browser.get(url(server, "/polls/"))
     lines = "".join(f"Question {number}?|yes|no\n" for number in range(300))
     done = browser.post(
-        url(server, "/polls/import"),
-        data={"csrfmiddlewaretoken": token(page.text)},
-        files={"file": ("q.txt", lines)},
-        headers={"Referer": page.url},
+        url(server, "/polls/import"), data={"csrfmiddlewaretoken": token(page.text)}, files={"file": ("q.txt", lines)}, headers={"Referer": page.url}
     )
     assert done.text == "300 questions\n"
     results = browser.get(url(server, "/polls/results.csv"))

@@ -33,9 +33,7 @@ def turns() -> Iterator[Callable[[], int]]:
     watcher.close()
 
 
-@pytest.mark.parametrize(
-    "parts", [[b"HELLO", b"3", b"SETNAME", b"a"], [b"SCAN", b"0", b"COUNT", b"1"], [b"SET", b"k", b"v", b"KEEPTTL", b"GET"]]
-)
+@pytest.mark.parametrize("parts", [[b"HELLO", b"3", b"SETNAME", b"a"], [b"SCAN", b"0", b"COUNT", b"1"], [b"SET", b"k", b"v", b"KEEPTTL", b"GET"]])
 def test_options_repeated_without_end_are_refused_before_they_are_read(session: Session, parts: list[bytes]) -> None:
     assert isinstance(execute(session, parts + parts[-2:] * 200_000), Error)
 

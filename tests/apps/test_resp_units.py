@@ -35,11 +35,7 @@ def test_any_cut_of_any_pipeline_gives_the_same_commands(commands: list[list[byt
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    sent=st.one_of(
-        st.binary(max_size=60), st.lists(st.sampled_from([b"*", b"$", b"1", b"2", b"\r\n", b"a", b'"', b" "]), max_size=12).map(b"".join)
-    )
-)
+@given(sent=st.one_of(st.binary(max_size=60), st.lists(st.sampled_from([b"*", b"$", b"1", b"2", b"\r\n", b"a", b'"', b" "]), max_size=12).map(b"".join)))
 def test_any_bytes_come_out_the_same_whole_and_one_at_a_time(sent: bytes) -> None:
     def read(pieces: list[bytes]) -> list[Any]:
         reader = CommandReader()
@@ -86,14 +82,8 @@ def test_what_is_no_resp_is_a_protocol_error(sent: bytes) -> None:
 
 
 def test_replies_in_both_versions() -> None:
-    assert (
-        encode({b"a": [1, None, True, 1.5], "b": {b"x"}}, 2)
-        == b"*4\r\n$1\r\na\r\n*4\r\n:1\r\n$-1\r\n:1\r\n$3\r\n1.5\r\n$1\r\nb\r\n*1\r\n$1\r\nx\r\n"
-    )
-    assert (
-        encode({b"a": [1, None, True, 1.5], "b": {b"x"}}, 3)
-        == b"%2\r\n$1\r\na\r\n*4\r\n:1\r\n_\r\n#t\r\n,1.5\r\n$1\r\nb\r\n~1\r\n$1\r\nx\r\n"
-    )
+    assert encode({b"a": [1, None, True, 1.5], "b": {b"x"}}, 2) == b"*4\r\n$1\r\na\r\n*4\r\n:1\r\n$-1\r\n:1\r\n$3\r\n1.5\r\n$1\r\nb\r\n*1\r\n$1\r\nx\r\n"
+    assert encode({b"a": [1, None, True, 1.5], "b": {b"x"}}, 3) == b"%2\r\n$1\r\na\r\n*4\r\n:1\r\n_\r\n#t\r\n,1.5\r\n$1\r\nb\r\n~1\r\n$1\r\nx\r\n"
     assert encode(Error("ERR a\r\nb"), 2) == b"-ERR a  b\r\n"
 
 
@@ -222,27 +212,15 @@ def ask(client: Connection, *lines: str) -> str:
         (["INCRBYFLOAT f 0.5", "INCRBYFLOAT f 1e2"], "$3 0.5 $5 100.5"),
         (["MSET a 1 b 2", "MGET a none b", "DEL a b none", "EXISTS a b"], "+OK *3 $1 1 $-1 $1 2 :2 :0"),
         (["APPEND k ab", "APPEND k cd", "STRLEN k", "GETRANGE k 1 -2", "SETRANGE k 1 XY", "GET k"], ":2 :4 :4 $2 bc :4 $4 aXYd"),
-        (
-            ["RPUSH l a b", "LPUSH l c", "LRANGE l 0 -1", "LLEN l", "LPOP l", "RPOP l 5", "EXISTS l"],
-            ":2 :3 *3 $1 c $1 a $1 b :3 $1 c *2 $1 b $1 a :0",
-        ),
-        (
-            ["HSET h a 1 b 2", "HSET h a 3", "HGET h a", "HLEN h", "HEXISTS h b", "HINCRBY h a 4", "HDEL h a b x", "EXISTS h"],
-            ":2 :0 $1 3 :2 :1 :7 :2 :0",
-        ),
+        (["RPUSH l a b", "LPUSH l c", "LRANGE l 0 -1", "LLEN l", "LPOP l", "RPOP l 5", "EXISTS l"], ":2 :3 *3 $1 c $1 a $1 b :3 $1 c *2 $1 b $1 a :0"),
+        (["HSET h a 1 b 2", "HSET h a 3", "HGET h a", "HLEN h", "HEXISTS h b", "HINCRBY h a 4", "HDEL h a b x", "EXISTS h"], ":2 :0 $1 3 :2 :1 :7 :2 :0"),
         (["SADD s a b a", "SCARD s", "SISMEMBER s a", "SREM s a c", "SMEMBERS s"], ":2 :2 :1 :1 *1 $1 b"),
         (["SET k v", "LPUSH k x", "HGET k x", "SADD k x", "TYPE k"], None),
         (["MULTI", "SET k v", "GET k", "EXEC"], "+OK +QUEUED +QUEUED *2 +OK $1 v"),
-        (
-            ["MULTI", "SET k", "EXEC"],
-            "+OK -ERR wrong number of arguments for 'set' command -EXECABORT Transaction discarded because of previous errors.",
-        ),
+        (["MULTI", "SET k", "EXEC"], "+OK -ERR wrong number of arguments for 'set' command -EXECABORT Transaction discarded because of previous errors."),
         (["MULTI", "SET k v", "DISCARD", "GET k"], "+OK +QUEUED +OK $-1"),
         (["NOSUCH", "GET", "GET a b"], None),
-        (
-            ["INCRBYFLOAT f 0.1", "INCRBYFLOAT f 0.2", "INCRBYFLOAT f nan", "INCRBYFLOAT f -0.3"],
-            "$3 0.1 $3 0.3 -ERR value is not a valid float $1 0",
-        ),
+        (["INCRBYFLOAT f 0.1", "INCRBYFLOAT f 0.2", "INCRBYFLOAT f nan", "INCRBYFLOAT f -0.3"], "$3 0.1 $3 0.3 -ERR value is not a valid float $1 0"),
         (["SET k 007", "INCR k", "SET k 1", "INCRBY k +1"], None),
         (["SET k v EX 9223372036854775807", "SET k v", "PEXPIRE k 9223372036854775807"], None),
         (["SETEX k 0 v"], "-ERR invalid expire time in 'setex' command"),
@@ -251,10 +229,7 @@ def ask(client: Connection, *lines: str) -> str:
         (["HELLO 3 AUTH default any SETNAME me", "CLIENT GETNAME", "HELLO 2 AUTH other any", "CLIENT SETNAME a\x01b"], None),
         (["MULTI", "SUBSCRIBE a", "EXEC"], None),
         (["SETRANGE k 500000000 x", "STRLEN k"], None),
-        (
-            ["LRANGE none 0 -1", "RPUSH l a b c", "LRANGE l -2 -1", "LRANGE l 1 0", "LRANGE l -100 100"],
-            "*0 :3 *2 $1 b $1 c *0 *3 $1 a $1 b $1 c",
-        ),
+        (["LRANGE none 0 -1", "RPUSH l a b c", "LRANGE l -2 -1", "LRANGE l 1 0", "LRANGE l -100 100"], "*0 :3 *2 $1 b $1 c *0 *3 $1 a $1 b $1 c"),
         (["SET a 1", "SET b 2", "SCAN 0 MATCH a", "DBSIZE", "FLUSHDB", "DBSIZE"], "+OK +OK *2 $1 0 *1 $1 a :2 +OK :0"),
         (["SELECT 0", "SELECT 1", "PING", "PING x"], "+OK -ERR DB index is out of range +PONG $1 x"),
         (["SET k v", "GETDEL k", "GETDEL k", "SET k v", "GETEX k EX 100", "TTL k"], "+OK $1 v $-1 +OK $1 v :100"),

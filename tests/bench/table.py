@@ -57,7 +57,9 @@ def markdown(results: Results, group: str) -> str:
 def footer(results: Results) -> list[str]:
     """What the figures are to be read with."""
     machine = dict(results.machine)
-    lines = ["{}: {}, {}, Python {}; {}".format(*(machine.pop(name, "") for name in ("when", "processor", "system", "python", "options")))]
+    lines = [
+        "{}: {}, {}, Python {}; {}".format(*(machine.pop(name, "") for name in ("when", "processor", "system", "python", "options")))
+    ]
     if machine:
         lines.append(", ".join(f"{name} {version}" for name, version in machine.items()))
     if any(results.is_load_bound(load, peer) for load, peer in results.turns):

@@ -17,15 +17,11 @@ REFERENCE_ROUNDS = 2000
 HELLO = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
 
 BROWSER = (
-    (
-        "GET /path/to/page?query=1 HTTP/1.1|Host: www.example.com|User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 "
-        "Firefox/128.0|Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8|Accept-Language: en-US,en;q=0.5|"
-        "Accept-Encoding: gzip, deflate, br, zstd|Cookie: session=0123456789abcdef0123456789abcdef; theme=dark|Sec-Fetch-Dest: document|"
-        "Sec-Fetch-Mode: navigate|Sec-Fetch-Site: none|Connection: keep-alive||"
-    )
-    .replace("|", "\r\n")
-    .encode()
-)
+    "GET /path/to/page?query=1 HTTP/1.1|Host: www.example.com|User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 "
+    "Firefox/128.0|Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8|Accept-Language: en-US,en;q=0.5|"
+    "Accept-Encoding: gzip, deflate, br, zstd|Cookie: session=0123456789abcdef0123456789abcdef; theme=dark|Sec-Fetch-Dest: document|"
+    "Sec-Fetch-Mode: navigate|Sec-Fetch-Site: none|Connection: keep-alive||"
+).replace("|", "\r\n").encode()
 
 POST = (
     b"POST /form HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024

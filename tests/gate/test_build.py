@@ -61,10 +61,7 @@ def assigned(definition: ast.ClassDef) -> set[str]:
     return {
         node.attr
         for node in ast.walk(definition)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
     } - properties
 
 

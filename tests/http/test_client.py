@@ -86,9 +86,7 @@ def whole(client: ClientConnection, most: int = 65536) -> bytes:
 
 
 def test_a_head_is_kept_as_it_was_sent(ask: Any) -> None:
-    client, _, head = ask(
-        b"HTTP/1.1 207 Many Things\r\nset-cookie: a=1\r\nX-B:2  \r\nSet-Cookie: \tb=\xe9\r\nEmpty:\r\nContent-Length: 0\r\n\r\n"
-    )
+    client, _, head = ask(b"HTTP/1.1 207 Many Things\r\nset-cookie: a=1\r\nX-B:2  \r\nSet-Cookie: \tb=\xe9\r\nEmpty:\r\nContent-Length: 0\r\n\r\n")
     assert (head.status, head.reason, head.minor) == (207, "Many Things", 1)
     assert head.fields == [("set-cookie", "a=1"), ("X-B", "2"), ("Set-Cookie", "b=é"), ("Empty", ""), ("Content-Length", "0")]
     assert client.reusable and not client.fresh
@@ -179,10 +177,7 @@ def test_a_broken_response_is_refused_however_it_is_cut(what: str, cut: str) -> 
 
 
 REPAIRED = {
-    "blanks before a colon": (
-        b"Server : x\r\nContent-Length\t : 5\r\nX: a : b",
-        [("Server", "x"), ("Content-Length", "5"), ("X", "a : b")],
-    ),
+    "blanks before a colon": (b"Server : x\r\nContent-Length\t : 5\r\nX: a : b", [("Server", "x"), ("Content-Length", "5"), ("X", "a : b")]),
     "the same length twice": (b"content-length: 5\r\nX: y\r\nContent-Length: 5", [("content-length", "5"), ("X", "y")]),
     "a list of lengths": (b"Content-Length: 5, 5,5", [("Content-Length", "5")]),
     "all of them": (b"Content-Length : 5 , 5\r\nContent-Length: 5\r\nContent-Length:5", [("Content-Length", "5")]),
@@ -211,14 +206,8 @@ INVALID = {
     "bare LF": (b"HTTP/1.1 200 OK\nA: b\nContent-Length: 5\n\n", [("A", "b"), ("Content-Length", "5")]),
     "bare LF at last": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\n", [("Content-Length", "5")]),
     "folded lines": (b"HTTP/1.1 200 OK\r\nA: b\r\n  c\r\n\td\r\nContent-Length: 5\r\n\r\n", [("A", "b c d"), ("Content-Length", "5")]),
-    "lines that are no fields": (
-        b"HTTP/1.1 200 OK\r\n x\r\nHTTP/1.1 200 OK\r\n: b\r\nA b\r\n c\r\nContent-Length: 5\r\n\r\n",
-        [("Content-Length", "5")],
-    ),
-    "control characters": (
-        b"HTTP/1.1  200  O\x00K\x07\r\nA: b\x00c\rd\x7f\r\nContent-Length: 5\r\n\r\n",
-        [("A", "b c d"), ("Content-Length", "5")],
-    ),
+    "lines that are no fields": (b"HTTP/1.1 200 OK\r\n x\r\nHTTP/1.1 200 OK\r\n: b\r\nA b\r\n c\r\nContent-Length: 5\r\n\r\n", [("Content-Length", "5")]),
+    "control characters": (b"HTTP/1.1  200  O\x00K\x07\r\nA: b\x00c\rd\x7f\r\nContent-Length: 5\r\n\r\n", [("A", "b c d"), ("Content-Length", "5")]),
     "blanks before a colon": (b"HTTP/1.1 200 OK\nContent-Length : 5\n\n", [("Content-Length", "5")]),
     "nothing invalid": (b"HTTP/1.1 200 OK\r\nA:b\r\nContent-Length: 5\r\n\r\n", [("A", "b"), ("Content-Length", "5")]),
 }
@@ -252,17 +241,7 @@ def test_heads_that_are_not_quite_http_are_taken_where_the_operator_says_so(what
 
 #: Of `BROKEN`, what has nothing to do with framing, and is taken then.
 HARMLESS = {
-    *(
-        "two spaces",
-        "control character in the reason",
-        "bare LF",
-        "bare LF later",
-        "bare CR",
-        "NUL",
-        "folded line",
-        "fold in front",
-        "no colon",
-    ),
+    *("two spaces", "control character in the reason", "bare LF", "bare LF later", "bare CR", "NUL", "folded line", "fold in front", "no colon"),
     "no name",
 }
 
@@ -383,11 +362,7 @@ def test_a_body_without_a_length_ends_with_the_connection(ask: Any, version: byt
 
 
 def test_a_body_that_breaks_off_is_an_error_each_time(ask: Any) -> None:
-    for start in (
-        b"Content-Length: 5\r\n\r\nhe",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
-    ):
+    for start in (b"Content-Length: 5\r\n\r\nhe", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"):
         client, _, _ = ask(b"HTTP/1.1 200 OK\r\n" + start, end=True)
         for _ in range(2):
             with pytest.raises(BrokenBody):

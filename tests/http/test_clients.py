@@ -136,7 +136,9 @@ def websockets(request: pytest.FixtureRequest, make_certificate: Callable[[], Ce
     files = make_certificate()
     command = [sys.executable, "-m", "tests.http.websocket_app", files.certfile, files.keyfile, f"--{request.param}"]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         address = process.stdout.readline().strip()
         yield address

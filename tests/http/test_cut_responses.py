@@ -27,6 +27,7 @@ from tests.waiting import until
 GET10 = b"GET / HTTP/1.0\r\n\r\n"
 
 
+
 class Half:
     """Sends half of its response, and does then what `then` says."""
 

@@ -308,9 +308,7 @@ def test_what_is_exactly_at_the_limit_is_accepted(talk: Talk, cut: str) -> None:
         assert statuses(talk(hello, *pieces, settings=short)) == [expected]
 
 
-@pytest.mark.parametrize(
-    "host", ["example.org", "example.org:", "EXAMPLE.org:8080", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535", "a%2Db", ""]
-)
+@pytest.mark.parametrize("host", ["example.org", "example.org:", "EXAMPLE.org:8080", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535", "a%2Db", ""])
 def test_a_host_that_is_one_is_accepted(talk: Talk, host: str) -> None:
     assert statuses(talk(hello, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())) == [200]
 

@@ -23,33 +23,15 @@ SHARED = {"SCRIPT_NAME": "", "PATH_INFO": "", "RAW_URI": ""}
 LINES = [
     *(b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.1", b"GET /%41 HTTP/1.1", b"GET / HTTP/1.0", b"HEAD / HTTP/1.1", b"POST /p HTTP/1.1"),
     *(b"GET http://other.example/ HTTP/1.1", b"CONNECT a:443 HTTP/1.1", b"OPTIONS * HTTP/1.1", b"BREW /pot HTTP/1.1", b"SETUP / HTTP/1.1"),
-    *(
-        b" /x HTTP/1.1",
-        b"GET  HTTP/1.1",
-        b"GET HTTP/1.1",
-        b"GET / HTTP/1.2",
-        b"GET /\x7f HTTP/1.1",
-        b"GET /?a=?b HTTP/1.1",
-        b"HTTP/1.1",
-        b"",
-    ),
-    *(b"GET /#x HTTP/1.1", b"GET  / HTTP/1.1", b"GET /\x80 HTTP/1.1", b'GET /"{|}\\^` HTTP/1.1', b"PATCH / HTTP/1.1", b"get / HTTP/1.1"),
+    *(b" /x HTTP/1.1", b"GET  HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.2", b"GET /\x7f HTTP/1.1", b"GET /?a=?b HTTP/1.1", b"HTTP/1.1", b""),
+    *(b"GET /#x HTTP/1.1", b"GET  / HTTP/1.1", b"GET /\x80 HTTP/1.1", b"GET /\"{|}\\^` HTTP/1.1", b"PATCH / HTTP/1.1", b"get / HTTP/1.1"),
 ]
 BLOCKS = [
     *(b"Host: a\r\n\r\n", b"Host: b\r\nAccept: */*\r\n\r\n", b"\r\n", b"Host: a\r\nHost: a\r\n\r\n", b"Host: a\r\nX_Y: 1\r\n\r\n"),
     *(b"Host: a\r\nConnection: close\r\n\r\n", b"Host: a\r\nConnection: keep-alive\r\n\r\n", b"Host: a\r\nContent-Length: 3\r\n\r\n"),
-    *(
-        b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"Host: a\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"Host: a\r\nCookie: a\r\nCookie: b\r\n\r\n",
-    ),
+    *(b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"Host: a\r\nTransfer-Encoding: gzip\r\n\r\n", b"Host: a\r\nCookie: a\r\nCookie: b\r\n\r\n"),
     *(b"Host: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", b"Host: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
-    *(
-        b"Host: a\r\nCookie: 1\r\n\r\n",
-        b"Host: a\r\nCookie: 2\r\n\r\n",
-        b"Cookie: 3\r\nHost: b\r\n\r\n",
-        b"Host: a\r\nConnection: Close\r\n\r\n",
-    ),
+    *(b"Host: a\r\nCookie: 1\r\n\r\n", b"Host: a\r\nCookie: 2\r\n\r\n", b"Cookie: 3\r\nHost: b\r\n\r\n", b"Host: a\r\nConnection: Close\r\n\r\n"),
     *(b"Host: a\r\nContent-Length: %b\r\n\r\n" % length for length in (b"0", b"+1", b"1" * 18, b"1" * 19, b"\xb2", b"")),
     b"Host: a\r\nX: " + b"x" * REMEMBERED_AT_MOST + b"\r\n\r\n",
 ]
@@ -97,9 +79,7 @@ def by_llhttp(raw: bytes) -> Any:
 @example(base=b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", edits=[[], [(20, 1, b"")], [(21, 1, b" \t")], [(23, 0, b" ")]])
 @example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(23, 2, b"\n")], [(26, 0, b" ")], [(29, 2, b"\r")]])
 @example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(28, 1, b"\x7f")], [(28, 1, b"\xff\t\x80")], [(28, 1, b"\0")]])
-@example(
-    base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(25, 4, b"")], [(29, 2, b"\r\n z\r\n")], [(25, 0, b"X: 1\r\n")]]
-)
+@example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(25, 4, b"")], [(29, 2, b"\r\n z\r\n")], [(25, 0, b"X: 1\r\n")]])
 @example(base=b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", edits=[[], [], [(23, 2, b"\rZ")]])
 @settings(max_examples=1000, deadline=None)
 def test_fields_with_known_names_say_what_they_say_to_llhttp(base: bytes, edits: Any) -> None:

@@ -170,9 +170,7 @@ print(client.recv()[:12])
 client.finish()
 server.finish()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(Path(muxwsgi.__file__).parents[1])
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(Path(muxwsgi.__file__).parents[1]))
     assert done.stdout == "BrokenBody True 400: the body ended before its time False\nb'HTTP/1.1 400'\n", done.stderr
 
 

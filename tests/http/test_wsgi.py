@@ -839,7 +839,6 @@ def test_a_file_has_its_length_and_is_sent_by_the_kernel_on_a_plain_socket(tmp_p
         return environ["wsgi.file_wrapper"](file)
 
     left, right = socket.socketpair()
-
     def serve(server: Connection) -> None:
         HTTP1(app, HTTPSettings())(server)
         server.finish()
@@ -895,11 +894,7 @@ def test_every_exchange_is_told_with_its_status_also_when_its_body_was_refused(t
         return hello(environ, start_response)
 
     broken = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
-    talk(
-        app,
-        GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken,
-        on_exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)),
-    )
+    talk(app, GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken, on_exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)))
     assert told[:3] == [("200 OK", 5), ("500 Internal Server Error", 22), ("200 OK", 0)]
     assert told[3][0] == "400 Bad Request" and told[3][1] > 0
 

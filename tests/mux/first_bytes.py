@@ -16,7 +16,9 @@ from muxwsgi.mux.mux import Decision
 
 
 @cache
-def client_hello(server_name: bytes | None = b"www.example.com", alpn: tuple[bytes, ...] = (b"h2", b"http/1.1")) -> bytes:
+def client_hello(
+    server_name: bytes | None = b"www.example.com", alpn: tuple[bytes, ...] = (b"h2", b"http/1.1")
+) -> bytes:
     """What OpenSSL sends first."""
     context = SSL.Context(SSL.TLS_METHOD)
     connection = SSL.Connection(context, None)

@@ -75,9 +75,18 @@ def test_every_beginning_of_a_client_hello_wants_more() -> None:
 
 def test_a_client_hello_larger_than_a_record_is_read_through_several() -> None:
     padding = extension(21, bytes(20000))
-    body = b"\x03\x03" + bytes(32) + b"\0" + vector(2, b"\x13\x01") + b"\x01\x00" + vector(2, server_name(b"a.b"), padding)
+    body = (
+        b"\x03\x03"
+        + bytes(32)
+        + b"\0"
+        + vector(2, b"\x13\x01")
+        + b"\x01\x00"
+        + vector(2, server_name(b"a.b"), padding)
+    )
     message = b"\x01" + vector(3, body)
-    records = b"".join(b"\x16\x03\x01" + vector(2, message[at : at + 16384]) for at in range(0, len(message), 16384))
+    records = b"".join(
+        b"\x16\x03\x01" + vector(2, message[at : at + 16384]) for at in range(0, len(message), 16384)
+    )
     assert parsed(records).sni == "a.b"
     assert parse(records[:-1]) is Match.MORE
 

@@ -40,7 +40,9 @@ def greenlets() -> int:
     return sum(
         1
         for thing in gc.get_objects()
-        if isinstance(thing, gevent.Greenlet) and not thing.dead and getattr(thing._run, "__name__", "") == "copy"
+        if isinstance(thing, gevent.Greenlet)
+        and not thing.dead
+        and getattr(thing._run, "__name__", "") == "copy"
     )
 
 
@@ -227,7 +229,9 @@ def test_forward_passes_on_what_was_looked_at(upstream: StreamServer) -> None:
     client.finish()
 
 
-def test_forward_as_the_silence_route_lets_the_server_speak_first(upstream: StreamServer, swept: Callable[..., None]) -> None:
+def test_forward_as_the_silence_route_lets_the_server_speak_first(
+    upstream: StreamServer, swept: Callable[..., None]
+) -> None:
     server, client = MAKERS["tcp"]()
     swept(server)
     mux = Mux([], silence=forward_route(f"127.0.0.1:{upstream.server_port}"), sniff_timeout=0.05)
@@ -288,7 +292,9 @@ def test_forward_takes_an_address(spec: str, address: object) -> None:
     assert route.idle_timeout == 3600.0
 
 
-@pytest.mark.parametrize("target", ["", "a", "a:", ":22", "a:0", "a:65536", "a:b", "::1:22", "[a]:22", "unix:", "[::1]", "a:²"])
+@pytest.mark.parametrize(
+    "target", ["", "a", "a:", ":22", "a:0", "a:65536", "a:b", "::1:22", "[a]:22", "unix:", "[::1]", "a:²"]
+)
 def test_forward_to_no_address_is_refused(target: str) -> None:
     with pytest.raises(OperatorError, match="expected forward:HOST:PORT"):
         resolve(f"forward:{target}")

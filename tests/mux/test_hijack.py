@@ -108,7 +108,9 @@ class Packages:
     def __init__(self, where: Path) -> None:
         self.where = where
 
-    def install(self, name: str, package: str, code: str, *, version: str = "1.0", target: str = "serve") -> None:
+    def install(
+        self, name: str, package: str, code: str, *, version: str = "1.0", target: str = "serve"
+    ) -> None:
         module = package.replace("-", "_")
         (self.where / f"{module}.py").write_text(code)
         info = self.where / f"{module}-{version}.dist-info"
@@ -173,7 +175,9 @@ CANNOT = "cannot be loaded: "
         ("def serve(connection): ...", "is not decorated with @hijack"),
     ],
 )
-def test_what_cannot_be_loaded_says_why_in_one_line_and_stops_only_who_wants_it(packages: Packages, code: str, why: str) -> None:
+def test_what_cannot_be_loaded_says_why_in_one_line_and_stops_only_who_wants_it(
+    packages: Packages, code: str, why: str
+) -> None:
     line = f"hijacker 'zebra' (zz_zebra:serve, from zz-zebra 1.0) {why}"
     packages.install("zebra", "zz-zebra", code)
     packages.install("yak", "zz-yak", GOOD)

@@ -245,7 +245,9 @@ def test_a_matcher_shows_the_expression_that_makes_it() -> None:
         return NO
 
     matcher = any_of(http1, all_of(not_(prefix(b"a", b"b")), sni_is("*.b")), regex(b"x+y", 9), speaks_fancy)
-    assert repr(matcher) == ("any_of(http1, all_of(not_(prefix(b'a', b'b')), sni_is('*.b')), regex(b'x+y', 9), speaks_fancy)")
+    assert repr(matcher) == (
+        "any_of(http1, all_of(not_(prefix(b'a', b'b')), sni_is('*.b')), regex(b'x+y', 9), speaks_fancy)"
+    )
 
 
 def test_what_would_match_everything_is_refused() -> None:

@@ -138,7 +138,10 @@ def test_what_is_beyond_the_peek_limit_does_not_count_even_when_it_is_there() ->
 
 
 def test_higher_priority_is_asked_first_and_equal_ones_in_the_order_given() -> None:
-    routes = [Route(name, never, ignore, priority=priority) for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", 5)]]
+    routes = [
+        Route(name, never, ignore, priority=priority)
+        for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", 5)]
+    ]
     assert [route.name for route in Mux(routes).routes] == ["b", "d", "a", "c"]
 
 
@@ -335,7 +338,9 @@ def test_an_inner_mux_sees_what_the_handler_left(pair: Pair) -> None:
         assert connection.recv(6) == b"LAYER\n"
         inner(connection)
 
-    server = serve(Mux([Route("layer", prefix(b"LAYER\n"), peel)], name="outer"), pair, [b"LAYER\nGET / HTTP/1.1\r\n"])
+    server = serve(
+        Mux([Route("layer", prefix(b"LAYER\n"), peel)], name="outer"), pair, [b"LAYER\nGET / HTTP/1.1\r\n"]
+    )
     assert recorder.got == [("http", b"GET / HTTP/1.1\r\n")]
     assert server.trace[1] == "mux 'inner': route 'http' said YES to 16 bytes"
 
@@ -354,7 +359,9 @@ def test_the_tls_route_asks_again_at_the_decrypted_bytes(
     server, client = pair
     recorder = Recorder()
     inner = Mux([recorder.route("redis", prefix(b"*")), recorder.route("http", http1)], name="inside")
-    front = Mux([tls_route(make_server_context(), inner), recorder.route("plain", prefix(b"*"))], name="front")
+    front = Mux(
+        [tls_route(make_server_context(), inner), recorder.route("plain", prefix(b"*"))], name="front"
+    )
     sender = gevent.spawn(tls_client, client, make_client_context(), b"*1\r\n")
     front(server)
     server.finish()
@@ -365,7 +372,9 @@ def test_the_tls_route_asks_again_at_the_decrypted_bytes(
     assert server.trace[2] == "mux 'inside': route 'redis' said YES to 4 bytes"
 
 
-def test_an_agreed_alpn_id_decides_before_any_byte(pair: Pair, make_server_context: Contexts, make_client_context: ClientContexts) -> None:
+def test_an_agreed_alpn_id_decides_before_any_byte(
+    pair: Pair, make_server_context: Contexts, make_client_context: ClientContexts
+) -> None:
     server, client = pair
     recorder = Recorder()
     inner = Mux([recorder.route("redis", prefix(b"*")), recorder.route("fancy", alpn=("fancy/1", "fancy/2"))])

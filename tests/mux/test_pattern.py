@@ -14,13 +14,17 @@ from .first_bytes import least, verdicts
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
-_leaves = st.sampled_from([b"a", b"b", b"c", b".", b"[ab]", b"[^a]", rb"\d", rb"\W", rb"\x00", b"(?i:A)", b"(?s:.)", b"1"])
+_leaves = st.sampled_from(
+    [b"a", b"b", b"c", b".", b"[ab]", b"[^a]", rb"\d", rb"\W", rb"\x00", b"(?i:A)", b"(?s:.)", b"1"]
+)
 patterns = st.recursive(
     _leaves,
     lambda inner: st.one_of(
         st.tuples(inner, inner).map(b"".join),
         st.tuples(inner, inner).map(lambda two: b"(?:%s|%s)" % two),
-        st.tuples(inner, st.sampled_from([b"*", b"+", b"?", b"{2}", b"{1,3}", b"*?", b"{2,}"])).map(lambda part: b"(?:%s)%s" % part),
+        st.tuples(inner, st.sampled_from([b"*", b"+", b"?", b"{2}", b"{1,3}", b"*?", b"{2,}"])).map(
+            lambda part: b"(?:%s)%s" % part
+        ),
         inner.map(lambda part: b"(%s)" % part),
     ),
     max_leaves=6,
@@ -31,7 +35,9 @@ texts = st.text("abcA1\n\0-", max_size=8).map(str.encode)
 @pytest.mark.parametrize("stays", [0, 1, 32])
 @given(patterns, texts, texts)
 @settings(max_examples=500, deadline=None)
-def test_a_pattern_says_what_re_says_and_no_only_when_no_bytes_could_help(stays: int, pattern: bytes, data: bytes, rest: bytes) -> None:
+def test_a_pattern_says_what_re_says_and_no_only_when_no_bytes_could_help(
+    stays: int, pattern: bytes, data: bytes, rest: bytes
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muxwsgi.mux.pattern.STAYS", stays)
         compare(pattern, data, rest)

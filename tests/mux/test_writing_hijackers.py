@@ -61,12 +61,18 @@ def test_the_tests_of_the_page_pass(page: dict[str, Any]) -> None:
 
 def test_the_entry_point_of_the_page_is_one() -> None:
     ((_, project),) = blocks("toml")
-    assert tomllib.loads(project)["project"]["entry-points"]["muxwsgi.hijack"] == {"shout": "muxwsgi_shout:shout"}
+    assert tomllib.loads(project)["project"]["entry-points"]["muxwsgi.hijack"] == {
+        "shout": "muxwsgi_shout:shout"
+    }
 
 
 def test_every_matcher_that_the_page_names_is_there_and_no_other(page: dict[str, Any]) -> None:
     table = PAGE.read_text().split("| matcher | says YES to |")[1].split("\n\n")[0]
-    named = {name for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", cell)}
+    named = {
+        name
+        for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)", cell)
+    }
     shipped = {name for name in matchers.__all__ if name[0].islower()}
     assert named == shipped
 
@@ -100,7 +106,9 @@ def test_the_framed_matcher_decides_at_three_bytes(page: dict[str, Any]) -> None
         ("patient", b"ASK?\n", b"42\n"),
     ],
 )
-def test_each_hijacker_of_the_page_does_what_it_says(page: dict[str, Any], name: str, said: bytes, answer: bytes) -> None:
+def test_each_hijacker_of_the_page_does_what_it_says(
+    page: dict[str, Any], name: str, said: bytes, answer: bytes
+) -> None:
     server, client = connection_pair()
     serving = gevent.spawn(page[name], server)
     client.sendall(said)
@@ -123,7 +131,9 @@ def test_a_hijacker_that_rests_ends_when_the_server_drains(page: dict[str, Any])
     client.close()
 
 
-def test_a_login_that_drips_meets_its_deadline(page: dict[str, Any], swept: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_that_drips_meets_its_deadline(
+    page: dict[str, Any], swept: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, client = connection_pair()
     swept(server)
     monkeypatch.setattr(page["time"], "monotonic", lambda real=page["time"].monotonic: real() - 10)

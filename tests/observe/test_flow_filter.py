@@ -142,17 +142,7 @@ def test_bodies_are_searched_without_their_coding() -> None:
 
 def test_of_a_websocket_the_messages_are_searched_and_not_its_frames() -> None:
     flow = websocket_flow(message(True, b"ask: 1"), message(False, b"answer: 1"), message(True, b"\x00\xff", opcode=2))
-    for expression in (
-        "~b ask",
-        "~b answer",
-        "~bq ask",
-        "~bs answer",
-        "~bq '^\\x00\\xff$'",
-        "!(~bq answer)",
-        "!(~bs ask)",
-        "!(~b masked)",
-        "!(~b deflated)",
-    ):
+    for expression in ("~b ask", "~b answer", "~bq ask", "~bs answer", "~bq '^\\x00\\xff$'", "!(~bq answer)", "!(~bs ask)", "!(~b masked)", "!(~b deflated)"):
         assert parse_filter(expression)(flow), expression
     flow.websocket = None  # none were read
     assert parse_filter("~bq masked & ~bs deflated")(flow)

@@ -113,15 +113,7 @@ def test_a_line_holds_all_that_is_known_of_a_flow(log: FlowLog, tmp_path: Path) 
     assert line["response"] == {"version": "HTTP/1.1", "status": 200, "reason": "OK", "fields": [["Content-Type", "text/plain"]]}
     assert line["forth"] == {"size": 5, "truncated": False, "text": "café"}
     assert line["back"] == {"size": 2, "truncated": False, "base64": "AP8="}
-    assert line["timings"] == {
-        "dialling": 0.005,
-        "resolved": 0.01,
-        "connected": 0.03,
-        "secured": 0.06,
-        "sent": 0.07,
-        "first_byte": 0.17,
-        "ended": 0.2,
-    }
+    assert line["timings"] == {"dialling": 0.005, "resolved": 0.01, "connected": 0.03, "secured": 0.06, "sent": 0.07, "first_byte": 0.17, "ended": 0.2}
     assert line["client_tls"]["sni"] == "example.com" and line["upstream_tls"]["peer_certificate"] == "ab" * 32
     assert line["trace"] == ["http1: YES"] and line["tags"] == ["seen"] and line["error"] is None
 

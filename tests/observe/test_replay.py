@@ -226,9 +226,7 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
     websocket.kind = "websocket"
     blocked = http_flow(url=f"{origin}/blocked")
     blocked.answered_by = "rule"
-    done = replay(
-        recorded(cut, raw_flow(b"a"), nothing, websocket, blocked, "{", '{"schema": 9}', "[" * 100_000, http_flow(url=f"{origin}/"))
-    )
+    done = replay(recorded(cut, raw_flow(b"a"), nothing, websocket, blocked, "{", '{"schema": 9}', "[" * 100_000, http_flow(url=f"{origin}/")))
     assert done.returncode == 1 and len(got) == 1
     text = done.stdout
     for why in (
@@ -240,9 +238,7 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
     ):
         assert f"(not sent: {why})" in text, why
     assert [line.partition(": ")[0].rpartition(" ")[2] for line in done.stderr.splitlines()] == ["6", "7", "8"]
-    assert (
-        summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 1 that no upstream had answered, 3 lines that are no flows"
-    )
+    assert summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 1 that no upstream had answered, 3 lines that are no flows"
 
 
 def test_fields_that_were_not_recorded_are_left_out_and_named(origin: str, got: list[Any], recorded: Callable[..., str]) -> None:
@@ -275,11 +271,7 @@ def test_servers_are_verified_with_the_cas_that_are_given(
 ) -> None:
     file = recorded(http_flow(url=f"{tls_origin}/"))
     assert replay(file, "--upstream-ca", make_certificate().certfile).returncode == 0
-    for name, text, why in (
-        ("none.pem", None, "No such file"),
-        ("text.pem", "text", "does not hold CA certificates"),
-        ("", "", "Is a directory"),
-    ):
+    for name, text, why in (("none.pem", None, "No such file"), ("text.pem", "text", "does not hold CA certificates"), ("", "", "Is a directory")):
         path = tmp_path / name
         if text:
             path.write_text(text)

@@ -89,7 +89,9 @@ def settle(lab: Lab) -> None:
 
 
 @pytest.fixture
-def nothing_left(clean_process: None, lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_left(
+    clean_process: None, lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Around a test: what it begins ends, once, and without a word in the error log (a test that expects one clears `caplog`)."""
     make = lab.proxy
 

@@ -87,7 +87,9 @@ class Lab:
         options.setdefault("upstream_ca", None)
         options["upstream_ca"] = options["upstream_ca"] or self.certificate.certfile
         more.setdefault("upstreams", UpstreamChoice())
-        proxy = Proxy(ProxySettings(**options), authority=self.authority, sinks=[self.flows.append] if record else [], **more)
+        proxy = Proxy(
+            ProxySettings(**options), authority=self.authority, sinks=[self.flows.append] if record else [], **more
+        )
         self.proxies.append(proxy)
         return proxy
 

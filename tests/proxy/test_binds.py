@@ -49,9 +49,7 @@ def end_of(sock: Any) -> bytes:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize(
-    "hello",
-    [b"\x05\x01\x00", b"\x05\x02\x00\x02", b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00"],
-    ids=["SOCKS 5", "SOCKS 5 with a password", "SOCKS 4"],
+    "hello", [b"\x05\x01\x00", b"\x05\x02\x00\x02", b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00"], ids=["SOCKS 5", "SOCKS 5 with a password", "SOCKS 4"]
 )
 def test_a_socks_client_in_a_tunnel_is_answered_by_the_server_that_it_means(lab: Lab, hello: bytes, tls: bool) -> None:
     def foreign(sock: Any) -> None:
@@ -113,10 +111,7 @@ def test_a_hijacker_on_a_proxys_bind_is_for_those_who_may_use_the_proxy(lab: Lab
         assert end_of(sock) == answer
 
 
-@pytest.mark.parametrize(
-    ("option", "who"),
-    [("fallback", "forward"), ("fallback", "served"), ("fallback", "installed"), ("silence", "forward"), ("silence", "served")],
-)
+@pytest.mark.parametrize(("option", "who"), [("fallback", "forward"), ("fallback", "served"), ("fallback", "installed"), ("silence", "forward"), ("silence", "served")])
 def test_fallback_and_silence_on_a_proxys_bind_are_for_them_too(lab: Lab, option: str, who: str) -> None:
     def greet(sock: Any) -> None:
         sock.sendall(b"hello there")

@@ -27,9 +27,7 @@ def leave(client: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize(
-    "part", ["CONNECT", "CONNECT the.example:443 HTTP/1.1\r\n", "GET http://x/", "GET http://x/ HTTP/1.1\r\nHost: x\r\n"]
-)
+@pytest.mark.parametrize("part", ["CONNECT", "CONNECT the.example:443 HTTP/1.1\r\n", "GET http://x/", "GET http://x/ HTTP/1.1\r\nHost: x\r\n"])
 def test_a_client_leaves_in_a_head(lab: Lab, part: str, how: str) -> None:
     road = Road(lab, "plain", 9)
     client = lab.connect(road.port)

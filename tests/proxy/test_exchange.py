@@ -154,7 +154,9 @@ def test_bodies_keep_their_framing_both_ways(lab: Lab, way: str, rules: bool) ->
 @pytest.mark.parametrize("data", [b"", b"5\r\nhello\r\n"], ids=["without data", "with data"])
 @pytest.mark.parametrize("rule", ["none", "looks", "buffers the request"])
 def test_trailers_pass_both_ways(lab: Lab, rule: str, data: bytes) -> None:
-    upstream = Upstream(lab, b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" + data + b"0\r\nX-Sum: 7\r\n\r\n")
+    upstream = Upstream(
+        lab, b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" + data + b"0\r\nX-Sum: 7\r\n\r\n"
+    )
     way_there = road(lab, "plain", upstream, rules=rule == "looks")
     if rule == "buffers the request":
         way_there.proxy.on_request().do(lambda request, ctx: setattr(ctx, "user_data", {"body": request.get_data()}))
@@ -296,7 +298,7 @@ def test_a_head_arrives_in_a_tunnel_as_it_was_sent(lab: Lab, way: str, rules: bo
         "X-Latin: caf\xe9",
         "Accept-Encoding: gzip, br;q=0.5",
         "Proxy-Authorization: Basic Zm9yOnlvdQ==",
-        'User-Agent: "quoted, (odd)"',
+        "User-Agent: \"quoted, (odd)\"",
     )
     client.sendall(head)
     assert read_answer(client).body == b"ok"
@@ -309,34 +311,19 @@ def test_outside_of_a_tunnel_only_what_must_change_changes(lab: Lab, rules: bool
     way_there = road(lab, "plain", upstream, rules=rules)
     client = way_there.client()
     answer = way_there.ask(
-        client,
-        "/p?q",
-        "X-A: 1",
-        "Proxy-Authorization: Basic Zm9yOnVz",
-        "x-a: 2",
-        "Proxy-Connection: keep-alive",
-        "B: 3",
-        host="wrong.example",
+        client, "/p?q", "X-A: 1", "Proxy-Authorization: Basic Zm9yOnVz", "x-a: 2", "Proxy-Connection: keep-alive", "B: 3", host="wrong.example"
     )
     assert answer.body == b"ok"
-    assert upstream.asked[0].head == (f"GET /p?q HTTP/1.1\r\nHost: {way_there.authority}\r\nX-A: 1\r\nx-a: 2\r\nB: 3\r\n\r\n".encode())
+    assert upstream.asked[0].head == (
+        f"GET /p?q HTTP/1.1\r\nHost: {way_there.authority}\r\nX-A: 1\r\nx-a: 2\r\nB: 3\r\n\r\n".encode()
+    )
 
 
 @every_way
 @with_rules
 def test_the_fields_of_a_response_keep_order_case_and_number(lab: Lab, way: str, rules: bool) -> None:
-    fields = [
-        b"x-LOW: 1",
-        b"Set-Cookie: a=1; Path=/",
-        b"Location: //x/%zz y",
-        b"set-cookie: b=2",
-        b"X-Empty: ",
-        b"Date: long ago",
-        b"X-Latin: \xe9",
-    ]
-    upstream = Upstream(
-        lab, b"HTTP/1.1 299 Odd \xe9 Phrase\r\n" + b"\r\n".join(fields) + b"\r\nContent-Length: 2\r\n\r\nok", tls=way == "tls"
-    )
+    fields = [b"x-LOW: 1", b"Set-Cookie: a=1; Path=/", b"Location: //x/%zz y", b"set-cookie: b=2", b"X-Empty: ", b"Date: long ago", b"X-Latin: \xe9"]
+    upstream = Upstream(lab, b"HTTP/1.1 299 Odd \xe9 Phrase\r\n" + b"\r\n".join(fields) + b"\r\nContent-Length: 2\r\n\r\nok", tls=way == "tls")
     way_there = road(lab, way, upstream, rules=rules)
     answer = way_there.ask(way_there.client())
     assert answer.head == b"HTTP/1.1 299 Odd \xe9 Phrase\r\n" + b"\r\n".join(fields) + b"\r\nContent-Length: 2\r\n\r\n"
@@ -463,7 +450,9 @@ def test_rules_change_where_and_what_is_asked(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("length", [3, 5])
-def test_a_body_of_a_rule_that_is_not_as_long_as_it_says_is_not_passed_on(lab: Lab, caplog: pytest.LogCaptureFixture, length: int) -> None:
+def test_a_body_of_a_rule_that_is_not_as_long_as_it_says_is_not_passed_on(
+    lab: Lab, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
     upstream = Upstream(lab)
     way_there = road(lab, "plain", upstream)
     sizes = iter([1, 100_000])

@@ -14,21 +14,7 @@ NEVER_NAMED = ("host", "content-length", "transfer-encoding", "authorization")
 
 names = st.one_of(
     st.from_regex(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,12}", fullmatch=True),
-    st.sampled_from(
-        [
-            "Connection",
-            "connection",
-            "Keep-Alive",
-            "TE",
-            "X-A",
-            "x-a",
-            "Content-Length",
-            "Host",
-            "Authorization",
-            "Upgrade",
-            "Proxy-Authorization",
-        ]
-    ),
+    st.sampled_from(["Connection", "connection", "Keep-Alive", "TE", "X-A", "x-a", "Content-Length", "Host", "Authorization", "Upgrade", "Proxy-Authorization"]),
 )
 values = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=20).map(lambda text: text.strip(" \t"))
 lists = st.lists(st.tuples(names, values), max_size=12)

@@ -152,31 +152,10 @@ def test_a_protocol_that_begins_with_a_word_is_relayed_however_slowly(lab: Lab) 
         REQUEST.replace(b"1.1\r\n", b"1.1 \x01x\r\n"),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     ],
-    ids=[
-        "LF in front",
-        "six empty lines",
-        "two blanks",
-        "a tab",
-        "a blank in front",
-        "a long line",
-        "ftp",
-        "33 letters",
-        "9000 letters",
-        "16 KiB of line breaks",
-        "200 KB of line breaks",
-        "HTTP/0.9",
-        "NUL in front",
-        "a control byte in front",
-        "a separator in front",
-        "blanks of ISO 8859",
-        "a vertical tab",
-        "NUL behind the method",
-        "a form feed",
-        "small letters",
-        "no method",
-        "more behind the version",
-        "HTTP/2",
-    ],
+    ids=["LF in front", "six empty lines", "two blanks", "a tab", "a blank in front", "a long line", "ftp", "33 letters", "9000 letters",
+         "16 KiB of line breaks", "200 KB of line breaks", "HTTP/0.9", "NUL in front", "a control byte in front",
+         "a separator in front", "blanks of ISO 8859", "a vertical tab", "NUL behind the method", "a form feed", "small letters",
+         "no method", "more behind the version", "HTTP/2"],
 )
 def test_what_only_some_servers_take_for_http_is_not_relayed_to_them(lab: Lab, request_: bytes) -> None:
     upstream = Upstream(lab)
@@ -239,10 +218,7 @@ def test_without_rules_for_requests_all_of_it_is_relayed(lab: Lab) -> None:
         assert client.recv(100) == sent.upper()
 
 
-@given(
-    st.lists(st.sampled_from([b"GET", b"GE", b"T", b" ", b"\x00", b"\r\n", b"/", b" HTT", b"P/", b"1", b"HTTP/1.1", b"x" * 9])),
-    st.lists(st.integers(0, 60)),
-)
+@given(st.lists(st.sampled_from([b"GET", b"GE", b"T", b" ", b"\x00", b"\r\n", b"/", b" HTT", b"P/", b"1", b"HTTP/1.1", b"x" * 9])), st.lists(st.integers(0, 60)))
 def test_the_first_line_is_the_same_however_it_is_cut(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -262,9 +238,7 @@ def test_what_only_some_servers_take_for_tls_is_not_relayed_to_them(lab: Lab, fr
     assert upstream.connections == 0
 
 
-@given(
-    st.lists(st.sampled_from([b"GET", b"ANY", b" ", b"\t", b"\r\n", b"/", b"http://", b"HTTP/1.1", b"\x16\x03", b"\x80", b"\x01", b"x"]))
-)
+@given(st.lists(st.sampled_from([b"GET", b"ANY", b" ", b"\t", b"\r\n", b"/", b"http://", b"HTTP/1.1", b"\x16\x03", b"\x80", b"\x01", b"x"])))
 @pytest.mark.parametrize("matcher", [nearly_http, nearly_tls])
 def test_more_bytes_never_change_what_a_lookalike_is(matcher: Any, parts: list[bytes]) -> None:
     verdicts = [matcher(data) for data in accumulate(parts, initial=b"")]

@@ -41,18 +41,18 @@ def policy_file(tmp_path: Path) -> Path:
 def findings(caplog: pytest.LogCaptureFixture) -> Any:
     logger = logging.getLogger("muxwsgi")
     propagate, logger.propagate = logger.propagate, True
-    yield lambda: [
-        json.loads(record.getMessage())
-        for record in caplog.records
-        if record.name == "muxwsgi.inspector" and "{" in record.msg % record.args
-    ]
+    yield lambda: [json.loads(record.getMessage()) for record in caplog.records if record.name == "muxwsgi.inspector" and "{" in record.msg % record.args]
     logger.propagate = propagate
 
 
 def inspector(lab: Lab, policy_file: Path) -> int:
     policy = Policy.load(policy_file)
-    settings = ProxySettings(default_action="mitm", passthrough=policy.passthrough, upstream_ca=lab.certificate.certfile, sniff_timeout=0.2)
-    proxy = create_proxy(policy_file, settings=settings, authority=lab.authority, upstreams=UpstreamChoice(), sinks=[lab.flows.append])
+    settings = ProxySettings(
+        default_action="mitm", passthrough=policy.passthrough, upstream_ca=lab.certificate.certfile, sniff_timeout=0.2
+    )
+    proxy = create_proxy(
+        policy_file, settings=settings, authority=lab.authority, upstreams=UpstreamChoice(), sinks=[lab.flows.append]
+    )
     return lab.serve_proxy(proxy)
 
 
@@ -74,7 +74,9 @@ def test_fields_are_taken_out_and_secrets_reported_in_both_directions(lab: Lab, 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         received.append({key: value for key, value in environ.items() if key.startswith("HTTP_")})
         body = environ["wsgi.input"].read()
-        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Encoding", "gzip"), ("X-Powered-By", "steam")])
+        start_response(
+            "200 OK", [("Content-Type", "application/json"), ("Content-Encoding", "gzip"), ("X-Powered-By", "steam")]
+        )
         return [gzip.compress(b'{"got": %d, "key": "%s", "who": "EMP-123456"}' % (len(body), KEY))]
 
     upstream = lab.serve(app, tls=True)
@@ -149,7 +151,9 @@ def test_what_is_not_ssh_passes(data: bytes) -> None:
         watch.see(bytes([byte]), True)
 
 
-@pytest.mark.parametrize("text", ["deny = 3", "unknown = 1", "deny = [", "[secrets]\nx = '('", "strip_request = [1]", "secrets = 'x'"])
+@pytest.mark.parametrize(
+    "text", ["deny = 3", "unknown = 1", "deny = [", "[secrets]\nx = '('", "strip_request = [1]", "secrets = 'x'"]
+)
 def test_a_broken_policy_is_one_line_with_the_files_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)

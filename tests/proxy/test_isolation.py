@@ -207,9 +207,7 @@ def check(lab: Lab, way: str, rules: bool, everybody: list[tuple[list[Plan], boo
     assert sorted({flow.id for flow in lab.flows}) == sorted(flow.id for flow in lab.flows)
 
 
-@pytest.mark.parametrize(
-    ("way", "rules", "examples"), [("plain", False, 40), ("plain", True, 40), ("tunnel", False, 15), ("tls", False, 15)]
-)
+@pytest.mark.parametrize(("way", "rules", "examples"), [("plain", False, 40), ("plain", True, 40), ("tunnel", False, 15), ("tls", False, 15)])
 def test_every_client_reads_answers_to_its_own_requests_in_order_whole_or_visibly_cut(
     way: str, rules: bool, examples: int, authority: Any, make_certificate: Any
 ) -> None:

@@ -86,9 +86,7 @@ def test_a_request_that_goes_in_a_circle_of_proxies_is_refused(lab: Lab, size: i
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
-def test_a_circle_that_no_field_shows_is_bounded(
-    lab: Lab, scheme: str, monkeypatch: pytest.MonkeyPatch, most_open: Callable[[], int]
-) -> None:
+def test_a_circle_that_no_field_shows_is_bounded(lab: Lab, scheme: str, monkeypatch: pytest.MonkeyPatch, most_open: Callable[[], int]) -> None:
     monkeypatch.setattr(dial, "REQUESTS_AT_ONCE", 10)
     first = ring(lab, scheme, 2, via="", connect_timeout=2.0)[0]
     client = lab.connect(first)
@@ -131,10 +129,7 @@ def test_servers_are_told_of_us_only_where_the_operator_has_named_us(lab: Lab, n
     proxy = lab.proxy(settings=ProxySettings(via=name))
     proxy.on_connect().mitm()
     port = lab.serve_proxy(proxy)
-    for client, target in (
-        (lab.connect(port), f"http://127.0.0.1:{upstream.port}/"),
-        (lab.tunnel(port, f"127.0.0.1:{upstream.port}"), "/"),
-    ):
+    for client, target in ((lab.connect(port), f"http://127.0.0.1:{upstream.port}/"), (lab.tunnel(port, f"127.0.0.1:{upstream.port}"), "/")):
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{upstream.port}\r\n\r\n".encode())
         assert read_answer(client).body == b"ok"
     assert [asked.field("Via") for asked in upstream.asked] == [sent, sent]

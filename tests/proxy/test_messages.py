@@ -99,9 +99,7 @@ def test_where_it_cannot_be_said_what_payloads_mean_that_is_said_and_nothing_is_
 
 @st.composite
 def dialogues(draw: Any) -> tuple[list[tuple[bool, int, list[bytes]]], int]:
-    pieces = st.lists(
-        st.binary(max_size=60) | st.integers(0, 70000).map(lambda count: (b"abcdefgh" * 8750)[:count]), min_size=1, max_size=3
-    )
+    pieces = st.lists(st.binary(max_size=60) | st.integers(0, 70000).map(lambda count: (b"abcdefgh" * 8750)[:count]), min_size=1, max_size=3)
     return draw(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 2]), pieces), max_size=6)), draw(st.integers(1, 40000))
 
 
@@ -134,9 +132,7 @@ def test_messages_come_out_as_they_were_said_whatever_the_cuts(dialogue: Any, de
         for at, piece in enumerate(pieces):
             event: Any = BytesMessage if opcode == 2 else TextMessage
             data: Any = piece if opcode == 2 else piece.decode("latin-1")
-            wire += writers[from_client].send(event(data=data, message_finished=at == len(pieces) - 1)) + writers[from_client].send(
-                Ping(b"p")
-            )
+            wire += writers[from_client].send(event(data=data, message_finished=at == len(pieces) - 1)) + writers[from_client].send(Ping(b"p"))
         for at in range(0, len(wire), max(step, len(wire) // 300 + 1)):
             recording.add_bytes(wire[at : at + max(step, len(wire) // 300 + 1)], from_client)
     recording.add_bytes(writers[False].send(CloseConnection(code=1001, reason="bye")), False)

@@ -199,11 +199,7 @@ def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: 
     client.sendall(b"GET /inside HTTP/1.1\r\nHost: two.example\r\n\r\n")
     assert read_answer(client).body == b"ok"
     outer = ("localhost" if tls else "127.0.0.1", other.port)
-    assert [line.line for line in other.asked] == [
-        b"CONNECT one.example:80 HTTP/1.1",
-        b"CONNECT two.example:80 HTTP/1.1",
-        b"GET /inside HTTP/1.1",
-    ]
+    assert [line.line for line in other.asked] == [b"CONNECT one.example:80 HTTP/1.1", b"CONNECT two.example:80 HTTP/1.1", b"GET /inside HTTP/1.1"]
     assert dialled == [outer]
     assert seen == [
         ("CONNECT", outer, "the outer one"),
@@ -218,14 +214,9 @@ def test_the_time_for_a_dial_is_said_once_whatever_else_is_said_of_dialling(lab:
         gevent.sleep(60)
 
     choice = UpstreamChoice(http=(way := UpstreamProxy("http", "proxy.example", 3128)), tunnel=way)
-    proxy = lab.proxy(
-        settings=ProxySettings(connect_timeout=0.2), dialing=DialSettings(resolve_timeout=60), resolver=never, upstreams=choice
-    )
+    proxy = lab.proxy(settings=ProxySettings(connect_timeout=0.2), dialing=DialSettings(resolve_timeout=60), resolver=never, upstreams=choice)
     port = lab.serve_proxy(proxy)
-    for request in (
-        b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n",
-    ):
+    for request in (b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n", b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"):
         client = lab.connect(port)
         begun = monotonic()
         client.sendall(request)

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 class Talk:
     """A client and a server of which each sends what it is given and keeps what came, to the other's end."""
 
-    def __init__(
-        self, lab: Lab, from_server: bytes, *, way: str = "plain", extensions: str = "", protocol: str = "websocket", **more: Any
-    ) -> None:
+    def __init__(self, lab: Lab, from_server: bytes, *, way: str = "plain", extensions: str = "", protocol: str = "websocket", **more: Any) -> None:
         self._lab = lab
         self._from_server = from_server
         self._head = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n"
@@ -90,10 +88,7 @@ def test_a_broken_frame_is_relayed_as_it_came_and_ends_the_record(lab: Lab, way:
     talk.run(from_client)
     assert talk.at_server == from_client and talk.at_client == from_server
     record = talk.flow.websocket
-    assert [bytes(message.content.data) for message in record.messages if message.complete and not message.from_client] == [
-        b"answer",
-        b"more",
-    ]
+    assert [bytes(message.content.data) for message in record.messages if message.complete and not message.from_client] == [b"answer", b"more"]
     assert [bytes(message.content.data) for message in record.messages if message.complete and message.from_client] == [b"before"]
     assert str(record.stopped).startswith("what the client sent cannot be read further: ")
 
@@ -106,9 +101,7 @@ def test_what_cannot_be_inflated_is_relayed_as_it_came(lab: Lab, extensions: str
     assert talk.at_client == from_server
     record = talk.flow.websocket
     if extensions == "permessage-deflate":
-        assert "cannot be inflated" in record.stopped and [
-            bytes(message.content.data) for message in record.messages if message.complete
-        ] == [b"question"]
+        assert "cannot be inflated" in record.stopped and [bytes(message.content.data) for message in record.messages if message.complete] == [b"question"]
     else:
         assert "x-of-its-own" in record.stopped and record.messages == []
 

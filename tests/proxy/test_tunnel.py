@@ -197,9 +197,7 @@ def test_the_end_of_one_direction_is_passed_on(lab: Lab, tls: bool, action: str)
 
     client = Connection.from_socket(lab.tunnel(lab.serve_proxy(proxy), f"localhost:{lab.serve_raw(serve)}"))
     if tls:
-        client = client.start_tls(
-            ClientContext(ca_file=str(lab.ca_file if action == "mitm" else lab.certificate.certfile)), server_hostname="localhost"
-        )
+        client = client.start_tls(ClientContext(ca_file=str(lab.ca_file if action == "mitm" else lab.certificate.certfile)), server_hostname="localhost")
     lab.clients.append(client)
     client.sendall(b"\x00" * 300_000)
     client.shutdown(socket.SHUT_WR)
@@ -468,7 +466,6 @@ def test_what_is_wrong_with_the_server_is_told_before_the_tunnel_stands(lab: Lab
     @proxy.on_connect()
     def decide(host: str, ctx: Any) -> Accept:
         if host.startswith("late."):
-
             def dial(host: str, port: int) -> Connection:
                 late.append(host)
                 raise Fault(Phase.TIMEOUT, "nobody answers")

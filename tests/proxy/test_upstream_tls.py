@@ -60,12 +60,7 @@ def test_certificates_may_be_chosen_by_the_servers_name(lab: Lab, tmp_path: Path
     by_host, general = people.leaf(common_name="for one"), people.leaf(common_name="for all")
     port = serve(lab, server_context(lab.certificate, people))
     settings = ProxySettings(upstream_cert=general.certfile, upstream_key=general.keyfile)
-    for name, certificate in (
-        ("localhost", b"for one"),
-        ("LOCALHOST.", b"for one"),
-        ("*.localhost", b"for all"),
-        ("other.example", b"for all"),
-    ):
+    for name, certificate in (("localhost", b"for one"), ("LOCALHOST.", b"for one"), ("*.localhost", b"for all"), ("other.example", b"for all")):
         road = Road(lab, "tls", port, settings=settings, upstream_certificates={name: by_host})
         assert road.ask(road.client()).body == certificate
 

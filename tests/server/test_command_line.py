@@ -19,12 +19,7 @@ APP = "tests.system.counted_app"
 
 def muxwsgi(*arguments: str, input: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [sys.executable, "-m", "muxwsgi", *arguments],
-        cwd=ROOT,
-        input=input,
-        capture_output=True,
-        timeout=30,
-        env={**os.environ, **environment},
+        [sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=30, env={**os.environ, **environment}
     )
 
 
@@ -48,10 +43,7 @@ def write(path: Path, text: str) -> str:
         (["rum"], r"there is no command 'rum'; did you mean 'run'\?$"),
         (["run", "tests.server.applications:asgi"], r"it is an ASGI application.*a2wsgi"),
         (["run", "tests.server.applications:asgi_object"], r"it is an ASGI application"),
-        (
-            ["run", "tests.server.applications:create_app"],
-            r"a factory is called with parentheses: tests\.server\.applications:create_app\(\)$",
-        ),
+        (["run", "tests.server.applications:create_app"], r"a factory is called with parentheses: tests\.server\.applications:create_app\(\)$"),
         (["check", "tests.server.applications:create_app"], r"a factory is called with parentheses"),
         (["check", "tests.server.applications:Site"], r"a factory is called with parentheses"),
         (["run", APP, "-b", "8000"], r"bind '8000': it is HOST:PORT.*; did you mean 127\.0\.0\.1:8000, or :8000"),
@@ -63,16 +55,10 @@ def write(path: Path, text: str) -> str:
         (["check", "-b", "unix:/no/such/folder/socket"], r"bind unix:/no/such/folder/socket: No such file"),
         (["check", "-b", "unix:/etc/passwd"], r"bind unix:/etc/passwd: there is a file that is no socket"),
         (["proxy", "--wsgi-app", "x"], r"wsgi_app: `muxwsgi proxy` serves no application"),
-        (
-            ["run", "apps.guestbook:create_app"],
-            r"not a WSGI application.*a factory is called with parentheses: apps\.guestbook:create_app\(\)",
-        ),
+        (["run", "apps.guestbook:create_app"], r"not a WSGI application.*a factory is called with parentheses: apps\.guestbook:create_app\(\)"),
         (["run", "json:dumps"], r"app 'json:dumps': it is not a WSGI application, which takes \(environ, start_response\)$"),
         (["run", "muxwsgi_inspector:create_proxy('/no/such/policy')"], r"app .*: /no/such/policy: No such file"),
-        (
-            ["run", "muxwsgi_inspector:create_proxy('apps/inspector-rules/policy.toml')", "--mount", f"/x={APP}"],
-            r"mount: a proxy has no paths",
-        ),
+        (["run", "muxwsgi_inspector:create_proxy('apps/inspector-rules/policy.toml')", "--mount", f"/x={APP}"], r"mount: a proxy has no paths"),
         (["run", f"{APP}:nothing"], r"'nothing' is not in module"),
         (["run", f"{APP}:BLOCK"], r"it is a bytes, not a callable"),
         (["run", f"{APP}:f(open('x'))"], r"literal arguments"),
@@ -109,10 +95,7 @@ def write(path: Path, text: str) -> str:
         (["proxy", "--client-certificates", "required"], r"client_certificates: no bind has TLS"),
         (["proxy", "--flows", "records", "--har", "./records"], r"flows, har and keylog: each needs a file of its own"),
         (["proxy", "--rules", "json"], r"rules 'json': the module has no `add_rules`; name it, as in json:NAME"),
-        (
-            ["proxy", "--rules", "apps.guestbook:create_app"],
-            r"rules 'apps\.guestbook:create_app': it is not a function that takes the proxy",
-        ),
+        (["proxy", "--rules", "apps.guestbook:create_app"], r"rules 'apps\.guestbook:create_app': it is not a function that takes the proxy"),
         (["explain"], r"either a FILE"),
         (["explain", "/no/such/file"], r"/no/such/file: No such file"),
         (["explain", "."], r"is a directory"),
@@ -262,10 +245,7 @@ def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
     records = ("--flows", str(tmp_path / "flows"), "--flow-filter", "~m GET", "--flow-rotate", "1000")
     done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", *records)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.decode()
-        == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
-    )
+    assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
     assert not (tmp_path / "flows").exists()
 
 
@@ -350,12 +330,7 @@ def test_help_and_version_need_no_gevent() -> None:
 
 def test_variables_that_kubernetes_sets_for_a_service_and_empty_ones_are_left_alone() -> None:
     addresses = {"SERVICE_HOST": "10.0.0.11", "SERVICE_PORT": "8000", "SERVICE_PORT_HTTP": "8000", "PORT": "tcp://10.0.0.11:8000"}
-    ports = {
-        "PORT_8000_TCP": "tcp://10.0.0.11:8000",
-        "PORT_8000_TCP_PROTO": "tcp",
-        "PORT_8000_TCP_PORT": "8000",
-        "PORT_8000_TCP_ADDR": "10.0.0.11",
-    }
+    ports = {"PORT_8000_TCP": "tcp://10.0.0.11:8000", "PORT_8000_TCP_PROTO": "tcp", "PORT_8000_TCP_PORT": "8000", "PORT_8000_TCP_ADDR": "10.0.0.11"}
     of_service = {f"{prefix}_{name}": value for prefix in ("MUXWSGI", "MUXWSGI_API") for name, value in (addresses | ports).items()}
     empty = {"MUXWSGI_KEEP_ALIVE": "", "MUXWSGI_BIND": "", "MUXWSGI_TLS": "", "MUXWSGI_CONFIG": "", "MUXWSGI_UNKNOWN": ""}
     assert collect({}, None, of_service | empty) == collect({}, None, {})

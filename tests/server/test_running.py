@@ -118,7 +118,9 @@ def test_plain_http_can_be_redirected_to_the_same_port(tmp_path: Path) -> None:
             answer = read_until_closed(sock)
             assert answer.startswith(b"HTTP/1.1 308 ")
             assert f"\r\nLocation: https://{expected}:{server.port}/path?x=1\r\n".encode() in answer
-        done = subprocess.run(["curl", "-sSLk", f"http://127.0.0.1:{server.port}/"], capture_output=True, timeout=20, check=True)
+        done = subprocess.run(
+            ["curl", "-sSLk", f"http://127.0.0.1:{server.port}/"], capture_output=True, timeout=20, check=True
+        )
         assert done.stdout == b"hello"
 
 
@@ -225,7 +227,7 @@ def test_a_bind_may_be_plain_beside_others_with_a_certificate(tmp_path: Path) ->
 
 def test_the_access_log_has_gunicorns_atoms_and_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    atoms = "%(h)s|%(l)s|%(u)s|%(r)s|%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(b)s|%(f)s|%(a)s|%(T)s|%(p)s|%({x-a}i)s|%({Content-Type}o)s|%({SERVER_NAME}e)s|100%%"
+    atoms = '%(h)s|%(l)s|%(u)s|%(r)s|%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(b)s|%(f)s|%(a)s|%(T)s|%(p)s|%({x-a}i)s|%({Content-Type}o)s|%({SERVER_NAME}e)s|100%%'
     with ServerProcess(APP, "--access-logfile", str(path), "--access-logformat", atoms) as server:
         with server.connect() as sock:
             sock.sendall(b'GET /?q=1 HTTP/1.1\r\nHost: a\r\nUser-Agent: "x"\r\nReferer: y\r\nX-A: \x9b31m\\\r\n\r\n')
@@ -258,19 +260,7 @@ def test_a_full_file_table_is_survived(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     log = tmp_path / "error.log"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "muxwsgi",
-            "run",
-            APP,
-            "-b",
-            f"127.0.0.1:{port}",
-            "--error-logfile",
-            str(log),
-            "--silence=http",
-            "--sniff-timeout=60",
-        ],
+        [sys.executable, "-m", "muxwsgi", "run", APP, "-b", f"127.0.0.1:{port}", "--error-logfile", str(log), "--silence=http", "--sniff-timeout=60"],
         cwd=ROOT,
         preexec_fn=few_files,
     )
@@ -409,9 +399,7 @@ def test_the_terminal_is_told_how_a_proxy_is_used_and_its_ca_trusted(tmp_path: P
     assert inside.rstrip().endswith("resp.")
 
 
-def test_client_certificates_reach_the_application_in_mod_ssls_names(
-    tmp_path: Path, make_certificate: Callable[[], CertificateFiles]
-) -> None:
+def test_client_certificates_reach_the_application_in_mod_ssls_names(tmp_path: Path, make_certificate: Callable[[], CertificateFiles]) -> None:
     authority = Authority(tmp_path)
     mine = authority.leaf("alice.example", common_name="alice")
     (tmp_path / "names.py").write_text(
@@ -421,16 +409,7 @@ def test_client_certificates_reach_the_application_in_mod_ssls_names(
         "    return [json.dumps({k: v for k, v in environ.items() if k.startswith('SSL_') or k == 'HTTPS'}).encode()]\n"
     )
     files = make_certificate()
-    options = [
-        "--certfile",
-        files.certfile,
-        "--client-certificates",
-        "required",
-        "--ca-certs",
-        authority.root,
-        "--pythonpath",
-        str(tmp_path),
-    ]
+    options = ["--certfile", files.certfile, "--client-certificates", "required", "--ca-certs", authority.root, "--pythonpath", str(tmp_path)]
     with ServerProcess("names:app", *options) as server:
         context = insecure_context()
         context.load_cert_chain(mine.certfile, mine.keyfile)

@@ -65,17 +65,9 @@ def said_to(server: muxwsgi.Server, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("sent", "kind", "line"),
     [
-        (
-            client_hello(),
-            "unmatched",
-            "closed: no route for what it sends: TLS on a port without TLS: use --certfile here, or http:// there",
-        ),
+        (client_hello(), "unmatched", "closed: no route for what it sends: TLS on a port without TLS: use --certfile here, or http:// there"),
         (b"\x00garbage", "unmatched", "closed: no route for what it sends: no known protocol, b'\\x00garbage'"),
-        (
-            b"\r\n\r\n\0\r\nQUIT\n!!!!",
-            "unmatched",
-            "closed: no route for what it sends: a PROXY protocol header: switch it off in the load balancer",
-        ),
+        (b"\r\n\r\n\0\r\nQUIT\n!!!!", "unmatched", "closed: no route for what it sends: a PROXY protocol header: switch it off in the load balancer"),
         (b"SSH-2.0-x\r\n", "unmatched", "closed: no route for what it sends: SSH"),
         (b"OPTIONS * RTSP/1.0\r\n\r\n", "unmatched", "closed: no route for what it sends: RTSP"),
         (b"GET foo HTTP/1.1\r\n\r\n", "refused", "its request was refused: 400: the Host field is missing"),
@@ -207,9 +199,7 @@ ALERT = 21
     ],
     ids=["empty record", "long record", "ServerHello", "version", "data"],
 )
-def test_what_begins_like_tls_gets_an_alert_where_tls_is_required(
-    start: Start, tls_bind: tuple[str, CertificateFiles], sent: bytes
-) -> None:
+def test_what_begins_like_tls_gets_an_alert_where_tls_is_required(start: Start, tls_bind: tuple[str, CertificateFiles], sent: bytes) -> None:
     server = start(bind=tls_bind[0])
     answer = said_to(server, sent)
     assert answer[0] == ALERT

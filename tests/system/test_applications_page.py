@@ -7,7 +7,7 @@ import pytest
 
 from tests.system.server_process import ROOT, ServerProcess
 
-APPLICATION = """
+APPLICATION = '''
 import contextvars, threading
 
 variable = contextvars.ContextVar("variable", default="nothing")
@@ -20,7 +20,7 @@ def application(environ, start_response):
     local.value = environ["PATH_INFO"]
     start_response("200 OK", [("Content-Length", str(len(found)))])
     return [found.encode()]
-"""
+'''
 
 
 def middleware() -> str:

@@ -245,13 +245,7 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 #: Options on the pages that are other programs'.
-FOREIGN = {
-    "--wheel": "build",
-    "--version": "muxwsgi's own, made by click",
-    "--on-timeout": "sslh",
-    "--rounds": "tests.bench",
-    "--help": "click",
-}
+FOREIGN = {"--wheel": "build", "--version": "muxwsgi's own, made by click", "--on-timeout": "sslh", "--rounds": "tests.bench", "--help": "click"}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -81,3 +81,4 @@ def test_any_cut_of_any_bytes_reaches_the_same_hijacker_whole(
 
 def test_the_installed_hijackers_are_found() -> None:
     assert {"echo", "resp"} <= {plugin.name for plugin in discover()}
+

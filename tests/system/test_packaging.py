@@ -53,9 +53,7 @@ def test_the_plain_wheel_of_the_sdist_is_installed_and_answers(sdist: Path, tmp_
     # An environment of its own, which borrows what muxwsgi needs from this one.
     folder = tmp_path / "environment"
     venv.create(folder, with_pip=False, symlinks=True)
-    run(
-        sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet", "--no-deps", "--no-index", str(wheel)
-    )
+    run(sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet", "--no-deps", "--no-index", str(wheel))
     (packages,) = folder.glob("lib/python*/site-packages")
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")

@@ -129,9 +129,7 @@ def ask(client: Any, *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("redis", [False, True], ids=["", "beside Redis"])
 @pytest.mark.parametrize("name", LINES)
-def test_a_request_line_gets_what_it_deserves_first_or_later_whole_or_cut_anywhere(
-    door: Callable[..., Any], name: str, redis: bool
-) -> None:
+def test_a_request_line_gets_what_it_deserves_first_or_later_whole_or_cut_anywhere(door: Callable[..., Any], name: str, redis: bool) -> None:
     line, status = LINES[name]
     sent = line + FIELDS
     assert statuses(ask(door(redis), FIRST, sent)) == [200, status]
@@ -177,9 +175,7 @@ def test_redis_keeps_what_is_redis(door: Callable[..., Any], sent: bytes, answer
             assert got == answer
 
 
-@pytest.mark.parametrize(
-    "line", [b"OPTIONS * RTSP/1.0\r\n", b"OPTIONS rtsp://a/b RTSP/1.0\r\n", b"OPTIONS sip:a@b SIP/2.0\r\n", b"SOURCE /a ICE/1.0\r\n"]
-)
+@pytest.mark.parametrize("line", [b"OPTIONS * RTSP/1.0\r\n", b"OPTIONS rtsp://a/b RTSP/1.0\r\n", b"OPTIONS sip:a@b SIP/2.0\r\n", b"SOURCE /a ICE/1.0\r\n"])
 def test_rtsp_sip_and_icecast_are_not_http(line: bytes, make_certificate: Any) -> None:
     got: list[bytes] = []
 
@@ -202,9 +198,7 @@ def test_rtsp_sip_and_icecast_are_not_http(line: bytes, make_certificate: Any) -
 # How long first bytes may take
 
 
-def serving(
-    stack: ExitStack, *hijackers: Any, sniff: float = 0.2, head: float = 4.0, **more: Any
-) -> tuple[muxwsgi.Server, Callable[[], Any]]:
+def serving(stack: ExitStack, *hijackers: Any, sniff: float = 0.2, head: float = 4.0, **more: Any) -> tuple[muxwsgi.Server, Callable[[], Any]]:
     wanted = ServerSettings(http=HTTPSettings(request_head_timeout=head, linger=0.2), mux=MuxSettings(sniff_timeout=sniff), **more)
     server = muxwsgi.Server(says_the_method, ["127.0.0.1:0"], hijackers=list(hijackers), settings=wanted)
     server.start()
@@ -215,9 +209,7 @@ def serving(
 
 @pytest.mark.parametrize("begin", [b"", b"GE", b"BREW /", b"\r\n", b"GET foo HTT"])
 def test_a_client_that_pauses_in_its_first_bytes_is_served(begin: bytes) -> None:
-    line = begin + {b"": b"GET / HTTP/1.1", b"GE": b"T / HTTP/1.1", b"BREW /": b" HTTP/1.1", b"\r\n": b"GET / HTTP/1.1"}.get(
-        begin, b"P/1.1"
-    )
+    line = begin + {b"": b"GET / HTTP/1.1", b"GE": b"T / HTTP/1.1", b"BREW /": b" HTTP/1.1", b"\r\n": b"GET / HTTP/1.1"}.get(begin, b"P/1.1")
     with ExitStack() as stack:
         _, connect = serving(stack, head=30.0)
         client = connect()

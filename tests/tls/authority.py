@@ -27,12 +27,7 @@ class Authority:
         Path(self.root).write_bytes(self._root.public_bytes(Encoding.PEM))
 
     def leaf(
-        self,
-        *names: str | x509.GeneralName,
-        common_name: str | None = None,
-        since: int = -20,
-        days: int = 10,
-        passphrase: bytes | None = None,
+        self, *names: str | x509.GeneralName, common_name: str | None = None, since: int = -20, days: int = 10, passphrase: bytes | None = None
     ) -> CertificateFiles:
         """A leaf for `names` (texts are addresses or host names), with its chain, valid from day `since` to day `days` from now on."""
         key = ec.generate_private_key(ec.SECP256R1())

@@ -124,11 +124,7 @@ def test_a_list_of_names_that_cannot_be_read_is_for_no_host(authority: Authority
     certificate = x509.load_pem_x509_certificate(Path(authority.leaf("a.example", "bxcher.example").certfile).read_bytes())
     assert is_certificate_for(certificate, "a.example")
     der = certificate.public_bytes(Encoding.DER)
-    for written, broken in (
-        (b"bxcher.", b"b\xfccher."),
-        (b"\x82\x0ebxcher.", b"\x85\x0ebxcher."),
-        (b"\x82\x0ebxcher.", b"\x87\x0ebxcher."),
-    ):
+    for written, broken in ((b"bxcher.", b"b\xfccher."), (b"\x82\x0ebxcher.", b"\x85\x0ebxcher."), (b"\x82\x0ebxcher.", b"\x87\x0ebxcher.")):
         assert written in der
         assert not is_certificate_for(x509.load_der_x509_certificate(der.replace(written, broken)), "a.example")
 
@@ -149,20 +145,12 @@ def test_without_verification_the_certificate_is_known_and_said_to_be_unverified
 
 def test_names_are_sent_as_sni_and_addresses_are_not(authority: Authority) -> None:
     server = ServerContext(settings(authority.leaf("a.example")))
-    sent = {
-        "A.Example.": "a.example",
-        "bücher.example": "xn--bcher-kva.example",
-        "a_b.example": "a_b.example",
-        "127.0.0.1": None,
-        "::1": None,
-    }
+    sent = {"A.Example.": "a.example", "bücher.example": "xn--bcher-kva.example", "a_b.example": "a_b.example", "127.0.0.1": None, "::1": None}
     for name, sni in sent.items():
         assert connect(ClientContext(verify=False), server, name)[1].sni == sni
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "a..example", "a b.example", "a.example\n", "a\0.example", "x" * 64 + ".example", "a." * 127 + "a"]
-)
+@pytest.mark.parametrize("name", ["", ".", "a..example", "a b.example", "a.example\n", "a\0.example", "x" * 64 + ".example", "a." * 127 + "a"])
 def test_what_cannot_be_a_name_is_a_value_error_and_nothing_is_sent(name: str) -> None:
     for verify in (True, False):
         with pytest.raises(ValueError, match="neither a host name nor an address"):

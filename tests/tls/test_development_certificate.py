@@ -157,7 +157,9 @@ def test_processes_that_start_at_once_serve_the_same_one(folder: Path) -> None:
         "from muxwsgi.wire.certificates import development_certificate\n"
         "files = development_certificate(); print(hash(1)); print(open(files.certfile).read())"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("x")

@@ -71,9 +71,7 @@ def test_the_whole_chain_is_sent_for_every_name(authority: Authority, stranger: 
 
 
 def test_alpn_follows_the_servers_order_and_is_not_forced(authority: Authority) -> None:
-    server = ServerContext(
-        settings(authority.leaf("a.example"), authority.leaf("b.example"), unknown_alpn="ignore"), alpn=["redis", "http/1.1"]
-    )
+    server = ServerContext(settings(authority.leaf("a.example"), authority.leaf("b.example"), unknown_alpn="ignore"), alpn=["redis", "http/1.1"])
     for name in ("a.example", "b.example"):
         for offered, agreed in ((["http/1.1", "redis"], "redis"), (["h2", "http/1.1"], "http/1.1"), (["h2"], None), ([], None)):
             client = client_context(authority)
@@ -195,10 +193,7 @@ def test_what_is_wrong_with_the_files_is_said_in_one_line(authority: Authority, 
         (locked.certfile, locked.keyfile, ["keyfile", locked.keyfile, "encrypted"]),
         (good.certfile, old_locked, ["keyfile", old_locked, "encrypted"]),
     ):
-        for files in (
-            (CertificateFiles(certfile=certfile, keyfile=keyfile),),
-            (good, CertificateFiles(certfile=certfile, keyfile=keyfile)),
-        ):
+        for files in ((CertificateFiles(certfile=certfile, keyfile=keyfile),), (good, CertificateFiles(certfile=certfile, keyfile=keyfile))):
             with pytest.raises(OperatorError) as caught:
                 ServerContext(settings(*files))
             assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -60,9 +60,7 @@ def test_a_flood_of_key_updates_leaves_others_their_turn(server_context: ServerC
     client.finish()
 
 
-def test_a_flood_of_key_updates_inside_another_stream_leaves_others_their_turn(
-    server_context: ServerContext, turns: Callable[[], int]
-) -> None:
+def test_a_flood_of_key_updates_inside_another_stream_leaves_others_their_turn(server_context: ServerContext, turns: Callable[[], int]) -> None:
     server, client = tcp_pair()
     shaking = gevent.spawn(HandmadeClient, client)
     assert server.peek(1) == b"\x16", "read ahead: TLS goes through memory from here on"
@@ -116,9 +114,7 @@ def test_a_resumed_session_does_not_outlive_the_clients_certificate(
 
 
 @pytest.mark.parametrize("last", ["close", "send", "send much", "shutdown"])
-def test_a_connection_that_was_reset_leaves_no_error_for_the_next_one(
-    make_pair: Callable[[str], tuple[Connection, Connection]], last: str
-) -> None:
+def test_a_connection_that_was_reset_leaves_no_error_for_the_next_one(make_pair: Callable[[str], tuple[Connection, Connection]], last: str) -> None:
     victim, bystander = make_pair("tls")
     server, client = make_pair("tls")
     bystander.sendall(b"I am here")

@@ -101,7 +101,9 @@ def test_redis_py_talks_through_a_connection(pair: Pair, protocol: int) -> None:
                     server.sendall(b"+OK\r\n")
 
     serving = gevent.spawn(serve)
-    pool = redis.ConnectionPool(connection_class=ConnectionForRedis, stream=client, protocol=protocol, socket_timeout=5, max_connections=1)
+    pool = redis.ConnectionPool(
+        connection_class=ConnectionForRedis, stream=client, protocol=protocol, socket_timeout=5, max_connections=1
+    )
     with redis.Redis(connection_pool=pool) as db:
         value = b"\r\n\x00binary" * 20_000
         assert db.set("key", value)

@@ -313,7 +313,9 @@ class NoLock:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
-def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(listen: Listen, error: Exception) -> None:
+def test_accepting_goes_on_after_a_failure_that_can_be_logged_only_later(
+    listen: Listen, error: Exception
+) -> None:
     busy = Semaphore(1)
 
     class WaitingHandler(logging.Handler):

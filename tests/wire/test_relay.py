@@ -57,9 +57,7 @@ def test_who_resets_before_saying_the_end_is_an_error(pairs: tuple[Pair, Pair]) 
     assert isinstance(result.error, ConnectionResetError), result
 
 
-def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(
-    pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     client, server = pairs
     waited: list[float] = []
     wait = gevent.wait

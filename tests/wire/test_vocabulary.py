@@ -104,11 +104,7 @@ def test_a_send_in_tls_cannot_be_without_waiting_and_says_so(make_pair: Callable
 
 def test_flags_that_mean_something_else_are_refused_in_words(pair: Pair) -> None:
     server, _client = pair
-    for use in (
-        lambda: server.recv(1, socket.MSG_OOB),
-        lambda: server.sendall(b"x", socket.MSG_OOB),
-        lambda: server.send(b"x", socket.MSG_EOR),
-    ):
+    for use in (lambda: server.recv(1, socket.MSG_OOB), lambda: server.sendall(b"x", socket.MSG_OOB), lambda: server.send(b"x", socket.MSG_EOR)):
         with pytest.raises(ValueError, match="flags that a Connection knows"):
             use()
 
@@ -299,12 +295,7 @@ def in_a_thread(function: Callable[[], Any]) -> Any:
 
 def test_another_thread_is_told_what_to_use(pair: Pair) -> None:
     server, client = pair
-    waits: list[Callable[[], Any]] = [
-        lambda: server.recv(1),
-        lambda: server.recv(1, socket.MSG_WAITALL),
-        lambda: server.peek(1),
-        server.as_socket,
-    ]
+    waits: list[Callable[[], Any]] = [lambda: server.recv(1), lambda: server.recv(1, socket.MSG_WAITALL), lambda: server.peek(1), server.as_socket]
     for use in (*waits, lambda: server.makefile("rb", buffering=0).read(1)):
         told = in_a_thread(use)
         assert isinstance(told, RuntimeError) and "as_socket()" in str(told), told

@@ -267,7 +267,9 @@ class HTTP1:
         environ["wsgi.input"] = Input(body)
         return body
 
-    def _answer_for(self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes) -> bool:
+    def _answer_for(
+        self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes
+    ) -> bool:
         """Answer for what went wrong in an exchange. Whether the connection is still in order.
 
         The application has had the environ, so nothing is looked up there: `raw` is the request's head.

@@ -48,7 +48,9 @@ class LeafTemplate:
             ]
         )
 
-    def mint(self, subject: x509.Name, alternative: x509.SubjectAlternativeName, serial: int, begins: datetime, ends: datetime) -> bytes:
+    def mint(
+        self, subject: x509.Name, alternative: x509.SubjectAlternativeName, serial: int, begins: datetime, ends: datetime
+    ) -> bytes:
         """A signed certificate in DER. Dates are in UTC, and whole seconds of them count."""
         to_be_signed = _encoded(
             SEQUENCE,

@@ -58,7 +58,9 @@ class FrontPage:
     Everything else is 404, methods other than GET and HEAD are 405.
     """
 
-    def __init__(self, *, direct: Iterable[str] = (), ca_pem: Certificate | None = None, ca_der: Certificate | None = None) -> None:
+    def __init__(
+        self, *, direct: Iterable[str] = (), ca_pem: Certificate | None = None, ca_der: Certificate | None = None
+    ) -> None:
         """`direct` are hosts that browsers reach without the proxy, as in `pac`. `ca_pem` and `ca_der` give the certificate, None
         where there is none.
 

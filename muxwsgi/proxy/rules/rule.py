@@ -58,7 +58,6 @@ FrameFunction = Callable[["Frame", Context], "Frame | Passage | None"]
 #: None lets the next rule answer for it, and the proxy at last.
 ErrorFunction = Callable[["Fault", Context], "AnyResponse | None"]
 
-
 @dataclass(frozen=True, slots=True)
 class MountedApp:
     """An application answers `request` in the upstream's place: `app(request.to_environ(), start_response)`."""
@@ -187,3 +186,4 @@ def _callable(function: Function) -> Function:
 def name_of(function: object) -> str:
     """How to speak of a rule's function in an error."""
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+

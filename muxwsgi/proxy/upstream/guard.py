@@ -98,7 +98,9 @@ class Guard:
     everywhere. All others may not go to special addresses: see `Kind`. Those of this machine are such, public or not.
     """
 
-    def __init__(self, own: Callable[[], Collection[tuple[str, int]]] = tuple, allow: Iterable[str] = (), private: bool = False) -> None:
+    def __init__(
+        self, own: Callable[[], Collection[tuple[str, int]]] = tuple, allow: Iterable[str] = (), private: bool = False
+    ) -> None:
         """`own` gives the (address, port) of all our listening sockets, as `getsockname()` has them, wildcards among them.
 
         allow       networks in CIDR notation that every client may go to, whatever they are

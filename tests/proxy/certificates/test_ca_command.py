@@ -54,16 +54,7 @@ def test_init_makes_one_that_signs_and_says_where_it_is_and_how_to_trust_it(ca: 
     authority = Authority.load(ca.folder)
     verify(Leaves(authority).get("a.example").certificate, ca.folder / "ca.pem")
     fingerprint = authority.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    for text in (
-        str(ca.folder / "ca.pem"),
-        fingerprint,
-        "O=ACME",
-        "EC secp256r1",
-        "curl --cacert",
-        "update-ca-certificates",
-        "certutil",
-        "REQUESTS",
-    ):
+    for text in (str(ca.folder / "ca.pem"), fingerprint, "O=ACME", "EC secp256r1", "curl --cacert", "update-ca-certificates", "certutil", "REQUESTS"):
         assert text in said
     assert "exists already" in ca.refused("init")
     assert Authority.load(ca.folder).certificate == authority.certificate

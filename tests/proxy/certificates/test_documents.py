@@ -40,11 +40,7 @@ def test_every_command_and_alert_is_listed() -> None:
 
 
 def test_the_patterns_are_patterns() -> None:
-    patterns = [
-        text.replace("\\|", "|")
-        for cell in re.findall(r"^\| (`.*`) \| (?:that|every) host", PAGE, re.M)
-        for text in re.findall(r"`(.*?)`", cell)
-    ]
+    patterns = [text.replace("\\|", "|") for cell in re.findall(r"^\| (`.*`) \| (?:that|every) host", PAGE, re.M) for text in re.findall(r"`(.*?)`", cell)]
     assert len(patterns) == 4
     listed = PassThrough(patterns)
     assert all(listed.covers(host) for host in ("bank.example", "192.0.2.7", "a.b.bank.example", "bank12.example"))

@@ -30,9 +30,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_both_sides_log_the_same_secrets(
-    leaves: Leaves, own: CertificateFiles, path: Path, tmp_path: Path, version: ssl.TLSVersion
-) -> None:
+def test_both_sides_log_the_same_secrets(leaves: Leaves, own: CertificateFiles, path: Path, tmp_path: Path, version: ssl.TLSVersion) -> None:
     log = KeyLog(path)
     context = LeafContext(leaves, own={"own.example": own}, key_log=log)
     theirs = client_context(None, version)

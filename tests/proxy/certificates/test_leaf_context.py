@@ -61,10 +61,7 @@ def test_the_fast_way_is_the_one_in_use() -> None:
 
 def test_curl_takes_a_leaf_for_a_name_and_one_for_an_address(context: LeafContext, folder: Path) -> None:
     with serving(lambda: context.for_host("site.example", ("127.0.0.1",))) as (port, seen):
-        for url, more in (
-            (f"https://site.example:{port}/", ["--resolve", f"site.example:{port}:127.0.0.1"]),
-            (f"https://127.0.0.1:{port}/", []),
-        ):
+        for url, more in ((f"https://site.example:{port}/", ["--resolve", f"site.example:{port}:127.0.0.1"]), (f"https://127.0.0.1:{port}/", [])):
             command = ["curl", "-sS", "--noproxy", "*", "--max-time", "20", "--cacert", str(folder / "ca.pem"), *more, url]
             done = subprocess.run(command, capture_output=True, timeout=30, check=False)
             assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr

@@ -38,9 +38,7 @@ def keys() -> list[Key]:
     return [ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)]
 
 
-@given(
-    data=st.data(), subject=subjects, alternative=alternatives, serial=serials, moments=st.lists(dates, min_size=2, max_size=2).map(sorted)
-)
+@given(data=st.data(), subject=subjects, alternative=alternatives, serial=serials, moments=st.lists(dates, min_size=2, max_size=2).map(sorted))
 def test_a_leaf_is_what_the_builder_makes(
     authorities: list[Authority],
     keys: list[Key],

@@ -92,9 +92,7 @@ def test_refusals_that_are_far_apart_do_not_add_up(clock: Clock) -> None:
     assert learning.rejected("a.example", UNKNOWN_CA)
 
 
-@pytest.mark.parametrize(
-    "reason", [GONE, "TLS handshake: no shared cipher", "TLS handshake: tlsv1 alert protocol version", "unknown ca", ""]
-)
+@pytest.mark.parametrize("reason", [GONE, "TLS handshake: no shared cipher", "TLS handshake: tlsv1 alert protocol version", "unknown ca", ""])
 def test_only_an_alert_about_the_certificate_is_learned_from(reason: str) -> None:
     learning = PassThrough(learn_after=2)
     for _ in range(10):

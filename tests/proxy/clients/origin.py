@@ -119,9 +119,7 @@ def git(environ: Environ) -> Answer:
     body = environ["wsgi.input"].read()
     if not length and body:
         length = {"CONTENT_LENGTH": str(len(body))}
-    done = subprocess.run(
-        ["git", "http-backend"], env=variables | fields | length, input=body, capture_output=True, timeout=PATIENCE, check=True
-    )
+    done = subprocess.run(["git", "http-backend"], env=variables | fields | length, input=body, capture_output=True, timeout=PATIENCE, check=True)
     head, _, content = done.stdout.partition(b"\r\n\r\n")
     found = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n"))
     return found.pop("Status", "200 OK"), list(found.items()), [content]

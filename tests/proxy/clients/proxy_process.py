@@ -99,19 +99,12 @@ class ProxyProcess(ServerProcess):
     flows   what it has logged
     """
 
-    def __init__(
-        self, trust: Trust, folder: Path, *options: str, app: str | None = None, mitm: bool = True, bind_options: str = ""
-    ) -> None:
+    def __init__(self, trust: Trust, folder: Path, *options: str, app: str | None = None, mitm: bool = True, bind_options: str = "") -> None:
         self.trust = trust
         self.flows = FlowReader(folder / "flows.jsonl")
         own = ["--graceful-timeout=2"]
         if app is None:
-            own += [
-                f"--flows={folder / 'flows.jsonl'}",
-                f"--ca-folder={trust.ca_folder}",
-                f"--upstream-ca={trust.root}",
-                *(["--mitm"] if mitm else []),
-            ]
+            own += [f"--flows={folder / 'flows.jsonl'}", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", *(["--mitm"] if mitm else [])]
         super().__init__(app, *own, *options, bind_options=bind_options, environment=dict.fromkeys(_VARIABLES, ""))
 
     @property

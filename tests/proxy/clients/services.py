@@ -94,13 +94,9 @@ class Nginx:
     @contextmanager
     def start(cls, folder: Path, root: Path, certificate: CertificateFiles) -> Iterator["Nginx"]:
         ports = dict(zip(("port", "tls_port", "http2_port"), free_ports(3), strict=True))
-        (folder / "nginx.conf").write_text(
-            _NGINX.format(user=getpass.getuser(), folder=folder, root=root, certificate=certificate, **ports)
-        )
+        (folder / "nginx.conf").write_text(_NGINX.format(user=getpass.getuser(), folder=folder, root=root, certificate=certificate, **ports))
         nginx = program("nginx", "nginx-light")
-        with running(
-            nginx, "-c", folder / "nginx.conf", "-e", "stderr", log=folder / "log", ready=lambda: all(map(listens, ports.values()))
-        ):
+        with running(nginx, "-c", folder / "nginx.conf", "-e", "stderr", log=folder / "log", ready=lambda: all(map(listens, ports.values()))):
             yield cls(**ports)
 
 
@@ -117,18 +113,7 @@ class Redis:
         port, tls_port = free_ports(2)
         command = (
             *(program("redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", port, "--tls-port", tls_port),
-            *(
-                "--tls-cert-file",
-                certificate.certfile,
-                "--tls-key-file",
-                certificate.keyfile,
-                "--tls-auth-clients",
-                "no",
-                "--save",
-                "",
-                "--dir",
-                folder,
-            ),
+            *("--tls-cert-file", certificate.certfile, "--tls-key-file", certificate.keyfile, "--tls-auth-clients", "no", "--save", "", "--dir", folder),
         )
         with running(*map(str, command), log=folder / "redis.log", ready=lambda: listens(port) and listens(tls_port)):
             yield cls(port, tls_port)
@@ -210,17 +195,7 @@ class SSH:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it wants an empty folder there, which a service would make
         client = [
-            *(
-                "ssh",
-                "-F",
-                "none",
-                "-i",
-                str(folder / "user"),
-                "-o",
-                f"UserKnownHostsFile={folder / 'known'}",
-                "-o",
-                "GlobalKnownHostsFile=none",
-            ),
+            *("ssh", "-F", "none", "-i", str(folder / "user"), "-o", f"UserKnownHostsFile={folder / 'known'}", "-o", "GlobalKnownHostsFile=none"),
             *("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "HostKeyAlias=inside", "-o", "ConnectTimeout=20", "-p", str(port)),
         ]
         sshd = program("sshd", "openssh-server")  # which insists on an absolute path

@@ -41,9 +41,7 @@ def profile(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("way", ["http", "socks5"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_page_and_all_that_it_loads(
-    scheme: str, way: str, trust: Trust, proxy: ProxyProcess, origin: ServerProcess, profile: Path
-) -> None:
+def test_a_page_and_all_that_it_loads(scheme: str, way: str, trust: Trust, proxy: ProxyProcess, origin: ServerProcess, profile: Path) -> None:
     name = f"{scheme}-{way}"
     url = f"{scheme}://localhost:{origin.port}/page?{name}"
     with Chromium(profile, trust, url, f"--proxy-server={way}://{proxy.address}", TO_LOOPBACK_TOO) as browser:
@@ -76,9 +74,7 @@ def test_a_page_through_a_proxy_that_speaks_tls(trust: Trust, start_proxy: Start
         assert outcome(browser, origin, "secure") == WORKED
 
 
-def test_rules_rewrite_the_page_and_what_its_websocket_says(
-    trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path
-) -> None:
+def test_rules_rewrite_the_page_and_what_its_websocket_says(trust: Trust, start_proxy: StartProxy, origin: ServerProcess, profile: Path) -> None:
     proxy = start_proxy(app=f"tests.proxy.clients.filters:create_proxy({str(trust.ca_folder)!r}, {str(trust.root)!r})")
     url = f"https://site.test:{origin.port}/page?rewritten"  # which the proxy alone can resolve
     with Chromium(profile, trust, url, f"--proxy-server={proxy.url}") as browser:

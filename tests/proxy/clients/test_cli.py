@@ -106,9 +106,7 @@ def test_flows_and_a_har_file_hold_what_a_filter_lets_through(start_proxy: Start
     assert proxy.flows()[0]["forth"]["text"] == "the body"
     assert proxy.stop() == 0
     entries = json.loads(har.read_text())["log"]["entries"]
-    assert [(entry["request"]["method"], entry["request"]["url"], entry["response"]["status"]) for entry in entries] == [
-        ("POST", url, 200)
-    ] * 2
+    assert [(entry["request"]["method"], entry["request"]["url"], entry["response"]["status"]) for entry in entries] == [("POST", url, 200)] * 2
     assert entries[0]["request"]["postData"]["text"] == "the body"
     assert har.stat().st_mode & 0o777 == 0o600
 
@@ -172,9 +170,7 @@ def test_a_host_whose_clients_refuse_our_leaf_is_passed_through_after_a_while(st
 def test_a_leaf_may_have_the_names_of_the_server(start_proxy: StartProxy, origin: ServerProcess) -> None:
     for options, names in (((), {"localhost"}), (("--mimic",), {"localhost", "site.test", "127.0.0.1", "10.77.2.2", "FD77:2:0:0:0:0:0:2"})):
         proxy = start_proxy(*options)
-        done = run(
-            "openssl", "s_client", "-proxy", proxy.address, "-connect", f"localhost:{origin.port}", "-servername", "localhost", input=""
-        )
+        done = run("openssl", "s_client", "-proxy", proxy.address, "-connect", f"localhost:{origin.port}", "-servername", "localhost", input="")
         shown = run("openssl", "x509", "-noout", "-ext", "subjectAltName", input=done.stdout)
         assert set(re.findall(r"(?:DNS|IP Address):(\S+?)(?:,|\s)", shown.stdout)) == names, (done.stderr, shown)
 
@@ -232,15 +228,7 @@ def test_through_a_second_one_of_ours(way: str, start_proxy: StartProxy, origin:
 
 def test_the_environment_says_which_proxy(trust: Trust, start_proxy: StartProxy, origin: ServerProcess) -> None:
     far = start_proxy(mitm=False)
-    variables = {
-        "HTTPS_PROXY": far.url,
-        "https_proxy": "",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "",
-        "http_proxy": "",
-        "ALL_PROXY": "",
-        "all_proxy": "",
-    }
+    variables = {"HTTPS_PROXY": far.url, "https_proxy": "", "NO_PROXY": "127.0.0.1", "no_proxy": "", "http_proxy": "", "ALL_PROXY": "", "all_proxy": ""}
     options = ("--mitm", f"--ca-folder={trust.ca_folder}", f"--upstream-ca={trust.root}", "--graceful-timeout=1")
     with ServerProcess(None, *options, environment=variables) as near:
         for name in ("127.0.0.1", "localhost"):
@@ -256,9 +244,7 @@ def test_the_environment_says_which_proxy(trust: Trust, start_proxy: StartProxy,
 def tunnelled(proxy: ProxyProcess, origin: ServerProcess, path: str) -> "subprocess.Popen[str]":
     """curl, whose output can be read as it comes."""
     command = ["curl", "-sSN", "-m", "30", "--noproxy", "", "--proxy", proxy.url, "--cacert", str(proxy.trust.ca)]
-    return subprocess.Popen(
-        [*command, f"https://localhost:{origin.port}{path}"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*command, f"https://localhost:{origin.port}{path}"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_sigterm_lets_what_runs_end(start_proxy: StartProxy, origin: ServerProcess) -> None:

@@ -48,15 +48,11 @@ def test_a_server_that_is_seen_through_has_its_own_certificate_and_ours_is_shown
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize(
-    "framing", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect: 100-continue"]], ids=["length", "chunks", "expect"]
-)
+@pytest.mark.parametrize("framing", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect: 100-continue"]], ids=["length", "chunks", "expect"])
 def test_a_body_arrives_as_it_was_sent(scheme: str, framing: list[str], proxy: ProxyProcess, origin: ServerProcess, tmp_path: Path) -> None:
     body = os.urandom(300_000)
     (tmp_path / "body").write_bytes(body)
-    done = curl(
-        proxy.url, *framing, "--data-binary", f"@{tmp_path / 'body'}", f"{scheme}://localhost:{origin.port}/seen", ca=proxy.trust.ca
-    )
+    done = curl(proxy.url, *framing, "--data-binary", f"@{tmp_path / 'body'}", f"{scheme}://localhost:{origin.port}/seen", ca=proxy.trust.ca)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["head"][0] == "POST /seen HTTP/1.1"
@@ -88,19 +84,11 @@ def test_one_tunnel_carries_many_requests_and_one_upstream_connection_answers_th
     assert len({json.loads(told)["connection"] for told in lines[::2]}) == 1
 
 
-def test_what_is_between_the_client_and_the_proxy_goes_no_further(
-    start_proxy: StartProxy, origin: ServerProcess, password_file: Path
-) -> None:
+def test_what_is_between_the_client_and_the_proxy_goes_no_further(start_proxy: StartProxy, origin: ServerProcess, password_file: Path) -> None:
     proxy = start_proxy(f"--proxy-auth={password_file}")
     for scheme in ("http", "https"):
         done = curl(
-            proxy.url,
-            "--proxy-user",
-            f"{USER}:{PASSWORD}",
-            "-H",
-            "X-Own: Case",
-            f"{scheme}://localhost:{origin.port}/seen",
-            ca=proxy.trust.ca,
+            proxy.url, "--proxy-user", f"{USER}:{PASSWORD}", "-H", "X-Own: Case", f"{scheme}://localhost:{origin.port}/seen", ca=proxy.trust.ca
         )
         assert done.returncode == 0, done.stderr
         names = [line.partition(":")[0] for line in json.loads(done.stdout)["head"][1:] if line]
@@ -121,12 +109,7 @@ def test_a_user_and_a_password_over_http(scheme: str, start_proxy: StartProxy, o
     assert "407" in wrong.stdout.splitlines()[-1]
     asked = curl(proxy.url, "--proxy-anyauth", "--proxy-user", f"{USER}:{PASSWORD}", url, ca=proxy.trust.ca)  # waits for the 407
     assert asked.stdout == f"the page of localhost:{origin.port}\n", asked.stderr
-    assert (
-        proxy.flows.first(lambda flow: flow["kind"] == "http" and flow["response"] is not None and flow["response"]["status"] == 200)[
-            "identity"
-        ]
-        == USER
-    )
+    assert proxy.flows.first(lambda flow: flow["kind"] == "http" and flow["response"] is not None and flow["response"]["status"] == 200)["identity"] == USER
 
 
 def test_a_user_and_a_password_over_socks(start_proxy: StartProxy, origin: ServerProcess, password_file: Path) -> None:

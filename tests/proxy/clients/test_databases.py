@@ -46,19 +46,7 @@ def test_redis_is_relayed(way: str, proxy: ProxyProcess, redis: Redis, tmp_path:
 
 @ways
 def test_redis_in_tls_is_looked_into_and_relayed_in_tls_again(way: str, proxy: ProxyProcess, redis: Redis, tmp_path: Path) -> None:
-    command = (
-        "redis-cli",
-        "--tls",
-        "--cacert",
-        proxy.trust.ca,
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(redis.tls_port),
-        "set",
-        f"tls-{way}",
-        "stored",
-    )
+    command = ("redis-cli", "--tls", "--cacert", proxy.trust.ca, "-h", "127.0.0.1", "-p", str(redis.tls_port), "set", f"tls-{way}", "stored")
     done = chained(way, proxy, tmp_path, *command)
     assert done.stdout == "OK\n", done
     assert run("redis-cli", "-p", str(redis.port), "get", f"tls-{way}").stdout == "stored\n"

@@ -11,12 +11,7 @@ from tests.system.server_process import ServerProcess
 
 def git(*arguments: str | Path, home: Path) -> str:
     """git as somebody without any configuration has it; what it has printed."""
-    person = {
-        "GIT_AUTHOR_NAME": "Ann",
-        "GIT_AUTHOR_EMAIL": "ann@example.com",
-        "GIT_COMMITTER_NAME": "Ann",
-        "GIT_COMMITTER_EMAIL": "ann@example.com",
-    }
+    person = {"GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_EMAIL": "ann@example.com", "GIT_COMMITTER_NAME": "Ann", "GIT_COMMITTER_EMAIL": "ann@example.com"}
     done = run("git", *arguments, env=environment(HOME=str(home), GIT_CONFIG_NOSYSTEM="1", GIT_TERMINAL_PROMPT="0", **person))
     assert done.returncode == 0, f"git {arguments}: {done.stderr}"
     return str(done.stdout)

@@ -52,9 +52,7 @@ def test_the_answers_of_a_server_of_files(scheme: str, proxy: ProxyProcess, ngin
 
 @schemes
 def test_what_is_encoded_stays_encoded(scheme: str, proxy: ProxyProcess, nginx: Nginx) -> None:
-    seen = ask(
-        proxy, nginx, scheme, "page.html", "-H", "Accept-Encoding: gzip", "-o", "/dev/null", "-D", "-", "-w", "%{size_download}"
-    ).stdout
+    seen = ask(proxy, nginx, scheme, "page.html", "-H", "Accept-Encoding: gzip", "-o", "/dev/null", "-D", "-", "-w", "%{size_download}").stdout
     assert "Content-Encoding: gzip" in seen and int(seen.splitlines()[-1]) < len(PAGE) / 10
     assert ask(proxy, nginx, scheme, "page.html", "--compressed").stdout == PAGE
 
@@ -88,18 +86,7 @@ def test_who_speaks_http_2_alone_is_relayed(proxy: ProxyProcess, nginx: Nginx) -
 
 def test_who_speaks_http_2_alone_in_tls_is_relayed_in_tls_again(proxy: ProxyProcess, nginx: Nginx) -> None:
     # curl offers HTTP/1.1 too: it is openssl that insists. The preface and an empty SETTINGS frame, and the server answers with its own.
-    said = (
-        "openssl",
-        "s_client",
-        "-proxy",
-        proxy.address,
-        "-connect",
-        f"localhost:{nginx.tls_port}",
-        "-servername",
-        "localhost",
-        "-alpn",
-        "h2",
-    )
+    said = ("openssl", "s_client", "-proxy", proxy.address, "-connect", f"localhost:{nginx.tls_port}", "-servername", "localhost", "-alpn", "h2")
     process = subprocess.Popen(
         [*said, "-CAfile", str(proxy.trust.ca), "-verify_return_error", "-quiet"],
         env=environment(),

@@ -93,10 +93,7 @@ def test_what_was_said_is_in_the_log_and_in_the_archive(
 
     # The flow log
     said = flow["websocket"]
-    assert [
-        (message["type"], message["text"] if message["opcode"] == 1 else base64.b64decode(message["base64"]))
-        for message in said["messages"]
-    ] == expected
+    assert [(message["type"], message["text"] if message["opcode"] == 1 else base64.b64decode(message["base64"])) for message in said["messages"]] == expected
     assert said["count"] == len(expected) and said["stopped"] is None
     assert said["close"] == {"type": "receive", "code": 4001, "reason": "as you wish"}
     assert all(message["complete"] and not message["truncated"] for message in said["messages"])
@@ -110,9 +107,7 @@ def test_what_was_said_is_in_the_log_and_in_the_archive(
     assert "postData" not in entry["request"] and entry["response"]["status"] == 101 and entry["response"]["content"]["size"] == 0
     messages = entry["_webSocketMessages"]
     assert all(set(message) == {"type", "time", "opcode", "data"} for message in messages)
-    assert [
-        (message["type"], message["data"] if message["opcode"] == 1 else base64.b64decode(message["data"])) for message in messages
-    ] == expected
+    assert [(message["type"], message["data"] if message["opcode"] == 1 else base64.b64decode(message["data"])) for message in messages] == expected
     assert [message["opcode"] for message in messages] == [1, 1, 2, 2, *[1] * 7]
     assert all(began - 1 <= message["time"] <= time.time() + 1 for message in messages)
     assert entry["_webSocketClose"] == said["close"] and "comment" not in entry
@@ -139,9 +134,7 @@ def test_bounds_are_those_that_were_asked_for(start_proxy: StartProxy, echo: int
     assert proxy.stop() == 0
     (entry,) = read_har(tmp_path / "flows.har")
     assert entry["comment"] == "3 of 8 messages: 3 messages are kept, and no more"
-    assert [message["comment"] for message in entry["_webSocketMessages"]] == ["the first 10 of 1000 bytes"] * 2 + [
-        "the first 10 of 100000 bytes"
-    ]
+    assert [message["comment"] for message in entry["_webSocketMessages"]] == ["the first 10 of 1000 bytes"] * 2 + ["the first 10 of 100000 bytes"]
 
 
 @pytest.mark.parametrize("factory", ["takeover"], indirect=True)

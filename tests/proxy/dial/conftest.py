@@ -64,9 +64,7 @@ def make_dialer(sweeper: Sweeper) -> DialerMaker:
         connect_timeout: float = 10.0,
         **settings: Any,
     ) -> Dialer:
-        return Dialer(
-            DialSettings(**settings), guard or Guard(), choice or UpstreamChoice(), resolver, sweeper, connect_timeout=connect_timeout
-        )
+        return Dialer(DialSettings(**settings), guard or Guard(), choice or UpstreamChoice(), resolver, sweeper, connect_timeout=connect_timeout)
 
     return make
 

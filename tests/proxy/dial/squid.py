@@ -52,9 +52,7 @@ class Squid:
             encoding="utf-8",
         )
         with self._log.open("wb") as log:
-            self._process = gevent.subprocess.Popen(
-                [command, "-N", "-d", "1", "-f", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = gevent.subprocess.Popen([command, "-N", "-d", "1", "-f", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait((self.plain, self.secure))
 
     def _wait(self, ports: Sequence[int]) -> None:

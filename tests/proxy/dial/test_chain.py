@@ -87,9 +87,7 @@ def test_squid_resolves_names(dialer: Dialer, greeter: Greeter, through_squid: C
 
 
 @pytest.mark.parametrize("credentials", ["", "user:wrong@"])
-def test_squid_wants_to_know_who_asks(
-    credentials: str, dialer: Dialer, greeter: Greeter, through_squid: Callable[[str], UpstreamProxy]
-) -> None:
+def test_squid_wants_to_know_who_asks(credentials: str, dialer: Dialer, greeter: Greeter, through_squid: Callable[[str], UpstreamProxy]) -> None:
     via = through_squid(credentials)
     with pytest.raises(Fault) as caught:
         dialer.connect("127.0.0.1", greeter.port, None, via=via)
@@ -269,9 +267,7 @@ def test_names_are_the_proxys_to_judge(make_dialer: DialerMaker, greeter: Greete
     assert greeting(dialled) == "hello from 127.0.0.1"
 
 
-def test_the_operator_may_have_a_proxy_on_loopback_and_a_client_may_not(
-    make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer
-) -> None:
+def test_the_operator_may_have_a_proxy_on_loopback_and_a_client_may_not(make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer) -> None:
     url = f"socks5h://127.0.0.1:{open_socks.port}"
     with pytest.raises(Fault, match=rf"^the proxy {url}: 127\.0\.0\.1 is a loopback address") as caught:
         make_dialer().connect("far.example", greeter.port, context_of(ELSEWHERE), via=UpstreamProxy.parse(url, trusted=False))
@@ -392,11 +388,7 @@ def test_who_is_killed_while_a_proxy_thinks_leaves_nothing(scheme: str, make_dia
 
 def test_what_is_asked_of_a_proxy_is_exactly_this(make_dialer: DialerMaker) -> None:
     script = Script(b"HTTP/1.1 200 OK\r\n\r\n", hold=True)
-    for host, shown in (
-        ("far.example", "far.example:443"),
-        ("2001:DB8::1", "[2001:db8::1]:443"),
-        ("Bücher.example", "xn--bcher-kva.example:443"),
-    ):
+    for host, shown in (("far.example", "far.example:443"), ("2001:DB8::1", "[2001:db8::1]:443"), ("Bücher.example", "xn--bcher-kva.example:443")):
         script.heard = b""
         make_dialer().connect(host, 443, None, via=UpstreamProxy.parse(f"http://a:b@127.0.0.1:{script.port}")).connection.close()
         assert script.heard == f"CONNECT {shown} HTTP/1.1\r\nHost: {shown}\r\nProxy-Authorization: Basic YTpi\r\n\r\n".encode()

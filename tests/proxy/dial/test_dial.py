@@ -292,11 +292,7 @@ def test_no_descriptors_left_is_a_fault(make_dialer: DialerMaker, greeter: Greet
 # Several addresses
 
 
-addresses = st.lists(
-    st.integers(0, 99).map(lambda n: (socket.AF_INET, f"192.0.2.{n}"))
-    | st.integers(0, 99).map(lambda n: (socket.AF_INET6, f"2001:db8::{n}")),
-    min_size=1,
-)
+addresses = st.lists(st.integers(0, 99).map(lambda n: (socket.AF_INET, f"192.0.2.{n}")) | st.integers(0, 99).map(lambda n: (socket.AF_INET6, f"2001:db8::{n}")), min_size=1)
 
 
 @settings(deadline=None)
@@ -347,9 +343,7 @@ def test_the_first_address_may_still_win_after_the_next_has_begun(make_dialer: D
     monkeypatch.setattr(happy_eyeballs, "ATTEMPT_DELAY", 0.02)
     hole = BlackHole("127.0.0.1")
     other = BlackHole("127.0.0.2", hole.port)
-    dialling = gevent.spawn(
-        make_dialer(zone({"late.example": ["127.0.0.1", "127.0.0.2"]}), connect_timeout=60).connect, "late.example", hole.port, None
-    )
+    dialling = gevent.spawn(make_dialer(zone({"late.example": ["127.0.0.1", "127.0.0.2"]}), connect_timeout=60).connect, "late.example", hole.port, None)
     gevent.sleep(0.2)
     hole.open()
     dialled = dialling.get(timeout=60)
@@ -385,9 +379,7 @@ def test_who_is_killed_while_dialling_leaves_nothing(make_dialer: DialerMaker, i
 def test_many_dial_at_once(make_dialer: DialerMaker) -> None:
     greeter = Greeter("127.0.0.1", "127.0.0.2")
     dialer = make_dialer(zone({"any.example": ["127.0.0.1", "127.0.0.2"]}))
-    said = [
-        gevent.spawn(lambda host: greeting(dialer.connect(host, greeter.port, None)), host) for host in ["any.example", "127.0.0.2"] * 50
-    ]
+    said = [gevent.spawn(lambda host: greeting(dialer.connect(host, greeter.port, None)), host) for host in ["any.example", "127.0.0.2"] * 50]
     assert [each.get(timeout=60) for each in said] == ["hello from 127.0.0.1", "hello from 127.0.0.2"] * 50
     greeter.stop()
 

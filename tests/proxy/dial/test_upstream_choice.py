@@ -90,17 +90,13 @@ def test_no_proxy_lists_names_and_networks(entries: str, inside: list[str], outs
     assert [host for host in outside if (host, 80) in listed] == []
 
 
-@pytest.mark.parametrize(
-    ("entry", "host"), [("example.com:8443", "www.example.com"), ("192.0.2.1:8443", "192.0.2.1"), ("[::1]:8443", "::1")]
-)
+@pytest.mark.parametrize(("entry", "host"), [("example.com:8443", "www.example.com"), ("192.0.2.1:8443", "192.0.2.1"), ("[::1]:8443", "::1")])
 def test_an_entry_may_be_for_one_port(entry: str, host: str) -> None:
     assert (host, 8443) in NoProxy(entry)
     assert (host, 443) not in NoProxy(entry)
 
 
-@pytest.mark.parametrize(
-    "entry", ["10.0.0.0/33", "192.168.*", "http://example.com", "example.com:0", "example.com:port", "<local>", "a_b..c", "[::1"]
-)
+@pytest.mark.parametrize("entry", ["10.0.0.0/33", "192.168.*", "http://example.com", "example.com:0", "example.com:port", "<local>", "a_b..c", "[::1"])
 def test_an_entry_that_fits_nothing_is_an_error(entry: str) -> None:
     with pytest.raises(OperatorError, match=r"^no_proxy: .* is no name, address or network") as caught:
         NoProxy(f"example.org,{entry}")

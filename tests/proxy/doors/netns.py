@@ -108,9 +108,7 @@ class Namespace:
 
     def run(self, *arguments: str, timeout: float = 30) -> "gevent.subprocess.CompletedProcess[str]":
         """Run a program there to its end; its output as text."""
-        return gevent.subprocess.run(
-            ["ip", "netns", "exec", self.name, *arguments], capture_output=True, text=True, timeout=timeout, preexec_fn=_die_with_parent
-        )
+        return gevent.subprocess.run(["ip", "netns", "exec", self.name, *arguments], capture_output=True, text=True, timeout=timeout, preexec_fn=_die_with_parent)
 
     def ip(self, *commands: str, version: int | None = None) -> None:
         """`ip` commands there, without the word itself, for one version of IP where it does not show."""

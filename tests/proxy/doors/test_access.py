@@ -50,17 +50,9 @@ PRETENDERS = ["2002:7f00:1::1", "2001:db8::5efe:7f00:1", "2001:0:7f00:1::80ff:ff
 @pytest.mark.parametrize(
     ("access", "inside", "outside"),
     [
-        (
-            Access(),
-            ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"],
-            ["192.0.2.7", "10.0.0.1", "fe80::1%eth0", "::ffff:192.0.2.7", "0.0.0.0", "::", *PRETENDERS],
-        ),
+        (Access(), ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"], ["192.0.2.7", "10.0.0.1", "fe80::1%eth0", "::ffff:192.0.2.7", "0.0.0.0", "::", *PRETENDERS]),
         (Access(open=True), ["127.0.0.1", "192.0.2.7", "2001:db8::1"], []),
-        (
-            Access(allow=["192.0.2.0/24", "2001:db8::/32"]),
-            ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::9"],
-            ["127.0.0.1", "::1", "192.0.3.1"],
-        ),
+        (Access(allow=["192.0.2.0/24", "2001:db8::/32"]), ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::9"], ["127.0.0.1", "::1", "192.0.3.1"]),
         (Access(allow=["127.0.0.0/8"]), ["127.0.0.1", "::ffff:127.0.0.1"], ["::1", *PRETENDERS]),
         (Access(allow=["192.0.2.7"], open=True), ["192.0.2.7"], ["192.0.2.8", "127.0.0.1"]),
         (Access(allow=[]), [], ["127.0.0.1"]),
@@ -70,9 +62,7 @@ PRETENDERS = ["2002:7f00:1::1", "2001:db8::5efe:7f00:1", "2001:0:7f00:1::80ff:ff
     ],
 )
 def test_an_address_is_admitted_or_not(access: Access, inside: list[str], outside: list[str]) -> None:
-    assert {host: access.admits_address((host, 1)) for host in inside + outside} == dict.fromkeys(inside, True) | dict.fromkeys(
-        outside, False
-    )
+    assert {host: access.admits_address((host, 1)) for host in inside + outside} == dict.fromkeys(inside, True) | dict.fromkeys(outside, False)
     assert access.admits_address("/run/proxy.sock")
     assert access.admits_address("")
 
@@ -155,11 +145,7 @@ def test_what_proves_nothing_is_asked_again(value: str) -> None:
 
 
 def test_the_scheme_is_not_case_sensitive_and_padding_may_be_missing() -> None:
-    for value in (
-        basic("ann", "pass:word").replace("Basic", "bASIC  "),
-        basic("ann", "pass:word").rstrip("="),
-        " " + basic("ann", "pass:word") + "\t",
-    ):
+    for value in (basic("ann", "pass:word").replace("Basic", "bASIC  "), basic("ann", "pass:word").rstrip("="), " " + basic("ann", "pass:word") + "\t"):
         assert Access(ANN).basic(LAN, value) == "ann"
 
 
@@ -325,13 +311,7 @@ def test_a_certificate_that_was_not_verified_proves_nothing(in_tls: PairOf) -> N
 def test_a_certificate_without_a_common_name_goes_by_another_of_its_names() -> None:
     def named(subject: list[x509.NameAttribute[str]], *names: x509.GeneralName) -> str:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name(subject))
-            .issuer_name(x509.Name([]))
-            .public_key(key.public_key())
-            .serial_number(1)
-        )
+        builder = x509.CertificateBuilder().subject_name(x509.Name(subject)).issuer_name(x509.Name([])).public_key(key.public_key()).serial_number(1)
         builder = builder.not_valid_before(datetime(2026, 1, 1)).not_valid_after(datetime(2026, 1, 2))
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)

@@ -40,9 +40,7 @@ def test_a_client_whose_address_carries_127_0_0_1_gets_to_no_loopback_service(la
     for scheme in ("http", "socks5h"):
         for destination in ("127.0.0.1", "[::ffff:127.0.0.1]", "localhost"):
             url = f"http://{destination}:8000/secret"
-            done = lab.client.run(
-                "curl", "-s", "-m", "20", "--noproxy", "", "--interface", client, "--proxy", f"{scheme}://[{proxy}]:8080", url
-            )
+            done = lab.client.run("curl", "-s", "-m", "20", "--noproxy", "", "--interface", client, "--proxy", f"{scheme}://[{proxy}]:8080", url)
             assert SECRET not in done.stdout, url
             if scheme == "http":
                 assert "clients elsewhere are not connected to it" in done.stdout, done

@@ -82,9 +82,7 @@ def test_whatever_the_proxy_is_called_the_script_stays_a_script(proxy: str) -> N
     assert script.isascii()
 
 
-@pytest.mark.parametrize(
-    "entry", ["", "*", "a b", "http://example.com", "10.0.0.1/8", "2001:db8::/32", 'x"; evil()', "a..b", "*.*.test", "example.com:80"]
-)
+@pytest.mark.parametrize("entry", ["", "*", "a b", "http://example.com", "10.0.0.1/8", "2001:db8::/32", 'x"; evil()', "a..b", "*.*.test", "example.com:80"])
 def test_what_is_no_host_is_the_operators_error(entry: str) -> None:
     with pytest.raises(OperatorError, match="direct: "):
         FrontPage(direct=[entry])
@@ -171,9 +169,7 @@ def served(make_certificate: Callable[[], CertificateFiles]) -> Iterator[Callabl
     context = ssl.create_default_context(cafile=certificate.certfile)
 
     def ask(secure: bool) -> str:
-        connection = (
-            HTTPSConnection("localhost", port, context=context, timeout=20) if secure else HTTPConnection("127.0.0.1", port, timeout=20)
-        )
+        connection = HTTPSConnection("localhost", port, context=context, timeout=20) if secure else HTTPConnection("127.0.0.1", port, timeout=20)
         connection.request("GET", "/proxy.pac")
         return connection.getresponse().read().decode()
 

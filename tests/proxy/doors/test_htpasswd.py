@@ -22,9 +22,7 @@ CHEAP = ("-B", "-C", "4")
 
 def line(user: str, password: str, *options: str) -> str:
     """A line as `htpasswd` prints it."""
-    made = subprocess.run(
-        ["htpasswd", "-n", "-b", *(options or CHEAP), user, password], capture_output=True, text=True, check=True, timeout=30
-    )
+    made = subprocess.run(["htpasswd", "-n", "-b", *(options or CHEAP), user, password], capture_output=True, text=True, check=True, timeout=30)
     return made.stdout.strip() + "\n"
 
 
@@ -180,14 +178,7 @@ def test_what_is_remembered_is_bounded_and_what_is_in_use_stays(file: Path, monk
     monkeypatch.setattr(htpasswd, "REMEMBERED", 2)
     file.write_text(file.read_text() + line("eve", "eve's"))
     users = Htpasswd(file)
-    for user, password, checked in (
-        ("ann", "pass:word", 1),
-        ("bob", "bob's", 2),
-        ("ann", "pass:word", 2),
-        ("eve", "eve's", 3),
-        ("ann", "pass:word", 3),
-        ("bob", "bob's", 4),
-    ):
+    for user, password, checked in (("ann", "pass:word", 1), ("bob", "bob's", 2), ("ann", "pass:word", 2), ("eve", "eve's", 3), ("ann", "pass:word", 3), ("bob", "bob's", 4)):
         assert users(user, password)
         assert users.checked == checked
 
@@ -216,9 +207,7 @@ def test_a_password_that_is_being_checked_when_the_file_changes_is_not_remembere
     assert not users("ann", "pass:word")
 
 
-def test_a_file_that_breaks_is_complained_about_once_and_what_it_said_goes_on(
-    file: Path, clock: Clock, errors: Callable[[], list[str]]
-) -> None:
+def test_a_file_that_breaks_is_complained_about_once_and_what_it_said_goes_on(file: Path, clock: Clock, errors: Callable[[], list[str]]) -> None:
     users = Htpasswd(file, clock=clock)
     whole = file.read_text()
     for broken in (lambda: file.write_text(whole + "eve:plain\n"), lambda: os.unlink(file)):

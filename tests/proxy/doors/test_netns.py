@@ -62,7 +62,5 @@ def test_entering_is_left_again_also_after_an_error(lab: Lab) -> None:
 
 def test_a_program_inside_sees_the_network_inside(lab: Lab) -> None:
     with lab.server.listen(SERVER[socket.AF_INET], 80):
-        done = lab.client.run(
-            sys.executable, "-c", f"import socket; print(socket.create_connection(('{SERVER[socket.AF_INET]}', 80), 10).getsockname()[0])"
-        )
+        done = lab.client.run(sys.executable, "-c", f"import socket; print(socket.create_connection(('{SERVER[socket.AF_INET]}', 80), 10).getsockname()[0])")
     assert done.stdout == "10.77.1.2\n", done.stderr

@@ -45,16 +45,7 @@ def test_bytes_sent_with_the_request_are_the_tunnels_however_they_were_cut(messa
 
 @pytest.mark.parametrize(
     ("phase", "code"),
-    [
-        (Phase.POLICY, 2),
-        (Phase.LOOP, 2),
-        (Phase.TARGET, 4),
-        (Phase.RESOLVE, 4),
-        (Phase.CONNECT, 5),
-        (Phase.TIMEOUT, 6),
-        (Phase.TLS, 1),
-        (Phase.CHAIN, 1),
-    ],
+    [(Phase.POLICY, 2), (Phase.LOOP, 2), (Phase.TARGET, 4), (Phase.RESOLVE, 4), (Phase.CONNECT, 5), (Phase.TIMEOUT, 6), (Phase.TLS, 1), (Phase.CHAIN, 1)],
 )
 def test_a_fault_has_a_reply_of_its_own(phase: Phase, code: int) -> None:
     answer, error = Dialogue(fault=Fault(phase, "why")).run(GREETING, request5("example.com", 443))

@@ -110,9 +110,7 @@ def is_reset(lab: Lab, host: str, port: int) -> bool:
 
 @ways
 @families
-def test_the_door_sees_where_a_client_wanted_to_go_that_knows_of_no_proxy(
-    way: Way, family: int, lab: Lab, router: Callable[..., Router]
-) -> None:
+def test_the_door_sees_where_a_client_wanted_to_go_that_knows_of_no_proxy(way: Way, family: int, lab: Lab, router: Callable[..., Router]) -> None:
     one = router(way, WILDCARD[family])
     for port in (80, 443, 12345, one.port):  # nobody listens there
         assert hear(lab.client.connect(SERVER[family], port)) == f"{way} of {CLIENT[family]} to {SERVER[family]} port {port}\n"
@@ -128,9 +126,7 @@ def test_one_listening_socket_may_serve_both_versions_of_ip(way: Way, lab: Lab, 
 
 @ways
 @families
-def test_who_connects_to_the_proxy_itself_is_not_sent_round_in_circles(
-    way: Way, family: int, lab: Lab, router: Callable[..., Router]
-) -> None:
+def test_who_connects_to_the_proxy_itself_is_not_sent_round_in_circles(way: Way, family: int, lab: Lab, router: Callable[..., Router]) -> None:
     one = router(way, ROUTER[family])
     assert is_reset(lab, ROUTER[family], one.port)
     (error,) = one.errors

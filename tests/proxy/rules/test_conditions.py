@@ -198,15 +198,7 @@ def test_any_spelling_of_a_host_is_the_host(parts: list[str], dot: bool, data: s
 def test_any_spelling_of_an_ipv4_address_is_the_address(address: Any) -> None:
     number = int(address)
     high, low = number >> 24, number & 0xFFFFFF
-    for spelled in (
-        str(address),
-        str(number),
-        hex(number),
-        f"{high}.{low}",
-        f"{high:#o}.{low:#x}".replace("0o", "0"),
-        f"::ffff:{address}",
-        f"{address}.",
-    ):
+    for spelled in (str(address), str(number), hex(number), f"{high}.{low}", f"{high:#o}.{low:#x}".replace("0o", "0"), f"::ffff:{address}", f"{address}."):
         assert comparable(spelled) == str(address), spelled
 
 

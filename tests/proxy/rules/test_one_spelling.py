@@ -41,9 +41,7 @@ def test_each_consumer_takes_one_spelling_for_the_other(written: str, said: str,
     assert spelled(said) in names or [spelled(said), "255.255.255.255"] in networks
 
 
-@pytest.mark.parametrize(
-    "said", ["127.0.0.1", "::ffff:127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::1]", "localhost.", "LOCALHOST", "a.localhost"]
-)
+@pytest.mark.parametrize("said", ["127.0.0.1", "::ffff:127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::1]", "localhost.", "LOCALHOST", "a.localhost"])
 def test_this_machine_is_known_by_every_spelling(said: str, make_context: MakeContext) -> None:
     assert is_localhost(f"{said}:80" if said[0] != ":" else f"[{said}]:80", make_context())
     assert req_host_matches(r"^(127\.0\.0\.1|::1|(.*\.)?localhost)$")(f"{said}:80" if said[0] != ":" else f"[{said}]:80", make_context())

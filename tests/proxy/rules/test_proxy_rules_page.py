@@ -71,10 +71,7 @@ def test_every_action_is_on_the_page() -> None:
 
 
 def test_everything_that_the_page_says_of_messages_is_there(make_request: MakeRequest) -> None:
-    for heading, message in (
-        ("Requests", make_request(method="POST", body=b"{}", fields="Content-Type: application/json")),
-        ("Responses", Response("x")),
-    ):
+    for heading, message in (("Requests", make_request(method="POST", body=b"{}", fields="Content-Type: application/json")), ("Responses", Response("x"))):
         section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         for cell in re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE):
             for name in re.findall(r"`(\w+)", cell):
@@ -181,13 +178,7 @@ def test_chunks_and_frames_are_looked_at(page: SimpleNamespace, make_request: Ma
 
 @pytest.mark.parametrize(("hour", "client", "refused"), [(3, "192.0.2.7", True), (3, "127.0.0.1", False), (12, "192.0.2.7", False)])
 def test_a_function_is_a_condition(
-    page: SimpleNamespace,
-    make_request: MakeRequest,
-    make_context: MakeContext,
-    monkeypatch: pytest.MonkeyPatch,
-    hour: int,
-    client: str,
-    refused: bool,
+    page: SimpleNamespace, make_request: MakeRequest, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, hour: int, client: str, refused: bool
 ) -> None:
     # The page's functions have globals of their own, which is where they look for the clock.
     monkeypatch.setitem(page.at_night.request.__globals__, "datetime", SimpleNamespace(now=lambda: SimpleNamespace(hour=hour)))
@@ -202,9 +193,7 @@ def test_a_function_is_a_condition(
 def test_the_proxy_of_the_page_serves(page: SimpleNamespace, lab: Lab) -> None:
     port = lab.serve_proxy(page.proxy)
     sock = lab.connect(port)
-    sock.sendall(
-        b"GET http://ads.example/ HTTP/1.1\r\nHost: ads.example\r\n\r\nGET http://intranet.example/hello HTTP/1.1\r\nHost: intranet.example\r\n\r\n"
-    )
+    sock.sendall(b"GET http://ads.example/ HTTP/1.1\r\nHost: ads.example\r\n\r\nGET http://intranet.example/hello HTTP/1.1\r\nHost: intranet.example\r\n\r\n")
     head, body = read_response(sock)
     assert head.startswith(b"HTTP/1.1 403 ") and body == b"There is nothing here.\n"
     head, body = read_response(sock)

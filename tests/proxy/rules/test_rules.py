@@ -173,9 +173,7 @@ def test_what_makes_no_sense_is_an_error_that_names_the_rule(rules: Rules, ask: 
             call()
 
 
-@pytest.mark.parametrize(
-    "about", [status_code_is(404), content_type_is("text/html"), ~status_code_is(404), url_is("/") & status_code_is(404)]
-)
+@pytest.mark.parametrize("about", [status_code_is(404), content_type_is("text/html"), ~status_code_is(404), url_is("/") & status_code_is(404)])
 def test_what_is_about_responses_is_refused_where_there_is_none(rules: Rules, about: Any) -> None:
     for sentence in (rules.on_request, rules.on_connect, rules.on_chunk, rules.on_frame, rules.on_error):
         with pytest.raises(TypeError, match="about responses"):
@@ -228,9 +226,7 @@ def test_an_application_takes_its_turn_among_the_request_rules(rules: Rules, ask
 # Responses
 
 
-def test_response_rules_all_run_each_on_what_the_one_before_it_left(
-    rules: Rules, make_request: MakeRequest, make_context: MakeContext
-) -> None:
+def test_response_rules_all_run_each_on_what_the_one_before_it_left(rules: Rules, make_request: MakeRequest, make_context: MakeContext) -> None:
     class Body:
         closed = False
 
@@ -263,9 +259,7 @@ def test_response_rules_all_run_each_on_what_the_one_before_it_left(
     assert body.closed
 
 
-def test_a_rule_that_reads_a_body_sees_it_decoded_and_it_goes_on_as_it_was(
-    rules: Rules, make_request: MakeRequest, make_context: MakeContext
-) -> None:
+def test_a_rule_that_reads_a_body_sees_it_decoded_and_it_goes_on_as_it_was(rules: Rules, make_request: MakeRequest, make_context: MakeContext) -> None:
     seen = []
     rules.on_response().do(lambda response, ctx: seen.append(response.headers.get("Content-Encoding")))
     rules.on_response(content_type_is("text/html")).do(lambda response, ctx: seen.append(response.get_data()))

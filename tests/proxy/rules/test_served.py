@@ -84,9 +84,7 @@ def test_a_rule_that_looks_changes_nothing(proxy: Proxy, ask: Any, upstream: Ups
     seen = []
     proxy.on_request().do(lambda request, ctx: seen.append((request.url, dict(request.headers))))
     proxy.on_response().do(lambda response, ctx: seen.append(response.status_code))
-    upstream.answer = (
-        b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\nContent-Length: 5\r\n\r\nhello"
-    )
+    upstream.answer = b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\nContent-Length: 5\r\n\r\nhello"
     head, body = ask("GET /a%20b?c", "x-B: 1\nX-a: 2\nx-b: 3\nAccept-Encoding: gzip;q=0.5")
     authority = f"127.0.0.1:{upstream.port}"
     assert upstream.head.decode().splitlines()[:6] == [
@@ -97,10 +95,7 @@ def test_a_rule_that_looks_changes_nothing(proxy: Proxy, ask: Any, upstream: Ups
         "x-b: 3",
         "Accept-Encoding: gzip;q=0.5",
     ]
-    assert (
-        head.startswith(b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\n")
-        and body == b"hello"
-    )
+    assert head.startswith(b"HTTP/1.1 299 Quite Fine\r\nx-B: 1\r\nDate: now\r\nX-a: 2\r\nset-cookie: a\r\nSet-Cookie: b\r\n") and body == b"hello"
     assert seen[0][0] == f"http://{authority}/a%20b?c" and seen[1] == 299
 
 
@@ -138,10 +133,7 @@ def test_a_request_body_that_is_too_large_for_a_rule_is_413(proxy: Proxy, ask: A
 def test_a_decoded_body_streams_to_the_client(proxy: Proxy, ask: Any, upstream: Upstream) -> None:
     proxy.on_response(content_type_is("text/plain")).do(lambda response, ctx: response.set_stream(response.response))
     data = gzip.compress(NOISE)
-    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (
-        len(data),
-        data,
-    )
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
     head, body = ask(fields="Accept-Encoding: dcb, gzip;q=0.5")
     assert b"\r\nAccept-Encoding: gzip;q=0.5\r\n" in upstream.head
     assert b"content-encoding" not in head.lower() and dechunk(body) == NOISE
