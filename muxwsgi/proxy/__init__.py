@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muxwsgi.http.websocket.frame import Frame, Opcode
     from muxwsgi.proxy.certificates.authority import Authority
     from muxwsgi.proxy.context import Context
     from muxwsgi.proxy.doors.access import Access
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     )
     from muxwsgi.proxy.rules.message import Request, Response
     from muxwsgi.proxy.settings import ProxySettings
-    from muxwsgi.proxy.streams.frame import Frame, Opcode
     from muxwsgi.proxy.upstream.upstream_choice import NoProxy, UpstreamChoice
     from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 
+#: Modules by their names from here. A name that begins with a dot is beside this package.
 _HOMES = {
     "doors.access": ("Access",),
     "rules.actions": ("CONTINUE", "DROP", "Accept", "Chunk", "Hijack", "Mitm", "Refused", "Reject"),
@@ -70,7 +71,7 @@ _HOMES = {
     "context": ("Context",),
     "fault": ("Fault", "Phase"),
     "flow": ("Flow",),
-    "streams.frame": ("Frame", "Opcode"),
+    ".http.websocket.frame": ("Frame", "Opcode"),
     "doors.htpasswd": ("Htpasswd",),
     "rules.message": ("Request", "Response"),
     "proxy": ("Proxy",),
@@ -132,7 +133,7 @@ def __getattr__(name: str) -> Any:
     module = _HOME_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
+    value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value
 

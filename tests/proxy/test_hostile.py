@@ -15,6 +15,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.mux.match import Match
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
@@ -23,7 +24,6 @@ from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_ma
 from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.streams.frame import Frame, Opcode, encode_frame
 from muxwsgi.proxy.streams.lookalikes import FirstLine, nearly_http, nearly_tls
 from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream import upstreams

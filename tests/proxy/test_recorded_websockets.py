@@ -7,10 +7,10 @@ from typing import Any
 import gevent
 import pytest
 
+from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.proxy.exchange import exchange
 from muxwsgi.proxy.rules.actions import DROP
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.streams.frame import Frame, Opcode, encode_frame
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import WAYS, Road, Upstream

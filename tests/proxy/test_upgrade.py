@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from muxwsgi.http.websocket.frame import Frame, Opcode
 from muxwsgi.proxy.rules.actions import DROP
-from muxwsgi.proxy.streams.websocket import Frame, Opcode
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_exactly

@@ -17,9 +17,9 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.extensions import PerMessageDeflate
 
 from muxwsgi.errors import Expired
+from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame, mask
 from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams import websocket
-from muxwsgi.proxy.streams.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame, mask
 from muxwsgi.proxy.streams.websocket import relay_frames, without_extensions
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

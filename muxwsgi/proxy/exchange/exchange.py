@@ -16,6 +16,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
+from muxwsgi.http.websocket.frame import Frame
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields, passable_upgrades
 from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
@@ -31,7 +32,7 @@ from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.messages import MessageRecorder
-from muxwsgi.proxy.streams.websocket import Frame, relay_frames, without_extensions
+from muxwsgi.proxy.streams.websocket import relay_frames, without_extensions
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 
 if TYPE_CHECKING:

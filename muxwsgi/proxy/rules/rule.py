@@ -17,9 +17,9 @@ from muxwsgi.proxy.rules.condition import Condition, Test, condition
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+    from muxwsgi.http.websocket.frame import Frame
     from muxwsgi.proxy.fault import Fault
     from muxwsgi.proxy.rules.message import Request, Response
-    from muxwsgi.proxy.streams.websocket import Frame
 
 __all__ = [
     "Always",

@@ -54,8 +54,8 @@ from muxwsgi.wire.fork import end_child, is_child
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+    from muxwsgi.http.websocket.frame import Frame
     from muxwsgi.proxy.fault import Fault
-    from muxwsgi.proxy.streams.websocket import Frame
 
 __all__ = [
     "CONTINUE",

@@ -7,9 +7,9 @@ together, and what is inflated at all. A message beyond these bounds is counted.
 
 from collections.abc import Iterable
 
+from muxwsgi.http.websocket.deflate import BLOCK, Inflater, agreed_deflate
+from muxwsgi.http.websocket.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, BrokenFrame, Frame, FrameParser, Opcode
 from muxwsgi.proxy.flow import Captured, Close, Flow, Message, WebSocketRecord
-from muxwsgi.proxy.streams.deflate import BLOCK, Inflater, agreed_deflate
-from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, BrokenFrame, Frame, FrameParser, Opcode
 from muxwsgi.wire.ready import give_turn
 
 __all__ = ["CONTENT_PER_MESSAGE", "INFLATED_AT_MOST", "MessageRecorder"]

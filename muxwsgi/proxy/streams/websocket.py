@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 import gevent
 
 from muxwsgi.errors import Cut, Expired
+from muxwsgi.http.websocket.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.proxy.rules.actions import Refused
-from muxwsgi.proxy.streams.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.relay import Relayed, cut_both, relay
 
-__all__ = ["BrokenFrame", "Frame", "FrameHook", "Opcode", "relay_frames", "without_extensions"]
+__all__ = ["FrameHook", "relay_frames", "without_extensions"]
 
 #: Seconds that both sides have to read why the relay ends, before their connections are closed.
 GOODBYE = 2.0

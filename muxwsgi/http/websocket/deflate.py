@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from muxwsgi.proxy.streams.frame import BrokenFrame
+from muxwsgi.http.websocket.frame import BrokenFrame
 
 __all__ = ["BLOCK", "Deflate", "Inflater", "agreed_deflate"]
 
