@@ -223,7 +223,7 @@ def _certificate(authority: Any, path: Path) -> "CertificateFiles":
 
     from muxwsgi.proxy.certificates.leaves import Leaves
     from muxwsgi.settings import CertificateFiles
-    from muxwsgi.wire.certificates import write_private
+    from muxwsgi.wire.tls.key_files import write_private
 
     leaves = Leaves(authority)
     key = leaves.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

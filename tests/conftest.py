@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire.certificates import development_certificate
+from muxwsgi.wire.tls.development_certificate import development_certificate
 
 
 @pytest.fixture(scope="session")

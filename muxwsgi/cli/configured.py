@@ -57,7 +57,7 @@ def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:
     if values["tls_dev"]:
         if certificates:
             raise OperatorError("tls_dev: there is a certfile already")
-        from muxwsgi.wire.certificates import development_certificate
+        from muxwsgi.wire.tls.development_certificate import development_certificate
 
         certificates = (development_certificate(),)
     return certificates

@@ -16,7 +16,7 @@ from muxwsgi.http.response import MONTHS, FileWrapper
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
-    from muxwsgi.wire.context import TLSInfo
+    from muxwsgi.wire.tls.info import TLSInfo
 
 __all__ = ["Environ", "ErrorStream", "StandardErrors", "connection_environ"]
 

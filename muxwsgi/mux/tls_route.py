@@ -12,7 +12,7 @@ from muxwsgi.settings import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
-    from muxwsgi.wire.context import ServerContext
+    from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["TLSHandler", "tls_route"]
 

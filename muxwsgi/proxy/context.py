@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.flow import Flow
     from muxwsgi.proxy.rules.message import Request
     from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
-    from muxwsgi.wire.context import ServerSide
+    from muxwsgi.wire.tls.server_context import ServerSide
 
 __all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.rules.rule import ChunkFunction
     from muxwsgi.proxy.settings import ProxySettings
     from muxwsgi.wire.connection import Connection
-    from muxwsgi.wire.context import ServerSide
+    from muxwsgi.wire.tls.server_context import ServerSide
 
 __all__ = ["Tunnels"]
 

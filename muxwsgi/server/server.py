@@ -36,11 +36,11 @@ from muxwsgi.settings import BindSettings, ServerSettings, Transparent
 from muxwsgi.signals import Signals, may_be_ctrl_c
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.listener import Listener, Room, Serve
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.sweeper import Sweeper
+from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Server"]
 

@@ -26,7 +26,6 @@ import gevent.socket
 from gevent.event import Event
 from OpenSSL import SSL
 
-from muxwsgi.wire.context import ClientContext, ServerSide, TLSInfo
 from muxwsgi.wire.extras import ConnectionLog, Extras
 from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import KeptSocket, StreamSocket
@@ -34,7 +33,12 @@ from muxwsgi.wire.memory import MemoryTransport
 from muxwsgi.wire.pump import start_pump
 from muxwsgi.wire.ready import Lifeline, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
-from muxwsgi.wire.tls import DescriptorTLS, LayeredTLS, TLSTransport
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.descriptor import DescriptorTLS
+from muxwsgi.wire.tls.info import TLSInfo
+from muxwsgi.wire.tls.layered import LayeredTLS
+from muxwsgi.wire.tls.server_context import ServerSide
+from muxwsgi.wire.tls.transport import TLSTransport
 from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
 from muxwsgi.wire.vocabulary import as_dict, descriptor_of, in_der
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gevent.event import Event
 
 if TYPE_CHECKING:
-    from muxwsgi.wire.context import ServerSide
+    from muxwsgi.wire.tls.server_context import ServerSide
 
 __all__ = ["Service"]
 

@@ -21,8 +21,9 @@ from muxwsgi.http.response_repair import normalised, repaired
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, ServerContext
 from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

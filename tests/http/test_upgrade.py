@@ -175,7 +175,8 @@ def test_werkzeug_socket_takes_the_connection_on_its_first_use(talk: Talk) -> No
 
 def test_start_tls_after_connect(make_certificate: Callable[[], Any]) -> None:
     from muxwsgi.settings import TLSSettings
-    from muxwsgi.wire.context import ClientContext, ServerContext
+    from muxwsgi.wire.tls.client_context import ClientContext
+    from muxwsgi.wire.tls.server_context import ServerContext
 
     files = make_certificate()
     inside = HTTP1(hello, HTTPSettings())

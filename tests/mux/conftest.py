@@ -9,10 +9,11 @@ import pytest
 
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.certificates import development_certificate
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, ServerContext
 from muxwsgi.wire.ready import Lifeline, sweep
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.development_certificate import development_certificate
+from muxwsgi.wire.tls.server_context import ServerContext
 
 Pair = tuple[Connection, Connection]
 

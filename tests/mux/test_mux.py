@@ -18,7 +18,8 @@ from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import http1, never, prefix
 from muxwsgi.mux.mux import MAX_DEPTH, Decision, Reason
 from muxwsgi.mux.tls_route import tls_route
-from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 
 from .conftest import MAKERS, Pair
 from .first_bytes import SHIPPED, any_mux, cut, decide_in_pieces, first_bytes, ignore

@@ -18,8 +18,9 @@ from muxwsgi import Connection, Draining, Expired, Match, Mux, hijack
 from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import hijacker_of
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.context import ClientContext, ServerContext
 from muxwsgi.wire.service import Service
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-hijackers.md"
 

@@ -32,8 +32,8 @@ from muxwsgi.proxy.upstream.guard import Guard
 from muxwsgi.proxy.upstream.resolve import system_resolver
 from muxwsgi.proxy.upstream.turns import Turns
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.context import ClientContext
 from muxwsgi.wire.ready import give_turn
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab
 from tests.proxy.dialogue import Road, Upstream, read_answer

@@ -24,7 +24,8 @@ from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.settings import HTTPSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, settle, until  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
 from tests.proxy.dialogue import OK, Upstream, read_answer, read_exactly

@@ -16,8 +16,8 @@ from muxwsgi import Connection, HandshakeError, Mux, Route, Server, hijack
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.service import Service
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.waiting import until
 
 Serve = Callable[..., tuple[Server, int]]
@@ -303,7 +303,7 @@ def server_context(make_certificate: Callable[[], CertificateFiles]) -> ServerCo
 
 @pytest.fixture(scope="module")
 def client_context(make_certificate: Callable[[], CertificateFiles]) -> Any:
-    from muxwsgi.wire.context import ClientContext
+    from muxwsgi.wire.tls.client_context import ClientContext
 
     return ClientContext(ca_file=make_certificate().certfile)
 

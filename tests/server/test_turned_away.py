@@ -18,7 +18,7 @@ from muxwsgi.server.turned_away import Throttle, TurnedAway
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import hello, statuses
 from tests.mux.first_bytes import client_hello
 from tests.waiting import until
@@ -253,7 +253,7 @@ def test_the_option_lets_a_device_with_ids_of_its_own_in(start: Start, tls_bind:
 
 def test_the_alert_leaves_through_memory_too(make_certificate: Callable[[], CertificateFiles]) -> None:
     from muxwsgi.settings import TLSSettings
-    from muxwsgi.wire.context import ServerContext
+    from muxwsgi.wire.tls.server_context import ServerContext
 
     server, client = connection_pair()
     context = ServerContext(TLSSettings(certificates=(make_certificate(),)), alpn=("http/1.1",))

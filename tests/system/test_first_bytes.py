@@ -14,7 +14,7 @@ from muxwsgi.mux.matchers import prefix, regex
 from muxwsgi.mux.registry import discover
 from muxwsgi.settings import CertificateFiles, ServerSettings
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import hello
 
 

@@ -21,7 +21,7 @@ from muxwsgi.mux.matchers import prefix
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import statuses
 from tests.mux.first_bytes import client_hello
 from tests.proxy.accounts import until

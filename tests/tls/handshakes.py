@@ -6,7 +6,8 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from muxwsgi.settings import CertificateFiles, TLSSettings
-from muxwsgi.wire.context import ServerContext, TLSInfo
+from muxwsgi.wire.tls.info import TLSInfo
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire.context import ServerContext
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import VERSIONS, Refused, client_context, handshake, settings
 

@@ -14,8 +14,10 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.certificate_match import is_certificate_for
-from muxwsgi.wire.context import ClientContext, ServerContext, TLSInfo
+from muxwsgi.wire.tls.certificate_match import is_certificate_for
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.info import TLSInfo
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import settings
 

@@ -17,9 +17,9 @@ from cryptography import x509
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire import certificates
-from muxwsgi.wire.certificates import development_certificate
-from muxwsgi.wire.context import ServerContext
+from muxwsgi.wire.tls import development_certificate as module
+from muxwsgi.wire.tls.development_certificate import development_certificate
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import handshake, settings
 
@@ -105,7 +105,7 @@ def test_the_key_is_never_readable_for_others_not_even_for_a_moment(folder: Path
 def test_it_is_kept_until_a_week_before_it_expires(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Path(development_certificate().certfile).read_bytes()
     assert Path(development_certificate().certfile).read_bytes() == first
-    monkeypatch.setattr(certificates, "RENEW_BEFORE", timedelta(days=91))
+    monkeypatch.setattr(module, "RENEW_BEFORE", timedelta(days=91))
     assert Path(development_certificate().certfile).read_bytes() != first
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_served_is_made_anew(folder: Path, tmp_path: Path) -> Non
 def test_processes_that_start_at_once_serve_the_same_one(folder: Path) -> None:
     code = (
         "import sys; sys.stdin.read(1)\n"
-        "from muxwsgi.wire.certificates import development_certificate\n"
+        "from muxwsgi.wire.tls.development_certificate import development_certificate\n"
         "files = development_certificate(); print(hash(1)); print(open(files.certfile).read())"
     )
     processes = [

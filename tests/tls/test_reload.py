@@ -7,7 +7,7 @@ import pytest
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire.context import ServerContext
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import Talk, client_context, handshake, settings, shown
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from muxwsgi.wire import context as context_module
-from muxwsgi.wire.context import ServerContext, TLSInfo
+from muxwsgi.wire.tls import info
+from muxwsgi.wire.tls.info import TLSInfo
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import VERSIONS, Refused, client_context, handshake, settings
 
@@ -17,8 +18,8 @@ CLIENTS = ["none", "optional", "required"]
 
 
 def test_the_fast_way_is_the_one_in_use() -> None:
-    assert context_module._session_reused is context_module._session_reused_direct, "pyOpenSSL has changed"
-    assert context_module._cipher is context_module._cipher_direct, "pyOpenSSL has changed"
+    assert info._session_reused is info._session_reused_direct, "pyOpenSSL has changed"
+    assert info._cipher is info._cipher_direct, "pyOpenSSL has changed"
 
 
 def both_sides(authority: Authority, version: ssl.TLSVersion, wanted: str) -> tuple[ServerContext, ssl.SSLContext]:

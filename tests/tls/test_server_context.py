@@ -11,8 +11,9 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire import context as context_module
-from muxwsgi.wire.context import ServerContext, TLSInfo
+from muxwsgi.wire.tls import server_context as context_module
+from muxwsgi.wire.tls.info import TLSInfo
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.tls.authority import Authority
 from tests.tls.handshakes import VERSIONS, Refused, client_context, handshake, raw_client, settings, shown
 

@@ -643,21 +643,21 @@ def test_nothing_is_left_behind_by_connections_that_end_in_any_way(make_pair: Ca
 
 
 def test_openssl_is_called_directly_as_long_as_pyopenssl_has_the_names() -> None:
-    from muxwsgi.wire import tls
+    from muxwsgi.wire.tls import openssl
 
-    assert tls.read is not tls._read, "pyOpenSSL's private names are gone: wire/tls.py has fallen back to the slower public methods"
-    assert all(tls._functions()), "cryptography's private names are gone: the compiled wire/tls.py has fallen back to calls through cffi"
+    assert openssl.read is not openssl._read, "pyOpenSSL's private names are gone: wire/tls has fallen back to the slower public methods"
+    assert all(openssl.functions()), "cryptography's private names are gone: the compiled wire/tls has fallen back to calls through cffi"
 
 
 @pytest.mark.skipif(EXPECTED != "compiled", reason="plain Python calls through cffi")
 def test_the_compiled_build_calls_openssl_without_cffi(make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    from muxwsgi.wire import tls
+    from muxwsgi.wire.tls import descriptor
 
     def never(*args: object) -> None:
         raise AssertionError("called through cffi")
 
-    monkeypatch.setattr(tls, "read", never)
-    monkeypatch.setattr(tls, "write", never)
+    monkeypatch.setattr(descriptor, "read", never)
+    monkeypatch.setattr(descriptor, "write", never)
     server, client = make_pair("tls")
     client.sendall(b"ping")
     assert server.recv(10) == b"ping"
@@ -669,12 +669,12 @@ def test_the_compiled_build_calls_openssl_without_cffi(make_pair: Callable[[str]
 def test_what_openssl_is_called_by_without_those_names_serves_as_well(
     make_pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    from muxwsgi.wire import tls
+    from muxwsgi.wire.tls import descriptor, openssl
 
-    monkeypatch.setattr(tls, "_address", lambda ssl: 0)
+    monkeypatch.setattr(descriptor, "address", lambda ssl: 0)
     if how == "by the public methods":
-        monkeypatch.setattr(tls, "read", tls._read)
-        monkeypatch.setattr(tls, "write", tls._write)
+        monkeypatch.setattr(descriptor, "read", openssl._read)
+        monkeypatch.setattr(descriptor, "write", openssl._write)
     server, client = make_pair("tls")
     writer = gevent.spawn(client.sendall, BIG)
     assert read_exactly(server, len(BIG)) == BIG

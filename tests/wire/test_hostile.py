@@ -12,10 +12,10 @@ import pytest
 
 from muxwsgi.errors import HandshakeError
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire import context
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ServerContext
 from muxwsgi.wire.ready import give_turn
+from muxwsgi.wire.tls import info as info_module
+from muxwsgi.wire.tls.server_context import ServerContext
 from muxwsgi.wire.transport import BYTES_PER_TURN
 from tests.tls.authority import Authority
 from tests.tls.handshakes import VERSIONS, client_context, settings
@@ -108,7 +108,7 @@ def test_a_resumed_session_does_not_outlive_the_clients_certificate(
         def now(cls, tz: tzinfo | None = None) -> datetime:
             return datetime.now(tz) + timedelta(days=6)
 
-    monkeypatch.setattr(context, "datetime", InSixDays)
+    monkeypatch.setattr(info_module, "datetime", InSixDays)
     with pytest.raises(HandshakeError, match="expired"):
         handshake_in_memory(server, client, session=second.session)
 

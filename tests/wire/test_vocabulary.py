@@ -18,7 +18,8 @@ import pytest
 
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.waiting import until
 
 Pair = tuple[Connection, Connection]

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.wire.certificates import BACKDATED, data_folder, write_private
+from muxwsgi.wire.tls.development_certificate import BACKDATED
+from muxwsgi.wire.tls.key_files import data_folder, write_private
 
 __all__ = ["Authority", "Key", "KeyType", "default_folder", "read_certificates", "replaced_certificates"]
 

@@ -21,7 +21,8 @@ from muxwsgi.names import Breadth, InvalidName, canonical, parse_pattern
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.certificates.leaves import Leaf, Leaves
 from muxwsgi.settings import CertificateFiles
-from muxwsgi.wire.context import ServerSide, certificate_names, server_openssl, use_certificate
+from muxwsgi.wire.tls.certificate_files import certificate_names, use_certificate
+from muxwsgi.wire.tls.server_context import ServerSide, server_openssl
 
 __all__ = ["LeafContext"]
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from muxwsgi.proxy.certificates.authority import Authority, Key
-from muxwsgi.wire.certificates import FOR_SIGNATURES
+from muxwsgi.wire.tls.development_certificate import FOR_SIGNATURES
 
 __all__ = ["LeafTemplate"]
 

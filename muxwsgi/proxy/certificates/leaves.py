@@ -24,7 +24,7 @@ from OpenSSL.crypto import FILETYPE_ASN1, X509, load_certificate
 from muxwsgi.names import canonical, is_name
 from muxwsgi.proxy.certificates.authority import Authority, Key, KeyType
 from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
-from muxwsgi.wire.certificates import BACKDATED
+from muxwsgi.wire.tls.development_certificate import BACKDATED
 
 __all__ = ["Leaf", "Leaves", "MintingFailed"]
 

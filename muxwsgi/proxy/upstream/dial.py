@@ -23,8 +23,8 @@ from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.proxy.via import Via
 from muxwsgi.wire.connection import Address, Connection
-from muxwsgi.wire.context import ClientContext
 from muxwsgi.wire.sweeper import Sweeper
+from muxwsgi.wire.tls.client_context import ClientContext
 
 __all__ = ["DialSettings", "Dialer", "Dialled"]
 

@@ -26,8 +26,9 @@ from muxwsgi.proxy.upstream.pool import Pool
 from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, TLSInfo
 from muxwsgi.wire.sweeper import Sweeper
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.info import TLSInfo
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings

@@ -9,7 +9,7 @@ from gevent.server import StreamServer
 
 from muxwsgi.errors import HandshakeError
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ServerSide
+from muxwsgi.wire.tls.server_context import ServerSide
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 

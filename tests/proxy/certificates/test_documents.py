@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from muxwsgi.cli.ca import ca
 from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.tls.client_context import ClientContext
 
 PAGE = (Path(__file__).parents[3] / "docs" / "certificates.md").read_text()
 

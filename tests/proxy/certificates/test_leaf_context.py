@@ -21,7 +21,8 @@ from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext, TLSInfo
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.info import TLSInfo
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.serving import serving
 from tests.tls.authority import Authority as OtherAuthority

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from muxwsgi.proxy.certificates.authority import Authority, Key
 from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
-from muxwsgi.wire.certificates import FOR_SIGNATURES
+from muxwsgi.wire.tls.development_certificate import FOR_SIGNATURES
 from tests.proxy.certificates.company import Company
 
 values = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), min_size=1, max_size=64)

@@ -21,7 +21,8 @@ from muxwsgi.proxy.doors.failures import Failures
 from muxwsgi.settings import TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Address, Connection
-from muxwsgi.wire.context import ClientContext, ServerContext
+from muxwsgi.wire.tls.client_context import ClientContext
+from muxwsgi.wire.tls.server_context import ServerContext
 from tests.proxy.doors.conftest import Clock
 from tests.tls.authority import Authority
 

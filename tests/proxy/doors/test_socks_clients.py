@@ -17,7 +17,7 @@ from muxwsgi.proxy.doors.access import Access, one_user
 from muxwsgi.proxy.doors.socks import SocksDoor
 from muxwsgi.settings import BindSettings, CertificateFiles, ServerSettings
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.context import ClientContext
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.proxy.doors.conftest import Tunnels, page
 from tests.proxy.doors.socks_client import ANN, GREETING, request4, request5
 from tests.tls.authority import Authority

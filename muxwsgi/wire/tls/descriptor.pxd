@@ -1,4 +1,4 @@
-# Types for the compiled build, and its half of tls.py: see docs/compiled.md.
+# Types for the compiled build, and its half of descriptor.py: see docs/compiled.md.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uintptr_t

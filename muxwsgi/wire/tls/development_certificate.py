@@ -5,9 +5,7 @@ For trying things out on one machine. A client has to be told to trust it, or no
 
 import fcntl
 import ipaddress
-import os
 import socket
-import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings import CertificateFiles
+from muxwsgi.wire.tls.key_files import data_folder, write_private
 
-__all__ = ["BACKDATED", "FOR_SIGNATURES", "data_folder", "development_certificate", "write_private"]
+__all__ = ["BACKDATED", "FOR_SIGNATURES", "development_certificate"]
 
 LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=7)
@@ -66,20 +65,6 @@ def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
     except OSError as error:
         raise OperatorError(f"the development certificate cannot be kept in {folder}: {error.strerror or error}") from error
     return CertificateFiles(certfile=str(path), keyfile=str(path))
-
-
-def data_folder() -> Path:
-    """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), where keys that were made here are kept; it need not exist.
-
-    Raises `OperatorError` for a user who has no such place.
-    """
-    data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"
-        return data / "muxwsgi"
-    try:
-        return Path.home() / ".local" / "share" / "muxwsgi"
-    except RuntimeError:  # a container whose user has neither HOME nor an entry in passwd
-        raise OperatorError("keys and certificates have no place to be kept: set HOME or XDG_DATA_HOME") from None
 
 
 def _names_kept(path: Path) -> list[x509.GeneralName] | None:
@@ -142,15 +127,3 @@ def _make(names: list[x509.GeneralName]) -> bytes:
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` in one step by a file that only its owner could ever read (mkstemp makes it 0600)."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,0 +1,209 @@
+"""`DescriptorTLS`: pyOpenSSL on a descriptor. See the package for what it must get right."""
+
+import errno
+import socket as socket_module
+from time import monotonic
+
+from OpenSSL import SSL
+
+from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.tls.openssl import (
+    RECORD,
+    address,
+    as_os_error,
+    fail,
+    forget_errors,
+    functions,
+    handshake_error,
+    read,
+    return_after_each_record,
+    write,
+)
+from muxwsgi.wire.tls.transport import left
+from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, WriteTurn
+
+__all__ = ["DescriptorTLS"]
+
+#: Records without data that a read which does not wait passes over.
+RECORDS_PASSED = 1000
+
+# In the compiled build this name is a C function, as are `_receive`, `_transmit` and `_shake`, and an assignment to it would be an error:
+# hence by this way around.
+globals().update(_is_compiled=lambda: False)
+
+SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR = functions() if _is_compiled() else (0, 0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
+
+
+class DescriptorTLS:
+    """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
+
+    __slots__ = ("_address", "_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl", "truncated")
+
+    def __init__(self, below: SocketTransport, ssl: SSL.Connection) -> None:
+        """`ssl` was made for `below.socket()`, whose bytes are all still in the kernel."""
+        self.ssl = ssl
+        self._address = address(ssl) if SSL_READ else 0  # 0 in plain Python
+        self.lifeline: Lifeline = below.lifeline
+        self._reader = below.lifeline.reader
+        self._sock = below.socket()
+        self._turn = WriteTurn(below.lifeline, self._sock)
+        self._drained = False
+        self._broken = False
+        self.truncated = False
+        return_after_each_record(ssl)
+
+    def handshake(self) -> None:
+        line = self.lifeline
+        try:
+            while True:
+                try:
+                    if not self._address:
+                        self.ssl.do_handshake()
+                        return
+                    shaken = _shake(self._address)  # type: ignore[name-defined]  # noqa: F821
+                    if shaken is True:
+                        return
+                    if type(shaken) is tuple:
+                        fail(self.ssl, shaken)
+                    line.reader.wait()
+                except SSL.WantReadError:
+                    line.reader.wait()
+                except SSL.WantWriteError:
+                    line.writer.wait()
+        except SSL.Error as error:
+            self._broken = True
+            raise handshake_error(error) from error
+        except BaseException:
+            self._broken = True
+            raise
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        give_up = monotonic() + timeout if timeout else None
+        passed = 0
+        if self._drained and timeout != 0:
+            self._reader.wait(timeout)
+        while True:
+            try:
+                data = _receive(self._address, n) if self._address else read(self.ssl, n)  # type: ignore[name-defined]  # noqa: F821
+                if type(data) is tuple:
+                    fail(self.ssl, data)
+            except SSL.WantReadError:
+                data = None
+            except SSL.Error as error:
+                if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
+                    continue
+                return b""
+            if data is None:  # nothing to be had: the compiled build tells it without an exception
+                if timeout == 0 and passed < RECORDS_PASSED:
+                    # It may have been a record without data: who does not wait asks for what is behind it.
+                    self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError where there is nothing
+                    passed += 1
+                    continue
+                self._reader.wait(timeout if give_up is None else left(give_up))
+                continue
+            size = len(data)
+            self._drained = size < n and size < RECORD
+            return data
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        # pyOpenSSL's own recv_into reads into a buffer of its own and copies as well.
+        data = self.recv(len(view), timeout)
+        view[: len(data)] = data
+        return len(data)
+
+    def _read_again(self, error: SSL.Error, timeout: float | None) -> bool:
+        """Whether to read once more after `error`; False at the end of the stream, raises for every fault."""
+        if isinstance(error, SSL.WantWriteError):
+            # The answer to a KeyUpdate does not fit into the send buffer. A blocked writer will take it along.
+            with self._turn.take():
+                self.lifeline.writer.wait(timeout)
+            return True
+        self._drained = False  # nothing more comes: a later read must not wait for it
+        if isinstance(error, SSL.ZeroReturnError):
+            return False
+        self._broken = True
+        if isinstance(error, SSL.SysCallError) and error.args[0] <= 0:
+            self.truncated = True
+            return False
+        raise as_os_error(error) from error
+
+    def sendall(self, data: Buffer, timeout: float | None) -> None:
+        self._check()
+        turn = self._turn
+        if turn.lock is None and 0 < len(data) <= RECORD:
+            try:
+                if self._address and type(data) is bytes:
+                    sent = _transmit(self._address, data)  # type: ignore[name-defined]  # noqa: F821
+                    if type(sent) is tuple:
+                        fail(self.ssl, sent)
+                else:
+                    sent = write(self.ssl, data)
+                turn.sent += sent
+                if turn.sent > BYTES_PER_TURN:
+                    turn.yield_turn()
+                return
+            except SSL.WantWriteError:
+                pass  # the record is made and partly sent: the retry below must come, with the same bytes
+            except SSL.Error as error:
+                self._broken = True
+                raise as_os_error(error) from error
+        self._send_waiting(memoryview(data), timeout)
+
+    def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
+        torn = False
+
+        def send_more(done: int) -> int:
+            nonlocal torn
+            self._check()  # another greenlet may have closed it while this one waited for its turn
+            torn = True
+            try:
+                sent = self.ssl.send(view[done:])
+            except SSL.WantWriteError:
+                raise BlockingIOError(errno.EAGAIN, "would block") from None
+            except SSL.Error as error:
+                raise as_os_error(error) from error
+            torn = False
+            return sent
+
+        try:
+            self._turn.write(send_more, len(view), timeout)
+        finally:
+            if torn:
+                self._broken = True
+
+    def _check(self) -> None:
+        """Raise where the layer cannot be written to. OpenSSL knows the descriptor by its number, which is somebody else's after a close:
+        there is no call into it without this check since the last wait."""
+        if self._broken:
+            raise BrokenPipeError(errno.EPIPE, "the TLS layer is closed, or broken by an earlier error or an interrupted write")
+
+    def shutdown(self, how: int, timeout: float | None) -> None:
+        if how != socket_module.SHUT_RD and not self._broken:
+            with self._turn.take():
+                while True:
+                    self._check()
+                    try:
+                        self.ssl.shutdown()
+                        break
+                    except SSL.WantWriteError:
+                        self.lifeline.writer.wait(timeout)
+                    except SSL.Error as error:
+                        self._broken = True
+                        raise as_os_error(error) from error
+        self._sock.shutdown(how)
+
+    def abandon(self) -> None:
+        self._broken = True
+
+    def close(self) -> None:
+        if not self._broken and not self._turn.taken:
+            try:
+                self.ssl.shutdown()
+            except SSL.Error:
+                forget_errors()  # the peer is gone or its window is full: it will see the end without the goodbye
+        self._broken = True
+        self.lifeline.close()
+        self._sock.close()
+
+    def socket(self) -> socket_module.socket:
+        return self._sock

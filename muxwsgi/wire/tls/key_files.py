@@ -1,0 +1,35 @@
+"""Where keys that were made here are kept, and how they are written so that nobody else can read them."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["data_folder", "write_private"]
+
+
+def data_folder() -> Path:
+    """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), where keys that were made here are kept; it need not exist.
+
+    Raises `OperatorError` for a user who has no such place.
+    """
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"
+        return data / "muxwsgi"
+    try:
+        return Path.home() / ".local" / "share" / "muxwsgi"
+    except RuntimeError:  # a container whose user has neither HOME nor an entry in passwd
+        raise OperatorError("keys and certificates have no place to be kept: set HOME or XDG_DATA_HOME") from None
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` in one step by a file that only its owner could ever read (mkstemp makes it 0600)."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

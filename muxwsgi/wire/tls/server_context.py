@@ -1,0 +1,180 @@
+"""`ServerContext`: which certificate a bind shows, which protocol is agreed on, which client certificates are believed.
+
+One front `SSL.Context` per bind serves for the life of the process. Session tickets belong to it, so they outlive a reload, and
+processes that fork after it was made resume each other's sessions. Certificates stand behind it in contexts of their own: the server-name
+callback, which OpenSSL calls in every handshake, switches to the one that fits.
+
+Not with `Connection.use_certificate`: it sets the leaf alone, pyOpenSSL gives chains to contexts only.
+"""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from socket import socket
+from typing import Protocol
+
+from OpenSSL import SSL
+
+from muxwsgi.errors import HandshakeError, OperatorError
+from muxwsgi.names import comparable
+from muxwsgi.settings import CertificateFiles, TLSSettings, UnknownALPN
+from muxwsgi.wire.tls.certificate_files import certificate_names, use_certificate, why_refused
+from muxwsgi.wire.tls.info import printable
+
+__all__ = ["ServerContext", "ServerSide", "server_openssl"]
+
+#: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). Those of 1.3 are all fine.
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+
+#: Those of TLS 1.3, in the order of BoringSSL and Go: OpenSSL's own begins with AES-256, whose SHA-384 has no instructions of its own: a
+#: handshake takes 7 % longer.
+SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+_VERIFY = {
+    "none": SSL.VERIFY_NONE,
+    "optional": SSL.VERIFY_PEER,
+    "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+}
+
+
+class ServerSide(Protocol):
+    """Whatever TLS is served with: the `ServerContext` of a bind, or what somebody else chose for one connection."""
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
+        ...
+
+
+class ServerContext:
+    """What one bind serves TLS with."""
+
+    def __init__(self, settings: TLSSettings, alpn: Sequence[str] = ()) -> None:
+        """`alpn` are the ids offered, the one we like best first. Raises `OperatorError` naming the file that is wrong."""
+        self._settings = settings
+        self._alpn = [protocol.encode("ascii") for protocol in alpn]
+        self._trusted = self._read_client_ca()
+        self._served = _Certificates([self._certificate(files) for files in settings.certificates])
+        #: The front context. Every connection starts in it, and `_choose` moves it on.
+        self.openssl = self._front()
+
+    def connection(self, sock: socket | None) -> SSL.Connection:
+        """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
+        ssl = SSL.Connection(self.openssl, sock)
+        ssl.set_accept_state()
+        return ssl
+
+    def reload(self) -> None:
+        """Read the files again. Raises `OperatorError` where one is wrong, and everything stays as it was then.
+
+        Connections that are open are not touched. Sessions can still be resumed, unless `client_ca` changed: a resumed session
+        is not verified again, so that a client of a CA that was taken out could come back for as long as it likes.
+        """
+        trusted = self._read_client_ca()
+        served = _Certificates([self._certificate(files) for files in self._settings.certificates])
+        front = self.openssl if trusted == self._trusted else self._front()
+        self._trusted, self._served, self.openssl = trusted, served, front
+
+    def _front(self) -> SSL.Context:
+        front = self._context(self._settings.certificates[0])
+        front.set_tlsext_servername_callback(self._choose)
+        return front
+
+    def _choose(self, ssl: SSL.Connection) -> None:
+        try:
+            name = ssl.get_servername()
+            ssl.set_context(self._served.context_for(comparable(name.decode("ascii", "replace")) if name else None))
+        except BaseException as error:
+            # Of an Exception pyOpenSSL makes a traceback and an alert. Of anything else (a signal's) cffi would make a traceback and a
+            # handshake that goes on, with what the front context holds since the start.
+            raise RuntimeError("no certificate could be chosen") from error
+
+    def _read_client_ca(self) -> bytes:
+        path = self._settings.client_ca
+        if path is None:
+            return b""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise OperatorError(f"ca_certs: {path}: {error.strerror}") from None
+
+    def _certificate(self, files: CertificateFiles) -> "_Certificate":
+        context = self._context(files)
+        return _Certificate(certificate_names(files), context)
+
+    def _context(self, files: CertificateFiles) -> SSL.Context:
+        """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
+        was switched to, and all else from the front."""
+        settings = self._settings
+        context = server_openssl(self._alpn, settings.ciphers, unknown_alpn=settings.unknown_alpn)
+        context.set_session_id(b"muxwsgi")  # resumption with client certificates needs one
+        use_certificate(context, files)
+        if settings.client_ca is not None:
+            try:
+                context.load_verify_locations(settings.client_ca)
+                context.load_client_ca(settings.client_ca.encode())
+            except SSL.Error as error:
+                raise OperatorError(f"ca_certs: {why_refused(settings.client_ca, 'CA certificates in PEM', error)}") from None
+        context.set_verify(_VERIFY[settings.client_certificates])
+        return context
+
+
+def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, unknown_alpn: UnknownALPN = "ignore") -> SSL.Context:
+    """An OpenSSL context for servers, still without a certificate. `alpn` are the ids offered, the one we like best first.
+    `unknown_alpn` is what happens to a client that offers ids, and none of these.
+
+    Raises `OperatorError` where OpenSSL knows none of `ciphers`, a list for TLS 1.2.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no record buffers: 34 KiB less
+    try:
+        context.set_cipher_list((ciphers or CIPHERS).encode())
+    except SSL.Error:
+        raise OperatorError(f"ciphers: OpenSSL knows none of {ciphers!r}") from None
+    if hasattr(context, "set_tls13_ciphersuites"):  # not in every pyOpenSSL that will do
+        context.set_tls13_ciphersuites(SUITES)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets: nothing is kept here
+    if alpn:
+        liked = tuple(alpn)
+
+        def select(ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
+            for protocol in liked:
+                if protocol in offered:
+                    return protocol
+            if unknown_alpn == "ignore":
+                return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
+            # pyOpenSSL sends the alert no_application_protocol for whatever is raised here, and raises it from the handshake.
+            ids = ", ".join(repr(printable(protocol)) for protocol in offered)
+            raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
+
+        context.set_alpn_select_callback(select)
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    names: tuple[str, ...]  # lower case, "*.example.com" for a wildcard
+    context: SSL.Context
+
+
+class _Certificates:
+    """What is served now: replaced as a whole by a reload."""
+
+    def __init__(self, certificates: Sequence[_Certificate]) -> None:
+        self._first = certificates[0].context
+        self._by_name: dict[str, SSL.Context] = {}
+        for certificate in certificates:
+            for name in certificate.names:
+                self._by_name.setdefault(name, certificate.context)
+
+    def context_for(self, name: str | None) -> SSL.Context:
+        """Exact name, else wildcard for its first label, else the first certificate."""
+        if name is None:
+            return self._first
+        wildcard = "*." + name.partition(".")[2]
+        return self._by_name.get(name) or self._by_name.get(wildcard) or self._first

@@ -1,0 +1,37 @@
+"""What both TLS transports have in common."""
+
+import errno
+from time import monotonic
+from typing import Protocol
+
+from OpenSSL import SSL
+
+from muxwsgi.wire.transport import Transport
+
+__all__ = ["TLSTransport", "left"]
+
+
+class TLSTransport(Transport, Protocol):
+    """A transport that encrypts.
+
+    truncated   the stream has ended without close_notify: anybody on the way may have cut it (RFC 8446 section 6.1)
+    """
+
+    ssl: SSL.Connection
+
+    @property
+    def truncated(self) -> bool: ...
+
+    def handshake(self) -> None:
+        """Complete the handshake. Raises `HandshakeError`, or `Expired` at the connection's deadline."""
+
+    def abandon(self) -> None:
+        """Send nothing from here on, close_notify included: the peer is to notice that the stream was cut."""
+
+
+def left(give_up: float) -> float:
+    """The seconds until `give_up`: a peer that drips a record, or sends none with data, buys no time by it. Raises `TimeoutError`."""
+    left = give_up - monotonic()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    return left
