@@ -12,7 +12,7 @@ COMPILED := build/compiled
 COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
 # Most tests wait most of the time, for processes that start and deadlines that pass: files of them run beside each other.
 WORKERS ?= -n 4 --dist loadfile
-COMPILED_TESTS := tests/gate tests/wire tests/mux tests/tls tests/http tests/server tests/proxy
+COMPILED_TESTS := tests/gate tests/wire tests/mux tests/dial tests/tls tests/http tests/server tests/proxy
 
 .PHONY: run test test-fast lint bench clean help
 

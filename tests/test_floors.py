@@ -17,7 +17,7 @@ FLOORS = {"wire": 0, "mux": 1, "http": 2, "hijackers": 2, "proxy": 3, "server": 
 ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange": 5, "tunnel": 6, "doors": 7, "proxy": 8}
 
 #: Upward, and for types alone: a context names what it carries.
-NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules"), ("muxwsgi.proxy.context", "upstream")}
+NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules")}
 
 #: Modules that belong together: a `Connection` hands itself to what is made at its request.
 TOGETHER = {"muxwsgi.wire.connection", "muxwsgi.wire.extras", "muxwsgi.wire.given", "muxwsgi.wire.pump"}

@@ -7,6 +7,9 @@ from typing import Any
 
 from muxwsgi.cli.load_app import load_rules
 from muxwsgi.cli.run import Log, serve_made
+from muxwsgi.dial.dialer import DialSettings
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.flow_filter import parse_filter
 from muxwsgi.observe.flow_log import FlowLog
@@ -18,9 +21,6 @@ from muxwsgi.proxy.flow import FlowSink
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.upstream.dial import DialSettings
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.setting import from_options
 from muxwsgi.signals import Signals
 

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muxwsgi.dial.upstream_choice import NoProxy, UpstreamChoice
+    from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
     from muxwsgi.http.websocket.frame import Frame, Opcode
     from muxwsgi.proxy.certificates.authority import Authority
     from muxwsgi.proxy.context import Context
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     )
     from muxwsgi.proxy.rules.message import Request, Response
     from muxwsgi.proxy.settings import ProxySettings
-    from muxwsgi.proxy.upstream.upstream_choice import NoProxy, UpstreamChoice
-    from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 
 #: Modules by their names from here. A name that begins with a dot is beside this package.
 _HOMES = {
@@ -76,8 +76,8 @@ _HOMES = {
     "rules.message": ("Request", "Response"),
     "proxy": ("Proxy",),
     "settings": ("ProxySettings",),
-    "upstream.upstream_choice": ("NoProxy", "UpstreamChoice"),
-    "upstream.upstream_proxy": ("DIRECT", "UpstreamProxy"),
+    ".dial.upstream_choice": ("NoProxy", "UpstreamChoice"),
+    ".dial.upstream_proxy": ("DIRECT", "UpstreamProxy"),
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,10 +11,10 @@ from muxwsgi.wire.connection import Address, Connection
 if TYPE_CHECKING:
     import werkzeug.wrappers
 
+    from muxwsgi.dial.upstream_proxy import UpstreamProxy
     from muxwsgi.proxy.fault import Fault
     from muxwsgi.proxy.flow import Flow
     from muxwsgi.proxy.rules.message import Request
-    from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
     from muxwsgi.wire.tls.server_context import ServerSide
 
 __all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]

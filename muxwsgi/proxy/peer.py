@@ -3,7 +3,7 @@
 Trust hangs on it (access lists, the guard, rules on clients), so it is read here alone. Only IPv4-mapped addresses (RFC 4291 section
 2.5.5.2) are read as the IPv4 address in them: the kernel makes those of IPv4 connections, and nothing on the wire can have one. All other
 IPv6 addresses with an IPv4 address in them (6to4, Teredo, ISATAP, NAT64) are chosen by the peer or its network, so the IPv4 address in
-them proves nothing. Where a client asks to be connected *to* such an address, see `muxwsgi.proxy.upstream.guard`.
+them proves nothing. Where a client asks to be connected *to* such an address, see `muxwsgi.dial.guard`.
 """
 
 from functools import lru_cache

@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from muxwsgi.dial.dialer import Dialer, DialSettings
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.resolve import Resolver, check_target, system_resolver
+from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.errors import PeerError
+from muxwsgi.http.client.pool import Pool
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.h1.h1 import HTTP1, OnReject, WSGIApplication
 from muxwsgi.mux.mux import Mux, OnRefusal
@@ -52,12 +57,7 @@ from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.tunnel import Tunnels
-from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
 from muxwsgi.proxy.upstream.endpoint import Endpoint
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.pool import Pool
-from muxwsgi.proxy.upstream.resolve import Resolver, check_target, system_resolver
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.settings import CertificateFiles, HTTPSettings

@@ -13,8 +13,8 @@ import pytest
 from muxwsgi.proxy.exchange.hangup import HALF_CLOSED_AT_MOST
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.wire.ready import sweep
+from tests.dial.conftest import open_sockets
 from tests.proxy.conftest import Lab
-from tests.proxy.dial.conftest import open_sockets
 from tests.waiting import until
 
 __all__ = ["begun_flows", "clean_process", "frozen_heap", "later", "nothing_left", "settle", "until"]

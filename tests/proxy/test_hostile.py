@@ -15,6 +15,10 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muxwsgi.dial.concurrency import Turns
+from muxwsgi.dial.dialer import LOOKUPS_AT_ONCE
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.resolve import system_resolver
 from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.mux.match import Match
 from muxwsgi.proxy.fault import Fault
@@ -27,10 +31,6 @@ from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.lookalikes import FirstLine, nearly_http, nearly_tls
 from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream import upstreams
-from muxwsgi.proxy.upstream.dial import LOOKUPS_AT_ONCE
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.resolve import system_resolver
-from muxwsgi.proxy.upstream.turns import Turns
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.tls.client_context import ClientContext

@@ -9,12 +9,12 @@ import gevent
 import pytest
 
 from muxwsgi import Server
+from muxwsgi.dial import dialer
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.upstream import dial
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from tests.proxy.accounts import clean_process, frozen_heap  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
 from tests.proxy.dialogue import OK, Upstream, read_answer
@@ -46,14 +46,14 @@ def most_open(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """The most descriptors of this process at any dial so far, above those of the beginning."""
     before = len(os.listdir("/proc/self/fd"))
     most = 0
-    connect_first = dial.connect_first
+    connect_first = dialer.connect_first
 
     def counted(*arguments: Any) -> Any:
         nonlocal most
         most = max(most, len(os.listdir("/proc/self/fd")) - before)
         return connect_first(*arguments)
 
-    monkeypatch.setattr(dial, "connect_first", counted)
+    monkeypatch.setattr(dialer, "connect_first", counted)
     return lambda: most
 
 
@@ -87,7 +87,7 @@ def test_a_request_that_goes_in_a_circle_of_proxies_is_refused(lab: Lab, size: i
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
 def test_a_circle_that_no_field_shows_is_bounded(lab: Lab, scheme: str, monkeypatch: pytest.MonkeyPatch, most_open: Callable[[], int]) -> None:
-    monkeypatch.setattr(dial, "REQUESTS_AT_ONCE", 10)
+    monkeypatch.setattr(dialer, "REQUESTS_AT_ONCE", 10)
     first = ring(lab, scheme, 2, via="", connect_timeout=2.0)[0]
     client = lab.connect(first)
     client.sendall(b"CONNECT somewhere.example:443 HTTP/1.1\r\nHost: somewhere.example:443\r\n\r\n")

@@ -8,11 +8,11 @@ import gevent
 import gevent.socket
 import pytest
 
+from muxwsgi.dial.dialer import DialSettings
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.upstream.dial import DialSettings
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.wire.connection import Connection
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left  # noqa: F401
 from tests.proxy.conftest import Lab, read_head

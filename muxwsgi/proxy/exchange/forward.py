@@ -7,7 +7,7 @@ connection when another may have it: only a response that was read to its end gi
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muxwsgi.http.client import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, NoResponse, ResponseHead
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
 from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
 from muxwsgi.proxy.exchange.response_body import ResponseBody

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.body import BrokenBody
-from muxwsgi.http.client import BrokenResponse, ClientConnection, ClientSettings
+from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, ClientSettings
 from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end, head_fields
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.message import Response

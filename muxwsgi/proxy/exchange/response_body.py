@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
-from muxwsgi.http.client import ClientConnection
+from muxwsgi.http.client.connection import ClientConnection
 from muxwsgi.proxy.exchange.fields import Fields
 from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
 from muxwsgi.proxy.exchange.upload import Upload

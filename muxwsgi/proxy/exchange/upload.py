@@ -13,7 +13,7 @@ import gevent
 from muxwsgi.errors import Cut, PeerError
 
 if TYPE_CHECKING:
-    from muxwsgi.http.client import ClientConnection
+    from muxwsgi.http.client.connection import ClientConnection
     from muxwsgi.proxy.flow import Flow
 
 __all__ = ["Upload", "chunked", "pieces_of"]

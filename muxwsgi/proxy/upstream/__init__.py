@@ -1,1 +1,1 @@
-"""Connections that the proxy opens: where they may go, how they get there, and which are kept."""
+"""What the proxy adds to the connections that it opens: TLS with the upstream, the pool, and what flows say of them."""

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from muxwsgi.dial.upstream_proxy import UpstreamProxy
     from muxwsgi.proxy.context import Dial, Layer
     from muxwsgi.proxy.upstream.endpoint import Endpoint
-    from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["EarlyStream"]

@@ -6,7 +6,7 @@ from muxwsgi.names import join_host_port
 from muxwsgi.proxy.context import Layer
 
 if TYPE_CHECKING:
-    from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
+    from muxwsgi.dial.upstream_proxy import UpstreamProxy
 
 __all__ = ["Endpoint"]
 

@@ -10,13 +10,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from muxwsgi import Server
+from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.certificates.authority import Authority, KeyType
 from muxwsgi.proxy.certificates.leaves import Leaves
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from tests.proxy.conftest import read_head
 from tests.proxy.dialogue import read_answer
 

@@ -8,9 +8,9 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+from muxwsgi.dial.resolve import Resolved, system_resolver
 from muxwsgi.proxy import Context, Frame, Opcode, Proxy, ProxySettings, Request, Response, UpstreamChoice, content_type_is, url_has_prefix
 from muxwsgi.proxy.certificates.authority import Authority
-from muxwsgi.proxy.upstream.resolve import Resolved, system_resolver
 
 __all__ = ["add_rules", "create_proxy"]
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from muxwsgi.settings import CertificateFiles
+from tests.dial.squid import free_ports
 from tests.proxy.clients.proxy_process import PATIENCE, run
-from tests.proxy.dial.squid import free_ports
 
 __all__ = ["SSH", "Nginx", "Postgres", "Redis"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.dial.squid import PASSWORD, USER, Squid
 from tests.proxy.clients.conftest import StartProxy, muxwsgi
 from tests.proxy.clients.proxy_process import PATIENCE, ProxyProcess, Trust, curl, environment, run
-from tests.proxy.dial.squid import PASSWORD, USER, Squid
 from tests.system.server_process import ROOT, ServerProcess
 
 

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
+from muxwsgi.dial.resolve import literal, spelled
+from muxwsgi.dial.upstream_choice import NoProxy
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import sni_is
 from muxwsgi.proxy import BlockList, dst_host_is, is_localhost, req_host_is, req_host_matches
 from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.proxy.doors.front_page import pac
-from muxwsgi.proxy.upstream.resolve import literal, spelled
-from muxwsgi.proxy.upstream.upstream_choice import NoProxy
 from tests.mux.first_bytes import client_hello
 from tests.proxy.rules.conftest import MakeContext
 

@@ -10,11 +10,11 @@ import gevent
 import gevent.server
 import pytest
 
+from muxwsgi.dial.dialer import Dialer, Dialled, DialSettings
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.resolve import Resolver, system_resolver
+from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.upstream.dial import Dialer, Dialled, DialSettings
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.resolve import Resolver, system_resolver
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.sweeper import Sweeper

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from time import monotonic
 
-from muxwsgi.http.client import ClientConnection
+from muxwsgi.http.client.connection import ClientConnection
 
 __all__ = ["Pool"]
 

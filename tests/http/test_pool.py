@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from muxwsgi.http.client import ClientConnection, ClientSettings
-from muxwsgi.proxy.upstream.pool import Pool
+from muxwsgi.http.client.connection import ClientConnection, ClientSettings
+from muxwsgi.http.client.pool import Pool
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 

@@ -8,9 +8,9 @@ import gevent.server
 import gevent.subprocess
 import pytest
 
+from muxwsgi.dial.upstream_choice import NoProxy, UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.upstream.upstream_choice import NoProxy, UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 
 A, B, C = (UpstreamProxy.parse(f"http://{name}:1") for name in "abc")
 

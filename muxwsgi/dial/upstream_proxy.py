@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
+from muxwsgi.dial.resolve import host_name, literal
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.upstream.resolve import host_name, literal
 
 __all__ = ["DIRECT", "ProxyScheme", "UpstreamProxy"]
 

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial import happy_eyeballs
+from muxwsgi.dial.dialer import DialSettings
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.happy_eyeballs import interleave
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream import happy_eyeballs
-from muxwsgi.proxy.upstream.dial import DialSettings
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.happy_eyeballs import interleave
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.wire.sweeper import Sweeper
-from tests.proxy.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
+from tests.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
 
 # A socket that is left to the collector to close is a warning of its own.
 pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.filterwarnings("error::ResourceWarning")]
@@ -200,9 +200,9 @@ def test_a_patched_process_dials_as_well(greeter: Greeter) -> None:
 from gevent import monkey
 monkey.patch_all()
 import socket
-from muxwsgi.proxy.upstream.dial import Dialer, DialSettings
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
+from muxwsgi.dial.dialer import Dialer, DialSettings
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.wire.sweeper import Sweeper
 resolver = lambda host, port: [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
 dialer = Dialer(DialSettings(), Guard(lambda: [("0.0.0.0", 1)]), UpstreamChoice(), resolver, Sweeper(), connect_timeout=10)

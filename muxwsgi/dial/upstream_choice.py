@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import address_of, comparable, parse_host, split_host_port
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 
 __all__ = ["NoProxy", "UpstreamChoice"]
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import cast
 
+from muxwsgi.dial.chain import Unreachable, request_stream
+from muxwsgi.dial.concurrency import Turns
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.happy_eyeballs import Unanswered, connect_first
+from muxwsgi.dial.resolve import Resolved, Resolver, addresses, check_target, literal, spelled
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import Expired, OperatorError
 from muxwsgi.names import join_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream.chain import Unreachable, request_stream
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.happy_eyeballs import Unanswered, connect_first
-from muxwsgi.proxy.upstream.resolve import Resolved, Resolver, addresses, check_target, literal, spelled
-from muxwsgi.proxy.upstream.turns import Turns
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.proxy.via import Via
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.sweeper import Sweeper

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.local_address import _can_be_bound, is_local
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.local_address import _can_be_bound, is_local
 
 HERE = ("127.0.0.1", 50000)
 ELSEWHERE = ("203.0.113.9", 50000)

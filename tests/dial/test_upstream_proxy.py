@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.upstream.upstream_proxy import DIRECT, UpstreamProxy
 
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40)
 

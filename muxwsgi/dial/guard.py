@@ -9,11 +9,11 @@ from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from muxwsgi.dial.local_address import is_local
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import IPAddress
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.peer import is_on_loopback, peer_address
-from muxwsgi.proxy.upstream.local_address import is_local
 from muxwsgi.wire.connection import Address
 
 __all__ = ["Guard", "Kind"]

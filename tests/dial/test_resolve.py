@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.resolve import MAX_ADDRESSES, addresses, host_name, literal, system_resolver
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream.resolve import MAX_ADDRESSES, addresses, host_name, literal, system_resolver
 
 
 def by_the_system(host: str) -> tuple[int, str] | None:

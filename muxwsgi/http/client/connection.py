@@ -16,8 +16,8 @@ from gevent.monkey import get_original
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.body import Body, ChunkedBody, CloseBody, EmptyBody, Incoming, LengthBody
-from muxwsgi.http.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
-from muxwsgi.http.response_repair import normalised
+from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
+from muxwsgi.http.client.response_repair import normalised
 from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import re
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from muxwsgi.http.response_repair import repaired
+from muxwsgi.http.client.response_repair import repaired
 
 __all__ = ["BrokenResponse", "ResponseHead", "parse_response_head", "refuse_response_early"]
 

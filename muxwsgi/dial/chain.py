@@ -7,10 +7,10 @@ which is the caller's to set, as is the connection to close.
 import re
 import socket as socket_module
 
+from muxwsgi.dial.resolve import Resolved, literal
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.names import join_host_port
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream.resolve import Resolved, literal
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.wire.connection import Connection
 
 __all__ = ["Unreachable", "request_stream"]

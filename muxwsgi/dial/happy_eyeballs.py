@@ -14,7 +14,7 @@ from typing import Any
 
 from gevent.monkey import get_original
 
-from muxwsgi.proxy.upstream.resolve import Resolved
+from muxwsgi.dial.resolve import Resolved
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
 from muxwsgi.wire.transport import PlainSocket

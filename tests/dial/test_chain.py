@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.chain import HEAD_LIMIT, INTERIM_LIMIT, request_stream
+from muxwsgi.dial.dialer import Dialer
+from muxwsgi.dial.guard import Guard
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.upstream.chain import HEAD_LIMIT, INTERIM_LIMIT, request_stream
-from muxwsgi.proxy.upstream.dial import Dialer
-from muxwsgi.proxy.upstream.guard import Guard
-from muxwsgi.proxy.upstream.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.upstream.upstream_proxy import UpstreamProxy
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire import sweeper as sweeper_module
-from tests.proxy.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
-from tests.proxy.dial.socks_server import SocksServer
-from tests.proxy.dial.squid import Squid
+from tests.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
+from tests.dial.socks_server import SocksServer
+from tests.dial.squid import Squid
 from tests.tls.authority import Authority
 
 # A socket that is left to the collector to close is a warning of its own.
