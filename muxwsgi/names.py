@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "LONGEST_NAME",
@@ -28,6 +28,7 @@ __all__ = [
     "IPAddress",
     "InvalidName",
     "address_of",
+    "address_text",
     "canonical",
     "comparable",
     "is_name",
@@ -167,6 +168,13 @@ def split_host_port(text: str) -> tuple[str, int | None]:
 def join_host_port(host: str, port: int) -> str:
     """`host:port`, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_text(address: tuple[Any, ...] | str) -> str:
+    """The address of a socket as `host:port`, with an IPv6 address in brackets; `unix:` and the path of a unix socket."""
+    if isinstance(address, str):
+        return f"unix:{address}"
+    return join_host_port(address[0], address[1])
 
 
 # Patterns

@@ -11,16 +11,16 @@ from muxwsgi.dial.dialer import DialSettings
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.flow_filter import parse_filter
-from muxwsgi.observe.flow_log import FlowLog
-from muxwsgi.observe.har import HARFile
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.doors.access import Access, Credentials
-from muxwsgi.proxy.flow import FlowSink
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.records.flow import FlowSink
+from muxwsgi.records.flow_filter import parse_filter
+from muxwsgi.records.flow_log import FlowLog
+from muxwsgi.records.har import HARFile
 from muxwsgi.setting import from_options
 from muxwsgi.signals import Signals
 

@@ -18,7 +18,7 @@ import click
 from muxwsgi.errors import OperatorError
 
 if TYPE_CHECKING:
-    from muxwsgi.proxy.flow import Flow
+    from muxwsgi.records.flow import Flow
 
 __all__ = ["replay"]
 
@@ -87,7 +87,7 @@ def replay(
 
     The status is 0 when each was answered as it was then, 1 when one was not, or could not be sent.
     """
-    from muxwsgi.observe.flow_filter import parse_filter
+    from muxwsgi.records.flow_filter import parse_filter
 
     wanted = parse_filter(expression) if expression is not None else None
     target = _target(target_url) if target_url is not None else None
@@ -143,7 +143,7 @@ def _opened(file: str) -> BinaryIO:
 
 def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow | str]]":
     """Each flow with the number of its line; a text for a line that is none."""
-    from muxwsgi.observe.flow_record import flow_of
+    from muxwsgi.records.flow_record import flow_of
 
     for number, line in enumerate(stream, 1):
         progress.at(len(line), number)
@@ -159,7 +159,7 @@ _OURS = {"proxy": "this proxy itself", "rule": "a rule", "application": "a mount
 
 def _replay(flow: "Flow", target: Target | None, context: ssl.SSLContext, timeout: float, count: bool) -> str:
     """What became of it: a word for the summary."""
-    from muxwsgi.observe.flow_record import REDACTED, flow_url
+    from muxwsgi.records.flow_record import REDACTED, flow_url
 
     method = flow.request.line[0] if flow.request is not None else "-"
     url = flow_url(flow) or flow.destination or "-"
@@ -189,7 +189,7 @@ def _replay(flow: "Flow", target: Target | None, context: ssl.SSLContext, timeou
 
 def _send(flow: "Flow", method: str, place: Target, rehosted: bool, context: ssl.SSLContext, timeout: float) -> Answer:
     """On a connection of its own: no answer can be mistaken for another's."""
-    from muxwsgi.observe.flow_record import REDACTED
+    from muxwsgi.records.flow_record import REDACTED
 
     assert flow.request is not None
     if _TOKEN.fullmatch(method) is None:  # http.client looks for control characters only

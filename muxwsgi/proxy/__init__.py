@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.doors.access import Access
     from muxwsgi.proxy.doors.htpasswd import Htpasswd
     from muxwsgi.proxy.fault import Fault, Phase
-    from muxwsgi.proxy.flow import Flow
     from muxwsgi.proxy.proxy import Proxy
     from muxwsgi.proxy.rules.actions import CONTINUE, DROP, Accept, Chunk, Hijack, Mitm, Refused, Reject
     from muxwsgi.proxy.rules.blocklist import BlockList
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     )
     from muxwsgi.proxy.rules.message import Request, Response
     from muxwsgi.proxy.settings import ProxySettings
+    from muxwsgi.records.flow import Flow
 
 #: Modules by their names from here. A name that begins with a dot is beside this package.
 _HOMES = {
@@ -70,7 +70,7 @@ _HOMES = {
     ),
     "context": ("Context",),
     "fault": ("Fault", "Phase"),
-    "flow": ("Flow",),
+    ".records.flow": ("Flow",),
     ".http.websocket.frame": ("Frame", "Opcode"),
     "doors.htpasswd": ("Htpasswd",),
     "rules.message": ("Request", "Response"),

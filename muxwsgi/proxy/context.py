@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from muxwsgi.mux.client_hello import ClientHello
-from muxwsgi.proxy.fingerprint import ja3, ja4
+from muxwsgi.records.fingerprint import ClientTLS
 from muxwsgi.wire.connection import Address, Connection
 
 if TYPE_CHECKING:
@@ -13,11 +12,12 @@ if TYPE_CHECKING:
 
     from muxwsgi.dial.upstream_proxy import UpstreamProxy
     from muxwsgi.proxy.fault import Fault
-    from muxwsgi.proxy.flow import Flow
     from muxwsgi.proxy.rules.message import Request
+    from muxwsgi.records.flow import Flow, Kind
+    from muxwsgi.records.recorder import Recorder
     from muxwsgi.wire.tls.server_context import ServerSide
 
-__all__ = ["ClientTLS", "Context", "Dial", "Door", "Layer"]
+__all__ = ["Context", "Dial", "Door", "Layer"]
 
 #: How a client came in.
 Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
@@ -30,31 +30,6 @@ _sessions = itertools.count(1)
 
 def _no_side() -> None:
     """Nobody looks into this tunnel."""
-
-
-class ClientTLS:
-    """What a client said in the ClientHello of the innermost TLS layer.
-
-    sni     the server name, None without
-    alpn    protocol ids it offers, in its order
-    """
-
-    __slots__ = ("_hello", "alpn", "sni")
-
-    def __init__(self, hello: ClientHello) -> None:
-        self._hello = hello
-        self.sni = hello.sni
-        self.alpn = hello.alpn
-
-    @property
-    def ja3(self) -> str:
-        """MD5 hex digest of JA3. Made when it is asked for, as `ja4` is."""
-        return ja3(self._hello)
-
-    @property
-    def ja4(self) -> str:
-        """JA4 as FoxIO defines it."""
-        return ja4(self._hello)
 
 
 class Layer(NamedTuple):
@@ -137,6 +112,20 @@ class Context:
             self.user_data = tunnel.user_data
             self.dial = tunnel.dial
             self.upstream = tunnel.upstream
+
+    def record(self, recorder: "Recorder", kind: "Kind", connection: Connection) -> "Flow | None":
+        """Begin the flow of this request or tunnel on `connection`, as `flow`; None while there are no sinks."""
+        self.flow = recorder.begin(
+            kind,
+            connection,
+            door=self.door,
+            session=self.session,
+            tunnel=None if self.tunnel is None else self.tunnel.session,
+            destination=self.destination,
+            identity=self.identity,
+            said=self.tls,
+        )
+        return self.flow
 
     def __repr__(self) -> str:
         return f"<Context {self.session} {self.door} from {self.client!r} to {self.destination!r}>"

@@ -33,7 +33,7 @@ from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.h1.h1 import HTTP1, OnReject, WSGIApplication
 from muxwsgi.mux.mux import Mux, OnRefusal
 from muxwsgi.mux.route import Route
-from muxwsgi.names import split_host_port
+from muxwsgi.names import address_text, split_host_port
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
@@ -50,8 +50,6 @@ from muxwsgi.proxy.exchange.forward import Forwarder
 from muxwsgi.proxy.exchange.hangup import Hangups
 from muxwsgi.proxy.exchange.onward import NotOnward, Onward
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.flow import FlowSink
-from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules.actions import Accept, Action, Hijack, Mitm, Reject
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import Rules
@@ -60,6 +58,8 @@ from muxwsgi.proxy.tunnel import Tunnels
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
+from muxwsgi.records.flow import FlowSink
+from muxwsgi.records.recorder import Recorder
 from muxwsgi.settings import CertificateFiles, HTTPSettings
 from muxwsgi.wire.every import Every
 from muxwsgi.wire.sweeper import Sweeper
@@ -393,17 +393,17 @@ class Proxy(Rules):
                 raise Rejected(response)
             case Accept():
                 # The upstream comes first: the client is told what is wrong with it while it still can be.
-                flow = self._recorder.begin("raw", ctx, ctx.connection)
+                flow = ctx.record(self._recorder, "raw", ctx.connection)
                 try:
                     upstream = self._upstreams.stream(Endpoint(*ctx.destination), ctx)
                 except BaseException as error:
-                    self._recorder.end(flow, ctx, error.reason if isinstance(error, Fault) else repr(error))
+                    self._recorder.end(flow, error.reason if isinstance(error, Fault) else repr(error))
                     raise
                 try:
                     connection = self._in_tunnel(established(), ctx)
                 except BaseException as error:
                     upstream.finish()
-                    self._recorder.end(flow, ctx, repr(error))
+                    self._recorder.end(flow, repr(error))
                     raise
                 if said is None and self._connect:
                     self._tunnels.relay_by_name(connection, upstream, ctx, flow)
@@ -421,7 +421,7 @@ class Proxy(Rules):
         return connection
 
     def _record_refusal(self, ctx: Context, reason: str) -> None:
-        self._recorder.end(self._recorder.begin("connect", ctx, ctx.connection), ctx, reason)
+        self._recorder.end(ctx.record(self._recorder, "connect", ctx.connection), reason)
 
 
 def _refused_body(environ: Environ) -> PeerError:

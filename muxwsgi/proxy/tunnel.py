@@ -27,14 +27,12 @@ from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import MAX_DEPTH, Mux, OnRefusal
 from muxwsgi.mux.route import FIRST, LAST, Route
-from muxwsgi.names import comparable, split_host_port
+from muxwsgi.names import address_text, comparable, split_host_port
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
 from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
-from muxwsgi.proxy.context import ClientTLS, Context, Layer
+from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.flow import Flow
-from muxwsgi.proxy.recorder import Recorder, address_text
 from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams import lookalikes
@@ -43,6 +41,9 @@ from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.watches import NoRequest, SlowStart
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.upstreams import Upstreams
+from muxwsgi.records.fingerprint import ClientTLS
+from muxwsgi.records.flow import Flow
+from muxwsgi.records.recorder import Recorder
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.rules.rule import ChunkFunction
@@ -130,7 +131,7 @@ class Tunnels:
                 connection.trace.append(f"mux {mux.name!r}: the server speaks first")
                 self._relay_silent(connection)
             case Speaker.NEITHER:
-                self._end_idle(connection, ctx, self._recorder.begin("raw", ctx, connection))
+                self._end_idle(connection, ctx, ctx.record(self._recorder, "raw", connection))
 
     def _dial_early(self, connection: "Connection", ctx: Context) -> "Connection | None":
         """A connection to the destination of a client that says nothing meanwhile; None where it does, or where there is none."""
@@ -148,7 +149,7 @@ class Tunnels:
     def _end_idle(self, connection: "Connection", ctx: Context, flow: Flow | None) -> None:
         reason = f"no byte in either direction for {self._settings.tunnel_idle_timeout:g} s"
         connection.trace.append(f"relay: {reason}")
-        self._recorder.end(flow, ctx, reason)
+        self._recorder.end(flow, reason)
         connection.cut()
 
     def _look_after(self, connection: "Connection") -> None:
@@ -204,7 +205,7 @@ class Tunnels:
         try:
             inside = connection.start_tls(side)
         except HandshakeError as error:
-            self._recorder.end(self._recorder.begin("connect", ctx, connection), ctx, f"the client's {error.strerror}")
+            self._recorder.end(ctx.record(self._recorder, "connect", connection), f"the client's {error.strerror}")
             said_no = alert(str(error))
             if said_no in CERTIFICATE_ALERTS:
                 log.info(
@@ -319,7 +320,7 @@ class Tunnels:
     def _relay_silent(self, connection: "Connection") -> None:
         """The client says nothing. Where the server begins, it is relayed; where the client does after all, it is asked again."""
         ctx: Context = connection.tunnel
-        flow = self._recorder.begin("raw", ctx, connection)
+        flow = ctx.record(self._recorder, "raw", connection)
         upstream = self._open(connection, ctx, flow)
         if upstream is None:
             return
@@ -327,11 +328,11 @@ class Tunnels:
             first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout)
         except BaseException as error:
             upstream.finish()
-            self._recorder.end(flow, ctx, repr(error))
+            self._recorder.end(flow, repr(error))
             raise
         if first is Speaker.CLIENT:
             upstream.finish()
-            self._recorder.end(flow, ctx, "the client spoke before the server did, and was asked again")
+            self._recorder.end(flow, "the client spoke before the server did, and was asked again")
             self.mux(connection)
         elif first is Speaker.NEITHER:
             upstream.finish()
@@ -351,13 +352,13 @@ class Tunnels:
             said, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
         except BaseException as error:
             upstream.finish()
-            self._recorder.end(flow, ctx, repr(error))
+            self._recorder.end(flow, repr(error))
             raise
         if name is None or said is None:
             self.relay_to(connection, upstream, ctx, flow)
             return
         upstream.finish()
-        self._recorder.end(flow, ctx, f"the rules decide by the server name {name}")
+        self._recorder.end(flow, f"the rules decide by the server name {name}")
         if not self._decided_by_name(name, said, goes_to, connection, ctx) and isinstance(said, Mitm):
             self.look(connection, ctx, said)
 
@@ -375,7 +376,7 @@ class Tunnels:
     def relay(self, connection: "Connection", watches: "Sequence[ChunkFunction]" = ()) -> None:
         """Carry the bytes to the destination and back, through `watches` and the chunk hooks."""
         ctx: Context = connection.tunnel
-        flow = self._recorder.begin("raw", ctx, connection)
+        flow = ctx.record(self._recorder, "raw", connection)
         upstream = self._open(connection, ctx, flow)
         if upstream is not None:
             self.relay_to(connection, upstream, ctx, flow, watches)
@@ -388,11 +389,11 @@ class Tunnels:
         except Fault as fault:
             ctx.error = fault
             connection.trace.append(f"relay: {fault.reason}")
-            self._recorder.end(flow, ctx, fault.reason)
+            self._recorder.end(flow, fault.reason)
             log.debug("%r: %s", connection, fault)
             return None
         except BaseException as error:
-            self._recorder.end(flow, ctx, repr(error))
+            self._recorder.end(flow, repr(error))
             raise
 
     def relay_to(
@@ -420,7 +421,7 @@ class Tunnels:
             raise
         finally:
             upstream.finish()
-            self._recorder.end(flow, ctx, reason)
+            self._recorder.end(flow, reason)
 
 
 def _is_agreed(connection: "Connection", mux: Mux) -> bool:

@@ -8,6 +8,7 @@ from time import monotonic
 from muxwsgi.mux.looks_like import looks_like
 from muxwsgi.mux.mux import Decision, Reason
 from muxwsgi.mux.route import Route
+from muxwsgi.names import address_text
 from muxwsgi.wire.connection import Connection
 
 __all__ = ["Throttle", "TurnedAway"]
@@ -103,11 +104,4 @@ class TurnedAway:
         before = self._throttle.admit(f"{kind} {detail}")
         if before is not None:
             more = f" ({before} more like it since the last line)" if before else ""
-            log.info("connection %d from %s %s%s", connection.id, _address(connection), text, more)
-
-
-def _address(connection: Connection) -> str:
-    client = connection.client
-    if isinstance(client, str):
-        return f"unix:{client}"
-    return f"[{client[0]}]:{client[1]}" if ":" in client[0] else f"{client[0]}:{client[1]}"
+            log.info("connection %d from %s %s%s", connection.id, address_text(connection.client), text, more)

@@ -60,8 +60,8 @@ def begun_flows(proxy: Proxy) -> Counter[int]:
     begun: Counter[int] = Counter()
     begin = proxy._recorder.begin
 
-    def counted(*arguments: Any) -> Any:
-        flow = begin(*arguments)
+    def counted(*arguments: Any, **what: Any) -> Any:
+        flow = begin(*arguments, **what)
         if flow is not None:
             begun[flow.id] += 1
         return flow

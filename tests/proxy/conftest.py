@@ -15,9 +15,9 @@ import pytest
 from muxwsgi import Server
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.proxy.certificates.authority import Authority
-from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.records.flow import Flow
 from muxwsgi.settings import CertificateFiles, HTTPSettings, ServerSettings
 
 #: Nothing in these tests takes longer unless it hangs.

@@ -1,7 +1,7 @@
 """ClientHellos for tests that need one to have been said."""
 
 from muxwsgi.mux.client_hello import ClientHello
-from muxwsgi.proxy.context import ClientTLS
+from muxwsgi.records.fingerprint import ClientTLS
 
 __all__ = ["client_tls"]
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.context import ClientTLS, Context
+from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.blocklist import LOOK_AGAIN, BlockList
 from muxwsgi.proxy.rules.message import Request, Response
+from muxwsgi.records.fingerprint import ClientTLS
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.memory import memory_pair
 from tests.proxy.hello import client_tls

@@ -15,9 +15,9 @@ from gevent.event import Event
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.certificates.leaves import Leaves, MintingFailed
-from muxwsgi.proxy.flow import Flow
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.records.flow import Flow
 from tests.proxy.accounts import clean_process, frozen_heap, later, nothing_left, settle, until  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, read_answer, read_exactly, reset

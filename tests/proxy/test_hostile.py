@@ -19,13 +19,13 @@ from muxwsgi.dial.concurrency import Turns
 from muxwsgi.dial.dialer import LOOKUPS_AT_ONCE
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import system_resolver
+from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.mux.match import Match
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_matches, url_has_prefix, url_is, url_matches
-from muxwsgi.proxy.rules.decode import decoded
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.lookalikes import FirstLine, nearly_http, nearly_tls
@@ -366,13 +366,13 @@ def test_a_connection_to_a_proxy_in_a_tunnel_on_which_somebody_authenticated_is_
 
 def test_layers_of_encoding_that_come_to_nothing_take_no_time() -> None:
     body = gzip.compress(gzip.compress(gzip.compress(b"") * 100_000))
-    with pytest.raises(Fault, match="more than 100 parts of it are empty"):
+    with pytest.raises(Undecodable, match="more than 100 parts of it are empty"):
         list(decoded([body], "gzip, gzip, gzip") or ())
 
 
 def test_what_one_layer_of_encoding_blows_up_is_limited_though_the_next_makes_nothing_of_it() -> None:
     inner = gzip.compress(b"")[:10] + b"\x00\x00\x00\xff\xff" * (6 << 20)  # empty blocks of deflate, and no end
-    with pytest.raises(Fault, match="which is too much"):
+    with pytest.raises(Undecodable, match="which is too much"):
         list(decoded([gzip.compress(inner)], "gzip, gzip") or ())
 
 

@@ -17,11 +17,11 @@ from wsproto.extensions import PerMessageDeflate
 
 from muxwsgi.http.websocket.deflate import BLOCK, Deflate, Inflater, agreed_deflate
 from muxwsgi.http.websocket.frame import BrokenFrame, Frame, Opcode, encode_frame
-from muxwsgi.observe.flow_record import flow_of, record_of
-from muxwsgi.observe.har import har_entry
-from muxwsgi.proxy.flow import Close, Flow, WebSocketRecord
 from muxwsgi.proxy.streams import messages as messages_module
 from muxwsgi.proxy.streams.messages import CONTENT_PER_MESSAGE, MessageRecorder
+from muxwsgi.records.flow import Close, Flow, WebSocketRecord
+from muxwsgi.records.flow_record import flow_of, record_of
+from muxwsgi.records.har import har_entry
 
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 TAIL = b"\x00\x00\xff\xff"

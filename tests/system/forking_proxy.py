@@ -16,9 +16,9 @@ import gevent
 from muxwsgi import Connection, Server, hijack
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.mux.matchers import prefix
-from muxwsgi.observe.flow_log import FlowLog
-from muxwsgi.observe.har import HARFile
 from muxwsgi.proxy import Context, Proxy, Request, Response, url_is
+from muxwsgi.records.flow_log import FlowLog
+from muxwsgi.records.har import HARFile
 from tests.system.forking_app import fork, sockets
 
 folder = os.environ["FLOWS"]

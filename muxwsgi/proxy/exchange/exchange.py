@@ -24,16 +24,16 @@ from muxwsgi.proxy.exchange.hangup import ClientGone
 from muxwsgi.proxy.exchange.max_forwards import answer_of_the_last, one_less
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.flow import Flow, Head
-from muxwsgi.proxy.recorder import Recorded, Recorder
 from muxwsgi.proxy.rules.actions import Refused
-from muxwsgi.proxy.rules.decode import limit_accept_encoding
+from muxwsgi.proxy.rules.coding_fields import limit_accept_encoding
 from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.messages import MessageRecorder
 from muxwsgi.proxy.streams.websocket import relay_frames, without_extensions
 from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.records.flow import Flow, Head
+from muxwsgi.records.recorder import Recorded, Recorder
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
@@ -77,7 +77,7 @@ class Exchanges:
 
     def serve(self, environ: Environ, start_response: StartResponse, ctx: Context, endpoint: Endpoint) -> Iterable[bytes]:
         """Answer the request of `environ`, whose client has `endpoint` in mind."""
-        flow = self._recorder.begin("http", ctx, ctx.connection)
+        flow = ctx.record(self._recorder, "http", ctx.connection)
         try:
             if "HTTP_MAX_FORWARDS" in environ and (last := answer_of_the_last(environ)) is not None:
                 return self._answer_ourselves(last, environ, start_response, ctx, flow)
@@ -118,10 +118,10 @@ class Exchanges:
         except (BrokenBody, ClientGone, Draining) as error:
             # The engine treats it as what it is, the peer's doing: a body that a rule cannot decode, or nobody left to be answered.
             environ["muxwsgi.response"].peer_error = error
-            self._recorder.end(flow, ctx, str(error))
+            self._recorder.end(flow, str(error))
             raise
         except BaseException as error:
-            self._recorder.end(flow, ctx, repr(error))
+            self._recorder.end(flow, repr(error))
             raise
 
     # The request
@@ -178,7 +178,7 @@ class Exchanges:
                 return answer.app(answer.request.to_environ(), start_response)
             response: werkzeug.wrappers.Response | None = _run(answer.app, answer.request.to_environ())
             if response is None:  # it has taken the connection over, and it has ended
-                self._recorder.end(flow, ctx, None)
+                self._recorder.end(flow, None)
                 return []
             answer = response
         try:
@@ -190,7 +190,7 @@ class Exchanges:
         except BaseException:
             answer.close()
             raise
-        return self._record(status, fields, pieces, ctx, flow)
+        return self._record(status, fields, pieces, flow)
 
     def _answer_ourselves(
         self, response: Response, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None
@@ -201,7 +201,7 @@ class Exchanges:
             flow.request = Head(line, head_fields(environ["muxwsgi.head"]))
         status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
         start_response(status, fields)
-        return self._record(status, fields, pieces, ctx, flow)
+        return self._record(status, fields, pieces, flow)
 
     # The response
 
@@ -215,14 +215,14 @@ class Exchanges:
             response = environ["muxwsgi.response"]
             response.omit_server()
             if body.done:
-                self._recorder.end(flow, ctx, None)
+                self._recorder.end(flow, None)
                 return ()
             if not body.ready and (head.length is None or head.length > WAIT_FOR_BODY):
                 write(b"")  # an event stream's head does not wait for its first event
             else:
                 first = _first(body)
                 if body.done:
-                    self._recorder.end(flow, ctx, None)
+                    self._recorder.end(flow, None)
                     if not body.trailers:
                         return (first,)
                     write(first)  # in a chunk: only behind chunks there is room for them
@@ -236,7 +236,7 @@ class Exchanges:
         def on_end(error: str | None) -> None:
             if error is None:
                 response.trailers = body.trailers
-            self._recorder.end(flow, ctx, error)
+            self._recorder.end(flow, error)
 
         body.on_end = on_end
         return body
@@ -271,9 +271,9 @@ class Exchanges:
             response.close()
             body.close()
             raise
-        return self._record(status, fields, pieces, ctx, flow)
+        return self._record(status, fields, pieces, flow)
 
-    def _record(self, status: str, fields: Fields, pieces: Iterable[bytes], ctx: Context, flow: Flow | None) -> Iterable[bytes]:
+    def _record(self, status: str, fields: Fields, pieces: Iterable[bytes], flow: Flow | None) -> Iterable[bytes]:
         """Let the flow, where there is one, see what goes to the client. It ends with it."""
         if flow is None:
             return pieces
@@ -281,9 +281,9 @@ class Exchanges:
         if isinstance(pieces, (list, tuple)):
             for piece in pieces:
                 flow.back.add(piece)
-            self._recorder.end(flow, ctx, None)
+            self._recorder.end(flow, None)
             return pieces
-        return Recorded(pieces, flow, ctx, self._recorder)
+        return Recorded(pieces, flow, self._recorder)
 
     def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
         """There is no response: say why."""
@@ -299,7 +299,7 @@ class Exchanges:
             if flow is not None:
                 flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
         finally:
-            self._recorder.end(flow, ctx, fault.reason)
+            self._recorder.end(flow, fault.reason)
         return pieces
 
     # Leaving HTTP
@@ -330,7 +330,7 @@ class Exchanges:
             raise
         finally:
             upstream.finish()
-            self._recorder.end(flow, ctx, reason)
+            self._recorder.end(flow, reason)
         return ()
 
     def _relay_websocket(self, connection: "Connection", upstream: "Connection", ctx: Context, fields: Fields) -> str | None:

@@ -13,10 +13,10 @@ from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.flow import Head
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
+from muxwsgi.records.flow import Head
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context

@@ -14,7 +14,7 @@ from muxwsgi.errors import Cut, PeerError
 
 if TYPE_CHECKING:
     from muxwsgi.http.client.connection import ClientConnection
-    from muxwsgi.proxy.flow import Flow
+    from muxwsgi.records.flow import Flow
 
 __all__ = ["Upload", "chunked", "pieces_of"]
 

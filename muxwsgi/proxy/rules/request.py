@@ -13,9 +13,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.urls import iri_to_uri
 
 from muxwsgi.http.body import BrokenBody
+from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.rules.decode import coding_of, decoded
+from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
 from muxwsgi.proxy.rules.place import DEFAULT_PORTS
 
@@ -349,8 +350,8 @@ class Request(werkzeug.wrappers.Request):
             return None
         try:
             found = decoded(pieces, coding)
-        except Fault as fault:
-            raise BrokenBody(415, fault.reason) from fault
+        except Undecodable as error:
+            raise BrokenBody(415, error.reason) from error
         return None if found is None else _as_request(found)
 
     @property
@@ -499,8 +500,8 @@ def _as_request(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """What is wrong with a request's body is the client's fault."""
     try:
         yield from pieces
-    except Fault as fault:
-        raise BrokenBody(400, fault.reason) from fault
+    except (Undecodable, Fault) as error:
+        raise BrokenBody(400, error.reason) from error
 
 
 def _put_fields(environ: dict[str, Any], headers: Headers) -> None:

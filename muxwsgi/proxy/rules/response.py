@@ -9,8 +9,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from muxwsgi.errors import ResponseAborted
+from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.rules.decode import coding_of, decoded
+from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, join, watched
 
 __all__ = ["Response", "to_wsgi"]
@@ -168,7 +169,19 @@ def uncoded(pieces: Iterable[bytes], coding: str, status: int) -> Iterator[bytes
     """`pieces` without their coding; None where it is none that a client would take off. Raises `Fault`."""
     if status == HTTPStatus.PARTIAL_CONTENT:
         raise Fault(Phase.BODY, f"a part of a body that is encoded with {coding!r} cannot be decoded")
-    return decoded(pieces, coding)
+    try:
+        found = decoded(pieces, coding)
+    except Undecodable as error:
+        raise Fault(Phase.BODY, error.reason) from error
+    return None if found is None else _as_response(found)
+
+
+def _as_response(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What is wrong with a response's body is the upstream's fault."""
+    try:
+        yield from pieces
+    except Undecodable as error:
+        raise Fault(Phase.BODY, error.reason) from error
 
 
 class _Uncoded:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from muxwsgi.http.websocket.deflate import BLOCK, Inflater, agreed_deflate
 from muxwsgi.http.websocket.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, BrokenFrame, Frame, FrameParser, Opcode
-from muxwsgi.proxy.flow import Captured, Close, Flow, Message, WebSocketRecord
+from muxwsgi.records.flow import Captured, Close, Flow, Message, WebSocketRecord
 from muxwsgi.wire.ready import give_turn
 
 __all__ = ["CONTENT_PER_MESSAGE", "INFLATED_AT_MOST", "MessageRecorder"]

@@ -16,14 +16,13 @@ from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import Expired, HandshakeError, OperatorError
 from muxwsgi.http.client.connection import ClientConnection, ClientSettings
 from muxwsgi.http.client.pool import Pool
-from muxwsgi.names import Breadth, HostPattern, HostPatterns, InvalidName, comparable, parse_pattern
+from muxwsgi.names import Breadth, HostPattern, HostPatterns, InvalidName, address_text, comparable, parse_pattern
 from muxwsgi.proxy.certificates.key_log import KeyLog
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.flow import TLSSide
-from muxwsgi.proxy.recorder import address_text
 from muxwsgi.proxy.upstream.early import EarlyStream
 from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.records.flow import TLSSide
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.sweeper import Sweeper

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.observe.flow_filter import parse_filter
-from muxwsgi.observe.flow_record import flow_of
-from tests.observe.test_har import read as read_har
+from muxwsgi.records.flow_filter import parse_filter
+from muxwsgi.records.flow_record import flow_of
 from tests.proxy.clients.conftest import StartProxy
 from tests.proxy.clients.proxy_process import ProxyProcess, Trust
+from tests.records.test_har import read as read_har
 
 client = pytest.importorskip("websockets.sync.client")
 server = pytest.importorskip("websockets.sync.server")

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
-from muxwsgi.proxy.flow import AnsweredBy, Captured, Close, Flow, Head, Kind, Message, TLSSide, WebSocketRecord
+from muxwsgi.records.flow import AnsweredBy, Captured, Close, Flow, Head, Kind, Message, TLSSide, WebSocketRecord
 
 __all__ = [
     "REDACTED",

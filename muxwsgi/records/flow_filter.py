@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.flow_content import content_of
-from muxwsgi.observe.flow_record import flow_host, flow_url
-from muxwsgi.proxy.flow import Flow, Head
+from muxwsgi.records.flow import Flow, Head
+from muxwsgi.records.flow_content import content_of
+from muxwsgi.records.flow_record import flow_host, flow_url
 
 __all__ = ["And", "Code", "Filter", "Is", "Not", "Or", "Search", "parse_filter"]
 

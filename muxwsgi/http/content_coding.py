@@ -8,19 +8,15 @@ Nothing is encoded again: a body that was only read goes on in its coding, and a
 """
 
 import importlib
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-from werkzeug.datastructures import Headers
-
-from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["DecodeLimits", "coding_of", "decodable", "decoded", "limit_accept_encoding"]
+__all__ = ["DecodeLimits", "Undecodable", "decodable", "decoded"]
 
 #: Bytes that one step of a decoder gives at most.
 STEP = 1 << 16
@@ -39,6 +35,14 @@ ZSTD_WINDOW_LOG = 23
 
 #: Codings that clients decode (the IANA registry). Any other word there is a mistake of the server, and clients show the body as it is.
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz"})
+
+
+class Undecodable(Exception):
+    """A body cannot be decoded. `reason` is one line for the peer and the logs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,27 +216,21 @@ def decodable() -> frozenset[str]:
     return frozenset(_DECODERS)
 
 
-def coding_of(headers: Headers) -> str | None:
-    """What Content-Encoding says, None without it. A repeated field is one list (RFC 9110 section 5.3), as it is to clients."""
-    values = headers.getlist("Content-Encoding")
-    return ", ".join(values) if values else None
-
-
 def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits = DecodeLimits()) -> Iterator[bytes] | None:
     """`pieces` without what Content-Encoding says; None where that is nothing that a client would take off either.
 
-    Raises `Fault` at once for a coding that exists and cannot be taken off here, and while iterating for a body that is malformed, cut off
-    or larger than `limits`.
+    Raises `Undecodable` at once for a coding that exists and cannot be taken off here, and while iterating for a body that is malformed,
+    cut off or larger than `limits`.
     """
     codings = [coding.strip().lower() for coding in content_encoding.split(",")]
     codings = [coding for coding in codings if coding in _CODINGS]
     if not codings:
         return None
     if len(codings) > LAYERS_AT_MOST:
-        raise Fault(Phase.BODY, f"the body is encoded {len(codings)} times")
+        raise Undecodable(f"the body is encoded {len(codings)} times")
     for coding in codings:
         if coding not in _DECODERS:
-            raise Fault(Phase.BODY, f"the body is encoded with {coding!r}, which cannot be decoded here")
+            raise Undecodable(f"the body is encoded with {coding!r}, which cannot be decoded here")
     source = _Counted(pieces)
     steps: Iterator[bytes] = iter(source)
     for coding in reversed(codings):
@@ -259,12 +257,10 @@ def _decode(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
         began = began or bool(piece)
         try:
             yield from decoder.feed(piece)
-        except Fault:
-            raise
         except Exception as error:  # each package has its own class for bad input
-            raise Fault(Phase.BODY, f"the body is no {coding}: {error}")
+            raise Undecodable(f"the body is no {coding}: {error}")
     if began and not decoder.complete:
-        raise Fault(Phase.BODY, f"the body ends in the middle of its {coding} coding")
+        raise Undecodable(f"the body ends in the middle of its {coding} coding")
 
 
 def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) -> Iterator[bytes]:
@@ -274,25 +270,5 @@ def _limited(pieces: Iterator[bytes], source: _Counted, limits: DecodeLimits) ->
         if count % PIECES_PER_TURN == 0:
             give_turn()
         if size > limits.size or (size > limits.ratio_from and size > limits.ratio * source.size):
-            raise Fault(Phase.BODY, f"the body of {source.size} bytes decodes to more than {size}, which is too much")
+            raise Undecodable(f"the body of {source.size} bytes decodes to more than {size}, which is too much")
         yield piece
-
-
-_CODING = re.compile(r"\s*([^\s;,]+)\s*(?:;\s*(.*))?")
-
-
-def limit_accept_encoding(headers: Headers) -> None:
-    """Make a request's Accept-Encoding (RFC 9110 section 12.5.3) name only what can be decoded here, with the weights that it gave them.
-
-    Nothing is added where the field is missing. With Range it becomes "identity", since a part of an encoded body cannot be decoded.
-    """
-    values = headers.getlist("Accept-Encoding")
-    if "Range" in headers:
-        headers["Accept-Encoding"] = "identity"
-    elif values:
-        kept = []
-        for item in ",".join(values).split(","):
-            match = _CODING.fullmatch(item)
-            if match is not None and match[1].lower() in {*_DECODERS, "identity"}:
-                kept.append(item.strip())
-        headers["Accept-Encoding"] = ", ".join(kept) or "identity"

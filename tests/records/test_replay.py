@@ -23,10 +23,10 @@ import pytest
 
 from muxwsgi.cli import main
 from muxwsgi.cli.replay import _Progress
-from muxwsgi.observe.flow_record import record_of
-from muxwsgi.proxy.flow import Flow, Head
+from muxwsgi.records.flow import Flow, Head
+from muxwsgi.records.flow_record import record_of
 from muxwsgi.settings import CertificateFiles
-from tests.observe.flows import http_flow, raw_flow
+from tests.records.flows import http_flow, raw_flow
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.observe.test_har import read as read_har
+from tests.records.test_har import read as read_har
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from muxwsgi.proxy.flow import Captured, Close, Flow, Head, Message, TLSSide, WebSocketRecord
+from muxwsgi.records.flow import Captured, Close, Flow, Head, Message, TLSSide, WebSocketRecord
 
 Fields = list[tuple[str, str]]
 

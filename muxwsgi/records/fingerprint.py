@@ -8,7 +8,7 @@ from hashlib import md5, sha256
 
 from muxwsgi.mux.client_hello import ALPN, SERVER_NAME, ClientHello
 
-__all__ = ["ja3", "ja4"]
+__all__ = ["ClientTLS", "ja3", "ja4"]
 
 _VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 
@@ -55,3 +55,28 @@ def _alpn(hello: ClientHello) -> str:
 
 def _digest(text: str) -> str:
     return sha256(text.encode("ascii")).hexdigest()[:12] if text else "0" * 12
+
+
+class ClientTLS:
+    """What a client said in the ClientHello of the innermost TLS layer.
+
+    sni     the server name, None without
+    alpn    protocol ids it offers, in its order
+    """
+
+    __slots__ = ("_hello", "alpn", "sni")
+
+    def __init__(self, hello: ClientHello) -> None:
+        self._hello = hello
+        self.sni = hello.sni
+        self.alpn = hello.alpn
+
+    @property
+    def ja3(self) -> str:
+        """MD5 hex digest of JA3. Made when it is asked for, as `ja4` is."""
+        return ja3(self._hello)
+
+    @property
+    def ja4(self) -> str:
+        """JA4 as FoxIO defines it."""
+        return ja4(self._hello)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.record_file import RecordFile
+from muxwsgi.records.record_file import RecordFile
 
 FRAME = {"head": b"[\n", "separator": b",\n", "tail": b"\n]\n"}
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.flow_filter import And, Code, Filter, Is, Not, Or, Search, parse_filter
-from tests.observe.flows import any_flow, http_flow, message, raw_flow, websocket_flow
+from muxwsgi.records.flow_filter import And, Code, Filter, Is, Not, Or, Search, parse_filter
+from tests.records.flows import any_flow, http_flow, message, raw_flow, websocket_flow
 
 POST = http_flow(
     "POST",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from muxwsgi.observe.flow_filter import _IS, _SEARCHED, parse_filter
-from muxwsgi.observe.flow_record import record_of
-from muxwsgi.observe.har import har_entry
-from tests.observe.flows import http_flow, message, websocket_flow
+from muxwsgi.records.flow_filter import _IS, _SEARCHED, parse_filter
+from muxwsgi.records.flow_record import record_of
+from muxwsgi.records.har import har_entry
+from tests.records.flows import http_flow, message, websocket_flow
 
 PAGE = (Path(__file__).parents[2] / "docs/flows.md").read_text()
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.flow_content import CONTENT_LIMIT
-from muxwsgi.observe.flow_filter import parse_filter
-from muxwsgi.observe.har import HARFile, har_entry
-from muxwsgi.proxy.flow import Flow
-from tests.observe.flows import any_flow, http_flow, message, raw_flow, websocket_flow
+from muxwsgi.records.flow import Flow
+from muxwsgi.records.flow_content import CONTENT_LIMIT
+from muxwsgi.records.flow_filter import parse_filter
+from muxwsgi.records.har import HARFile, har_entry
+from tests.records.flows import any_flow, http_flow, message, raw_flow, websocket_flow
 
 #: What the specification says that each object has, and of which type; a "?" marks what may be missing.
 PAIR = {"name": str, "value": str}

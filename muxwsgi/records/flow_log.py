@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable, Collection
 
-from muxwsgi.observe.flow_record import SECRET_FIELDS, record_of
-from muxwsgi.observe.flow_spool import FlowSpool
-from muxwsgi.observe.record_file import RecordFile
-from muxwsgi.proxy.flow import Flow
+from muxwsgi.records.flow import Flow
+from muxwsgi.records.flow_record import SECRET_FIELDS, record_of
+from muxwsgi.records.flow_spool import FlowSpool
+from muxwsgi.records.record_file import RecordFile
 
 __all__ = ["FlowLog"]
 

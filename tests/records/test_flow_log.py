@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muxwsgi.observe.flow_filter import parse_filter
-from muxwsgi.observe.flow_log import FlowLog
-from muxwsgi.observe.flow_record import flow_host, flow_of, flow_url, record_of
-from muxwsgi.observe.flow_spool import FLOW_SIZE
-from muxwsgi.proxy.flow import Flow
-from tests.observe.flows import any_flow, bodies, http_flow, message, raw_flow, websocket_flow
+from muxwsgi.records.flow import Flow
+from muxwsgi.records.flow_filter import parse_filter
+from muxwsgi.records.flow_log import FlowLog
+from muxwsgi.records.flow_record import flow_host, flow_of, flow_url, record_of
+from muxwsgi.records.flow_spool import FLOW_SIZE
+from tests.records.flows import any_flow, bodies, http_flow, message, raw_flow, websocket_flow
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,8 +260,8 @@ def test_nothing_is_written_after_close_and_that_is_counted(log: FlowLog, tmp_pa
 def test_a_program_that_ends_without_closing_it_loses_nothing(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from muxwsgi.observe.flow_log import FlowLog\n"
-        "from tests.observe.flows import http_flow\n"
+        "from muxwsgi.records.flow_log import FlowLog\n"
+        "from tests.records.flows import http_flow\n"
         "log = FlowLog(sys.argv[1])\n"
         "log(http_flow())\n"
     )

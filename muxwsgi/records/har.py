@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from muxwsgi import __version__
-from muxwsgi.observe.flow_content import content_of
-from muxwsgi.observe.flow_record import REDACTED, SECRET_FIELDS, direction_of, flow_url, redacted, side_of, text_of
-from muxwsgi.observe.flow_spool import FlowSpool
-from muxwsgi.observe.record_file import RecordFile
-from muxwsgi.proxy.flow import Captured, Flow, Message
+from muxwsgi.records.flow import Captured, Flow, Message
+from muxwsgi.records.flow_content import content_of
+from muxwsgi.records.flow_record import REDACTED, SECRET_FIELDS, direction_of, flow_url, redacted, side_of, text_of
+from muxwsgi.records.flow_spool import FlowSpool
+from muxwsgi.records.record_file import RecordFile
 
 __all__ = ["HARFile", "har_entry"]
 

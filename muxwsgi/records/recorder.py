@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Cut
-from muxwsgi.names import join_host_port
-from muxwsgi.proxy.flow import Flow, FlowSink, Kind, TLSSide
+from muxwsgi.names import address_text, join_host_port
+from muxwsgi.records.fingerprint import ClientTLS
+from muxwsgi.records.flow import Flow, FlowSink, Kind, TLSSide
 
 if TYPE_CHECKING:
-    from muxwsgi.proxy.context import Context
-    from muxwsgi.wire.connection import Address, Connection
+    from muxwsgi.wire.connection import Connection
 
 __all__ = ["Recorded", "Recorder"]
 
@@ -24,23 +24,37 @@ class Recorder:
         self.sinks = list(sinks)
         self._capture_limit = capture_limit
 
-    def begin(self, kind: Kind, ctx: "Context", connection: "Connection") -> Flow | None:
-        """A flow for what begins now, as `ctx.flow`; None where nobody listens."""
+    def begin(
+        self,
+        kind: Kind,
+        connection: "Connection",
+        *,
+        door: str,
+        session: int,
+        tunnel: int | None,
+        destination: tuple[str, int] | None,
+        identity: str | None,
+        said: ClientTLS | None,
+    ) -> Flow | None:
+        """A flow for what begins now on `connection`; None while there are no sinks.
+
+        `said` is what the client said in the ClientHello of the innermost TLS layer. The other arguments are the fields of `Flow`.
+        """
         if not self.sinks:
             return None
-        ctx.flow = flow = Flow(
+        flow = Flow(
             kind,
             address_text(connection.client),
             address_text(connection.server),
-            ctx.door,
-            ctx.session,
+            door,
+            session,
             connection.id,
             self._capture_limit,
-            tunnel=None if ctx.tunnel is None else ctx.tunnel.session,
-            destination=None if ctx.destination is None else address_text(ctx.destination),
-            identity=ctx.identity,
+            tunnel=tunnel,
+            destination=None if destination is None else join_host_port(*destination),
+            identity=identity,
+            trace=connection.trace,
         )
-        said = ctx.tls
         if connection.tls is not None:
             flow.client_tls = TLSSide(
                 version=connection.tls.version,
@@ -54,13 +68,13 @@ class Recorder:
             flow.client_tls = TLSSide(version=None, cipher=None, sni=said.sni, ja3=said.ja3, ja4=said.ja4)
         return flow
 
-    def end(self, flow: Flow | None, ctx: "Context", error: str | None) -> None:
-        """It has ended, whole or by `error`. Only the first call for a flow counts, so that whoever sees it fail may say so."""
+    def end(self, flow: Flow | None, error: str | None) -> None:
+        """`flow` has ended: completely where `error` is None. Only the first call for a flow counts."""
         if flow is None or flow.ended is not None:
             return
         flow.ended = flow.now()
         flow.error = error
-        flow.trace = list(ctx.connection.trace)
+        flow.trace = list(flow.trace)  # until here it is the connection's own list, which grows
         for sink in self.sinks:
             try:
                 sink(flow)
@@ -73,13 +87,12 @@ class Recorder:
 class Recorded:
     """The body of a response as rules and applications leave it, on its way into a flow, which ends with it."""
 
-    __slots__ = ("_body", "_ctx", "_error", "_flow", "_iterator", "_recorder")
+    __slots__ = ("_body", "_error", "_flow", "_iterator", "_recorder")
 
-    def __init__(self, body: Iterable[bytes], flow: Flow, ctx: "Context", recorder: Recorder) -> None:
+    def __init__(self, body: Iterable[bytes], flow: Flow, recorder: Recorder) -> None:
         self._body = body
         self._iterator: Iterator[bytes] = iter(body)
         self._flow = flow
-        self._ctx = ctx
         self._recorder = recorder
         self._error: str | None = "the client went away"
 
@@ -104,12 +117,4 @@ class Recorded:
             if close is not None:
                 close()
         finally:
-            self._recorder.end(self._flow, self._ctx, self._error)
-
-
-def address_text(address: "Address") -> str:
-    """host:port, with an IPv6 address in brackets; the path of a unix socket."""
-    if isinstance(address, str):
-        return f"unix:{address}"
-    host, port = address[0], address[1]
-    return join_host_port(host, port)
+            self._recorder.end(self._flow, self._error)

@@ -17,8 +17,8 @@ import gevent
 import gevent.threadpool  # now: while the interpreter ends it could not be loaded any more
 from gevent.event import Event
 
-from muxwsgi.observe.record_file import RecordFile
-from muxwsgi.proxy.flow import Flow
+from muxwsgi.records.flow import Flow
+from muxwsgi.records.record_file import RecordFile
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import give_turn
 

@@ -3,9 +3,8 @@
 The flow log keeps the bytes as they passed.
 """
 
-from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.flow import Captured, Head
-from muxwsgi.proxy.rules.decode import decoded
+from muxwsgi.http.content_coding import Undecodable, decoded
+from muxwsgi.records.flow import Captured, Head
 
 __all__ = ["CONTENT_LIMIT", "content_of"]
 
@@ -28,6 +27,6 @@ def content_of(captured: Captured, head: Head | None) -> tuple[bytes | bytearray
             content += piece
             if len(content) > CONTENT_LIMIT:
                 return content[:CONTENT_LIMIT], False
-    except Fault:  # broken, or cut where we stopped to keep it
+    except Undecodable:  # broken, or cut where we stopped to keep it
         return (content, False) if content else as_it_came
     return content, not captured.truncated

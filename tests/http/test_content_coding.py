@@ -11,11 +11,9 @@ import pytest
 from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug.datastructures import Headers
 
-from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.rules import decode
-from muxwsgi.proxy.rules.decode import DecodeLimits, decodable, decoded, limit_accept_encoding
+from muxwsgi.http import content_coding
+from muxwsgi.http.content_coding import DecodeLimits, Undecodable, decodable, decoded
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -70,7 +68,7 @@ def test_any_body_comes_out_byte_by_byte(name: str) -> None:
 def test_the_end_of_a_body_that_comes_out_all_at_once_is_not_forgotten(name: str) -> None:
     """Sizes around a step: what is still inside the decoder when its input is used up."""
     coding, encode = ENCODERS[name]
-    for size in (decode.STEP - 1, decode.STEP, decode.STEP + 1, 2 * decode.STEP, 5 * decode.STEP + 3):
+    for size in (content_coding.STEP - 1, content_coding.STEP, content_coding.STEP + 1, 2 * content_coding.STEP, 5 * content_coding.STEP + 3):
         assert decode_all([encode(b"x" * size)], coding) == b"x" * size
 
 
@@ -79,15 +77,14 @@ def test_a_body_that_breaks_off_is_a_fault(name: str) -> None:
     coding, encode = ENCODERS[name]
     data = encode(bytes(range(256)) * 40)
     for size in (1, 2, len(data) // 2, len(data) - 1):
-        with pytest.raises(Fault, match="in the middle") as caught:
+        with pytest.raises(Undecodable, match="in the middle"):
             decode_all([data[:size]], coding)
-        assert caught.value.phase is Phase.BODY
 
 
 @codings
 def test_a_body_that_is_something_else_is_a_fault(name: str) -> None:
     coding, _ = ENCODERS[name]
-    with pytest.raises(Fault, match="the body"):
+    with pytest.raises(Undecodable, match="the body"):
         decode_all([b"\xff<html>this is no such thing</html>" * 10], coding)
 
 
@@ -104,11 +101,11 @@ def test_a_bomb_is_defused_in_constant_memory(name: str) -> None:
     limits = DecodeLimits(size=32 << 20, ratio=1 << 30)
     tracemalloc.start()
     try:
-        with pytest.raises(Fault, match="too much"):
+        with pytest.raises(Undecodable, match="too much"):
             size = 0
             for piece in decoded([bomb], coding, limits) or ():
                 size += len(piece)
-                assert len(piece) <= 2 * decode.STEP
+                assert len(piece) <= 2 * content_coding.STEP
         assert 31 << 20 < size <= 32 << 20
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
@@ -118,19 +115,19 @@ def test_a_bomb_is_defused_in_constant_memory(name: str) -> None:
 def test_a_bomb_is_known_by_its_ratio_and_a_page_of_blanks_is_none() -> None:
     blanks = gzip.compress(b" " * (1 << 20))
     assert len(decode_all([blanks], "gzip")) == 1 << 20
-    with pytest.raises(Fault, match="too much"):
+    with pytest.raises(Undecodable, match="too much"):
         decode_all([blanks], "gzip", DecodeLimits(ratio_from=1 << 19))
 
 
 def test_the_ratio_is_that_of_all_layers_together() -> None:
     bomb = gzip.compress(gzip.compress(bytes(64 << 20)))
-    with pytest.raises(Fault, match="too much"):
+    with pytest.raises(Undecodable, match="too much"):
         decode_all([bomb], "gzip, gzip")
 
 
 def test_layers_come_off_in_the_order_in_which_they_went_on() -> None:
     assert decode_all([brotli.compress(gzip.compress(b"hello"))], " GZIP ,, br") == b"hello"
-    with pytest.raises(Fault, match="encoded 4 times"):
+    with pytest.raises(Undecodable, match="encoded 4 times"):
         decoded([], "gzip, gzip, gzip, gzip")
 
 
@@ -138,7 +135,7 @@ def test_gzip_of_several_members_is_one_body_and_padding_is_none() -> None:
     members = gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(b"two")
     for pieces in ([members], [bytes([byte]) for byte in members], [members + bytes(100)], [members, b"\0", b"\0\0"]):
         assert decode_all(pieces, "gzip") == b"one two"
-    with pytest.raises(Fault, match="in the middle"):
+    with pytest.raises(Undecodable, match="in the middle"):
         decode_all([gzip.compress(b"one") + gzip.compress(b"two")[:-1]], "gzip")
 
 
@@ -150,7 +147,7 @@ def test_zstd_of_several_frames_is_one_body() -> None:
 
 def test_a_zstd_window_that_no_server_may_use_is_refused() -> None:
     data = zstd.compress(bytes(range(256)) * 4096 * 100, options={zstd.CompressionParameter.window_log: 26})
-    with pytest.raises(Fault, match="zstd"):
+    with pytest.raises(Undecodable, match="zstd"):
         decode_all([data], "zstd")
 
 
@@ -178,46 +175,17 @@ def test_a_coding_that_nobody_knows_is_left_alone_as_clients_do() -> None:
 
 @pytest.mark.parametrize("coding", ["compress", "dcb", "gzip, dcz"])
 def test_a_coding_that_clients_may_know_and_we_do_not_is_a_fault_at_once(coding: str) -> None:
-    with pytest.raises(Fault, match="cannot be decoded here"):
+    with pytest.raises(Undecodable, match="cannot be decoded here"):
         decoded([b"x"], coding)
 
 
 def test_what_the_upstream_or_a_rule_raises_passes_untouched() -> None:
     def broken() -> Iterator[bytes]:
         yield gzip.compress(b"hello")[:8]
-        raise Fault(Phase.TIMEOUT, "it took too long")
+        raise TimeoutError("it took too long")
 
-    with pytest.raises(Fault, match="too long") as caught:
+    with pytest.raises(TimeoutError, match="too long"):
         decode_all(broken(), "gzip")
-    assert caught.value.phase is Phase.TIMEOUT
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (["gzip, deflate, br, zstd"], "gzip, deflate, br, zstd"),
-        (["gzip;q=0.5, dcb, BR;q=1.0,*;q=0"], "gzip;q=0.5, BR;q=1.0"),
-        (["dcb", "identity;q=0.1"], "identity;q=0.1"),
-        (["dcz"], "identity"),
-        ([""], "identity"),
-    ],
-)
-def test_an_upstream_is_asked_for_what_can_be_decoded_only(before: list[str], after: str) -> None:
-    headers = Headers([("Accept-Encoding", value) for value in before])
-    limit_accept_encoding(headers)
-    assert headers.getlist("Accept-Encoding") == [after]
-
-
-def test_nothing_is_asked_for_where_the_client_did_not_ask() -> None:
-    headers = Headers()
-    limit_accept_encoding(headers)
-    assert list(headers) == []
-
-
-def test_a_range_is_asked_for_without_coding() -> None:
-    headers = Headers([("Range", "bytes=5-"), ("Accept-Encoding", "gzip")])
-    limit_accept_encoding(headers)
-    assert headers["Accept-Encoding"] == "identity"
 
 
 def test_a_brotli_that_cannot_stop_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,5 +194,5 @@ def test_a_brotli_that_cannot_stop_is_not_used(monkeypatch: pytest.MonkeyPatch) 
             def process(self, data: bytes) -> bytes:
                 return data
 
-    monkeypatch.setattr(decode.importlib, "import_module", lambda name: Old)
-    assert decode._brotli() is None
+    monkeypatch.setattr(content_coding.importlib, "import_module", lambda name: Old)
+    assert content_coding._brotli() is None
