@@ -1,17 +1,13 @@
 """`muxwsgi replay`: sends recorded requests again, one after the other, and shows what was answered then and now. No gevent."""
 
-import http.client
 import json
 import os
-import re
 import ssl
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import quote, urlsplit
 
 import click
 
@@ -19,55 +15,11 @@ from muxwsgi.errors import OperatorError
 
 if TYPE_CHECKING:
     from muxwsgi.records.flow import Flow
+    from muxwsgi.records.replay import Replayed, Target
 
 __all__ = ["replay"]
 
-#: Fields of the connection that the request was sent on then (RFC 9110 section 7.6.1), and those that say how its body was framed.
-_NOT_SENT = frozenset(
-    {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade"}
-    | {"content-length", "expect", "host", "trailer", "transfer-encoding"}
-    | {"content_length", "transfer_encoding"}  # the same to servers that take an underscore for a hyphen
-)
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
-
-_CHUNK = 1 << 16
-
 _COLUMNS = "{:>8} {:<8} {:>4} {:>4} {:>11} {:>11} {:>8} {:>8}  "
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a request is sent."""
-
-    scheme: str
-    host: str
-    port: int | None
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> "Target":
-        """Raises `ValueError` for what is no URL of HTTP."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no http:// or https:// URL")
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(parts.scheme, parts.hostname, parts.port, path)
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port is None else f"{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response: its status, bytes of its body, and seconds until its end."""
-
-    status: int
-    size: int
-    seconds: float
 
 
 @click.command(short_help="Send the requests of a flow log again.")
@@ -88,6 +40,7 @@ def replay(
     The status is 0 when each was answered as it was then, 1 when one was not, or could not be sent.
     """
     from muxwsgi.records.flow_filter import parse_filter
+    from muxwsgi.records.replay import replay_flow, why_not
 
     wanted = parse_filter(expression) if expression is not None else None
     target = _target(target_url) if target_url is not None else None
@@ -104,7 +57,10 @@ def replay(
                 outcomes["no flow"] += 1
                 click.echo(f"{file}, line {line}: {flow}", err=True)
             elif wanted is None or wanted(flow):
-                outcomes[_replay(flow, target, context, timeout, count)] += 1
+                replayed = why_not(flow) if count else replay_flow(flow, target, context, timeout)
+                outcomes["sendable" if replayed is None else replayed.outcome] += 1
+                if replayed is not None and (not count or replayed.outcome == "refused"):
+                    click.echo(_row(flow, replayed))
     click.echo(_summary(outcomes, count))
     if outcomes.keys() - {"same", "sendable", "skipped"}:
         sys.exit(1)
@@ -122,7 +78,9 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
         raise OperatorError(f"--upstream-ca: {ca_file}: {error.strerror}") from None
 
 
-def _target(url: str) -> Target:
+def _target(url: str) -> "Target":
+    from muxwsgi.records.replay import Target
+
     try:
         target = Target.parse(url)
     except ValueError as error:
@@ -154,98 +112,19 @@ def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow
     progress.end()
 
 
-_OURS = {"proxy": "this proxy itself", "rule": "a rule", "application": "a mounted application"}
+def _row(flow: "Flow", replayed: "Replayed") -> str:
+    """One line of the table, without characters that would steer a terminal."""
+    from muxwsgi.records.flow_record import flow_url
 
-
-def _replay(flow: "Flow", target: Target | None, context: ssl.SSLContext, timeout: float, count: bool) -> str:
-    """What became of it: a word for the summary."""
-    from muxwsgi.records.flow_record import REDACTED, flow_url
-
+    answer = replayed.answer
+    now = (str(answer.status), str(answer.size), f"{answer.seconds * 1e3:.0f}") if answer is not None else ("-", "-", "-")
     method = flow.request.line[0] if flow.request is not None else "-"
-    url = flow_url(flow) or flow.destination or "-"
     then = flow.response.line[1] if flow.response is not None else "-"
-    row = _Row(flow, method, then, url)
-    if flow.kind != "http":
-        return row.end("skipped", f"not sent: it is no HTTP exchange, but {flow.kind}", quiet=count)
-    if flow.answered_by is not None and flow.answered_by != "upstream":
-        return row.end("ours", f"not sent: no upstream has answered it, but {_OURS[flow.answered_by]}", quiet=count)
-    if flow.request is None or method == "CONNECT":
-        return row.end("refused", "not sent: it has no request")
-    if flow.forth.truncated:
-        return row.end("refused", f"not sent: of its body's {flow.forth.size} bytes only {len(flow.forth.data)} were kept")
-    if count:
-        return "sendable"
-    left_out = [name for name, value in flow.request.fields if value == REDACTED]
-    try:
-        place = Target.parse(url)
-        if target is not None:
-            place = Target(target.scheme, target.host, target.port, target.path.rstrip("/") + place.path)
-        answer = _send(flow, method, place, target is not None, context, timeout)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return row.end("failed", f"no answer: {str(error) or type(error).__name__}")
-    note = f"sent without {', '.join(left_out)}, which {'was' if len(left_out) == 1 else 'were'} not recorded" if left_out else ""
-    return row.end("same" if str(answer.status) == then else "other", note, answer)
-
-
-def _send(flow: "Flow", method: str, place: Target, rehosted: bool, context: ssl.SSLContext, timeout: float) -> Answer:
-    """On a connection of its own: no answer can be mistaken for another's."""
-    from muxwsgi.records.flow_record import REDACTED
-
-    assert flow.request is not None
-    if _TOKEN.fullmatch(method) is None:  # http.client looks for control characters only
-        raise ValueError(f"{method!r} is no method")
-    began = time.monotonic()
-    connection = (
-        http.client.HTTPConnection(place.host, place.port, timeout=timeout)
-        if place.scheme == "http"
-        else http.client.HTTPSConnection(place.host, place.port, timeout=timeout, context=context)
-    )
-    fields = flow.request.fields
-    body = bytes(flow.forth.data)
-    framed = body or any(name.lower() in ("content-length", "transfer-encoding") for name, _ in fields)
-    host = place.authority if rehosted else next((value for name, value in fields if name.lower() == "host"), place.authority)
-    named = {option.strip().lower() for name, value in fields if name.lower() == "connection" for option in value.split(",")}
-    try:
-        path = "*" if flow.request.line[1] == "*" else quote(place.path.encode("latin-1"), safe=_PRINTABLE)
-        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        connection.putheader("Host", host.encode("latin-1"))
-        for name, value in fields:
-            if name.lower() not in _NOT_SENT | named and value != REDACTED:
-                connection.putheader(name, value.encode("latin-1"))
-        if framed:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.putheader("Connection", "close")
-        connection.endheaders(body or None)
-        response = connection.getresponse()
-        size = 0
-        while data := response.read1(_CHUNK):
-            size += len(data)
-            if time.monotonic() - began > timeout:
-                raise TimeoutError(f"after {timeout:g} s and {size} bytes the response had not ended")
-        if response.length:
-            raise http.client.HTTPException(f"the response broke off, {response.length} bytes before its end")
-        return Answer(response.status, size, time.monotonic() - began)
-    finally:
-        connection.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of the table."""
-
-    flow: "Flow"
-    method: str
-    then: str
-    url: str
-
-    def end(self, outcome: str, note: str = "", answer: Answer | None = None, *, quiet: bool = False) -> str:
-        if not quiet:
-            now = (str(answer.status), str(answer.size), f"{answer.seconds * 1e3:.0f}") if answer is not None else ("-", "-", "-")
-            took = f"{self.flow.ended * 1e3:.0f}" if self.flow.ended is not None else "-"
-            columns = (self.flow.id, self.method, self.then, now[0], self.flow.back.size, now[1], took, now[2])
-            row = _COLUMNS.format(*columns) + self.url + (f"  ({note})" if note else "")
-            click.echo("".join(char if char.isprintable() else ascii(char)[1:-1] for char in row))
-        return outcome
+    took = f"{flow.ended * 1e3:.0f}" if flow.ended is not None else "-"
+    row = _COLUMNS.format(flow.id, method, then, now[0], flow.from_server.size, now[1], took, now[2])
+    row += flow_url(flow) or flow.destination or "-"
+    row += f"  ({replayed.note})" if replayed.note else ""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in row)
 
 
 def _summary(outcomes: Counter[str], count: bool) -> str:

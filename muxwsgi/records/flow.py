@@ -1,6 +1,6 @@
-"""`Flow`: the record of one exchange or raw stream, filled in while it happens and given to the sinks (flow log, HAR) when it has ended.
+"""`Flow`: the record of one exchange or raw stream. It is filled in while that runs, and given to the sinks (flow log, HAR) at its end.
 
-Nothing here is made unless somebody listens.
+Flows are made only while there are sinks.
 """
 
 import itertools
@@ -59,7 +59,7 @@ class Head:
 
 @dataclass(slots=True)
 class TLSSide:
-    """TLS as one side of the proxy has it. `ja3` and `ja4` are the client's alone. Without a `version` it was passed through as it is."""
+    """TLS on one side of the proxy. `ja3` and `ja4` are known of clients only. `version` is None where TLS was passed through."""
 
     version: str | None
     cipher: str | None
@@ -97,7 +97,7 @@ class Close:
 
 @dataclass(slots=True)
 class WebSocketRecord:
-    """What was said in a WebSocket.
+    """The messages of a WebSocket.
 
     messages    those that were kept, in the order in which they ended
     count       how many ended, kept or not, as far as frames could be read
@@ -119,15 +119,15 @@ class Flow:
     session             number of the context, `tunnel` that of the tunnel around it, `connection` that of the accepted connection
     kind                http, websocket, raw (relayed bytes), connect (a tunnel that was refused, or could not be made)
     capture_limit       bytes that are kept of each body, and of each message
-    started             seconds since the epoch; all other times are seconds since then, None where that did not happen
+    started             seconds since the epoch; all other times are seconds since `started`, None where the event did not happen
     client, server      "address:port" of the client, and of what it connected to (us)
     door                how it came in: http, connect, socks4, socks5, redirect, tproxy
     destination         "host:port"
     address             the address that was dialled, None where no upstream was
-    answered_by         who gave the response: upstream, rule, application (a mounted one) or proxy (an error of ours, or Max-Forwards
-                        was 0); None where there is none
-    trace               why each route matched, a line each
-    tags                words that rules put there
+    answered_by         what made the response: upstream, rule, application (a mounted one) or proxy (an error of the proxy, or
+                        Max-Forwards was 0); None without a response
+    trace               why each route matched, a line each; until the flow ends, this is the connection's own list
+    tags                words added by rules
     websocket           the messages of a WebSocket; None for other flows, and where none are to be read
     """
 
@@ -161,13 +161,13 @@ class Flow:
     request: Head | None = None
     response: Head | None = None
     error: str | None = None
-    forth: Captured = field(init=False)  # request body, or bytes from the client
-    back: Captured = field(init=False)  # response body, or bytes to the client
+    from_client: Captured = field(init=False)  # request body, or bytes from the client
+    from_server: Captured = field(init=False)  # response body, or bytes to the client
     websocket: WebSocketRecord | None = None
 
     def __post_init__(self) -> None:
-        self.forth = Captured(self.capture_limit)
-        self.back = Captured(self.capture_limit)
+        self.from_client = Captured(self.capture_limit)
+        self.from_server = Captured(self.capture_limit)
 
     def now(self) -> float:
         """Seconds since it started."""
@@ -177,4 +177,5 @@ class Flow:
     def kept(self) -> int:
         """Bytes of memory that its bodies and messages take, about."""
         messages = self.websocket.messages if self.websocket is not None else ()
-        return len(self.forth.data) + len(self.back.data) + sum(MESSAGE_SIZE + len(message.content.data) for message in messages)
+        bodies = len(self.from_client.data) + len(self.from_server.data)
+        return bodies + sum(MESSAGE_SIZE + len(message.content.data) for message in messages)

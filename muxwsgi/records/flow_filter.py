@@ -62,9 +62,9 @@ def _contents(flow: Flow, *, request: bool = True, response: bool = True) -> Ite
         yield from (message.content.data for message in flow.websocket.messages if (request if message.from_client else response))
         return
     if request:
-        yield content_of(flow.forth, flow.request)[0]
+        yield content_of(flow.from_client, flow.request)[0]
     if response:
-        yield content_of(flow.back, flow.response)[0]
+        yield content_of(flow.from_server, flow.response)[0]
 
 
 #: Operators with a regex, and the texts that it is searched in: one that fits is enough. Of bodies, what was kept of them.

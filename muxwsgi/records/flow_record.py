@@ -121,8 +121,8 @@ def record_of(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
             "reason": reason,
             "fields": redacted(flow.response.fields, secret),
         }
-    record["forth"] = _captured_record(flow.forth)
-    record["back"] = _captured_record(flow.back)
+    record["from_client"] = _captured_record(flow.from_client)
+    record["from_server"] = _captured_record(flow.from_server)
     record["websocket"] = None if flow.websocket is None else _websocket_record(flow.websocket)
     return record
 
@@ -171,13 +171,13 @@ def flow_of(record: object) -> Flow:
         raise ValueError(f"its kind is {kind!r}")
     if door not in _DOORS:
         raise ValueError(f"its door is {door!r}")
-    forth, back = (_captured(_object(entry.get(name), name), name) for name in ("forth", "back"))
+    from_client, from_server = (_captured(_object(entry.get(name), name), name) for name in ("from_client", "from_server"))
     flow = Flow(
         kind=cast(Kind, kind),
         door=door,
         session=_number(entry, "session"),
         connection=_number(entry, "connection"),
-        capture_limit=max(len(forth.data), len(back.data)),
+        capture_limit=max(len(from_client.data), len(from_server.data)),
         tunnel=None if entry.get("tunnel") is None else _number(entry, "tunnel"),
         id=_number(entry, "id"),
         started=_seconds(entry, "started"),
@@ -199,7 +199,7 @@ def flow_of(record: object) -> Flow:
     if answered_by is not None and answered_by not in get_args(AnsweredBy):
         raise ValueError(f"it was answered by {answered_by!r}")
     flow.answered_by = cast(AnsweredBy | None, answered_by)
-    flow.forth, flow.back = forth, back
+    flow.from_client, flow.from_server = from_client, from_server
     flow.websocket = _websocket(entry)
     timings = _object(entry.get("timings"), "timings")
     for name in _MARKS:

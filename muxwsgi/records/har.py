@@ -151,7 +151,7 @@ def _timings(flow: Flow) -> dict[str, float]:
 
 
 def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
-    body = flow.forth if flow.websocket is None else _NOTHING
+    body = flow.from_client if flow.websocket is None else _NOTHING
     head_fields = redacted(flow.request.fields, secret) if flow.request else []
     method, _, version = flow.request.line if flow.request else ("CONNECT", "", "")
     url = _url(flow)
@@ -173,7 +173,7 @@ def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
 
 def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
     """Where there is none, what Chromium writes then: status 0, and `_error`."""
-    body = flow.back if flow.websocket is None else _NOTHING
+    body = flow.from_server if flow.websocket is None else _NOTHING
     head_fields = redacted(flow.response.fields, secret) if flow.response else []
     version, status, reason = flow.response.line if flow.response else ("", "0", "")
     data, whole = content_of(body, flow.response)

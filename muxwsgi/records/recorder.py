@@ -1,4 +1,4 @@
-"""`Recorder`: makes flows while somebody listens, and nothing while nobody does."""
+"""`Recorder`: begins flows and gives them to the sinks. Without sinks it makes no flow."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -64,7 +64,7 @@ class Recorder:
                 ja3=None if said is None else said.ja3,
                 ja4=None if said is None else said.ja4,
             )
-        elif said is not None:  # TLS that is passed through: the ClientHello is all that can be known of it
+        elif said is not None:  # TLS that is passed through: only the ClientHello is known
             flow.client_tls = TLSSide(version=None, cipher=None, sni=said.sni, ja3=said.ja3, ja4=said.ja4)
         return flow
 
@@ -85,7 +85,7 @@ class Recorder:
 
 
 class Recorded:
-    """The body of a response as rules and applications leave it, on its way into a flow, which ends with it."""
+    """The body of a response, after rules and applications: each block is added to the flow, and the end of the body ends the flow."""
 
     __slots__ = ("_body", "_error", "_flow", "_iterator", "_recorder")
 
@@ -108,7 +108,7 @@ class Recorded:
         except BaseException as error:
             self._error = str(error) or repr(error)
             raise
-        self._flow.back.add(block)
+        self._flow.from_server.add(block)
         return block
 
     def close(self) -> None:

@@ -541,7 +541,7 @@ def test_the_record_holds_what_was_passed_on(lab: Lab) -> None:
     assert answer.body == b"longer"
     (flow,) = lab.flows
     assert flow.request is not None and flow.request.line == ("POST", f"http://{way_there.authority}/a", "HTTP/1.1")
-    assert bytes(flow.forth.data) == b"sent" and bytes(flow.back.data) == b"longer"
+    assert bytes(flow.from_client.data) == b"sent" and bytes(flow.from_server.data) == b"longer"
     assert flow.response is not None and "X-Gone" not in dict(flow.response.fields)
 
 

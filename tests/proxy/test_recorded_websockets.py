@@ -161,4 +161,4 @@ def test_nothing_is_parsed_where(lab: Lab, record: bool, message_limit: int, pro
     talk.run(question)
     assert talk.at_server == question and talk.at_client == answer
     if record:
-        assert talk.flow.websocket is None and talk.flow.forth.data == question and talk.flow.back.data == answer
+        assert talk.flow.websocket is None and talk.flow.from_client.data == question and talk.flow.from_server.data == answer

@@ -33,15 +33,15 @@ def http_flow(
     flow.request = Head((method, url, "HTTP/1.1"), fields)
     if status is not None:
         flow.response = Head(("HTTP/1.1", str(status), "OK"), response_fields or [("Content-Type", "text/plain")])
-    flow.forth.add(request_body)
-    flow.back.add(response_body)
+    flow.from_client.add(request_body)
+    flow.from_server.add(response_body)
     return flow
 
 
-def raw_flow(forth: bytes = b"", back: bytes = b"", destination: str = "example.com:22") -> Flow:
+def raw_flow(from_client: bytes = b"", from_server: bytes = b"", destination: str = "example.com:22") -> Flow:
     flow = Flow("raw", "127.0.0.1:50001", "127.0.0.1:8080", "socks5", 8, 4, 1 << 20, destination=destination)
-    flow.forth.add(forth)
-    flow.back.add(back)
+    flow.from_client.add(from_client)
+    flow.from_server.add(from_server)
     flow.ended = 1.5
     return flow
 
@@ -110,8 +110,8 @@ def any_flow(draw: st.DrawFn) -> Flow:
         flow.request = Head((draw(latin), draw(latin | st.just("http://h/x")), draw(latin)), draw(fields))
     if draw(st.booleans()):
         flow.response = Head((draw(latin), str(draw(st.integers(100, 999))), draw(latin)), draw(fields))
-    flow.forth.add(draw(bodies))
-    flow.back.add(draw(bodies))
+    flow.from_client.add(draw(bodies))
+    flow.from_server.add(draw(bodies))
     if flow.kind == "websocket":
         flow.websocket = draw(st.none() | websockets)
     return flow

@@ -39,9 +39,9 @@ def log(tmp_path: Path) -> FlowLog:
 def test_a_flow_that_was_written_can_be_read_again(flow: Flow) -> None:
     read = flow_of(json.loads(json.dumps(record_of(flow, ()))))
     for name in Flow.__slots__:
-        if name not in ("began", "capture_limit", "forth", "back", "websocket"):
+        if name not in ("began", "capture_limit", "from_client", "from_server", "websocket"):
             assert getattr(read, name) == getattr(flow, name), name
-    captured = [(flow.forth, read.forth), (flow.back, read.back)]
+    captured = [(flow.from_client, read.from_client), (flow.from_server, read.from_server)]
     assert (flow.websocket is None) is (read.websocket is None)
     if flow.websocket is not None and read.websocket is not None:
         for name in ("count", "close", "stopped"):
@@ -91,7 +91,7 @@ def test_no_record_at_all_is_a_value_error(nothing: object) -> None:
 @settings(deadline=None)
 @given(bodies)
 def test_a_body_is_text_only_where_text_says_all(body: bytes) -> None:
-    record = record_of(http_flow(response_body=body))["back"]
+    record = record_of(http_flow(response_body=body))["from_server"]
     assert record["size"] == len(body) and record["truncated"] is False
     if "text" in record:
         assert record["text"].encode() == body
@@ -111,8 +111,8 @@ def test_a_line_holds_all_that_is_known_of_a_flow(log: FlowLog, tmp_path: Path) 
         "fields": [["Host", "example.com"], ["User-Agent", "test"]],
     }  # fmt: skip
     assert line["response"] == {"version": "HTTP/1.1", "status": 200, "reason": "OK", "fields": [["Content-Type", "text/plain"]]}
-    assert line["forth"] == {"size": 5, "truncated": False, "text": "café"}
-    assert line["back"] == {"size": 2, "truncated": False, "base64": "AP8="}
+    assert line["from_client"] == {"size": 5, "truncated": False, "text": "café"}
+    assert line["from_server"] == {"size": 2, "truncated": False, "base64": "AP8="}
     assert line["timings"] == {"dialling": 0.005, "resolved": 0.01, "connected": 0.03, "secured": 0.06, "sent": 0.07, "first_byte": 0.17, "ended": 0.2}
     assert line["client_tls"]["sni"] == "example.com" and line["upstream_tls"]["peer_certificate"] == "ab" * 32
     assert line["trace"] == ["http1: YES"] and line["tags"] == ["seen"] and line["error"] is None
@@ -121,7 +121,7 @@ def test_a_line_holds_all_that_is_known_of_a_flow(log: FlowLog, tmp_path: Path) 
 def test_a_body_that_was_cut_says_so_and_is_cut_between_characters(log: FlowLog, tmp_path: Path) -> None:
     log(http_flow(response_body="abcdé".encode() * 9, capture_limit=5))
     log.close()
-    assert lines(tmp_path / "flows")[0]["back"] == {"size": 54, "truncated": True, "text": "abcd"}
+    assert lines(tmp_path / "flows")[0]["from_server"] == {"size": 54, "truncated": True, "text": "abcd"}
 
 
 def test_secrets_are_left_out_and_filters_see_them(tmp_path: Path) -> None:

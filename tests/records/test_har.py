@@ -83,8 +83,8 @@ def test_every_flow_is_an_entry_as_the_specification_says(flow: Flow) -> None:
         assert "postData" not in entry["request"] and "text" not in entry["response"]["content"]
         return
     for captured, text in (
-        (flow.forth, entry["request"].get("postData", {"text": ""})),
-        (flow.back, entry["response"]["content"]),
+        (flow.from_client, entry["request"].get("postData", {"text": ""})),
+        (flow.from_server, entry["response"]["content"]),
     ):
         encoded = text.get("encoding", text.get("_encoding")) == "base64"
         data = base64.b64decode(text["text"]) if encoded else text.get("text", "").encode()
@@ -222,7 +222,7 @@ def test_content_is_shown_without_its_coding() -> None:
     flow = http_flow(response_fields=[("Content-Encoding", "gzip"), ("Content-Type", "text/html")], response_body=gzip.compress(page))
     response = har_entry(flow)["response"]
     assert (response["content"]["text"], response["content"]["size"]) == (page.decode(), len(page))
-    assert response["bodySize"] == flow.back.size == len(page) - response["content"]["compression"]
+    assert response["bodySize"] == flow.from_server.size == len(page) - response["content"]["compression"]
 
 
 def test_of_a_coded_body_that_was_cut_there_is_what_can_be_decoded() -> None:
@@ -230,7 +230,7 @@ def test_of_a_coded_body_that_was_cut_there_is_what_can_be_decoded() -> None:
     flow = http_flow(response_fields=[("Content-Encoding", "gzip")], response_body=gzip.compress(page), capture_limit=2000)
     content = har_entry(flow)["response"]["content"]
     assert len(content["text"]) > 1000 and page.startswith(content["text"].encode()) and content["comment"].startswith("the first")
-    assert content["size"] == flow.back.size and "compression" not in content
+    assert content["size"] == flow.from_server.size and "compression" not in content
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "no-such", "gzip, gzip, gzip, gzip"])

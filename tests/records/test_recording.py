@@ -129,17 +129,17 @@ def test_what_passed_is_in_both_files_when_the_proxy_has_ended(
     proxy.get("http://127.0.0.1:1/nobody")
     assert proxy.end() == 0
     flows = {flow["kind"]: flow for flow in lines(tmp_path / "flows") if flow["error"] is None}
-    assert status == 200 and flows["http"]["forth"]["text"] == "posted" and flows["http"]["back"]["text"].encode() == body
+    assert status == 200 and flows["http"]["from_client"]["text"] == "posted" and flows["http"]["from_server"]["text"].encode() == body
     assert flows["http"]["request"]["url"] == f"http://127.0.0.1:{origin}/a?b" and flows["http"]["door"] == "http"
-    assert flows["raw"]["forth"]["base64"] == base64.b64encode(b"\x00not HTTP\xff").decode() and flows["raw"]["door"] == "connect"
-    assert flows["raw"]["back"]["text"].encode() == answer and flows["raw"]["destination"] == f"127.0.0.1:{origin}"
+    assert flows["raw"]["from_client"]["base64"] == base64.b64encode(b"\x00not HTTP\xff").decode() and flows["raw"]["door"] == "connect"
+    assert flows["raw"]["from_server"]["text"].encode() == answer and flows["raw"]["destination"] == f"127.0.0.1:{origin}"
     (refused,) = (flow for flow in lines(tmp_path / "flows") if flow["error"] is not None)
     assert "refused" in refused["error"] and refused["request"]["url"] == "http://127.0.0.1:1/nobody"
     entries = read_har(tmp_path / "har")
     assert sorted(entry["request"]["url"] for entry in entries) == sorted(
         [f"http://127.0.0.1:{origin}/a?b", f"tcp://127.0.0.1:{origin}", "http://127.0.0.1:1/nobody"]
     )
-    assert "secret=1" not in (tmp_path / "flows").read_text().replace(flows["http"]["back"]["text"], "")
+    assert "secret=1" not in (tmp_path / "flows").read_text().replace(flows["http"]["from_server"]["text"], "")
     for flow in lines(tmp_path / "flows"):
         marks = [flow["timings"][name] for name in ("connected", "sent", "first_byte", "ended") if flow["timings"][name] is not None]
         assert marks == sorted(marks) and marks and marks[0] >= 0, flow["timings"]

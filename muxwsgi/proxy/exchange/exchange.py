@@ -280,7 +280,7 @@ class Exchanges:
         flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
         if isinstance(pieces, (list, tuple)):
             for piece in pieces:
-                flow.back.add(piece)
+                flow.from_server.add(piece)
             self._recorder.end(flow, None)
             return pieces
         return Recorded(pieces, flow, self._recorder)
@@ -342,7 +342,7 @@ class Exchanges:
 
         def on_passed(frame: Frame) -> None:
             if ctx.flow is not None:
-                (ctx.flow.forth if frame.from_client else ctx.flow.back).add(frame.data)
+                (ctx.flow.from_client if frame.from_client else ctx.flow.from_server).add(frame.data)
             if messages is not None:
                 messages.add_frame(frame)
 

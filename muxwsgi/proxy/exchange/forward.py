@@ -129,7 +129,7 @@ class Forwarder:
             if incoming.length is not None and len(first) != incoming.length:
                 raise ValueError(f"a rule's request body has {len(first)} bytes, and its Content-Length says {incoming.length}")
             if flow is not None:
-                flow.forth.add(first)
+                flow.from_client.add(first)
             if incoming.chunked:
                 first = chunked(first, incoming.trailers)
 

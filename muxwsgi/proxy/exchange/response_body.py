@@ -83,7 +83,7 @@ class ResponseBody:
             self._end(reason)
             raise ResponseAborted(reason) from error
         if self.flow is not None:
-            self.flow.back.add(block)
+            self.flow.from_server.add(block)
         if self._client.body.done:
             self._finish()
         return block

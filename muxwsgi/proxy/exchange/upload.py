@@ -104,7 +104,7 @@ class Upload:
                 self.complete = True
                 return
             if self._flow is not None:
-                self._flow.forth.add(piece)
+                self._flow.from_client.add(piece)
 
     def _send(self, piece: bytes) -> None:
         if piece:

@@ -40,7 +40,7 @@ class _Inspected:
                 data = filter_chunk(self._hooks, data, self._from_client, self._ctx)
             flow = self._ctx.flow
             if flow is not None:
-                (flow.forth if self._from_client else flow.back).add(data)
+                (flow.from_client if self._from_client else flow.from_server).add(data)
             if self._messages is not None:
                 self._messages.add_bytes(data, self._from_client)
             if data:

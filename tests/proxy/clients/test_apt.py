@@ -79,4 +79,4 @@ def test_packages_arrive_each_as_its_own(scheme: str, proxy: ProxyProcess, archi
     for name in names:
         url = f"{scheme}://localhost:{port}/./{name}.deb"
         flow = proxy.flows.first(requested(url))
-        assert (flow["response"]["status"], flow["back"]["size"]) == (200, (archive / f"{name}.deb").stat().st_size)
+        assert (flow["response"]["status"], flow["from_server"]["size"]) == (200, (archive / f"{name}.deb").stat().st_size)

@@ -55,7 +55,7 @@ def test_a_page_and_all_that_it_loads(scheme: str, way: str, trust: Trust, proxy
     socket = proxy.flows.first(
         lambda flow: flow["kind"] == "websocket" and flow["door"] == door and flow["request"]["url"].partition(":")[0] in fits
     )
-    assert socket["response"]["status"] == 101 and socket["forth"]["size"] > 0
+    assert socket["response"]["status"] == 101 and socket["from_client"]["size"] > 0
     assert "permessage-deflate" in str(socket["response"]["fields"]), "this browser compresses what it says"
     said = socket["websocket"]
     assert [(message["type"], message["opcode"], message["text"], message["size"]) for message in said["messages"]] == [

@@ -100,10 +100,10 @@ def test_flows_and_a_har_file_hold_what_a_filter_lets_through(start_proxy: Start
     for arguments in ((), ("-d", "the body"), ("-d", f"@{tmp_path / 'large'}")):
         done = curl(proxy.url, *arguments, url, ca=proxy.trust.ca)
         assert done.returncode == 0, done.stderr
-    large = proxy.flows.first(lambda flow: flow["forth"]["size"] == 200_000)
-    assert large["forth"]["truncated"] and len(large["forth"]["text"]) == 64 << 10
+    large = proxy.flows.first(lambda flow: flow["from_client"]["size"] == 200_000)
+    assert large["from_client"]["truncated"] and len(large["from_client"]["text"]) == 64 << 10
     assert [flow["request"]["method"] for flow in proxy.flows()] == ["POST", "POST"]
-    assert proxy.flows()[0]["forth"]["text"] == "the body"
+    assert proxy.flows()[0]["from_client"]["text"] == "the body"
     assert proxy.stop() == 0
     entries = json.loads(har.read_text())["log"]["entries"]
     assert [(entry["request"]["method"], entry["request"]["url"], entry["response"]["status"]) for entry in entries] == [("POST", url, 200)] * 2

@@ -40,7 +40,7 @@ def test_redis_is_relayed(way: str, proxy: ProxyProcess, redis: Redis, tmp_path:
     done = chained(way, proxy, tmp_path, "redis-cli", "-h", "127.0.0.1", "-p", str(redis.port), "set", way, "stored")
     assert done.stdout == "OK\n", done
     assert run("redis-cli", "-p", str(redis.port), "get", way).stdout == "stored\n"
-    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and way in str(flow["forth"].get("text")))
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and way in str(flow["from_client"].get("text")))
     assert (flow["kind"], flow["destination"], flow["client_tls"]) == ("raw", f"127.0.0.1:{redis.port}", None)
 
 
@@ -50,9 +50,9 @@ def test_redis_in_tls_is_looked_into_and_relayed_in_tls_again(way: str, proxy: P
     done = chained(way, proxy, tmp_path, *command)
     assert done.stdout == "OK\n", done
     assert run("redis-cli", "-p", str(redis.port), "get", f"tls-{way}").stdout == "stored\n"
-    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and f"tls-{way}" in str(flow["forth"].get("text")))
+    flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and f"tls-{way}" in str(flow["from_client"].get("text")))
     assert flow["kind"] == "raw" and flow["client_tls"] is not None and flow["upstream_tls"] is not None
-    assert flow["back"]["text"] == "+OK\r\n"
+    assert flow["from_server"]["text"] == "+OK\r\n"
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "in TLS"])

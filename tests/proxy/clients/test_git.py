@@ -53,7 +53,7 @@ def test_clone_push_and_fetch(way: str, proxy: ProxyProcess, origin: ServerProce
     git(*through(proxy, way), "-C", second, "pull", "-q", home=tmp_path)
     assert (second / "new").read_bytes() == (first / "new").read_bytes()
     flow = proxy.flows.first(lambda flow: flow["request"] is not None and flow["request"]["url"] == f"{url}/git-receive-pack")
-    assert flow["response"]["status"] == 200 and flow["forth"]["size"] > 0
+    assert flow["response"]["status"] == 200 and flow["from_client"]["size"] > 0
 
 
 def test_clone_of_plain_files(trust: Trust, proxy: ProxyProcess, repository: Path, tmp_path: Path) -> None:

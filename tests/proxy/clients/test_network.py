@@ -129,7 +129,7 @@ def test_what_is_no_http_is_relayed_whoever_speaks_first(network: Network, famil
         assert sock.recv(100) == b"HELO"
     flow = network.flows.first(lambda flow: flow["destination"] == f"{in_url(family)}:25")
     assert (flow["kind"], flow["door"]) == ("raw", network.way)
-    assert (flow["forth"]["text"], flow["back"]["text"]) == ("helo", "220 the server speaks first\r\nHELO")
+    assert (flow["from_client"]["text"], flow["from_server"]["text"]) == ("helo", "220 the server speaks first\r\nHELO")
 
 
 def test_what_nobody_serves_is_a_reset(network: Network) -> None:

@@ -33,7 +33,7 @@ def test_ssh_passes(way: str, proxy: ProxyProcess, server: SSH) -> None:
     done = ssh(server, proxy, way, "cat; echo $((6 * 7))", input="said from here\n")
     assert (done.returncode, done.stdout) == (0, "said from here\n42\n"), done.stderr
     flow = proxy.flows.first(lambda flow: flow["door"] == DOORS[way] and flow["destination"] == f"127.0.0.1:{server.port}")
-    assert flow["kind"] == "raw" and flow["back"]["size"] > 1000
+    assert flow["kind"] == "raw" and flow["from_server"]["size"] > 1000
 
 
 def test_a_file_goes_through_whole(proxy: ProxyProcess, server: SSH, tmp_path: Path) -> None:

@@ -142,4 +142,4 @@ def test_messages_are_not_read_where_none_are_wanted(start_proxy: StartProxy, ec
     proxy = start_proxy("--flow-messages=0")
     _, heard = converse(proxy, echo, "hello")
     flow = proxy.flows.first(lambda flow: flow["kind"] == "websocket")
-    assert heard == ["hello"] and flow["websocket"] is None and flow["forth"]["size"] > 0
+    assert heard == ["hello"] and flow["websocket"] is None and flow["from_client"]["size"] > 0
