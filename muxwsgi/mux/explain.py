@@ -6,19 +6,40 @@ It asks the same `Mux.decide` that serves connections, so it cannot tell another
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from muxwsgi.mux import client_hello
-from muxwsgi.mux.client_hello import ClientHello
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Decision, Mux, Reason
 from muxwsgi.mux.route import Route
 
-__all__ = ["Answer", "Explanation", "answer", "explain"]
-
-_VERSIONS = {0x0300: "SSL 3.0", 0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
+__all__ = ["Answer", "Explanation", "LayerHandler", "Opening", "answer", "explain", "listed"]
 
 #: First bytes shown.
 _SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a client says at the beginning of a layer.
+
+    layer   name of the layer, such as TLS
+    text    what the client says, in one line for people
+    alpn    the protocol ids that it offers, in its order
+    """
+
+    layer: str
+    text: str
+    alpn: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class LayerHandler(Protocol):
+    """A handler that takes a layer off the connection and hands what is inside to `inner`. `explain` looks into it."""
+
+    inner: Mux
+
+    def opening(self, data: bytes) -> Opening:
+        """What a client says that begins with `data`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +73,10 @@ class Explanation:
     decided_at  bytes after which it was open no more, when they come one by one; None if it stays open
     otherwise   the decision if no more bytes come in time
     same        whether the bytes whole and one by one go to the same route
-    hello       the ClientHello, when the route leads into TLS and the bytes hold a complete one
-    inner       the mux inside TLS
-    agreed      the ALPN id that TLS would agree on
-    inside      where the connection inside TLS goes then; None when its bytes decide
+    opening     what the client says first, when the route leads into a layer
+    inner       the mux inside the layer
+    agreed      the ALPN id that the layer would agree on
+    inside      where the connection inside the layer goes then; None when its bytes decide
     """
 
     mux: Mux
@@ -65,7 +86,7 @@ class Explanation:
     decided_at: int | None
     otherwise: Decision
     same: bool
-    hello: ClientHello | None
+    opening: Opening | None
     inner: Mux | None
     agreed: str | None
     inside: Decision | None
@@ -100,19 +121,16 @@ def explain(mux: Mux, data: bytes) -> Explanation:
             break
     otherwise = decision or mux.decide(shown, final=True) or mux.decide_silence()
 
-    hello = inner = agreed = inside = None
-    route = otherwise.route
-    # A handler that asks another mux says so by an attribute, as the one of `tls_route` does.
-    if route is not None and isinstance(getattr(route.handler, "inner", None), Mux):
-        inner = route.handler.inner  # type: ignore[attr-defined]
-        parsed = client_hello.parse(shown)
-        if isinstance(parsed, ClientHello):
-            hello = parsed
-            agreed = next((protocol for protocol in inner.alpn if protocol in hello.alpn), None)
-            inside = inner.decide_by_alpn(agreed)
+    opening = inner = agreed = inside = None
+    handler = None if otherwise.route is None else otherwise.route.handler
+    if isinstance(handler, LayerHandler):
+        inner = handler.inner
+        opening = handler.opening(shown)
+        agreed = next((protocol for protocol in inner.alpn if protocol in opening.alpn), None)
+        inside = inner.decide_by_alpn(agreed)
     answers = tuple(answer(route, shown) for route in mux.routes)
     return Explanation(
-        mux, shown, answers, decision, decided_at, otherwise, same, hello, inner, agreed, inside
+        mux, shown, answers, decision, decided_at, otherwise, same, opening, inner, agreed, inside
     )
 
 
@@ -129,9 +147,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         yield f"  ! the matcher of {broken.route.name!r} breaks its promise: more bytes changed its answer"
     yield ""
     yield from _outcome(found)
-    if found.inner is not None:
+    if found.inner is not None and found.opening is not None:
         yield ""
-        yield from _inside(found, found.inner)
+        yield from _inside(found, found.inner, found.opening)
 
 
 def _outcome(found: Explanation) -> Iterator[str]:
@@ -153,20 +171,15 @@ def _seconds(found: Explanation) -> float:
     return found.mux.patience if alone else found.mux.sniff_timeout
 
 
-def _inside(found: Explanation, inner: Mux) -> Iterator[str]:
-    hello = found.hello
-    if hello is None:
-        yield "Inside TLS: the bytes hold no complete ClientHello, so its server name and ALPN are not known."
-    else:
-        versions = [_VERSIONS[version] for version in hello.versions if version in _VERSIONS]
-        yield f"ClientHello: server name {hello.sni or 'none'}; ALPN {_list(hello.alpn)}; {_list(versions)}"
-    yield f"Inside TLS the question goes to mux {inner.name!r}:"
+def _inside(found: Explanation, inner: Mux, opening: Opening) -> Iterator[str]:
+    yield opening.text
+    yield f"Inside {opening.layer} the question goes to mux {inner.name!r}:"
     rows = [("route", "priority", "matcher", "ALPN")]
-    rows += [(r.name, str(r.priority), repr_of(r), _list(r.alpn)) for r in inner.routes]
+    rows += [(r.name, str(r.priority), repr_of(r), listed(r.alpn)) for r in inner.routes]
     yield from _table(rows)
     yield ""
     if found.inside is not None:
-        yield f"=> {_goes(found.inside)}, because TLS would agree on ALPN {found.agreed!r}"
+        yield f"=> {_goes(found.inside)}, because {opening.layer} would agree on ALPN {found.agreed!r}"
     else:
         yield "=> decided by the decrypted bytes, which cannot be seen from here: explain those by themselves"
 
@@ -205,5 +218,5 @@ def _bytes(n: int) -> str:
     return "1 byte" if n == 1 else f"{n} bytes"
 
 
-def _list(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     return ", ".join(items) or "none"

@@ -1,4 +1,1 @@
-# Types for the compiled build: see docs/compiled.md.
-
-cdef unsigned char _SLASH, _CR, _LF
-cdef bytes _OTHER_TARGETS
+# Compiled as it is, without types: see docs/compiled.md.

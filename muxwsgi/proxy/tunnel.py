@@ -21,13 +21,14 @@ from cryptography import x509
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
 from muxwsgi.http.h1.h1 import HTTP1
-from muxwsgi.mux import client_hello, matchers
-from muxwsgi.mux.client_hello import ClientHello
-from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.match import Match
+from muxwsgi.mux.matchers import never
 from muxwsgi.mux.mux import MAX_DEPTH, Mux, OnRefusal
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import address_text, comparable, split_host_port
+from muxwsgi.protocols.http1 import FirstLine, http_last, http_route, nearly_http
+from muxwsgi.protocols.http2 import http2_preface
+from muxwsgi.protocols.tls import MAX_HELLO_LENGTH, ClientHello, nearly_tls, parse_client_hello, tls
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
 from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
@@ -35,7 +36,6 @@ from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Hijack, Mitm, Refused, Reject
 from muxwsgi.proxy.rules.rules import Rules
-from muxwsgi.proxy.streams import lookalikes
 from muxwsgi.proxy.streams.first_speaker import Speaker, first_to_speak, has_spoken_within, patience, says_something
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.watches import NoRequest, SlowStart
@@ -80,17 +80,17 @@ class Tunnels:
         self._engine = engine
         self._leaves = leaves
         self._passthrough = passthrough
-        relayed = Route("relay", matchers.never, self._relay_unmatched)
-        silent = Route("relay", matchers.never, self._relay_silent)
-        tls = Route("tls", matchers.tls, self._serve_tls, priority=FIRST)  # its six bytes are nobody else's
+        relayed = Route("relay", never, self._relay_unmatched)
+        silent = Route("relay", never, self._relay_silent)
+        first = Route("tls", tls, self._serve_tls, priority=FIRST)  # its six bytes are nobody else's
         self.mux = Mux(
             [
-                tls,
+                first,
                 http_route(engine),
                 *hijackers,
                 # Asked last: a hijacker knows its protocol better.
-                Route("nearly tls", lookalikes.nearly_tls, _refuse_lookalike, priority=LAST),
-                Route("http/2", matchers.http2_preface, self._refuse_or_relay, priority=LAST),
+                Route("nearly tls", nearly_tls, _refuse_lookalike, priority=LAST),
+                Route("http/2", http2_preface, self._refuse_or_relay, priority=LAST),
                 Route("nearly http", self._nearly_http, engine, priority=LAST),
                 http_last(engine, fallback=True),
             ],
@@ -221,10 +221,10 @@ class Tunnels:
             raise
         inside.deadline = math.inf
         ctx.connection = inside
-        tls = inside.tls
-        ctx.layers = (*ctx.layers, Layer(name, (tls.alpn,) if tls is not None and tls.alpn else ()))
-        if tls is not None:
-            inside.trace.append(f"{tls.version}, server name {tls.sni or 'none'}, ALPN {tls.alpn or 'none'}")
+        agreed = inside.tls
+        ctx.layers = (*ctx.layers, Layer(name, (agreed.alpn,) if agreed is not None and agreed.alpn else ()))
+        if agreed is not None:
+            inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
 
         # 5. The same question at the decrypted bytes.
         self._look_after(inside)
@@ -278,10 +278,10 @@ class Tunnels:
         except Fault as fault:
             log.debug("no certificate of %s to take the names of: %s", name, fault)
             return None
-        tls = upstream.tls
+        agreed = upstream.tls
         upstream.finish()
         # Where nobody has verified it, it may name whomever it likes, and our CA would vouch for that.
-        return tls.peer_certificate if tls is not None and tls.peer_verified else None
+        return agreed.peer_certificate if agreed is not None and agreed.peer_verified else None
 
     # Anything else
 
@@ -291,7 +291,7 @@ class Tunnels:
 
     def _nearly_http(self, data: bytes) -> Match:
         """Without rules for HTTP nothing can be evaded."""
-        return lookalikes.nearly_http(data) if self._requests_are_judged else Match.NO
+        return nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:
         """HTTP/2 without TLS in front or with: its requests cannot be looked into here."""
@@ -309,7 +309,7 @@ class Tunnels:
             connection.settle()
         watches: list[ChunkFunction] = []
         if self._requests_are_judged:
-            if lookalikes.FirstLine().is_request(begun):
+            if FirstLine().is_request(begun):
                 self._engine(connection)  # which says what is wrong with it
                 return
             watches.append(NoRequest())
@@ -365,7 +365,7 @@ class Tunnels:
     def _server_name(self, connection: "Connection", ctx: Context) -> str | None:
         connection.deadline = monotonic() + self._settings.handshake_timeout
         hello = _client_hello(connection)
-        if hello is None and lookalikes.nearly_tls(connection.peek_beyond(0, self.mux.peek_limit)) is Match.YES:
+        if hello is None and nearly_tls(connection.peek_beyond(0, self.mux.peek_limit)) is Match.YES:
             _refuse_lookalike(connection)
         connection.deadline = math.inf
         if hello is None:
@@ -446,8 +446,8 @@ def _client_hello(connection: "Connection") -> ClientHello | None:
     seen = 0
     try:
         while True:
-            data = connection.peek_beyond(seen, client_hello.MAX_LENGTH)
-            found = client_hello.parse(data)
+            data = connection.peek_beyond(seen, MAX_HELLO_LENGTH)
+            found = parse_client_hello(data)
             if isinstance(found, ClientHello):
                 return found
             if found is Match.NO or len(data) <= seen:

@@ -6,7 +6,7 @@ Fingerprinting" in its version for TLS over TCP. GREASE values (RFC 8701) are le
 
 from hashlib import md5, sha256
 
-from muxwsgi.mux.client_hello import ALPN, SERVER_NAME, ClientHello
+from muxwsgi.protocols.tls import ALPN, SERVER_NAME, ClientHello
 
 __all__ = ["ClientTLS", "ja3", "ja4"]
 

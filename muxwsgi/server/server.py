@@ -15,18 +15,18 @@ from gevent.event import Event
 
 from muxwsgi.errors import Cut, Draining, Expired, HandshakeError, OperatorError, PeerError, TLSError
 from muxwsgi.hijackers.resolve import resolve
+from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
-from muxwsgi.mux import matchers
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
-from muxwsgi.mux.http_route import http_last, http_route
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
-from muxwsgi.mux.tls_route import tls_route
+from muxwsgi.protocols.http1 import http_last, http_route
+from muxwsgi.protocols.tls import tls, tls_like
 from muxwsgi.server.binds import Listening, parse_bind, serves_both_families
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication
@@ -195,15 +195,15 @@ class Server:
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
         # TLS is asked first: its six bytes are nobody else's.
         # Where TLS is required, OpenSSL answers whatever begins like TLS: with an alert, where it is broken.
-        match = matchers.tls_like if bind.tls == "required" else matchers.tls
-        tls = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
+        match = tls_like if bind.tls == "required" else tls
+        first = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
         if bind.tls == "optional":
-            return self._mux(listening.address, [tls, *self.routes], self._fallback, self._silence)
+            return self._mux(listening.address, [first, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         refuse = redirect_to_https(port) if bind.redirect_http else https_required
         engine = HTTP1(refuse, self.settings.http, on_exchange=self._on_exchange, on_reject=self.turned_away.refused)
         self._engines.append(engine)
-        return self._mux(listening.address, [tls, http_route(engine, name="plain-http", alpn=())], None, None, engine)
+        return self._mux(listening.address, [first, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
     def _transparent_door(self, way: Transparent, listening: Listening) -> Handler:
         """Nothing is asked in front: where a connection goes is known, and its own server may speak first."""

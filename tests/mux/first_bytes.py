@@ -10,9 +10,11 @@ from OpenSSL import SSL
 
 from muxwsgi import Match, Mux, Route
 from muxwsgi.mux import matchers
-from muxwsgi.mux.http_route import word
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Decision
+from muxwsgi.protocols.http1 import http1, http1_line, word
+from muxwsgi.protocols.http2 import http2_preface
+from muxwsgi.protocols.tls import alpn_is, sni_is, tls
 
 
 @cache
@@ -115,17 +117,17 @@ first_bytes = st.one_of(
 
 #: Every matcher that is shipped.
 SHIPPED: list[Matcher] = [
-    matchers.http1,
-    matchers.http1_line,
+    http1,
+    http1_line,
     word,
-    matchers.http2_preface,
-    matchers.tls,
+    http2_preface,
+    tls,
     matchers.never,
     matchers.prefix(b"SSH-", b"*", b"SSH-2.0-OpenSSH"),
     matchers.regex(rb"(?i)(?:EHLO|HELO) [^\r\n]*\r?\n", 64),
     matchers.regex(rb"(?:\*\d+|PING)\r\n", 8),
-    matchers.sni_is("*.example.com"),
-    matchers.alpn_is("http/1.1"),
+    sni_is("*.example.com"),
+    alpn_is("http/1.1"),
 ]
 
 any_matcher = st.recursive(

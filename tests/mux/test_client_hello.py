@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi import Match
-from muxwsgi.mux.client_hello import MAX_RECORDS, ClientHello, parse
+from muxwsgi.protocols.tls import MAX_HELLO_RECORDS, ClientHello, parse_client_hello
 
 from .first_bytes import client_hello, first_bytes, in_records
 
 
 def parsed(data: bytes) -> ClientHello:
-    hello = parse(data)
+    hello = parse_client_hello(data)
     assert isinstance(hello, ClientHello)
     return hello
 
@@ -64,13 +64,13 @@ def test_a_client_without_extensions_has_its_one_legacy_version() -> None:
 @settings(max_examples=60, deadline=None)
 def test_the_cut_into_records_and_what_follows_change_nothing(size: int, rest: bytes) -> None:
     hello = client_hello()
-    if len(hello) / size < MAX_RECORDS:
-        assert parse(in_records(hello, size) + rest) == parse(hello)
+    if len(hello) / size < MAX_HELLO_RECORDS:
+        assert parse_client_hello(in_records(hello, size) + rest) == parse_client_hello(hello)
 
 
 def test_every_beginning_of_a_client_hello_wants_more() -> None:
     for hello in (client_hello(), in_records(client_hello(), 40)):
-        assert all(parse(hello[:n]) is Match.MORE for n in range(len(hello)))
+        assert all(parse_client_hello(hello[:n]) is Match.MORE for n in range(len(hello)))
 
 
 def test_a_client_hello_larger_than_a_record_is_read_through_several() -> None:
@@ -88,7 +88,7 @@ def test_a_client_hello_larger_than_a_record_is_read_through_several() -> None:
         b"\x16\x03\x01" + vector(2, message[at : at + 16384]) for at in range(0, len(message), 16384)
     )
     assert parsed(records).sni == "a.b"
-    assert parse(records[:-1]) is Match.MORE
+    assert parse_client_hello(records[:-1]) is Match.MORE
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_client_hello_larger_than_a_record_is_read_through_several() -> None:
         b"\x16\x03\x01\x40\x01",  # a record longer than may be
         b"\x16\x03\x01\0\x04\x02\0\0\0",  # a ServerHello
         b"\x16\x03\x01\0\x04\x01\x01\0\0",  # more than 64 KiB announced
-        b"\x16\x03\x01\0\x01\x01" * (MAX_RECORDS + 1),  # a drip of records
+        b"\x16\x03\x01\0\x01\x01" * (MAX_HELLO_RECORDS + 1),  # a drip of records
         hello_with(session=bytes(33)),
         hello_with(ciphers=b""),
         hello_with(ciphers=b"\x13"),
@@ -115,7 +115,7 @@ def test_a_client_hello_larger_than_a_record_is_read_through_several() -> None:
     ],
 )
 def test_what_is_no_well_formed_client_hello_is_no(data: bytes) -> None:
-    assert parse(data) is Match.NO
+    assert parse_client_hello(data) is Match.NO
 
 
 def test_a_name_with_a_final_dot_is_the_name() -> None:
@@ -125,9 +125,9 @@ def test_a_name_with_a_final_dot_is_the_name() -> None:
 @given(first_bytes)
 @settings(max_examples=300, deadline=None)
 def test_nothing_makes_the_parser_raise_and_nothing_changes_its_mind(data: bytes) -> None:
-    whole = parse(data)
+    whole = parse_client_hello(data)
     for n in range(0, len(data), 7):
-        earlier = parse(data[:n])
+        earlier = parse_client_hello(data[:n])
         assert earlier is Match.MORE or earlier == whole
 
 
@@ -137,4 +137,4 @@ def test_a_damaged_client_hello_never_raises(data: st.DataObject) -> None:
     hello = bytearray(client_hello())
     for _ in range(data.draw(st.integers(1, 4))):
         hello[data.draw(st.integers(0, len(hello) - 1))] = data.draw(st.integers(0, 255))
-    assert isinstance(parse(bytes(hello)), ClientHello | Match)
+    assert isinstance(parse_client_hello(bytes(hello)), ClientHello | Match)

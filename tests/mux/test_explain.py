@@ -3,9 +3,11 @@
 from hypothesis import given, settings
 
 from muxwsgi import Match, Mux, Route
+from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.mux.explain import explain
-from muxwsgi.mux.matchers import alpn_is, http1, never, prefix
-from muxwsgi.mux.tls_route import tls_route
+from muxwsgi.mux.matchers import never, prefix
+from muxwsgi.protocols.http1 import http1
+from muxwsgi.protocols.tls import alpn_is
 
 from .first_bytes import any_mux, client_hello, decide_in_pieces, first_bytes, ignore
 

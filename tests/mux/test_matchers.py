@@ -6,23 +6,10 @@ import pytest
 from hypothesis import given, settings
 
 from muxwsgi import Match
-from muxwsgi.mux.http_route import http_last
-from muxwsgi.mux.matchers import (
-    LEADING_CRLFS,
-    Matcher,
-    all_of,
-    alpn_is,
-    any_of,
-    http1,
-    http1_line,
-    http2_preface,
-    never,
-    not_,
-    prefix,
-    regex,
-    sni_is,
-    tls,
-)
+from muxwsgi.mux.matchers import Matcher, all_of, any_of, never, not_, prefix, regex
+from muxwsgi.protocols.http1 import LEADING_CRLFS, http1, http1_line, http_last
+from muxwsgi.protocols.http2 import http2_preface
+from muxwsgi.protocols.tls import alpn_is, sni_is, tls
 
 from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, least, verdicts
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi import Connection, Match, Mux, PeerError, Route
+from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.mux import matchers
-from muxwsgi.mux.matchers import http1, never, prefix
+from muxwsgi.mux.matchers import never, prefix
 from muxwsgi.mux.mux import MAX_DEPTH, Decision, Reason
-from muxwsgi.mux.tls_route import tls_route
+from muxwsgi.protocols.http1 import http1
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
 

@@ -1,6 +1,6 @@
 """ClientHellos for tests that need one to have been said."""
 
-from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.protocols.tls import ClientHello
 from muxwsgi.records.fingerprint import ClientTLS
 
 __all__ = ["client_tls"]

@@ -22,13 +22,14 @@ from muxwsgi.dial.resolve import system_resolver
 from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.mux.match import Match
+from muxwsgi.protocols.http1 import FirstLine, nearly_http
+from muxwsgi.protocols.tls import nearly_tls
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_matches, url_has_prefix, url_is, url_matches
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.proxy.streams.lookalikes import FirstLine, nearly_http, nearly_tls
 from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream import upstreams
 from muxwsgi.testing import connection_pair

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muxwsgi.mux.client_hello import ClientHello
+from muxwsgi.protocols.tls import ClientHello
 from muxwsgi.records.fingerprint import ja3, ja4
 
 #: Chrome, as in FoxIO's "JA4: TLS Client Fingerprinting", with GREASE where Chrome puts it.

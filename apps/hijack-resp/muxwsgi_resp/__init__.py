@@ -8,7 +8,8 @@ import gevent
 from gevent.lock import Semaphore
 
 from muxwsgi import Connection, Match, hijack
-from muxwsgi.mux.matchers import all_of, any_of, http1, http1_line, not_, regex
+from muxwsgi.mux.matchers import all_of, any_of, not_, regex
+from muxwsgi.protocols.http1 import http1, http1_line
 from muxwsgi.wire.ready import give_turn
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into

@@ -19,7 +19,7 @@ from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
 from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
-from muxwsgi.mux.matchers import LEADING_CRLFS
+from muxwsgi.protocols.http1 import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire.fork import end_child

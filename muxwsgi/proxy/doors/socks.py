@@ -1,4 +1,4 @@
-"""SOCKS: two matchers, and the door that learns from the first bytes where a client wants to go.
+"""SOCKS: the door that learns from the first bytes where a client wants to go.
 
 CONNECT alone is served: BIND wants a listening socket of ours for somebody else, UDP ASSOCIATE is no stream.
 
@@ -11,17 +11,15 @@ from collections.abc import Callable
 from time import monotonic
 
 from muxwsgi.errors import PeerError
-from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
+from muxwsgi.protocols.socks import NONE_ACCEPTABLE, socks4, socks5
 from muxwsgi.proxy.context import Door
 from muxwsgi.proxy.doors.access import Access, NotAdmitted
 from muxwsgi.proxy.doors.door import Open
 from muxwsgi.proxy.doors.socks_message import (
     FAILED,
     HOST_UNREACHABLE,
-    LONGEST_STRING,
     NO_AUTHENTICATION,
-    NONE_ACCEPTABLE,
     NOT_ALLOWED,
     REFUSED,
     SUCCEEDED,
@@ -30,7 +28,6 @@ from muxwsgi.proxy.doors.socks_message import (
     Refusal,
     answer4,
     answer5,
-    has_name,
     read_request4,
     read_request5,
     read_user_and_password,
@@ -40,7 +37,7 @@ from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.settings import HANDSHAKE_TIMEOUT
 from muxwsgi.wire.connection import Connection
 
-__all__ = ["SocksDoor", "socks4", "socks5"]
+__all__ = ["SocksDoor"]
 
 #: None of the replies is made for a proxy that looks names up, checks certificates and asks other proxies. TTL expired is what others
 #: (Tor, for one) say when it took too long.
@@ -56,57 +53,6 @@ _REPLIES = {
 #: Seconds that a refused client has to read why before the connection is closed, and the bytes of it that are thrown away meanwhile.
 LINGER = 2.0
 LINGER_BYTES = 1 << 16
-
-
-class _Matcher:
-    """A matcher that listings show by its name."""
-
-    def __init__(self, name: str, ask: Callable[[bytes], Match]) -> None:
-        self._name = name
-        self._ask = ask
-        self.__doc__ = ask.__doc__
-
-    def __call__(self, data: bytes) -> Match:
-        return self._ask(data)
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-def _is_socks5(data: bytes) -> Match:
-    """The greeting of SOCKS 5, `05 NMETHODS METHODS` (RFC 1928 section 3), all of it.
-
-    A `YES` does not prove SOCKS: any protocol whose first bytes are 5, a count above 0 and that many bytes other than FF would do.
-    """
-    if data[:1] not in (b"", b"\x05") or data[1:2] == b"\x00":
-        return Match.NO
-    if len(data) < 2:
-        return Match.MORE
-    methods = data[2 : 2 + data[1]]
-    if NONE_ACCEPTABLE in methods:  # the server's word
-        return Match.NO
-    return Match.YES if len(methods) == data[1] else Match.MORE
-
-
-def _is_socks4(data: bytes) -> Match:
-    """A whole request of SOCKS 4 or 4a: `04 CD DSTPORT DSTIP USERID 00`, and `HOST 00` where the address is 0.0.0.x with x not 0.
-
-    CD is 1 or 2, and user id and host have at most 255 bytes.
-    """
-    if data[:1] not in (b"", b"\x04") or data[1:2] not in (b"", b"\x01", b"\x02"):
-        return Match.NO
-    strings = 2 if has_name(data[4:8]) else 1
-    at = 8
-    for _ in range(strings):
-        end = data.find(b"\0", at, at + LONGEST_STRING + 1)
-        if end < 0:
-            return Match.NO if len(data) > at + LONGEST_STRING else Match.MORE
-        at = end + 1
-    return Match.YES
-
-
-socks5 = _Matcher("socks5", _is_socks5)
-socks4 = _Matcher("socks4", _is_socks4)
 
 
 class SocksDoor:

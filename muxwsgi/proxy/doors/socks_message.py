@@ -12,14 +12,13 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from muxwsgi.errors import PeerError
+from muxwsgi.protocols.socks import LONGEST_STRING, has_name
 from muxwsgi.proxy.doors.access import decode_credentials
 from muxwsgi.wire.connection import Connection
 
 __all__ = [
     "FAILED",
     "HOST_UNREACHABLE",
-    "LONGEST_STRING",
-    "NONE_ACCEPTABLE",
     "NOT_ALLOWED",
     "NO_AUTHENTICATION",
     "REFUSED",
@@ -29,22 +28,18 @@ __all__ = [
     "Refusal",
     "answer4",
     "answer5",
-    "has_name",
     "read_request4",
     "read_request5",
     "read_user_and_password",
     "take",
 ]
 
-NO_AUTHENTICATION, USER_AND_PASSWORD, NONE_ACCEPTABLE = 0x00, 0x02, 0xFF
+NO_AUTHENTICATION, USER_AND_PASSWORD = 0x00, 0x02
 CONNECT = 1  # BIND is 2, UDP ASSOCIATE 3
 IPV4, DOMAIN, IPV6 = 1, 3, 4
 
 #: Replies of RFC 1928 section 6.
 SUCCEEDED, FAILED, NOT_ALLOWED, HOST_UNREACHABLE, REFUSED, TTL_EXPIRED, NO_SUCH_COMMAND, NO_SUCH_ADDRESS_TYPE = 0, 1, 2, 4, 5, 6, 7, 8
-
-#: Bytes of the user id and of the host name in SOCKS 4. It knows no limit; a DNS name has 255 bytes at most (RFC 1035 section 2.3.4).
-LONGEST_STRING = 255
 
 #: Letters, digits, "-" and ".", and "_", which some names have although RFC 952 knows none. IPv4 addresses are of these too.
 _NAME = re.compile(rb"[A-Za-z0-9._-]+")
@@ -146,11 +141,6 @@ def _host_name(data: bytes) -> str | None:
         return str(IPv6Address(data.decode("ascii"))) if b"%" not in data else None  # a zone of the client's is none of ours
     except ValueError:
         return None
-
-
-def has_name(address: bytes) -> bool:
-    """Whether this is no address but the sign of SOCKS 4a that a host name follows."""
-    return address[:3] == b"\0\0\0" and address[3:] not in (b"", b"\0")
 
 
 def answer5(reply: int) -> bytes:

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from muxwsgi.mux.mux import Mux, Reason
+from muxwsgi.protocols.http1 import FirstLine
 from muxwsgi.proxy.rules.actions import Chunk, Refused
-from muxwsgi.proxy.streams import lookalikes
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
@@ -39,7 +39,7 @@ class NoRequest:
     __slots__ = ("_line",)
 
     def __init__(self) -> None:
-        self._line = lookalikes.FirstLine()
+        self._line = FirstLine()
 
     def __call__(self, chunk: Chunk, ctx: "Context") -> None:
         if chunk.from_client and self._line.is_request(chunk.data):

@@ -5,9 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muxwsgi.mux import matchers
 from muxwsgi.mux.match import Match
-from muxwsgi.proxy.doors.socks import socks4, socks5
+from muxwsgi.protocols.http1 import http1
+from muxwsgi.protocols.socks import socks4, socks5
+from muxwsgi.protocols.tls import tls
 from tests.proxy.doors.socks_client import GREETING, request4
 
 hosts = st.sampled_from(["192.0.2.1", "example.com", "a" * 255])
@@ -62,4 +63,4 @@ def test_other_protocols_are_not_taken_for_socks() -> None:
 
 def test_socks_and_http_and_tls_never_contend() -> None:
     for first in range(256):
-        assert sum(matcher(bytes((first,))) is not Match.NO for matcher in (socks4, socks5, matchers.tls, matchers.http1)) <= 1
+        assert sum(matcher(bytes((first,))) is not Match.NO for matcher in (socks4, socks5, tls, http1)) <= 1

@@ -8,7 +8,7 @@ import pytest
 from muxwsgi.dial.resolve import literal, spelled
 from muxwsgi.dial.upstream_choice import NoProxy
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.matchers import sni_is
+from muxwsgi.protocols.tls import sni_is
 from muxwsgi.proxy import BlockList, dst_host_is, is_localhost, req_host_is, req_host_matches
 from muxwsgi.proxy.certificates.passthrough import PassThrough
 from muxwsgi.proxy.doors.front_page import pac

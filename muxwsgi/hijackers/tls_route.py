@@ -4,10 +4,11 @@ import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from muxwsgi.mux import matchers
+from muxwsgi.mux.explain import Opening, listed
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
+from muxwsgi.protocols.tls import ClientHello, parse_client_hello, tls
 from muxwsgi.settings import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TLSHandler", "tls_route"]
 
+_VERSIONS = {0x0300: "SSL 3.0", 0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
+
 
 class TLSHandler:
-    """Does the handshake as server and hands the connection inside to a mux. `inner` is that mux: `explain`
-    looks into it.
-    """
+    """Does the handshake as server and hands the connection inside to the mux `inner`. It is a `LayerHandler` for `explain`."""
 
     def __init__(self, context: "ServerContext", inner: Mux, handshake_timeout: float) -> None:
         self.context = context
@@ -33,10 +34,18 @@ class TLSHandler:
         connection.deadline = min(connection.deadline, monotonic() + self.handshake_timeout)
         inside = connection.start_tls(self.context)
         inside.deadline = math.inf
-        tls = inside.tls
-        if tls is not None:
-            inside.trace.append(f"{tls.version}, server name {tls.sni or 'none'}, ALPN {tls.alpn or 'none'}")
+        agreed = inside.tls
+        if agreed is not None:
+            inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
         self.inner(inside)
+
+    def opening(self, data: bytes) -> Opening:
+        """What the ClientHello says that `data` begins with."""
+        hello = parse_client_hello(data)
+        if not isinstance(hello, ClientHello):
+            return Opening("TLS", "Inside TLS: the bytes hold no complete ClientHello, so its server name and ALPN are not known.")
+        versions = [_VERSIONS[version] for version in hello.versions if version in _VERSIONS]
+        return Opening("TLS", f"ClientHello: server name {hello.sni or 'none'}; ALPN {listed(hello.alpn)}; {listed(versions)}", hello.alpn)
 
     def __repr__(self) -> str:
         return f"<TLS, then {self.inner!r}>"
@@ -48,7 +57,7 @@ def tls_route(
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     *,
     name: str = "tls",
-    match: Matcher = matchers.tls,
+    match: Matcher = tls,
     priority: int = 0,
 ) -> Route:
     """A route for TLS with `context`, whose decrypted stream `inner` decides on.

@@ -12,19 +12,24 @@ With Encrypted ClientHello the name here is the public outer one: the inner is n
 
 import re
 import struct
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from muxwsgi.mux.match import Match
+from muxwsgi.mux.matchers import Matcher, expression, named
+from muxwsgi.names import Breadth, HostPatterns, comparable, parse_pattern
 
-__all__ = ["ClientHello", "parse"]
+__all__ = ["MAX_HELLO_LENGTH", "ClientHello", "alpn_is", "nearly_tls", "parse_client_hello", "sni_is", "tls", "tls_like"]
+
+YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
 #: Bytes of the handshake message at most. The largest seen in the wild are below 4 KiB; a `Mux` shows 16 KiB
 #: by default.
-MAX_LENGTH = 65535
+MAX_HELLO_LENGTH = 65535
 
 #: Records at most. Clients that split the message use two to a handful; a limit keeps the work small when
 #: bytes drip in.
-MAX_RECORDS = 64
+MAX_HELLO_RECORDS = 64
 
 MAX_FRAGMENT = 16384  # RFC 8446 section 5.1
 
@@ -68,7 +73,7 @@ class _Malformed(Exception):
     """
 
 
-def parse(data: bytes) -> ClientHello | Literal[Match.MORE, Match.NO]:
+def parse_client_hello(data: bytes) -> ClientHello | Literal[Match.MORE, Match.NO]:
     """The ClientHello at the start of `data`, `MORE` when it is not complete yet, `NO` when it is none.
 
     What follows the ClientHello is not looked at, so the answer is final once it is not `MORE`.
@@ -88,7 +93,7 @@ def _reassemble(data: bytes) -> bytes | Literal[Match.MORE, Match.NO]:
     """
     message = bytearray()
     at = 0
-    for _ in range(MAX_RECORDS):
+    for _ in range(MAX_HELLO_RECORDS):
         header = data[at : at + RECORD_HEADER]
         if not b"\x16\x03".startswith(header[:2]):  # any minor version: RFC 5246 appendix E.1
             return Match.NO
@@ -104,7 +109,7 @@ def _reassemble(data: bytes) -> bytes | Literal[Match.MORE, Match.NO]:
             return Match.NO
         if len(message) >= MESSAGE_HEADER:
             end = MESSAGE_HEADER + (message[1] << 16 | message[2] << 8 | message[3])
-            if end > MAX_LENGTH:
+            if end > MAX_HELLO_LENGTH:
                 return Match.NO
             if len(message) >= end:
                 return bytes(message[MESSAGE_HEADER:end])
@@ -235,3 +240,90 @@ def _protocols(extension: bytes | None) -> tuple[str, ...]:
     while names.more():
         found.append(names.vector(1, 1).decode("latin-1"))
     return tuple(found)
+
+
+# Matchers
+
+
+@named("tls")
+def tls(data: bytes) -> Match:
+    """A TLS record that begins a ClientHello: content type 22, version 3.x of whatever x (RFC 5246 appendix E.1),
+    a length a record may have, message type 1.
+
+    Six bytes decide. A `YES` proves neither a well-formed ClientHello nor a version that we serve: those the
+    handshake answers with an alert. SSL 2 hellos are `NO`.
+    """
+    if not b"\x16\x03".startswith(data[:2]):
+        return NO
+    if len(data) >= 5 and not 0 < (data[3] << 8 | data[4]) <= MAX_FRAGMENT:
+        return NO
+    if len(data) < 6:
+        return MORE
+    return YES if data[5] == 1 else NO
+
+
+@named("tls_like")
+def tls_like(data: bytes) -> Match:
+    """What begins like TLS, whether in order or not: a record of any type with version 3.x, or a ClientHello of
+    SSL 2 (RFC 5246 appendix E.2). For a port on which nothing else is served: OpenSSL answers what is broken with
+    an alert.
+    """
+    if data[:1] < b"\x80":
+        if data and not 20 <= data[0] <= 23:
+            return NO
+        return MORE if len(data) < 2 else YES if data[1] == 3 else NO
+    if not b"\x01\x03".startswith(data[2:4]):
+        return NO
+    return YES if len(data) >= 4 else MORE
+
+
+def _hello_matcher(name: str, wanted: Callable[[ClientHello], bool]) -> Matcher:
+    def ask(data: bytes) -> Match:
+        hello: ClientHello | Literal[Match.MORE, Match.NO] = parse_client_hello(data)
+        if isinstance(hello, Match):
+            return hello
+        return YES if wanted(hello) else NO
+
+    return named(name)(ask)
+
+
+def sni_is(*names: str) -> Matcher:
+    """A ClientHello that asks for one of the server names. `*.example.com` stands for any name one label
+    below, as in certificates.
+
+    Needs the whole ClientHello, so a route without it that comes later in order waits for that.
+    """
+    if not names:
+        raise ValueError("sni_is() needs at least one server name")
+    patterns = HostPatterns(parse_pattern(name, Breadth.ONE_LABEL) for name in names)
+
+    def wanted(hello: ClientHello) -> bool:
+        return hello.sni is not None and patterns.find(comparable(hello.sni)) is not None
+
+    return _hello_matcher(expression("sni_is", names), wanted)
+
+
+def alpn_is(*protocols: str) -> Matcher:
+    """A ClientHello that offers one of the ALPN protocol ids, whichever the server would choose."""
+    if not protocols:
+        raise ValueError("alpn_is() needs at least one protocol id")
+    ids = frozenset(protocols)
+    return _hello_matcher(expression("alpn_is", protocols), lambda hello: not ids.isdisjoint(hello.alpn))
+
+
+def nearly_tls(data: bytes) -> Match:
+    """A handshake record that does not begin a ClientHello as ours has to: OpenSSL skips empty ones, and lets any minor version pass. And
+    the ClientHello of SSL 2, in which offers of TLS 1.2 may come (RFC 5246 appendix E.2)."""
+    if data[:1] == b"\x16":
+        if data[1:2] not in (b"", b"\x03"):
+            return Match.NO
+        if len(data) >= 5 and data[3:5] == b"\0\0":
+            return Match.YES
+        return Match.MORE if len(data) < 6 else Match.YES if data[5] == 1 else Match.NO
+    if data[:1] < b"\x80":
+        return Match.NO if data else Match.MORE
+    # Two bytes of length, its highest bit set; 1 for a ClientHello; the version.
+    hello = data[2:5]
+    if not b"\x01\x03".startswith(hello[:2]):
+        return Match.NO
+    return (Match.YES if hello[2:] <= b"\x04" else Match.NO) if len(hello) == 3 else Match.MORE

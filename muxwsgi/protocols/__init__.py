@@ -1,0 +1,1 @@
+"""One protocol, one file: how its first bytes are recognised."""
