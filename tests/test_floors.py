@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "muxwsgi"
 
 #: As the page has them. What stands in none of these is for everybody.
-FLOORS = {"wire": 0, "mux": 1, "http": 3, "protocols": 3, "hijackers": 3, "proxy": 4, "records": 4, "observe": 4, "server": 5, "cli": 6}
+FLOORS = {"wire": 0, "mux": 1, "dial": 2, "http": 3, "protocols": 3, "hijackers": 3, "proxy": 4, "records": 4, "observe": 4, "server": 5, "cli": 6}
 
 #: The arrows between rooms of one floor: (the room that imports, the room that is imported).
 BESIDE = {("proxy", "records"), ("http", "protocols"), ("hijackers", "protocols")}

@@ -1,19 +1,19 @@
-"""Asking the next proxy for a stream to somewhere: CONNECT (RFC 9110 section 9.3.6), SOCKS5 (RFC 1928 and 1929), SOCKS4a.
+"""Asking the next proxy for a stream: CONNECT (RFC 9110 section 9.3.6), SOCKS5 (RFC 1928 and 1929), SOCKS4a.
 
-Exactly the proxy's answer is consumed: what comes behind it belongs to the stream. Waiting is bounded by the connection's deadline,
-which is the caller's to set, as is the connection to close.
+Exactly the proxy's answer is consumed: what comes behind it belongs to the stream. An answer of 2xx to CONNECT has no body, and others are
+only reported, so a status line is all that is parsed and no HTTP client is needed. The caller sets the connection's deadline and closes it.
 """
 
 import re
 import socket as socket_module
 
+from muxwsgi.dial.errors import Loop, ProxyRefused, ProxyUnreachable
 from muxwsgi.dial.resolve import Resolved, literal
 from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.names import join_host_port
-from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.connection import Connection
 
-__all__ = ["Unreachable", "request_stream"]
+__all__ = ["request_stream"]
 
 #: Bytes of an answer to CONNECT with its fields. Pages of text come behind it, and are not read.
 HEAD_LIMIT = 32768
@@ -43,40 +43,36 @@ _SOCKS5_UNREACHABLE = frozenset({1, 3, 4, 5, 6, 8})
 _SOCKS4_REPLIES = {91: "rejected or failed", 92: "it cannot reach our identd", 93: "our identd says something else"}
 
 
-class Unreachable(Fault):
-    """A SOCKS proxy took the question and could not get there: another address of the destination may do."""
+def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int, via_field: str = "") -> None:
+    """Have the proxy at the other end of `connection` make it a stream to `host`, an address or a name in ASCII. `via_field` is the value
+    of Via, for an HTTP proxy; "" for none.
 
-
-def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int, passed: str = "") -> None:
-    """Have the proxy at the other end of `connection` make it a stream to `host`, an address or a name in ASCII. `passed` is the value of
-    Via, for an HTTP proxy; "" for none.
-
-    Raises `Fault` (CHAIN, LOOP) where the proxy does not, and `OSError` (`Expired` among them) from the connection.
+    Raises `ProxyRefused` or `Loop` where the proxy does not, and `OSError` (`Expired` among them) from the connection.
     """
     if via.speaks_http:
-        _connect(connection, via, host, port, passed)
+        _connect(connection, via, host, port, via_field)
     elif via.scheme == "socks4a":
         _socks4a(connection, via, host, port)
     else:
         _socks5(connection, via, host, port)
 
 
-def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int, passed: str) -> None:
+def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int, via_field: str) -> None:
     authority = join_host_port(host, port)
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if via.authorization is not None:
         lines.append(f"Proxy-Authorization: {via.authorization}")
-    if passed:
-        lines.append(f"Via: {passed}")
+    if via_field:
+        lines.append(f"Via: {via_field}")
     connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
     for _ in range(INTERIM_LIMIT):
         status, reason = _status(_head(connection, via), via)
         if 200 <= status < 300:  # framing fields mean nothing in these (RFC 9110 section 9.3.6)
             return
         if not 100 <= status < 200 or status == 101:
-            # A proxy further on has found out that it was asked before: the client is told the same.
-            raise Fault(Phase.LOOP if status == LOOP_DETECTED else Phase.CHAIN, f"the proxy {via} answered {status} {reason}".rstrip())
-    raise Fault(Phase.CHAIN, f"the proxy {via} sends interim responses and no answer")
+            kind = Loop if status == LOOP_DETECTED else ProxyRefused  # a proxy further on may have found the loop
+            raise kind(f"the proxy {via} answered {status} {reason}".rstrip())
+    raise ProxyRefused(f"the proxy {via} sends interim responses and no answer")
 
 
 def _head(connection: Connection, via: UpstreamProxy) -> bytes:
@@ -93,13 +89,13 @@ def _head(connection: Connection, via: UpstreamProxy) -> bytes:
             connection.unread(bytes(read[end + 4 :]))
             return bytes(read[:end])
         if len(read) > HEAD_LIMIT:
-            raise Fault(Phase.CHAIN, f"the proxy {via} answered with a head of more than {HEAD_LIMIT} bytes")
+            raise ProxyRefused(f"the proxy {via} answered with a head of more than {HEAD_LIMIT} bytes")
 
 
 def _status(head: bytes, via: UpstreamProxy) -> tuple[int, str]:
     match = _STATUS_LINE.fullmatch(head.partition(b"\r\n")[0])
     if match is None:
-        raise Fault(Phase.CHAIN, f"the proxy {via} did not answer in HTTP/1.1")
+        raise ProxyRefused(f"the proxy {via} did not answer in HTTP/1.1")
     reason = (match[2] or b"").decode("latin-1")
     return int(match[1]), "".join(char if char.isprintable() else "?" for char in reason[:100])
 
@@ -109,24 +105,24 @@ def _socks5(connection: Connection, via: UpstreamProxy, host: str, port: int) ->
     connection.sendall(b"\x05\x01\x00" if via.username is None else b"\x05\x02\x00\x02")
     version, method = _exactly(connection, 2, via)
     if version != 5:
-        raise Fault(Phase.CHAIN, f"the proxy {via} does not speak SOCKS5")
+        raise ProxyRefused(f"the proxy {via} does not speak SOCKS5")
     if method == 2 and via.username is not None:
         user, password = via.username.encode(), (via.password or "").encode()
         connection.sendall(bytes([1, len(user)]) + user + bytes([len(password)]) + password)
         if _exactly(connection, 2, via)[1] != 0:
-            raise Fault(Phase.CHAIN, f"the proxy {via} does not take our user name and password")
+            raise ProxyRefused(f"the proxy {via} does not take our user name and password")
     elif method != 0:
         wants = "takes none of our ways to authenticate" if via.username is not None else "wants authentication"
-        raise Fault(Phase.CHAIN, f"the proxy {via} {wants}")
+        raise ProxyRefused(f"the proxy {via} {wants}")
     # 2. Where to.
     connection.sendall(b"\x05\x01\x00" + _socks5_address(literal(host), host) + port.to_bytes(2, "big"))
     version, reply, _, kind = _exactly(connection, 4, via)
     if version != 5:
-        raise Fault(Phase.CHAIN, f"the proxy {via} does not speak SOCKS5")
+        raise ProxyRefused(f"the proxy {via} does not speak SOCKS5")
     if reply:
-        refused = Unreachable if reply in _SOCKS5_UNREACHABLE else Fault
-        raise refused(Phase.CHAIN, f"the proxy {via} answered: {_SOCKS5_REPLIES.get(reply, f'reply {reply}')}")
-    # 3. The address that it uses, which is nobody's concern, and has to be read.
+        refused = ProxyUnreachable if reply in _SOCKS5_UNREACHABLE else ProxyRefused
+        raise refused(f"the proxy {via} answered: {_SOCKS5_REPLIES.get(reply, f'reply {reply}')}")
+    # 3. The address that the proxy connects from. It is not used, but it has to be read.
     if kind == 1:
         length = 4
     elif kind == 4:
@@ -134,7 +130,7 @@ def _socks5(connection: Connection, via: UpstreamProxy, host: str, port: int) ->
     elif kind == 3:
         length = _exactly(connection, 1, via)[0]
     else:
-        raise Fault(Phase.CHAIN, f"the proxy {via} answered with an address of type {kind}")
+        raise ProxyRefused(f"the proxy {via} answered with an address of type {kind}")
     _exactly(connection, length + 2, via)
 
 
@@ -148,7 +144,7 @@ def _socks5_address(known: Resolved | None, host: str) -> bytes:
 def _socks4a(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
     known = literal(host)
     if known is not None and known[0] != socket_module.AF_INET:
-        raise Fault(Phase.CHAIN, f"the proxy {via} cannot be asked for {host}: SOCKS4a knows no IPv6")
+        raise ProxyRefused(f"the proxy {via} cannot be asked for {host}: SOCKS4a knows no IPv6")
     # An address that cannot be, 0.0.0.x, says that a name follows.
     address = b"\x00\x00\x00\x01" if known is None else socket_module.inet_aton(known[1])
     name = host.encode("ascii") + b"\x00" if known is None else b""
@@ -156,10 +152,10 @@ def _socks4a(connection: Connection, via: UpstreamProxy, host: str, port: int) -
     connection.sendall(b"\x04\x01" + port.to_bytes(2, "big") + address + user + b"\x00" + name)
     version, reply, *_ = _exactly(connection, 8, via)
     if version != 0:
-        raise Fault(Phase.CHAIN, f"the proxy {via} does not speak SOCKS4")
+        raise ProxyRefused(f"the proxy {via} does not speak SOCKS4")
     if reply != 90:
-        refused = Unreachable if reply == 91 else Fault
-        raise refused(Phase.CHAIN, f"the proxy {via} answered: {_SOCKS4_REPLIES.get(reply, f'reply {reply}')}")
+        refused = ProxyUnreachable if reply == 91 else ProxyRefused
+        raise refused(f"the proxy {via} answered: {_SOCKS4_REPLIES.get(reply, f'reply {reply}')}")
 
 
 def _exactly(connection: Connection, count: int, via: UpstreamProxy) -> bytes:
@@ -173,5 +169,5 @@ def _exactly(connection: Connection, count: int, via: UpstreamProxy) -> bytes:
     return data
 
 
-def _closed(via: UpstreamProxy) -> Fault:
-    return Fault(Phase.CHAIN, f"the proxy {via} closed the connection without an answer")
+def _closed(via: UpstreamProxy) -> ProxyRefused:
+    return ProxyRefused(f"the proxy {via} closed the connection without an answer")

@@ -1,6 +1,7 @@
-"""`Dialer`: makes the connections that the proxy opens, checked, in time, directly or through another proxy.
+"""`Dialer`: makes connections for clients, each checked and in time, directly or through another proxy.
 
-One dial reads from top to bottom: which way, resolve, guard, connect, and where there is another proxy, what has to be said to it.
+One dial reads from top to bottom: which proxy, resolve, guard, connect, and where there is another proxy, the handshake with it. All that
+can go wrong is in `errors.py`.
 """
 
 import math
@@ -10,46 +11,43 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import cast
 
-from muxwsgi.dial.chain import Unreachable, request_stream
-from muxwsgi.dial.concurrency import Turns
+from muxwsgi.dial.attempt import Attempt
+from muxwsgi.dial.chain import request_stream
+from muxwsgi.dial.concurrency_limit import ConcurrencyLimit
+from muxwsgi.dial.errors import DialError, Loop, ProxyRefused, ProxyTimeout, ProxyTLSError, ProxyUnreachable, ResolveTimeout
 from muxwsgi.dial.guard import Guard
-from muxwsgi.dial.happy_eyeballs import Unanswered, connect_first
-from muxwsgi.dial.resolve import Resolved, Resolver, addresses, check_target, literal, spelled
+from muxwsgi.dial.resolve import Resolved, Resolver, check_target, literal, spelled
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import Expired, OperatorError
 from muxwsgi.names import join_host_port
-from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.via import Via
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.sweeper import Sweeper
 from muxwsgi.wire.tls.client_context import ClientContext
 
 __all__ = ["DialSettings", "Dialer", "Dialled"]
 
-#: Who asks where no client does: the operator's own code, which may go where a client on this machine may.
-_NO_CLIENT: Address = ("127.0.0.1", 0)
+#: The operator's own code may go where a client on this machine may.
+_OPERATOR: Address = ("127.0.0.1", 0)
 
-#: Ways on which we know the address that a client gets to, and check it when it is dialled.
+#: Schemes with which the address that a client gets to is known here, and is checked when it is dialled.
 _RESOLVED_HERE = frozenset({"direct", "socks5"})
 
-
-#: Names that are looked up for one client at a time; more wait in line. Threads that a slow name server holds outlive our patience with it
-#: a few times over, and there have to be some left for others then (`resolve.THREADS`).
+#: Names that are looked up for one client at a time; more wait in line. A slow name server holds a thread several times longer than the
+#: client's time lasts, and some threads have to be left for others then (`resolve.THREADS`).
 LOOKUPS_AT_ONCE = 32
 
-#: Streams to one destination that a further proxy is asked for at a time; more wait in line. In a loop each of them waits for the next,
-#: and Via shows it only where all proxies on it pass the field on, and none speaks SOCKS.
+#: Streams to one destination that a further proxy is asked for at a time; more wait in line. In a loop of proxies each of them waits for
+#: the next, and Via shows the loop only where all proxies pass the field on and none is a SOCKS proxy.
 REQUESTS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DialSettings:
-    """How the proxy connects to others.
+    """How connections are made.
 
     resolve_timeout     seconds of `connect_timeout` that the name servers have
-    source_addresses    addresses of ours to come from, one of a family; destinations of a family without one are not reached then
+    source_addresses    local addresses to connect from, one of a family; destinations of a family without one are not reached then
     proxy_ca_file       CA certificates that https proxies are verified with, None for the system's
     """
 
@@ -95,23 +93,18 @@ class Dialled:
 
 
 class Dialer:
-    """Connects to destinations. Safe for any number of greenlets at once; it keeps nothing of a dial."""
+    """Connects to destinations. Safe for any number of greenlets at once; it keeps nothing of a dial.
+
+    `client` is the address of the client that a connection is made for, None for the operator's own code.
+    """
 
     def __init__(
-        self,
-        settings: DialSettings,
-        guard: Guard,
-        choice: UpstreamChoice,
-        resolver: Resolver,
-        sweeper: Sweeper,
-        *,
-        connect_timeout: float,
-        via: Via | None = None,
+        self, settings: DialSettings, guard: Guard, choice: UpstreamChoice, resolver: Resolver, sweeper: Sweeper, *, connect_timeout: float
     ) -> None:
         """The `sweeper` keeps the deadlines of all that is dialled. `connect_timeout` are the seconds for a whole dial: resolving,
-        connecting, and what is said to another proxy. `via` is our entry in what further proxies are asked.
+        connecting, and the handshake with another proxy.
 
-        Raises `OperatorError` where `proxy_ca_file` is of no use."""
+        Raises `OperatorError` where `proxy_ca_file` cannot be used."""
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._sources = settings.sources()
@@ -119,209 +112,193 @@ class Dialer:
         self._choice = choice
         self._resolver = resolver
         self._sweeper = sweeper
-        self._via = Via("") if via is None else via
-        self._lookups = Turns(LOOKUPS_AT_ONCE)
-        self._requests = Turns(REQUESTS_AT_ONCE)
+        self._lookups = ConcurrencyLimit(LOOKUPS_AT_ONCE)
+        self._requests = ConcurrencyLimit(REQUESTS_AT_ONCE)
         # The system's CAs take tens of milliseconds to read, and few have https proxies.
         self._tls = None if settings.proxy_ca_file is None else self._make_tls()
 
     def _make_tls(self) -> ClientContext:
         return ClientContext(ca_file=self._settings.proxy_ca_file, alpn=("http/1.1",))
 
-    def way(self, scheme: str, host: str, port: int, ctx: Context | None) -> UpstreamProxy:
-        """The proxy to go through, `DIRECT` for none: `ctx.upstream` if a rule set it, else the operator's choice.
+    def next_proxy(
+        self, scheme: str, host: str, port: int, client: Address | None, wanted: UpstreamProxy | None = None
+    ) -> UpstreamProxy:
+        """The proxy to go through, `DIRECT` for none: `wanted`, or else the operator's choice.
 
-        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel. To be asked for each request: this
-        is where it shows that a client may not be given what it wants by way of a proxy. Raises `Fault` (POLICY, LOOP, TARGET) then.
+        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel. To be asked for each request, because a
+        client that may not go somewhere may not go there through a proxy either. Raises `Forbidden`, `Loop`, `InvalidTarget`.
         """
-        if ctx is not None and ctx.upstream is not None:
-            via = ctx.upstream
-        else:
-            via = self._choice.choose(scheme, host, port) or DIRECT
+        via = wanted if wanted is not None else self._choice.choose(scheme, host, port) or DIRECT
         if via.scheme not in _RESOLVED_HERE:
-            self._check_name(spelled(host), port, _client(ctx))
+            self._check_name(spelled(host), port, _or_operator(client))
         return via
 
-    def check_reuse(self, connection: Connection, ctx: Context | None, via: UpstreamProxy = DIRECT) -> None:
-        """Whether the client of `ctx` may be given a connection that was dialled before (`via` as then), perhaps for somebody who may
-        go further. That `way` was asked is taken for granted. Raises `Fault` (POLICY, LOOP) where not.
+    def check_reuse(self, connection: Connection, client: Address | None, via: UpstreamProxy = DIRECT) -> None:
+        """Whether `client` may be given a connection that was dialled through `via` before, perhaps for a client that may go further.
+        `next_proxy` has to be asked before. Raises `Forbidden` or `Loop` where not.
         """
         if connection.destination is not None:
-            self._guard.check(*connection.destination, _client(ctx))
+            self._guard.check(*connection.destination, _or_operator(client))
         if not via.trusted:
             ip, port = cast(tuple[str, int], connection.client[:2])
-            self._guard.check(ip, port, _client(ctx))
+            self._guard.check(ip, port, _or_operator(client))
 
     def connect(
-        self, host: str, port: int, ctx: Context | None, *, via: UpstreamProxy | None = None, deadline: float = math.inf
+        self,
+        host: str,
+        port: int,
+        client: Address | None,
+        *,
+        via: UpstreamProxy | None = None,
+        via_field: str = "",
+        deadline: float = math.inf,
     ) -> Dialled:
         """A plain stream to `host`, a name or an address (IPv6 without brackets).
 
-        `via` None goes the `way` of a tunnel; `DIRECT` goes directly. `deadline` is in absolute `time.monotonic()` seconds and
-        can only shorten `connect_timeout`. The connection is the caller's to close; it is in the sweeper's `lines`, without a deadline. Its
-        `client` is whom we have connected to, and its `destination` the address that was checked (None where a proxy resolves the name).
+        `via` None goes through the `next_proxy` of a tunnel; `DIRECT` goes directly. `via_field` is the value of the Via field in a CONNECT
+        to a further proxy, "" for none. `deadline` is in absolute `time.monotonic()` seconds and can only shorten `connect_timeout`. The
+        connection is the caller's to close; it is in the sweeper's `lines`, without a deadline. Its `client` is the address that it is
+        connected to, and its `destination` the address that was checked (None where a proxy resolves the name).
 
-        Raises `Fault`: TARGET, RESOLVE, POLICY, LOOP, CONNECT, TIMEOUT; with a chain also TLS and CHAIN.
+        Raises `DialError`.
         """
-        dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
+        attempt = self._attempt(deadline)
+        client = _or_operator(client)
         host = check_target(host, port)
         if via is None:
-            via = self.way("tunnel", host, port, ctx)
+            via = self.next_proxy("tunnel", host, port, client)
         if via.scheme == "direct":
-            found = self._permitted(dial, host, port, _client(ctx))
-            connection, ip = self._open(dial, join_host_port(host, port), found, port)
+            found = self._permitted(attempt, host, port, client)
+            connection, ip = self._open(attempt, join_host_port(host, port), found, port)
             connection.destination = ip, port
-            return dial.done(connection, ip, port, via)
-        return self._through(dial, via, host, port, ctx)
+            return _dialled(attempt, connection, ip, port, via)
+        return self._through(attempt, via, host, port, client, via_field)
 
-    def to_proxy(self, via: UpstreamProxy, ctx: Context | None, *, deadline: float = math.inf) -> Dialled:
+    def to_proxy(self, via: UpstreamProxy, client: Address | None, *, deadline: float = math.inf) -> Dialled:
         """A connection to an http or https proxy itself, to which requests are sent in absolute form with `via.authorization`.
 
-        Raises `Fault` as `connect` does, and `ValueError` for a proxy that takes no requests.
+        Raises `DialError` as `connect` does, and `ValueError` for a proxy that takes no requests.
         """
         if not via.speaks_http:
             raise ValueError(f"{via} takes no requests")
-        dial = _Dial(deadline, self._connect_timeout, self._settings.resolve_timeout)
-        connection, ip = self._open_proxy(dial, via, ctx)
-        return dial.done(connection, ip, via.port, via)
+        attempt = self._attempt(deadline)
+        connection, ip = self._open_proxy(attempt, via, _or_operator(client))
+        return _dialled(attempt, connection, ip, via.port, via)
 
-    def _through(self, dial: "_Dial", via: UpstreamProxy, host: str, port: int, ctx: Context | None) -> Dialled:
-        """A stream to `host` by way of a proxy: one attempt, or where names are resolved here, one for each address."""
+    def _attempt(self, deadline: float) -> Attempt:
+        return Attempt(self._connect_timeout, self._settings.resolve_timeout, deadline)
+
+    def _through(self, attempt: Attempt, via: UpstreamProxy, host: str, port: int, client: Address, via_field: str) -> Dialled:
+        """A stream to `host` through a proxy: one request, or where names are resolved here, one for each address."""
         here = via.scheme in _RESOLVED_HERE
         if here:
-            targets = [ip for _, ip in self._permitted(dial, host, port, _client(ctx))]
+            targets = [ip for _, ip in self._permitted(attempt, host, port, client)]
         else:
-            self._check_name(host, port, _client(ctx))
+            self._check_name(host, port, client)
             targets = [host]
-        passed = self._passed(ctx)
-        with self._requests.one_of((via, host, port), dial.deadline - monotonic()) as its_turn:
-            if not its_turn:
-                raise Fault(Phase.TIMEOUT, f"{join_host_port(host, port)}: too many connections to it are being asked of the proxy {via}")
+        with self._requests.slot((via, host, port), attempt.deadline - monotonic()) as acquired:
+            if not acquired:
+                raise ProxyTimeout(f"{join_host_port(host, port)}: too many connections to it are being asked of the proxy {via}")
             for target in targets:
-                connection, ip = self._open_proxy(dial, via, ctx)
+                connection, ip = self._open_proxy(attempt, via, client)
                 try:
-                    with _spoken(dial, connection, via, Phase.CHAIN):
-                        request_stream(connection, via, target, port, passed)
-                except Unreachable:
+                    with _handshake(attempt, connection, via, ProxyRefused):
+                        request_stream(connection, via, target, port, via_field)
+                except ProxyUnreachable:
                     if target is targets[-1]:
                         raise
                 else:
                     break
         if here:
             connection.destination = target, port
-        return dial.done(connection, ip, via.port, via)
-
-    def _passed(self, ctx: Context | None) -> str:
-        """What Via has to say in a CONNECT: who has passed it on so far, and we."""
-        received = "" if ctx is None else ctx.passed
-        return ", ".join([*([received] if received else []), *(value for _, value in self._via.sent("1.1", to_proxy=True))])
+        return _dialled(attempt, connection, ip, via.port, via)
 
     def _check_name(self, host: str, port: int, client: Address) -> None:
-        """Whether a proxy may be asked for `host`: an address is checked, and a name is the proxy's to resolve and to judge."""
+        """Whether a proxy may be asked for `host`. An address is checked; a name is for the proxy to resolve and to judge."""
         if literal(host) is not None:
             self._guard.check(host, port, client)
-        elif host.lower() == "localhost" or host.lower().endswith(".localhost"):  # RFC 6761 section 6.3: not a matter of resolving
+        elif host.lower() == "localhost" or host.lower().endswith(".localhost"):  # always loopback (RFC 6761 section 6.3)
             self._guard.check("127.0.0.1", port, client)
 
-    def _open_proxy(self, dial: "_Dial", via: UpstreamProxy, ctx: Context | None) -> tuple[Connection, str]:
-        """A connection to the proxy itself, with TLS where it has TLS. Faults say that they are about the proxy."""
+    def _open_proxy(self, attempt: Attempt, via: UpstreamProxy, client: Address) -> tuple[Connection, str]:
+        """A connection to the proxy itself, inside TLS for an https proxy. Errors say that they are about the proxy."""
         try:
             if via.trusted:
-                found = dial.resolve(self._resolver, via.host, via.port)
+                found = attempt.resolve(self._resolver, via.host, via.port)
                 for _, ip in found:
                     self._guard.check_loop(ip, via.port)
             else:
-                found = self._permitted(dial, via.host, via.port, _client(ctx))
-        except Fault as fault:
-            raise Fault(fault.phase, f"the proxy {via}: {fault.reason}") from fault
-        connection, ip = self._open(dial, f"the proxy {via}", found, via.port)
+                found = self._permitted(attempt, via.host, via.port, client)
+        except DialError as error:
+            raise error.about(f"the proxy {via}") from error
+        connection, ip = self._open(attempt, f"the proxy {via}", found, via.port)
         if via.scheme != "https":
             return connection, ip
         if self._tls is None:
             self._tls = self._make_tls()
-        with _spoken(dial, connection, via, Phase.TLS):
+        with _handshake(attempt, connection, via, ProxyTLSError):
             return connection.start_tls(self._tls, server_hostname=via.host), ip
 
-    def _permitted(self, dial: "_Dial", host: str, port: int, client: Address) -> list[Resolved]:
+    def _permitted(self, attempt: Attempt, host: str, port: int, client: Address) -> list[Resolved]:
         """The addresses of `host` that `client` may be connected to, at least one."""
         known = literal(host)
         if known is not None:
             self._guard.check(known[1], port, client)
             return [known]
-        found = self._resolve(dial, host, port, client)
+        found = self._resolve(attempt, host, port, client)
         permitted: list[Resolved] = []
-        refusal: Fault | None = None
+        refusal: DialError | None = None
         for address in found:
             try:
                 self._guard.check(address[1], port, client)
-            except Fault as fault:
-                if fault.phase is Phase.LOOP:  # whatever else it is the name of
-                    raise Fault(Phase.LOOP, f"{host}: {fault.reason}") from None
-                refusal = fault
+            except Loop as error:  # also where the name has other addresses
+                raise error.about(host) from None
+            except DialError as error:
+                refusal = error
             else:
                 permitted.append(address)
         if not permitted and refusal is not None:
-            raise Fault(refusal.phase, f"{host}: {refusal.reason}") from None
+            raise refusal.about(host) from None
         return permitted
 
-    def _resolve(self, dial: "_Dial", host: str, port: int, client: Address) -> list[Resolved]:
-        with self._lookups.one_of(client if isinstance(client, str) else client[0], dial.patience) as its_turn:
-            if not its_turn:
-                raise Fault(Phase.TIMEOUT, f"{host}: too many names are being looked up for this client")
-            return dial.resolve(self._resolver, host, port)
+    def _resolve(self, attempt: Attempt, host: str, port: int, client: Address) -> list[Resolved]:
+        with self._lookups.slot(client if isinstance(client, str) else client[0], attempt.resolve_time_left) as acquired:
+            if not acquired:
+                raise ResolveTimeout(f"{host}: too many names are being looked up for this client")
+            return attempt.resolve(self._resolver, host, port)
 
-    def _open(self, dial: "_Dial", shown: str, found: list[Resolved], port: int) -> tuple[Connection, str]:
-        """A connection to one of the addresses, and which."""
+    def _open(self, attempt: Attempt, target: str, found: list[Resolved], port: int) -> tuple[Connection, str]:
+        """A connection to one of the addresses, and which. `target` is what errors are about."""
         try:
-            sock, ip = connect_first(found, port, dial.deadline, self._sources)
-        except Unanswered as unanswered:
-            phase = Phase.TIMEOUT if unanswered.late else Phase.CONNECT
-            raise Fault(phase, f"{shown}: {unanswered}") from unanswered
+            sock, ip = attempt.connect(found, port, self._sources)
+        except DialError as error:
+            raise error.about(target) from error
         connection = Connection.from_socket(sock, client=(ip, port))
         self._sweeper.lines[connection.lifeline] = None
         return connection, ip
 
 
-class _Dial:
-    """The times of one dial."""
+def _or_operator(client: Address | None) -> Address:
+    return _OPERATOR if client is None else client
 
-    __slots__ = ("began", "deadline", "resolved", "_resolve_timeout")
 
-    def __init__(self, deadline: float, connect_timeout: float, resolve_timeout: float) -> None:
-        self.began = monotonic()
-        self.deadline = min(deadline, self.began + connect_timeout)
-        self._resolve_timeout = resolve_timeout
-        self.resolved: float | None = None
-
-    @property
-    def patience(self) -> float:
-        """Seconds that the name servers have from now on."""
-        return min(self._resolve_timeout, self.deadline - monotonic())
-
-    def resolve(self, resolver: Resolver, host: str, port: int) -> list[Resolved]:
-        found = addresses(resolver, host, port, self.patience)
-        self.resolved = monotonic()
-        return found
-
-    def done(self, connection: Connection, ip: str, port: int, via: UpstreamProxy) -> Dialled:
-        return Dialled(connection, join_host_port(ip, port), via, self.began, self.resolved, monotonic())
+def _dialled(attempt: Attempt, connection: Connection, ip: str, port: int, via: UpstreamProxy) -> Dialled:
+    return Dialled(connection, join_host_port(ip, port), via, attempt.began, attempt.resolved, monotonic())
 
 
 @contextmanager
-def _spoken(dial: _Dial, connection: Connection, via: UpstreamProxy, phase: Phase) -> Iterator[None]:
-    """Talking with a proxy: within the dial's deadline, and whatever goes wrong ends the connection and is a `Fault` (of `phase`)."""
-    connection.deadline = dial.deadline
+def _handshake(
+    attempt: Attempt, connection: Connection, via: UpstreamProxy, failed: type[ProxyRefused] | type[ProxyTLSError]
+) -> Iterator[None]:
+    """A handshake with a proxy, within the attempt's deadline. Any error closes the connection; those of the connection become `failed`."""
+    connection.deadline = attempt.deadline
     try:
         yield
     except BaseException as error:
         connection.finish()
         if isinstance(error, Expired):
-            raise Fault(Phase.TIMEOUT, f"the proxy {via} has not answered in time") from error
+            raise ProxyTimeout(f"the proxy {via} has not answered in time") from error
         if isinstance(error, OSError):
-            raise Fault(phase, f"the proxy {via}: {error.strerror or error}") from error
+            raise failed(f"the proxy {via}: {error.strerror or error}") from error
         raise
     connection.lifeline.deadline = math.inf  # which the layers share
-
-
-def _client(ctx: Context | None) -> Address:
-    return _NO_CLIENT if ctx is None else ctx.client

@@ -9,12 +9,12 @@ from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from muxwsgi.dial.errors import ConnectError, Forbidden, Loop
 from muxwsgi.dial.local_address import is_local
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import IPAddress
-from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.proxy.peer import is_on_loopback, peer_address
 from muxwsgi.wire.connection import Address
+from muxwsgi.wire.peer import is_on_loopback, peer_address
 
 __all__ = ["Guard", "Kind"]
 
@@ -118,11 +118,11 @@ class Guard:
     def check(self, ip: str, port: int, client: Address) -> None:
         """Whether a client at `client` may be connected to `ip`.
 
-        Raises `Fault` (LOOP, POLICY) where not, and `ValueError` for what is no address.
+        Raises `Loop` or `Forbidden` where not, and `ValueError` for what is no address.
         """
         self.check_loop(ip, port)
         if _is_unspecified(ip):
-            raise Fault(Phase.POLICY, f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
+            raise Forbidden(f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
         if is_on_loopback(client):
             return
         faces = _faces(ip)
@@ -138,13 +138,13 @@ class Guard:
                     continue
                 kind = Kind.OURS
             text = ip if str(face) == ip else f"{ip} ({face})"
-            raise Fault(Phase.POLICY, f"{text} is {kind.value}: clients elsewhere are not connected to it")
+            raise Forbidden(f"{text} is {kind.value}: clients elsewhere are not connected to it")
 
     def _allows(self, address: IPAddress) -> bool:
         return any(address in network for network in self._allow)
 
     def check_loop(self, ip: str, port: int) -> None:
-        """Whether `ip` and `port` are one of our own listeners. Raises `Fault` (LOOP) then."""
+        """Whether `ip` and `port` are one of our own listeners. Raises `Loop` then."""
         listening = [host for host, taken in self._own() if taken == port]
         if not listening:
             return
@@ -153,12 +153,12 @@ class Guard:
                 own = peer_address((host, port))
                 assert own is not None  # those of TCP alone are listed
                 if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or _is_ours(face))):
-                    raise Fault(Phase.LOOP, f"{ip} port {port} is this proxy itself")
+                    raise Loop(f"{ip} port {port} is this proxy itself")
 
 
 def _is_ours(address: IPAddress) -> bool:
-    """Whether an address is this machine's. Raises `Fault` where the kernel cannot be asked, for want of a descriptor for example."""
+    """Whether an address is this machine's. Raises `ConnectError` where the kernel cannot be asked."""
     try:
         return is_local(address)
     except OSError as error:
-        raise Fault(Phase.CONNECT, f"{address}: whether it is ours cannot be found out: {error.strerror or error}") from error
+        raise ConnectError(f"{address}: whether it is ours cannot be found out: {error.strerror or error}") from error

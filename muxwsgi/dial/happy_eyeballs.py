@@ -1,7 +1,7 @@
-"""Connecting to whichever of several addresses answers first: RFC 8305 (happy eyeballs).
+"""Connecting to the first of several addresses that answers: RFC 8305 (happy eyeballs).
 
-Everything happens in the greenlet that asks: one that is killed or timed out leaves no other behind, and no descriptor. Several sockets
-are waited for through an epoll descriptor, which is itself a thing that can be waited for.
+Everything happens in the calling greenlet. If it is killed or times out, no other greenlet and no descriptor is left. Several sockets are
+waited for through an epoll descriptor, which can itself be waited for.
 """
 
 import errno
@@ -14,12 +14,13 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+from muxwsgi.dial.errors import ConnectError, ConnectTimeout
 from muxwsgi.dial.resolve import Resolved
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
 from muxwsgi.wire.transport import PlainSocket
 
-__all__ = ["Unanswered", "connect_first", "interleave"]
+__all__ = ["connect_first", "interleave"]
 
 #: Seconds until the next address is tried beside those that have not answered (RFC 8305 section 8).
 ATTEMPT_DELAY = 0.25
@@ -31,20 +32,6 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 
 # A patched process has no epoll in `select` any more.
 _epoll: Any = get_original("select", "epoll")
-
-
-class Unanswered(Exception):
-    """No address took the connection.
-
-    failures    what each of those that were tried said
-    late        those that had said nothing when time was over
-    """
-
-    def __init__(self, failures: Sequence[tuple[str, OSError]], late: Sequence[str]) -> None:
-        self.failures = failures
-        self.late = late
-        said = [f"{ip}: {error.strerror or error}" for ip, error in failures]
-        super().__init__("; ".join([*said, *(f"{ip}: no answer" for ip in late)]))
 
 
 def interleave(addresses: Sequence[Resolved]) -> list[Resolved]:
@@ -63,8 +50,9 @@ def connect_first(
 ) -> tuple[socket_module.socket, str]:
     """A connected, non-blocking socket (TCP_NODELAY, SO_KEEPALIVE) to one of `addresses`, and which one. It is the caller's to close.
 
-    `deadline` is in absolute `time.monotonic()` seconds. `sources` are addresses of ours to come from, by family; families that are not
-    in it are not used. Raises `Unanswered`.
+    `deadline` is in absolute `time.monotonic()` seconds. `sources` are local addresses to connect from, by family; families that are not
+    in it are not used. Raises `ConnectError`, and `ConnectTimeout` where an address had not answered at the deadline. The reason says
+    what became of each address.
     """
     if len(addresses) == 1:
         return _connect_one(addresses[0], port, deadline, sources)
@@ -76,20 +64,20 @@ def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping
     try:
         sock, error_number = _begin(address, port, sources)
     except OSError as error:
-        raise Unanswered([(ip, error)], []) from error
+        raise _no_connection([(ip, error)]) from error
     try:
         while error_number == errno.EALREADY:
             ready = DescriptorReady(sock.fileno(), WRITE)
             try:
                 ready.wait(max(deadline - monotonic(), 0.001))
             except TimeoutError:
-                raise Unanswered([], [ip]) from None
+                raise _no_connection([], [ip]) from None
             finally:
                 ready.close()
-            error_number = sock.connect_ex((ip, port))
+            error_number = sock.connect_ex(_socket_address(ip, port))
         refusal = _refusal(sock, error_number)
         if refusal is not None:
-            raise Unanswered([(ip, refusal)], [])
+            raise _no_connection([(ip, refusal)])
     except BaseException:
         sock.close()
         raise
@@ -112,7 +100,7 @@ class _Race:
         try:
             poller = _epoll()
         except OSError as error:  # no descriptor left
-            raise Unanswered([(self._waiting[-1][1], error)], []) from error
+            raise _no_connection([(self._waiting[-1][1], error)]) from error
         ready = DescriptorReady(poller.fileno(), READ)
         try:
             while True:
@@ -121,7 +109,7 @@ class _Race:
                 elif self._running:
                     winner = self._wait(ready, poller)
                 else:
-                    raise Unanswered(self._failures, [])
+                    raise _no_connection(self._failures)
                 if winner is not None:
                     return winner
         finally:
@@ -153,11 +141,11 @@ class _Race:
             ready.wait(max(until - now, 0.001))
         except TimeoutError:
             if monotonic() >= self._deadline:
-                raise Unanswered(self._failures, [ip for _, ip in self._running.values()]) from None
+                raise _no_connection(self._failures, [ip for _, ip in self._running.values()]) from None
             return None
         for fd, _ in poller.poll(0):
             sock, ip = self._running[fd]
-            error_number = sock.connect_ex((ip, self._port))
+            error_number = sock.connect_ex(_socket_address(ip, self._port))
             if error_number != errno.EALREADY:
                 del self._running[fd]
                 winner = self._ended(sock, ip, error_number)
@@ -192,19 +180,34 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
                 raise OSError(errno.EAFNOSUPPORT, "there is no source address of this family")
             sock.setsockopt(socket_module.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((sources[family], 0))
-        error_number = sock.connect_ex((ip, port))
+        error_number = sock.connect_ex(_socket_address(ip, port))
         if error_number == errno.EINPROGRESS:
             # On this machine the other side has answered already: asking again costs a microsecond, and waiting twenty.
-            error_number = sock.connect_ex((ip, port))
+            error_number = sock.connect_ex(_socket_address(ip, port))
     except BaseException:
         sock.close()
         raise
     return sock, error_number
 
 
+def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """As `connect` takes it: the zone of an IPv6 address (`fe80::1%eth0`) is a number beside it."""
+    address, percent, zone = ip.partition("%")
+    if not percent:
+        return ip, port
+    return address, port, 0, int(zone) if zone.isdecimal() else socket_module.if_nametoindex(zone)
+
+
+def _no_connection(failures: Sequence[tuple[str, OSError]], late: Sequence[str] = ()) -> ConnectError | ConnectTimeout:
+    """`failures` are the addresses that refused, `late` those that had not answered when time was over."""
+    refused = [f"{ip}: {error.strerror or error}" for ip, error in failures]
+    kind = ConnectTimeout if late else ConnectError
+    return kind("; ".join([*refused, *(f"{ip}: no answer" for ip in late)]))
+
+
 def _refusal(sock: socket_module.socket, error_number: int) -> OSError | None:
-    """What `connect_ex` says at last. A socket that met itself, which happens where the source port is chosen to be a port of this
-    machine on which nobody listens, was refused too."""
+    """The error of an attempt that has ended, None for a connection. A TCP self-connect counts as refused: the kernel may choose the
+    destination's port as the source port where nobody listens on it."""
     if error_number in (0, errno.EISCONN):
         if sock.getsockname()[1] != sock.getpeername()[1] or sock.getsockname() != sock.getpeername():
             return None

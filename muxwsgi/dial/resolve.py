@@ -12,15 +12,15 @@ import gevent
 from gevent.resolver.thread import Resolver as ThreadResolver
 from gevent.threadpool import ThreadPool
 
+from muxwsgi.dial.errors import InvalidTarget, ResolveError, ResolveTimeout
 from muxwsgi.names import InvalidName, address_of, canonical
-from muxwsgi.proxy.fault import Fault, Phase
 
 __all__ = ["Resolved", "Resolver", "addresses", "check_target", "host_name", "literal", "spelled", "system_resolver"]
 
 #: An address family (AF_INET or AF_INET6) and an address of it in text.
 Resolved = tuple[int, str]
 
-#: (name, port) -> where it may be, best first. Raises `OSError` (`gaierror`) or `Fault` where it is nowhere.
+#: (name, port) -> where it may be, best first. Raises `OSError` (`gaierror`) where there is none.
 Resolver = Callable[[str, int], list[Resolved]]
 
 #: Addresses of one name that are looked at: what a name server says must not keep a dial busy for as long as it likes.
@@ -47,46 +47,46 @@ def literal(host: str) -> Resolved | None:
 
 
 def host_name(host: str) -> str:
-    """The canonical name of `host`. Raises `Fault` (TARGET) for what is not a name."""
+    """The canonical name of `host`. Raises `InvalidTarget` for what is not a name."""
     try:
         name = "" if ":" in host else canonical(host)
     except InvalidName:
         name = ""
     if not name:
-        raise Fault(Phase.TARGET, f"{host[:100]!r} is neither a host name nor an address")
+        raise InvalidTarget(f"{host[:100]!r} is neither a host name nor an address")
     return name
 
 
 def spelled(host: str) -> str:
-    """The address or the name that `host` is, in ASCII. Raises `Fault` (TARGET) for what is neither."""
+    """The address or the name that `host` is, in ASCII. Raises `InvalidTarget` for what is neither."""
     known = literal(host)
     return host_name(host) if known is None else known[1]
 
 
 def check_target(host: str, port: int) -> str:
-    """`spelled(host)`, where a connection to it and `port` could be made, and a leaf be minted. Raises `Fault` (TARGET)."""
+    """`spelled(host)`, where a connection to it and `port` could be made, and a leaf be minted. Raises `InvalidTarget`."""
     if not 0 < port < 65536:
-        raise Fault(Phase.TARGET, f"{port} is no port to connect to")
+        raise InvalidTarget(f"{port} is no port to connect to")
     return spelled(host)
 
 
 def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:
     """Where `host` is, at least one and at most `MAX_ADDRESSES`. A literal is asked of nobody.
 
-    Raises `Fault`: RESOLVE where it is nowhere, TIMEOUT after `seconds`.
+    Raises `ResolveError` where there is none, and `ResolveTimeout` after `seconds`.
     """
     known = literal(host)
     if known is not None:
         return [known]
     name = host_name(host)
-    late = Fault(Phase.TIMEOUT, f"{name}: no answer from the name servers in {seconds:.3g} s")
+    late = ResolveTimeout(f"{name}: no answer from the name servers in {seconds:.3g} s")
     try:
         with gevent.Timeout(max(seconds, 0.001), late):
             found = resolver(name, port)
     except OSError as error:
-        raise Fault(Phase.RESOLVE, f"{name}: {error.strerror or error}") from error
+        raise ResolveError(f"{name}: {error.strerror or error}") from error
     if not found:
-        raise Fault(Phase.RESOLVE, f"{name}: the name has no address")
+        raise ResolveError(f"{name}: the name has no address")
     return list(dict.fromkeys(found))[:MAX_ADDRESSES]
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
+from muxwsgi.dial.errors import InvalidTarget
 from muxwsgi.dial.resolve import host_name, literal
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
-from muxwsgi.proxy.fault import Fault
 
 __all__ = ["DIRECT", "ProxyScheme", "UpstreamProxy"]
 
@@ -105,8 +105,8 @@ def _host(address: str | None, host: str) -> str:
         raise ValueError(f"{address!r} is no IPv6 address")
     try:
         return host_name(host)
-    except Fault as fault:
-        raise ValueError(fault.reason) from None
+    except InvalidTarget as error:
+        raise ValueError(error.reason) from None
 
 
 def _credential(what: str, text: str | None) -> str | None:

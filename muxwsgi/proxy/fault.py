@@ -5,6 +5,8 @@ Each front door says it in its own words: HTTP by a status and a text (RFC 9110 
 
 from enum import Enum
 
+from muxwsgi.dial import errors
+
 __all__ = ["Fault", "Phase"]
 
 
@@ -12,10 +14,10 @@ class Phase(Enum):
     """Where it went wrong."""
 
     TARGET = "target"  # what is asked for is not a host and a port
-    POLICY = "policy"  # we may not go there
-    LOOP = "loop"  # there is ourselves (RFC 5842 section 7.2)
+    POLICY = "policy"  # the client may not be connected to it
+    LOOP = "loop"  # the destination is this proxy (RFC 5842 section 7.2)
     RESOLVE = "resolve"  # the name has no address
-    CONNECT = "connect"  # nobody answers at the address
+    CONNECT = "connect"  # no address takes the connection
     TLS = "tls"  # the handshake or the verification failed
     CHAIN = "chain"  # the next proxy refused
     SEND = "send"  # the request could not be sent
@@ -27,6 +29,22 @@ class Phase(Enum):
 _STATUSES = {Phase.TARGET: 400, Phase.POLICY: 403, Phase.LOOP: 508, Phase.TIMEOUT: 504}
 
 
+#: What a dial raises, by the phase that clients and flows are told.
+_PHASES = {
+    errors.InvalidTarget: Phase.TARGET,
+    errors.Forbidden: Phase.POLICY,
+    errors.Loop: Phase.LOOP,
+    errors.ResolveError: Phase.RESOLVE,
+    errors.ConnectError: Phase.CONNECT,
+    errors.ProxyTLSError: Phase.TLS,
+    errors.ProxyRefused: Phase.CHAIN,
+    errors.ProxyUnreachable: Phase.CHAIN,
+    errors.ResolveTimeout: Phase.TIMEOUT,
+    errors.ConnectTimeout: Phase.TIMEOUT,
+    errors.ProxyTimeout: Phase.TIMEOUT,
+}
+
+
 class Fault(Exception):
     """`reason` is one line for the client and the logs, without secrets."""
 
@@ -34,6 +52,11 @@ class Fault(Exception):
         super().__init__(reason)
         self.phase = phase
         self.reason = reason
+
+    @classmethod
+    def of_dial(cls, error: errors.DialError) -> "Fault":
+        """Why there is no connection to an upstream."""
+        return cls(_PHASES[type(error)], error.reason)
 
     @property
     def status(self) -> int:

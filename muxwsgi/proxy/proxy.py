@@ -24,6 +24,7 @@ import werkzeug.wrappers
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.dial.dialer import Dialer, DialSettings
+from muxwsgi.dial.errors import InvalidTarget
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import Resolver, check_target, system_resolver
 from muxwsgi.dial.upstream_choice import UpstreamChoice
@@ -56,6 +57,7 @@ from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.tunnel import Tunnels
 from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.tls import UpstreamTLS
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.records.flow import FlowSink
@@ -159,9 +161,10 @@ class Proxy(Rules):
         guard = Guard(lambda: self._addresses(), allow_networks, allow_private)
         self._via = via = Via(settings.via)
         dialer = Dialer(
-            dialing or DialSettings(), guard, choice, resolver, self._sweeper, connect_timeout=settings.connect_timeout, via=via
+            dialing or DialSettings(), guard, choice, resolver, self._sweeper, connect_timeout=settings.connect_timeout
         )
-        self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, key_log, upstream_certificates)
+        tls = UpstreamTLS(settings, key_log, upstream_certificates)
+        self._upstreams = Upstreams(settings, dialer, self.pool, self._sweeper, tls, via)
         forwarder = Forwarder(settings, self._upstreams, self._hangups, via)
         self._exchanges = Exchanges(settings, self, forwarder, self._recorder)
         self._hijackers = tuple(hijackers)
@@ -386,7 +389,10 @@ class Proxy(Rules):
         action: Action = said or (Mitm() if self.settings.default_action == "mitm" else Accept())
         ctx.action = action
         if isinstance(action, (Accept, Mitm)):
-            check_target(*ctx.destination)  # now: once the tunnel stands, the client can no longer be told
+            try:
+                check_target(*ctx.destination)  # now: once the tunnel stands, the client can no longer be told
+            except InvalidTarget as error:
+                raise Fault.of_dial(error) from error
         match action:
             case Reject(response):
                 self._record_refusal(ctx, "a rule refuses this destination")

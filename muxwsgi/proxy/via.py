@@ -3,7 +3,7 @@
 RFC 9110 demands the entry of every proxy. goproxy and mitmproxy send none, since it tells servers that there is a proxy. Between the two:
 further proxies always get it, because loops are made of proxies; servers get it only where the operator has given a name.
 
-A loop through proxies that drop the field, or through SOCKS, which has none, is bounded elsewhere: see `REQUESTS_AT_ONCE` of the dialler.
+A loop through proxies that drop the field, or through SOCKS, which has none, is bounded elsewhere: see `REQUESTS_AT_ONCE` of the dialer.
 """
 
 import secrets
@@ -33,6 +33,10 @@ class Via:
             words = hop.split()  # received-protocol RWS received-by [ RWS comment ]
             if len(words) >= 2 and words[1] == self.name:
                 raise Fault(Phase.LOOP, "the request has passed this proxy before (Via)")
+
+    def in_connect(self, received: str) -> str:
+        """The value of the field in a CONNECT to a further proxy: `received` ("" without) and our entry."""
+        return ", ".join([*([received] if received else []), *(value for _, value in self.sent("1.1", to_proxy=True))])
 
     def sent(self, version: str, *, to_proxy: bool) -> tuple[tuple[str, str], ...]:
         """The field to add to a message that came in HTTP/`version`: one, or none."""

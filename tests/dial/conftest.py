@@ -14,9 +14,7 @@ from muxwsgi.dial.dialer import Dialer, Dialled, DialSettings
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import Resolver, system_resolver
 from muxwsgi.dial.upstream_choice import UpstreamChoice
-from muxwsgi.proxy.context import Context
-from muxwsgi.testing import connection_pair
-from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.sweeper import Sweeper
 
 DialerMaker = Callable[..., Dialer]
@@ -78,16 +76,6 @@ def zone(names: Mapping[str, Sequence[str]]) -> Resolver:
         return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip) for ip in names[host]]
 
     return resolve
-
-
-def context_of(client: Address) -> Context:
-    """Of a client at `client` that asked for something."""
-    connection, other = connection_pair()
-    connection.client = client
-    ctx = Context(connection, "connect", None)
-    connection.close()
-    other.close()
-    return ctx
 
 
 class Greeter:

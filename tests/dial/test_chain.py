@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from muxwsgi.dial.chain import HEAD_LIMIT, INTERIM_LIMIT, request_stream
 from muxwsgi.dial.dialer import Dialer
+from muxwsgi.dial.errors import ConnectError, DialError, DialTimeout, Forbidden, Loop, ProxyRefused, ProxyTLSError, ResolveError
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.dial.upstream_proxy import UpstreamProxy
-from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire import sweeper as sweeper_module
-from tests.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
+from tests.dial.conftest import BlackHole, DialerMaker, Greeter, greeting, zone
 from tests.dial.socks_server import SocksServer
 from tests.dial.squid import Squid
 from tests.tls.authority import Authority
@@ -89,22 +89,22 @@ def test_squid_resolves_names(dialer: Dialer, greeter: Greeter, through_squid: C
 @pytest.mark.parametrize("credentials", ["", "user:wrong@"])
 def test_squid_wants_to_know_who_asks(credentials: str, dialer: Dialer, greeter: Greeter, through_squid: Callable[[str], UpstreamProxy]) -> None:
     via = through_squid(credentials)
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(DialError) as caught:
         dialer.connect("127.0.0.1", greeter.port, None, via=via)
-    assert caught.value.phase is Phase.CHAIN
+    assert isinstance(caught.value, ProxyRefused)
     assert caught.value.reason == f"the proxy {via} answered 407 Proxy Authentication Required"
     assert greeter.accepted == []
 
 
 def test_squid_forbids(dialer: Dialer, through_squid: Callable[[str], UpstreamProxy]) -> None:
-    with pytest.raises(Fault, match=r"answered 403 Forbidden$"):
+    with pytest.raises(DialError, match=r"answered 403 Forbidden$"):
         dialer.connect("127.0.0.99", 80, None, via=through_squid(CREDENTIALS))
 
 
 def test_squid_cannot_get_there(dialer: Dialer, through_squid: Callable[[str], UpstreamProxy]) -> None:
-    with pytest.raises(Fault, match=r"answered 503 Service Unavailable$") as caught:
+    with pytest.raises(DialError, match=r"answered 503 Service Unavailable$") as caught:
         dialer.connect("127.0.0.98", 1, None, via=through_squid(CREDENTIALS))
-    assert caught.value.phase is Phase.CHAIN
+    assert isinstance(caught.value, ProxyRefused)
 
 
 def test_squid_takes_requests_in_absolute_form(dialer: Dialer, origin: int, through_squid: Callable[[str], UpstreamProxy]) -> None:
@@ -124,9 +124,9 @@ def test_squid_takes_requests_in_absolute_form(dialer: Dialer, origin: int, thro
 def test_the_proxys_certificate_is_verified(make_dialer: DialerMaker, dialer: Dialer, squid: Squid, tmp_path: Path) -> None:
     stranger = make_dialer(proxy_ca_file=Authority(tmp_path, "stranger").root)
     for each, host in ((stranger, "localhost"), (make_dialer(), "localhost"), (dialer, "127.0.0.1")):
-        with pytest.raises(Fault, match=rf"^the proxy https://{host}:\d+: TLS handshake: ") as caught:
+        with pytest.raises(DialError, match=rf"^the proxy https://{host}:\d+: TLS handshake: ") as caught:
             each.connect("127.0.0.1", 1, None, via=UpstreamProxy.parse(f"https://{CREDENTIALS}{host}:{squid.secure}"))
-        assert caught.value.phase is Phase.TLS
+        assert isinstance(caught.value, ProxyTLSError)
         assert "secret" not in caught.value.reason
 
 
@@ -186,13 +186,13 @@ def test_a_pooled_connection_through_a_proxy_is_not_for_who_could_not_have_made_
         ("far.example", UpstreamProxy.parse(f"socks5h://{url}", trusted=False)),  # it stands in one
     ):
         with dialer.connect(host, greeter.port, None, via=via).connection as connection:
-            dialer.check_reuse(connection, context_of(("127.0.0.1", 2)), via)
-            with pytest.raises(Fault) as caught:
-                dialer.check_reuse(connection, context_of(ELSEWHERE), via)
-        assert caught.value.phase is Phase.POLICY
+            dialer.check_reuse(connection, ("127.0.0.1", 2), via)
+            with pytest.raises(DialError) as caught:
+                dialer.check_reuse(connection, ELSEWHERE, via)
+        assert isinstance(caught.value, Forbidden)
     via = UpstreamProxy.parse(f"socks5h://{url}")
     with dialer.connect("far.example", greeter.port, None, via=via).connection as connection:
-        dialer.check_reuse(connection, context_of(ELSEWHERE), via)
+        dialer.check_reuse(connection, ELSEWHERE, via)
 
 
 def test_with_socks5_each_address_of_a_name_is_tried(make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer) -> None:
@@ -200,9 +200,9 @@ def test_with_socks5_each_address_of_a_name_is_tried(make_dialer: DialerMaker, g
     dialer = make_dialer(zone({"near.example": ["::1", "127.0.0.2", "127.0.0.1"], "gone.example": ["127.0.0.2", "127.0.0.3"]}))
     assert greeting(dialer.connect("near.example", greeter.port, None, via=via)) == "hello from 127.0.0.1"
     assert [host for _, host, _ in open_socks.asked] == ["::1", "127.0.0.2", "127.0.0.1"]
-    with pytest.raises(Fault, match=r"answered: connection refused$") as caught:
+    with pytest.raises(DialError, match=r"answered: connection refused$") as caught:
         dialer.connect("gone.example", greeter.port, None, via=via)
-    assert caught.value.phase is Phase.CHAIN
+    assert isinstance(caught.value, ProxyRefused)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -211,9 +211,9 @@ def test_addresses_go_as_addresses(scheme: str, host: str, make_dialer: DialerMa
     greeter = Greeter(host)
     dialer, via = make_dialer(), UpstreamProxy.parse(f"{scheme}://127.0.0.1:{open_socks.port}")
     if scheme == "socks4a" and host == "::1":
-        with pytest.raises(Fault, match="SOCKS4a knows no IPv6") as caught:
+        with pytest.raises(DialError, match="SOCKS4a knows no IPv6") as caught:
             dialer.connect(host, greeter.port, None, via=via)
-        assert caught.value.phase is Phase.CHAIN
+        assert isinstance(caught.value, ProxyRefused)
     else:
         assert greeting(dialer.connect(host, greeter.port, None, via=via)) == f"hello from {host}"
         assert open_socks.asked[0][1] == host
@@ -230,16 +230,16 @@ def test_addresses_go_as_addresses(scheme: str, host: str, make_dialer: DialerMa
     ],
 )
 def test_a_socks_server_wants_to_know_who_asks(url: str, why: str, make_dialer: DialerMaker, socks: SocksServer) -> None:
-    with pytest.raises(Fault, match=rf"^the proxy socks..?://127\.0\.0\.1:{socks.port} .*{why}$") as caught:
+    with pytest.raises(DialError, match=rf"^the proxy socks..?://127\.0\.0\.1:{socks.port} .*{why}$") as caught:
         make_dialer().connect("far.example", 80, None, via=UpstreamProxy.parse(f"{url}:{socks.port}"))
-    assert caught.value.phase is Phase.CHAIN
+    assert isinstance(caught.value, ProxyRefused)
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a"])
 def test_a_socks_server_cannot_get_there(scheme: str, make_dialer: DialerMaker, open_socks: SocksServer) -> None:
-    with pytest.raises(Fault, match=r"answered: (host unreachable|rejected or failed)$") as caught:
+    with pytest.raises(DialError, match=r"answered: (host unreachable|rejected or failed)$") as caught:
         make_dialer().connect("nowhere.example", 80, None, via=UpstreamProxy.parse(f"{scheme}://127.0.0.1:{open_socks.port}"))
-    assert caught.value.phase is Phase.CHAIN
+    assert isinstance(caught.value, ProxyRefused)
 
 
 # Whom the guard lets through
@@ -251,27 +251,26 @@ def test_the_guard_is_asked_before_any_proxy(scheme: str, host: str, make_dialer
     via = UpstreamProxy.parse(f"{scheme}://127.0.0.1:1")
     names = zone({name: ["127.0.0.1"] for name in ("localhost", "LOCALHOST", "a.localhost")})
     dialer = make_dialer(names, choice=UpstreamChoice(http=via, tunnel=via))
-    ctx = context_of(ELSEWHERE)
-    with pytest.raises(Fault) as caught:
-        dialer.connect(host, 80, ctx)
-    assert caught.value.phase is Phase.POLICY
+    with pytest.raises(DialError) as caught:
+        dialer.connect(host, 80, ELSEWHERE)
+    assert isinstance(caught.value, Forbidden)
     if scheme != "socks5":
-        with pytest.raises(Fault) as caught:
-            dialer.way("http", host, 80, ctx)
-        assert caught.value.phase is Phase.POLICY
+        with pytest.raises(DialError) as caught:
+            dialer.next_proxy("http", host, 80, ELSEWHERE)
+        assert isinstance(caught.value, Forbidden)
 
 
 def test_names_are_the_proxys_to_judge(make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer) -> None:
     via = UpstreamProxy.parse(f"socks5h://127.0.0.1:{open_socks.port}")
-    dialled = make_dialer(zone({})).connect("far.example", greeter.port, context_of(ELSEWHERE), via=via)
+    dialled = make_dialer(zone({})).connect("far.example", greeter.port, ELSEWHERE, via=via)
     assert greeting(dialled) == "hello from 127.0.0.1"
 
 
 def test_the_operator_may_have_a_proxy_on_loopback_and_a_client_may_not(make_dialer: DialerMaker, greeter: Greeter, open_socks: SocksServer) -> None:
     url = f"socks5h://127.0.0.1:{open_socks.port}"
-    with pytest.raises(Fault, match=rf"^the proxy {url}: 127\.0\.0\.1 is a loopback address") as caught:
-        make_dialer().connect("far.example", greeter.port, context_of(ELSEWHERE), via=UpstreamProxy.parse(url, trusted=False))
-    assert caught.value.phase is Phase.POLICY
+    with pytest.raises(DialError, match=rf"^the proxy {url}: 127\.0\.0\.1 is a loopback address") as caught:
+        make_dialer().connect("far.example", greeter.port, ELSEWHERE, via=UpstreamProxy.parse(url, trusted=False))
+    assert isinstance(caught.value, Forbidden)
     assert open_socks.asked == []
 
 
@@ -280,10 +279,10 @@ def test_a_proxy_that_is_ourselves_is_a_loop(trusted: bool, make_dialer: DialerM
     dialer = make_dialer(guard=Guard(lambda: [("0.0.0.0", open_socks.port)]))
     for scheme in ("http", "socks5h"):
         via = UpstreamProxy.parse(f"{scheme}://localhost:{open_socks.port}", trusted=trusted)
-        with pytest.raises(Fault, match="this proxy itself") as caught:
+        with pytest.raises(DialError, match="this proxy itself") as caught:
             dialer.connect("far.example", 80, None, via=via)
-        assert caught.value.phase is Phase.LOOP
-    with pytest.raises(Fault, match="this proxy itself"):
+        assert isinstance(caught.value, Loop)
+    with pytest.raises(DialError, match="this proxy itself"):
         dialer.to_proxy(UpstreamProxy.parse(f"http://localhost:{open_socks.port}"), None)
 
 
@@ -346,9 +345,9 @@ class Script:
 )
 def test_what_is_no_answer_is_a_fault(scheme: str, lines: list[bytes], why: str, dialer: Dialer) -> None:
     script = Script(*lines)
-    with pytest.raises(Fault, match=rf"^the proxy {scheme}://127\.0\.0\.1:{script.port}:? .*({why})") as caught:
+    with pytest.raises(DialError, match=rf"^the proxy {scheme}://127\.0\.0\.1:{script.port}:? .*({why})") as caught:
         dialer.connect("far.example", 80, None, via=UpstreamProxy.parse(f"{scheme}://127.0.0.1:{script.port}"))
-    assert caught.value.phase is (Phase.TLS if scheme == "https" else Phase.CHAIN)
+    assert isinstance(caught.value, ProxyTLSError if scheme == "https" else ProxyRefused)
     assert caught.value.reason.isprintable()
     script.stop()
 
@@ -358,19 +357,19 @@ def test_a_proxy_that_says_nothing_is_given_up(scheme: str, make_dialer: DialerM
     monkeypatch.setattr(sweeper_module, "INTERVAL", 0.01)
     script = Script(hold=True)
     via = UpstreamProxy.parse(f"{scheme}://127.0.0.1:{script.port}")
-    with pytest.raises(Fault, match=f"^the proxy {via} has not answered in time$") as caught:
+    with pytest.raises(DialError, match=f"^the proxy {via} has not answered in time$") as caught:
         make_dialer(connect_timeout=0.1).connect("far.example", 80, None, via=via)
-    assert caught.value.phase is Phase.TIMEOUT
+    assert isinstance(caught.value, DialTimeout)
     script.stop()
 
 
 def test_a_proxy_that_cannot_be_reached_is_named(make_dialer: DialerMaker) -> None:
     hole = BlackHole("127.0.0.1")
     dialer = make_dialer(zone({"hole.example": ["127.0.0.1"]}), connect_timeout=0.05)
-    for host, phase in (("hole.example", Phase.TIMEOUT), ("127.0.0.2", Phase.CONNECT), ("nowhere.example", Phase.RESOLVE)):
-        with pytest.raises(Fault, match=f"^the proxy http://{host}:{hole.port}: ") as caught:
+    for host, kind in (("hole.example", DialTimeout), ("127.0.0.2", ConnectError), ("nowhere.example", ResolveError)):
+        with pytest.raises(DialError, match=f"^the proxy http://{host}:{hole.port}: ") as caught:
             dialer.connect("far.example", 80, None, via=UpstreamProxy.parse(f"http://user:secret@{host}:{hole.port}"))
-        assert caught.value.phase is phase
+        assert isinstance(caught.value, kind)
         assert "secret" not in caught.value.reason
     hole.close()
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from muxwsgi.dial import happy_eyeballs
 from muxwsgi.dial.dialer import DialSettings
+from muxwsgi.dial.errors import ConnectError, DialError, DialTimeout, Forbidden, InvalidTarget, Loop
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.happy_eyeballs import interleave
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.sweeper import Sweeper
-from tests.dial.conftest import BlackHole, DialerMaker, Greeter, context_of, greeting, zone
+from tests.dial.conftest import BlackHole, DialerMaker, Greeter, greeting, zone
 
 # A socket that is left to the collector to close is a warning of its own.
 pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.filterwarnings("error::ResourceWarning")]
@@ -85,50 +85,50 @@ def test_the_sweeper_keeps_what_was_dialled(make_dialer: DialerMaker, greeter: G
 
 
 def test_nobody_at_the_address_is_a_fault_that_names_it(make_dialer: DialerMaker, closed_port: int) -> None:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(DialError) as caught:
         make_dialer().connect("127.0.0.1", closed_port, None)
-    assert caught.value.phase is Phase.CONNECT
+    assert isinstance(caught.value, ConnectError)
     assert caught.value.reason == f"127.0.0.1:{closed_port}: 127.0.0.1: Connection refused"
 
 
 def test_each_address_says_why_not(make_dialer: DialerMaker, closed_port: int) -> None:
     dialer = make_dialer(zone({"gone.example": ["127.0.0.1", "127.0.0.2", "::1"]}))
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(DialError) as caught:
         dialer.connect("gone.example", closed_port, None)
-    assert caught.value.phase is Phase.CONNECT
+    assert isinstance(caught.value, ConnectError)
     assert caught.value.reason == (
         f"gone.example:{closed_port}: 127.0.0.1: Connection refused; ::1: Connection refused; 127.0.0.2: Connection refused"
     )
 
 
 def test_an_address_that_cannot_be_reached_is_a_fault_at_once(make_dialer: DialerMaker) -> None:
-    with pytest.raises(Fault, match=r"255\.255\.255\.255: ") as caught:
+    with pytest.raises(DialError, match=r"255\.255\.255\.255: ") as caught:
         make_dialer().connect("255.255.255.255", 80, None)
-    assert caught.value.phase is Phase.CONNECT
+    assert isinstance(caught.value, ConnectError)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, 10**9])
 def test_what_is_no_port_is_not_dialled(make_dialer: DialerMaker, port: int) -> None:
-    with pytest.raises(Fault, match="is no port") as caught:
+    with pytest.raises(DialError, match="is no port") as caught:
         make_dialer().connect("127.0.0.1", port, None)
-    assert caught.value.phase is Phase.TARGET
+    assert isinstance(caught.value, InvalidTarget)
 
 
 def test_silence_is_a_timeout(make_dialer: DialerMaker) -> None:
     hole = BlackHole("127.0.0.1")
     for names in (["127.0.0.1"], ["127.0.0.1", "127.0.0.1"]):
-        with pytest.raises(Fault, match=r"^hole.example:\d+: 127\.0\.0\.1: no answer$") as caught:
+        with pytest.raises(DialError, match=r"^hole.example:\d+: 127\.0\.0\.1: no answer$") as caught:
             make_dialer(zone({"hole.example": names}), connect_timeout=0.05).connect("hole.example", hole.port, None)
-        assert caught.value.phase is Phase.TIMEOUT
+        assert isinstance(caught.value, DialTimeout)
     hole.close()
 
 
 def test_the_callers_deadline_comes_before_our_own(make_dialer: DialerMaker) -> None:
     hole = BlackHole("127.0.0.1")
     for deadline in (0.0, 1.0):  # long over
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(DialError) as caught:
             make_dialer(connect_timeout=3600).connect("127.0.0.1", hole.port, None, deadline=deadline)
-        assert caught.value.phase is Phase.TIMEOUT
+        assert isinstance(caught.value, DialTimeout)
     hole.close()
 
 
@@ -137,33 +137,33 @@ def test_resolving_is_part_of_the_time(make_dialer: DialerMaker) -> None:
         gevent.sleep(3600)
         return []
 
-    with pytest.raises(Fault, match="name servers") as caught:
+    with pytest.raises(DialError, match="name servers") as caught:
         make_dialer(slow, connect_timeout=0.05, resolve_timeout=3600).connect("slow.example", 80, None)
-    assert caught.value.phase is Phase.TIMEOUT
+    assert isinstance(caught.value, DialTimeout)
 
 
 def test_the_guard_is_asked_about_the_address_and_not_the_name(make_dialer: DialerMaker, greeter: Greeter) -> None:
     dialer = make_dialer(zone({"innocent.example": ["127.0.0.1"]}))
     for host in ("innocent.example", "127.0.0.1", "2130706433", "0x7f.1"):
-        with pytest.raises(Fault, match=r"127\.0\.0\.1 is a loopback address") as caught:
-            dialer.connect(host, greeter.port, context_of(ELSEWHERE))
-        assert caught.value.phase is Phase.POLICY
+        with pytest.raises(DialError, match=r"127\.0\.0\.1 is a loopback address") as caught:
+            dialer.connect(host, greeter.port, ELSEWHERE)
+        assert isinstance(caught.value, Forbidden)
     assert greeter.accepted == []
-    assert greeting(dialer.connect("innocent.example", greeter.port, context_of(("127.0.0.1", 1)))) == "hello from 127.0.0.1"
+    assert greeting(dialer.connect("innocent.example", greeter.port, ("127.0.0.1", 1))) == "hello from 127.0.0.1"
 
 
 def test_a_name_that_changes_between_two_looks_is_looked_at_once(make_dialer: DialerMaker, greeter: Greeter) -> None:
     answers = iter([["127.0.0.2"], ["127.0.0.1"]])
     dialer = make_dialer(lambda host, port: [(socket.AF_INET, ip) for ip in next(answers)], Guard(allow=["127.0.0.2/32"]))
-    with pytest.raises(Fault, match=r"127\.0\.0\.2: Connection refused"):
-        dialer.connect("rebinding.example", greeter.port, context_of(ELSEWHERE))
+    with pytest.raises(DialError, match=r"127\.0\.0\.2: Connection refused"):
+        dialer.connect("rebinding.example", greeter.port, ELSEWHERE)
     assert greeter.accepted == []
 
 
 def test_addresses_that_a_client_may_not_go_to_are_left_out(make_dialer: DialerMaker) -> None:
     greeter = Greeter("127.0.0.1", "127.0.0.2")
     dialer = make_dialer(zone({"both.example": ["127.0.0.1", "::1", "127.0.0.2"]}), Guard(allow=["127.0.0.2/32"]))
-    assert greeting(dialer.connect("both.example", greeter.port, context_of(ELSEWHERE))) == "hello from 127.0.0.2"
+    assert greeting(dialer.connect("both.example", greeter.port, ELSEWHERE)) == "hello from 127.0.0.2"
     assert greeter.accepted == ["127.0.0.2"]
     greeter.stop()
 
@@ -171,26 +171,26 @@ def test_addresses_that_a_client_may_not_go_to_are_left_out(make_dialer: DialerM
 def test_a_name_that_leads_to_ourselves_is_a_loop_whatever_else_it_leads_to(make_dialer: DialerMaker) -> None:
     greeter = Greeter("127.0.0.1", "127.0.0.2")
     dialer = make_dialer(zone({"me.example": ["127.0.0.2", "127.0.0.1"]}), Guard(lambda: [("127.0.0.1", greeter.port)]))
-    with pytest.raises(Fault, match="this proxy itself") as caught:
+    with pytest.raises(DialError, match="this proxy itself") as caught:
         dialer.connect("me.example", greeter.port, None)
-    assert caught.value.phase is Phase.LOOP
+    assert isinstance(caught.value, Loop)
     assert greeter.accepted == []
     greeter.stop()
 
 
 def test_a_pooled_connection_is_not_for_who_could_not_have_made_it(make_dialer: DialerMaker, greeter: Greeter) -> None:
     dialer = make_dialer()
-    with dialer.connect("127.0.0.1", greeter.port, context_of(("127.0.0.1", 1))).connection as connection:
-        dialer.check_reuse(connection, context_of(("127.0.0.1", 2)))
-        with pytest.raises(Fault) as caught:
-            dialer.check_reuse(connection, context_of(ELSEWHERE))
-    assert caught.value.phase is Phase.POLICY
+    with dialer.connect("127.0.0.1", greeter.port, ("127.0.0.1", 1)).connection as connection:
+        dialer.check_reuse(connection, ("127.0.0.1", 2))
+        with pytest.raises(DialError) as caught:
+            dialer.check_reuse(connection, ELSEWHERE)
+    assert isinstance(caught.value, Forbidden)
 
 
 def test_what_a_client_calls_a_host_comes_back_in_plain_letters(make_dialer: DialerMaker, closed_port: int) -> None:
     dialer = make_dialer(zone({"xn--bcher-kva.example": ["127.0.0.1"]}))
     for host, shown in (("b\u00fc\u00adcher.example.", "xn--bcher-kva.example"), ("2130706433", "127.0.0.1"), ("::0001", "[::1]")):
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(DialError) as caught:
             dialer.connect(host, closed_port, None)
         assert caught.value.reason.startswith(f"{shown}:{closed_port}: ")
 
@@ -228,7 +228,7 @@ def test_a_connection_to_oneself_is_no_connection(make_dialer: DialerMaker, monk
             return int(super().connect_ex(address))
 
     monkeypatch.setattr(happy_eyeballs, "PlainSocket", FromThatPort)
-    with pytest.raises(Fault, match="Connection refused"):
+    with pytest.raises(DialError, match="Connection refused"):
         make_dialer().connect("127.0.0.1", port, None)
 
 
@@ -236,14 +236,14 @@ def test_the_source_address_is_the_operators(make_dialer: DialerMaker, greeter: 
     dialer = make_dialer(zone({"both.example": ["::1", "127.0.0.1"]}), source_addresses=("127.0.0.7",))
     with dialer.connect("both.example", greeter.port, None).connection as connection:
         assert connection.getsockname()[0] == "127.0.0.7"
-    with pytest.raises(Fault, match="::1: there is no source address of this family"):
+    with pytest.raises(DialError, match="::1: there is no source address of this family"):
         dialer.connect("::1", greeter.port, None)
 
 
 def test_a_source_address_that_is_not_ours_is_a_fault(make_dialer: DialerMaker, greeter: Greeter) -> None:
-    with pytest.raises(Fault, match=os.strerror(errno.EADDRNOTAVAIL)) as caught:
+    with pytest.raises(DialError, match=os.strerror(errno.EADDRNOTAVAIL)) as caught:
         make_dialer(source_addresses=("198.51.100.77",)).connect("127.0.0.1", greeter.port, None)
-    assert caught.value.phase is Phase.CONNECT
+    assert isinstance(caught.value, ConnectError)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def test_no_descriptors_left_is_a_fault(make_dialer: DialerMaker, greeter: Greet
         except OSError as error:
             assert error.errno == errno.EMFILE
         for host in ("127.0.0.1", "two.example"):
-            with pytest.raises(Fault, match="Too many open files") as caught:
+            with pytest.raises(DialError, match="Too many open files") as caught:
                 dialer.connect(host, greeter.port, None)
-            assert caught.value.phase is Phase.CONNECT
+            assert isinstance(caught.value, ConnectError)
         os.close(held.pop())  # enough for one socket, and not for a race
-        with pytest.raises(Fault, match="Too many open files"):
+        with pytest.raises(DialError, match="Too many open files"):
             dialer.connect("two.example", greeter.port, None)
     finally:
         for fd in held:
@@ -357,9 +357,9 @@ def test_those_that_refused_and_those_that_were_silent_are_both_named(make_diale
     monkeypatch.setattr(happy_eyeballs, "ATTEMPT_DELAY", 0.01)
     hole = BlackHole("127.0.0.1")
     dialer = make_dialer(zone({"mixed.example": ["127.0.0.1", "127.0.0.2"]}), connect_timeout=0.2)
-    with pytest.raises(Fault, match=r"127\.0\.0\.2: Connection refused; 127\.0\.0\.1: no answer") as caught:
+    with pytest.raises(DialError, match=r"127\.0\.0\.2: Connection refused; 127\.0\.0\.1: no answer") as caught:
         dialer.connect("mixed.example", hole.port, None)
-    assert caught.value.phase is Phase.TIMEOUT
+    assert isinstance(caught.value, DialTimeout)
     hole.close()
 
 
@@ -390,18 +390,16 @@ def test_many_dial_at_once(make_dialer: DialerMaker) -> None:
 def test_a_rule_decides_before_the_operators_choice(make_dialer: DialerMaker, greeter: Greeter) -> None:
     proxy, other = UpstreamProxy.parse("http://127.0.0.1:1"), UpstreamProxy.parse("socks5://127.0.0.1:2")
     dialer = make_dialer(choice=UpstreamChoice(http=proxy, tunnel=proxy))
-    ctx = context_of(("127.0.0.1", 1))
-    assert dialer.way("http", "example.com", 80, ctx) == proxy
-    ctx.upstream = other
-    assert dialer.way("http", "example.com", 80, ctx) == other
-    ctx.upstream = DIRECT
-    assert dialer.way("http", "example.com", 80, ctx) == DIRECT
-    assert greeting(dialer.connect("127.0.0.1", greeter.port, ctx)) == "hello from 127.0.0.1"
-    assert make_dialer().way("http", "example.com", 80, None) == DIRECT
+    client = ("127.0.0.1", 1)
+    assert dialer.next_proxy("http", "example.com", 80, client) == proxy
+    assert dialer.next_proxy("http", "example.com", 80, client, other) == other
+    assert dialer.next_proxy("http", "example.com", 80, client, DIRECT) == DIRECT
+    assert greeting(dialer.connect("127.0.0.1", greeter.port, client, via=DIRECT)) == "hello from 127.0.0.1"
+    assert make_dialer().next_proxy("http", "example.com", 80, None) == DIRECT
 
 
 def test_the_operators_proxy_is_not_forgotten_by_who_names_none(make_dialer: DialerMaker, greeter: Greeter, closed_port: int) -> None:
     proxy = UpstreamProxy.parse(f"http://127.0.0.1:{closed_port}")
-    with pytest.raises(Fault, match=f"^the proxy http://127.0.0.1:{closed_port}: 127.0.0.1: Connection refused"):
+    with pytest.raises(DialError, match=f"^the proxy http://127.0.0.1:{closed_port}: 127.0.0.1: Connection refused"):
         make_dialer(choice=UpstreamChoice(tunnel=proxy)).connect("127.0.0.1", greeter.port, None)
     assert greeter.accepted == []

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.errors import DialError, Forbidden, Loop
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.local_address import _can_be_bound, is_local
 from muxwsgi.errors import OperatorError
-from muxwsgi.proxy.fault import Fault, Phase
 
 HERE = ("127.0.0.1", 50000)
 ELSEWHERE = ("203.0.113.9", 50000)
@@ -60,24 +60,24 @@ CARRIERS = {
 }
 
 
-def refused(guard: Guard, ip: object, port: int, client: object) -> Phase | None:
+def refused(guard: Guard, ip: object, port: int, client: object) -> type[DialError] | None:
     try:
         guard.check(str(ip), port, client)  # type: ignore[arg-type]
-    except Fault as fault:
-        return fault.phase
+    except DialError as error:
+        return type(error)
     return None
 
 
 @settings(deadline=None)
 @given(closed_addresses)
 def test_a_client_elsewhere_gets_to_no_special_address(address: object) -> None:
-    assert refused(Guard(), address, 80, ELSEWHERE) is Phase.POLICY
+    assert refused(Guard(), address, 80, ELSEWHERE) is Forbidden
 
 
 @settings(deadline=None)
 @given(closed_v4, st.sampled_from(sorted(CARRIERS)))
 def test_nor_by_any_ipv6_address_that_carries_it(address: IPv4Address, carrier: str) -> None:
-    assert refused(Guard(), CARRIERS[carrier](address), 80, ELSEWHERE) is Phase.POLICY
+    assert refused(Guard(), CARRIERS[carrier](address), 80, ELSEWHERE) is Forbidden
 
 
 @settings(deadline=None)
@@ -105,7 +105,7 @@ def test_a_client_on_this_machine_gets_everywhere(client: object) -> None:
 
 @pytest.mark.parametrize("client", [("10.0.0.9", 1), ("::ffff:10.0.0.9", 1, 0, 0), ("fe80::1%eth0", 1, 0, 2), ("0.0.0.0", 1)])
 def test_a_client_in_a_private_network_is_elsewhere(client: object) -> None:
-    assert refused(Guard(), "10.1.2.3", 80, client) is Phase.POLICY
+    assert refused(Guard(), "10.1.2.3", 80, client) is Forbidden
 
 
 @settings(deadline=None)
@@ -114,7 +114,7 @@ def test_a_client_is_not_here_because_its_ipv6_address_carries_a_loopback_addres
     client = str(CARRIERS[carrier](address)), 50000, 0, 0
     if client[0] != "::1":
         for ip in ("127.0.0.1", "::1", "169.254.169.254", "10.1.2.3"):
-            assert refused(Guard(), ip, 80, client) is Phase.POLICY, client
+            assert refused(Guard(), ip, 80, client) is Forbidden, client
 
 
 def test_a_stream_in_memory_is_on_this_machine() -> None:
@@ -125,7 +125,7 @@ def test_a_stream_in_memory_is_on_this_machine() -> None:
 @pytest.mark.parametrize("client", [HERE, ELSEWHERE])
 def test_nobody_gets_to_the_unspecified_address(ip: str, client: object) -> None:
     guard = Guard(allow=["0.0.0.0/0", "::/0"])
-    assert refused(guard, ip, 80, client) is Phase.POLICY
+    assert refused(guard, ip, 80, client) is Forbidden
 
 
 def test_private_opens_private_networks_and_neither_loopback_nor_metadata() -> None:
@@ -133,7 +133,7 @@ def test_private_opens_private_networks_and_neither_loopback_nor_metadata() -> N
     for ip in ("10.1.2.3", "192.168.1.1", "100.64.0.1", "fd12::1", "::ffff:10.1.2.3"):
         assert refused(guard, ip, 80, ELSEWHERE) is None
     for ip in ("127.0.0.1", "::1", "169.254.1.1", "169.254.169.254", "fd00:ec2::254", "100.100.100.200", "::ffff:127.0.0.1"):
-        assert refused(guard, ip, 80, ELSEWHERE) is Phase.POLICY
+        assert refused(guard, ip, 80, ELSEWHERE) is Forbidden
 
 
 def test_an_allowed_network_is_open_and_its_neighbour_is_not() -> None:
@@ -141,22 +141,22 @@ def test_an_allowed_network_is_open_and_its_neighbour_is_not() -> None:
     for ip in ("10.1.2.3", "::ffff:10.1.2.3", "fd00:1::9"):
         assert refused(guard, ip, 80, ELSEWHERE) is None
     for ip in ("10.2.0.1", "::ffff:10.2.0.1", "fd00:2::9"):
-        assert refused(guard, ip, 80, ELSEWHERE) is Phase.POLICY
+        assert refused(guard, ip, 80, ELSEWHERE) is Forbidden
 
 
 @pytest.mark.parametrize("ip", ["fd00::5efe:10.1.2.3", "fe80::5efe:10.1.2.3"])
 def test_an_allowed_network_opens_no_ipv6_address_that_only_carries_one_of_its_addresses(ip: str) -> None:
-    assert refused(Guard(allow=["10.1.0.0/16"]), ip, 80, ELSEWHERE) is Phase.POLICY
+    assert refused(Guard(allow=["10.1.0.0/16"]), ip, 80, ELSEWHERE) is Forbidden
 
 
 def test_what_teredo_carries_is_judged_one_by_one() -> None:
     server, client = _within("2001::", 64)(IPv4Address("10.1.2.3")), 0xFFFFFFFF ^ int(IPv4Address("127.0.0.1"))
-    assert refused(Guard(allow=["10.1.0.0/16"]), IPv6Address(int(server) | client), 80, ELSEWHERE) is Phase.POLICY
+    assert refused(Guard(allow=["10.1.0.0/16"]), IPv6Address(int(server) | client), 80, ELSEWHERE) is Forbidden
 
 
 def test_our_own_address_is_itself_and_not_what_it_carries() -> None:
     guard = Guard(lambda: [("2002:cb00:7101::1", 8080)])
-    assert refused(guard, "2002:cb00:7101::1", 8080, HERE) is Phase.LOOP
+    assert refused(guard, "2002:cb00:7101::1", 8080, HERE) is Loop
     assert refused(guard, "203.0.113.1", 8080, HERE) is None
 
 
@@ -187,7 +187,7 @@ def test_what_is_no_network_cannot_be_allowed() -> None:
 )
 def test_nobody_gets_to_our_own_listeners(listener: tuple[str, int], ip: str, client: object) -> None:
     guard = Guard(lambda: [("198.51.100.1", 9), listener[:2]], allow=["0.0.0.0/0", "::/0"])
-    assert refused(guard, ip, 8080, client) is Phase.LOOP
+    assert refused(guard, ip, 8080, client) is Loop
     if ip not in ("0.0.0.0", "::"):
         assert refused(guard, ip, 8081, client) is None
 
@@ -218,7 +218,7 @@ def test_a_wildcard_listener_is_at_all_addresses_of_this_machine() -> None:
     found = addresses_of_this_machine()
     assert {"127.0.0.1", "::1"} <= set(found)
     for ip in found:
-        assert refused(guard, ip, 8080, HERE) is Phase.LOOP
+        assert refused(guard, ip, 8080, HERE) is Loop
         assert is_local(ip_address(ip))
         if not ip.startswith("fe80:"):  # which needs a zone to be bound
             assert _can_be_bound(ip_address(ip))
@@ -239,7 +239,7 @@ def test_listeners_are_asked_for_each_time() -> None:
     guard = Guard(lambda: listeners)
     assert refused(guard, "127.0.0.1", 8080, HERE) is None
     listeners.append(("127.0.0.1", 8080))
-    assert refused(guard, "127.0.0.1", 8080, HERE) is Phase.LOOP
+    assert refused(guard, "127.0.0.1", 8080, HERE) is Loop
 
 
 def test_what_is_no_address_is_an_error_and_not_a_permission() -> None:

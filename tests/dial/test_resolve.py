@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from muxwsgi.dial.errors import DialError, DialTimeout, InvalidTarget, ResolveError
 from muxwsgi.dial.resolve import MAX_ADDRESSES, addresses, host_name, literal, system_resolver
-from muxwsgi.proxy.fault import Fault, Phase
 
 
 def by_the_system(host: str) -> tuple[int, str] | None:
@@ -61,9 +61,9 @@ def test_what_can_be_no_name_is_asked_of_nobody(host: str) -> None:
     def never(host: str, port: int) -> list[tuple[int, str]]:
         raise AssertionError("asked")
 
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(DialError) as caught:
         addresses(never, host, 80, 1)
-    assert caught.value.phase is Phase.TARGET
+    assert isinstance(caught.value, InvalidTarget)
     assert caught.value.reason.isprintable()
 
 
@@ -86,15 +86,15 @@ def test_the_system_knows_localhost() -> None:
 
 
 def test_a_name_that_is_nowhere_is_a_fault_of_resolving() -> None:
-    with pytest.raises(Fault, match=r"^nowhere\.invalid: ") as caught:
+    with pytest.raises(DialError, match=r"^nowhere\.invalid: ") as caught:
         addresses(system_resolver, "nowhere.invalid", 80, 10)
-    assert caught.value.phase is Phase.RESOLVE
+    assert isinstance(caught.value, ResolveError)
 
 
 def test_a_name_without_addresses_is_a_fault_of_resolving() -> None:
-    with pytest.raises(Fault, match=r"empty\.example: the name has no address") as caught:
+    with pytest.raises(DialError, match=r"empty\.example: the name has no address") as caught:
         addresses(lambda host, port: [], "empty.example", 80, 1)
-    assert caught.value.phase is Phase.RESOLVE
+    assert isinstance(caught.value, ResolveError)
 
 
 def test_name_servers_that_say_nothing_are_given_up() -> None:
@@ -102,9 +102,9 @@ def test_name_servers_that_say_nothing_are_given_up() -> None:
         gevent.sleep(60)
         return []
 
-    with pytest.raises(Fault, match=r"slow\.example: no answer from the name servers") as caught:
+    with pytest.raises(DialError, match=r"slow\.example: no answer from the name servers") as caught:
         addresses(silent, "slow.example", 80, 0.05)
-    assert caught.value.phase is Phase.TIMEOUT
+    assert isinstance(caught.value, DialTimeout)
 
 
 def test_a_name_has_as_many_addresses_as_we_look_at() -> None:

@@ -12,9 +12,11 @@ import gevent.socket
 import pytest
 from gevent.event import Event
 
+from muxwsgi.dial.errors import DialError, DialTimeout
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.certificates.leaves import Leaves, MintingFailed
+from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.records.flow import Flow
@@ -34,6 +36,18 @@ def broken(sock: Any, method: str = "GET") -> bool:
     except (EOFError, OSError):
         return True
     return False
+
+
+def test_each_error_of_a_dial_has_a_phase_that_clients_are_told() -> None:
+    def kinds(kind: type[DialError]) -> list[type[DialError]]:
+        return [each for child in kind.__subclasses__() for each in (child, *kinds(child))]
+
+    for kind in kinds(DialError):
+        if kind is not DialTimeout:  # one of its phases is raised
+            fault = Fault.of_dial(kind("why"))
+            assert fault.reason == "why"
+            assert (fault.phase is Phase.TIMEOUT) == issubclass(kind, DialTimeout)
+            assert kind.phase
 
 
 # Servers: the head

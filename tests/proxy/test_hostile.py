@@ -15,8 +15,9 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.dial.concurrency import Turns
+from muxwsgi.dial.concurrency_limit import ConcurrencyLimit
 from muxwsgi.dial.dialer import LOOKUPS_AT_ONCE
+from muxwsgi.dial.errors import Forbidden
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import system_resolver
 from muxwsgi.http.content_coding import Undecodable, decoded
@@ -24,14 +25,13 @@ from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.mux.match import Match
 from muxwsgi.protocols.http1 import FirstLine, nearly_http
 from muxwsgi.protocols.tls import nearly_tls
-from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.rules.conditions import protocol_is, req_host_is, req_host_matches, url_has_prefix, url_is, url_matches
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.streams.websocket import relay_frames
-from muxwsgi.proxy.upstream import upstreams
+from muxwsgi.proxy.upstream import tls as upstream_tls
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.tls.client_context import ClientContext
@@ -419,13 +419,13 @@ def test_a_name_server_that_does_not_answer_keeps_up_one_client_and_no_other(lab
         assert read_answer(client).status == 200
 
 
-def test_nobody_is_remembered_for_having_had_a_turn() -> None:
-    turns = Turns(1)
-    with turns.one_of("a", 1) as first, turns.one_of("a", 0) as second, turns.one_of("b", 0) as others:
-        assert (first, second, others, len(turns)) == (True, False, True, 2)
-    with turns.one_of("a", 0) as again:
+def test_a_key_of_a_concurrency_limit_is_forgotten_with_its_last_operation() -> None:
+    limit = ConcurrencyLimit(1)
+    with limit.slot("a", 1) as first, limit.slot("a", 0) as second, limit.slot("b", 0) as others:
+        assert (first, second, others, len(limit)) == (True, False, True, 2)
+    with limit.slot("a", 0) as again:
         assert again
-    assert len(turns) == 0
+    assert len(limit) == 0
 
 
 def test_names_are_looked_up_while_the_threads_of_the_hub_are_all_held_by_others() -> None:
@@ -450,7 +450,7 @@ def test_what_protocols_clients_name_costs_one_context_for_all_of_them(lab: Lab)
     upstream = Upstream(lab, tls=True)
     _, port = strict(lab)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstreams, "ClientContext", Counting)
+        patch.setattr(upstream_tls, "ClientContext", Counting)
         for number in range(5):
             with suppress(OSError):
                 lab.wrap(lab.tunnel(port, f"localhost:{upstream.port}"), alpn=[f"own/{number}"])
@@ -488,7 +488,7 @@ def test_a_flood_of_empty_frames_leaves_others_their_turn(from_client: bool) -> 
 
 @pytest.mark.parametrize("ip", ["168.63.129.16", "fd20:ce::254", "fd00:ec2::23", "169.254.170.23", "::ffff:168.63.129.16"])
 def test_metadata_services_are_not_for_clients_elsewhere_even_where_private_addresses_are(ip: str) -> None:
-    with pytest.raises(Fault, match="metadata"):
+    with pytest.raises(Forbidden, match="metadata"):
         Guard(private=True).check(ip, 80, ("192.0.2.1", 1))
 
 
@@ -496,7 +496,7 @@ def test_the_addresses_of_this_machine_are_not_for_clients_elsewhere_whatever_th
     guard, client = Guard(private=True), ("192.0.2.1", 1)
     with Machines() as machines, machines.router.entered():
         for ip in ("10.77.2.1", "fd77:2::1", "::ffff:10.77.2.1"):
-            with pytest.raises(Fault, match="this machine itself"):
+            with pytest.raises(Forbidden, match="this machine itself"):
                 guard.check(ip, 22, client)
             guard.check(ip, 22, ("127.0.0.1", 1))
             Guard(allow=["10.77.2.0/24", "fd77:2::/64"]).check(ip, 22, client)

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from muxwsgi import Server
-from muxwsgi.dial import dialer
+from muxwsgi.dial import attempt, dialer
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
@@ -46,14 +46,14 @@ def most_open(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """The most descriptors of this process at any dial so far, above those of the beginning."""
     before = len(os.listdir("/proc/self/fd"))
     most = 0
-    connect_first = dialer.connect_first
+    connect_first = attempt.connect_first
 
     def counted(*arguments: Any) -> Any:
         nonlocal most
         most = max(most, len(os.listdir("/proc/self/fd")) - before)
         return connect_first(*arguments)
 
-    monkeypatch.setattr(dialer, "connect_first", counted)
+    monkeypatch.setattr(attempt, "connect_first", counted)
     return lambda: most
 
 

@@ -17,8 +17,8 @@ from cryptography import x509
 from muxwsgi.errors import OperatorError, PeerError
 from muxwsgi.names import IPAddress, join_host_port
 from muxwsgi.proxy.doors.failures import Failures
-from muxwsgi.proxy.peer import is_on_loopback, peer_address
 from muxwsgi.wire.connection import Address, Connection
+from muxwsgi.wire.peer import is_on_loopback, peer_address
 
 __all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "certificate_identity", "one_user", "parse_networks"]
 

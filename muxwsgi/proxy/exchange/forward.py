@@ -101,7 +101,7 @@ class Forwarder:
         """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
         if "HTTP_VIA" in incoming.environ:
             self._via.check(incoming.environ["HTTP_VIA"])
-        via = self._upstreams.way(endpoint, ctx)
+        via = self._upstreams.next_proxy(endpoint, ctx)
         flow = ctx.flow
         url = _url(plan, endpoint) if flow is not None else ""
         to_proxy = endpoint.is_asked_of(via)

@@ -19,10 +19,10 @@ import werkzeug.wrappers
 
 from muxwsgi.names import comparable, join_host_port, split_host_port
 from muxwsgi.proxy.context import Context
-from muxwsgi.proxy.peer import peer_address
 from muxwsgi.proxy.rules.condition import Condition, all_of, any_of, condition, never, not_
 from muxwsgi.proxy.rules.message import Request
 from muxwsgi.proxy.rules.place import DEFAULT_PORTS, Place
+from muxwsgi.wire.peer import peer_address
 
 __all__ = [
     "Condition",

@@ -1,0 +1,44 @@
+"""`Attempt`: one connection to be made, with the time that it has. It asks for no permission: see `Dialer` for that."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from time import monotonic
+
+from muxwsgi.dial.happy_eyeballs import connect_first
+from muxwsgi.dial.resolve import Resolved, Resolver, addresses
+
+__all__ = ["Attempt"]
+
+
+class Attempt:
+    """One deadline covers all: resolving, connecting, and what its maker does after that.
+
+    began, deadline     absolute `time.monotonic()` seconds
+    resolved            when the name's addresses were known; None where nothing was asked
+    """
+
+    __slots__ = ("_resolve_timeout", "began", "deadline", "resolved")
+
+    def __init__(self, connect_timeout: float, resolve_timeout: float, deadline: float = float("inf")) -> None:
+        """`connect_timeout` are the seconds for the whole, of which `resolve_timeout` may pass until the name servers have answered. It
+        ends at `deadline` at the latest."""
+        self.began = monotonic()
+        self.deadline = min(deadline, self.began + connect_timeout)
+        self._resolve_timeout = resolve_timeout
+        self.resolved: float | None = None
+
+    @property
+    def resolve_time_left(self) -> float:
+        """Seconds that the name servers have from now on."""
+        return min(self._resolve_timeout, self.deadline - monotonic())
+
+    def resolve(self, resolver: Resolver, host: str, port: int) -> list[Resolved]:
+        """The addresses of `host`, at least one. Raises `InvalidTarget`, `ResolveError`, `ResolveTimeout`."""
+        found = addresses(resolver, host, port, self.resolve_time_left)
+        self.resolved = monotonic()
+        return found
+
+    def connect(self, found: Sequence[Resolved], port: int, sources: Mapping[int, str] | None = None) -> tuple[socket.socket, str]:
+        """A socket to the first of the addresses that answers, and the address: see `connect_first`. Raises `ConnectError`,
+        `ConnectTimeout`."""
+        return connect_first(found, port, self.deadline, sources)

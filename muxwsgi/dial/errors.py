@@ -1,0 +1,114 @@
+"""What goes wrong in a dial, named by the phase in which it shows. A caller has nothing else to translate.
+
+    InvalidTarget       before anything is asked: there is no such host or port
+    Forbidden, Loop     the address is checked
+    ResolveError        the name is looked up
+    ConnectError        TCP
+    ProxyTLSError       TLS with the next proxy
+    ProxyRefused        what the next proxy answers
+    DialTimeout         time was over, in one of the phases: `ResolveTimeout`, `ConnectTimeout`, `ProxyTimeout`
+"""
+
+from typing import ClassVar, Self
+
+__all__ = [
+    "ConnectError",
+    "ConnectTimeout",
+    "DialError",
+    "DialTimeout",
+    "Forbidden",
+    "InvalidTarget",
+    "Loop",
+    "ProxyRefused",
+    "ProxyTLSError",
+    "ProxyTimeout",
+    "ProxyUnreachable",
+    "ResolveError",
+    "ResolveTimeout",
+]
+
+
+class DialError(Exception):
+    """There is no connection.
+
+    reason  one line for clients and logs, without secrets
+    phase   in a word, for logs
+    """
+
+    phase: ClassVar[str]
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def about(self, subject: str) -> Self:
+        """The same error, with `subject` before its reason."""
+        return type(self)(f"{subject}: {self.reason}")
+
+
+class InvalidTarget(DialError):
+    """What is asked for is not a host and a port."""
+
+    phase = "target"
+
+
+class Forbidden(DialError):
+    """The guard does not let this client be connected to the address."""
+
+    phase = "guard"
+
+
+class Loop(DialError):
+    """The address is a listener of this process, or the next proxy has found a loop (RFC 5842 section 7.2)."""
+
+    phase = "guard"
+
+
+class ResolveError(DialError):
+    """The name has no address."""
+
+    phase = "resolve"
+
+
+class ConnectError(DialError):
+    """No address takes the connection."""
+
+    phase = "connect"
+
+
+class ProxyTLSError(DialError):
+    """The TLS handshake with the next proxy fails, or its certificate is not valid for it."""
+
+    phase = "TLS with the proxy"
+
+
+class ProxyRefused(DialError):
+    """The next proxy makes no stream to the destination."""
+
+    phase = "proxy"
+
+
+class ProxyUnreachable(ProxyRefused):
+    """A SOCKS proxy accepts the request and cannot reach the address. Another address of the destination may do."""
+
+
+class DialTimeout(DialError):
+    """A phase did not end in time."""
+
+
+class ResolveTimeout(DialTimeout):
+    """The name servers have not answered in time."""
+
+    phase = "resolve"
+
+
+class ConnectTimeout(DialTimeout):
+    """No address has answered in time."""
+
+    phase = "connect"
+
+
+class ProxyTimeout(DialTimeout):
+    """The next proxy has not answered in time."""
+
+    phase = "proxy"
