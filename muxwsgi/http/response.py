@@ -20,6 +20,7 @@ from enum import Enum
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from muxwsgi.grammar import CONTROL, is_token
 from muxwsgi.wire.syscalls import second
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ Header = tuple[str, str]
 #: Up to this size head and body are joined for one write; above, copying costs more than a second write.
 JOIN_AT_MOST = 1 << 17
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(CONTROL)
 _BEYOND_LATIN_1 = re.compile(r"[^\x00-\xff]")
 _STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t -~\x80-\xff]*)?")
 
@@ -631,7 +631,7 @@ def _learn_status(status: Any) -> tuple[int, str]:
 def _learn_name(name: Any) -> _Kind:
     if type(name) is not str:
         raise TypeError(f"a header name is a string, not {type(name).__name__}: {name!r}")
-    if not _TOKEN.fullmatch(name):
+    if not is_token(name):
         raise ValueError(f"{name!r} is no header name")
     lowered = name.lower()
     special = {"content-length": _Kind.LENGTH, "date": _Kind.DATE, "server": _Kind.SERVER, "connection": _Kind.CONNECTION}

@@ -1,6 +1,7 @@
 # Types for the compiled build: see docs/compiled.md.
 
-from muxwsgi.http.body cimport Body, Incoming
+from muxwsgi.http.body cimport Body
+from muxwsgi.http.h1.incoming cimport Incoming
 from muxwsgi.http.response cimport Response
 
 

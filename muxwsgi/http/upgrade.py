@@ -8,7 +8,8 @@ is all that flask-sock and simple-websocket need.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muxwsgi.http.body import Body, Incoming
+    from muxwsgi.http.body import Body
+    from muxwsgi.http.h1.incoming import Incoming
     from muxwsgi.http.response import Response
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.given import StreamSocket

@@ -1,13 +1,13 @@
 """Sending the request of a flow again: `replay_flow`. No gevent."""
 
 import http.client
-import re
 import ssl
 import time
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from muxwsgi.grammar import is_token
 from muxwsgi.records.flow import Flow
 from muxwsgi.records.flow_record import REDACTED, flow_url
 
@@ -20,7 +20,6 @@ _NOT_SENT = frozenset(
     | {"content_length", "transfer_encoding"}  # the same to servers that take an underscore for a hyphen
 )
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 _CHUNK = 1 << 16
@@ -113,7 +112,7 @@ def replay_flow(flow: Flow, target: Target | None, context: ssl.SSLContext, time
 def _send(flow: Flow, method: str, place: Target, rehosted: bool, context: ssl.SSLContext, timeout: float) -> Answer:
     """On a connection of its own: no answer can be mistaken for another's."""
     assert flow.request is not None
-    if _TOKEN.fullmatch(method) is None:  # http.client looks for control characters only
+    if not is_token(method):  # http.client looks for control characters only
         raise ValueError(f"{method!r} is no method")
     began = time.monotonic()
     connection = (

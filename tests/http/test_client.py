@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import Expired, OperatorError
-from muxwsgi.http.body import BrokenBody, CloseBody
+from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, ClientSettings, NoResponse, ResponseHead
 from muxwsgi.http.client.response_head import parse_response_head
 from muxwsgi.http.client.response_repair import normalised, repaired
+from muxwsgi.http.h1.body import CloseBody
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

@@ -10,8 +10,9 @@ import gevent
 import httptools
 import pytest
 
-from muxwsgi.http.body import Body, Input
+from muxwsgi.http.body import Body
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.input import Input
 from muxwsgi.http.response import Response
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.settings import HTTPSettings

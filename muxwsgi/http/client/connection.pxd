@@ -2,7 +2,7 @@
 
 import cython
 
-from muxwsgi.http.body cimport Incoming
+from muxwsgi.http.h1.incoming cimport Incoming
 
 
 cdef class ClientConnection:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from gevent.monkey import get_original
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.http.body import Body, ChunkedBody, CloseBody, EmptyBody, Incoming, LengthBody
+from muxwsgi.http.body import Body
 from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
 from muxwsgi.http.client.response_repair import normalised
+from muxwsgi.http.h1.body import ChunkedBody, CloseBody, EmptyBody, LengthBody
+from muxwsgi.http.h1.incoming import Incoming
 from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:
@@ -259,7 +261,7 @@ class ClientConnection:
             return ChunkedBody(self._incoming, _BODIES, expects_continue=False)
         if head.length is None:
             head.keep_alive = False
-            return CloseBody(self._incoming, _BODIES, expects_continue=False)
+            return CloseBody(self._incoming, _BODIES)
         if head.length == 0:
             return self._no_body
         return LengthBody(self._incoming, _BODIES, expects_continue=False, length=head.length)

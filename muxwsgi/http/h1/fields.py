@@ -19,6 +19,7 @@ from httptools import (
 )
 
 from muxwsgi.errors import PeerError
+from muxwsgi.grammar import CONTROL
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["REMEMBERED_AT_MOST", "Fields", "finder", "is_length"]
@@ -48,7 +49,7 @@ _COLON, _CR, _LF, _SPACE, _TAB = b":\r\n \t"
 # Where a name and a value end at the latest. In the compiled build these are C functions (fields.pxd), and an assignment to one would be an
 # error: hence by this way around.
 _NOT_NAME = re.compile(rb"[\x00-\x20:]|\Z")
-_NOT_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\Z")
+_NOT_VALUE = re.compile(rb"%b|\Z" % CONTROL.encode())
 
 
 def finder(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:

@@ -2,7 +2,8 @@
 
 import cython
 
-from muxwsgi.http.body cimport Body, Incoming
+from muxwsgi.http.body cimport Body
+from muxwsgi.http.h1.incoming cimport Incoming
 from muxwsgi.http.h1.head cimport Head
 from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover

@@ -13,10 +13,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, TLSError
-from muxwsgi.http.body import Body, ChunkedBody, EmptyBody, Incoming, Input, LengthBody
+from muxwsgi.http.body import Body
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
 from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
+from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
 from muxwsgi.http.h1.head import Head, refuse_early
+from muxwsgi.http.h1.incoming import Incoming
+from muxwsgi.http.input import Input
 from muxwsgi.http.response import Response, Terms
 from muxwsgi.http.upgrade import Takeover
 from muxwsgi.protocols.http1 import LEADING_CRLFS

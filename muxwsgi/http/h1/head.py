@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import PeerError
+from muxwsgi.grammar import BARE_LINE_END, TOKEN
 from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
 from muxwsgi.settings import HTTPSettings
 
@@ -23,16 +24,13 @@ __all__ = ["Head", "refuse_early"]
 #: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
 #: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application. A minor version above 1
 #: is served as 1.1, the highest that is known here (RFC 9110 section 2.5).
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!\"$-~]+) HTTP/1\.([0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"(%b) ([!\"$-~]+) HTTP/1\.([0-9])\r\n" % TOKEN.encode())
 
 #: Where a target that begins at a place ends. In the compiled build it is a C function (head.pxd), as in `fields`.
 globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
 
 #: A method that is one, for a line that is wrong elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
-
-#: LF without a CR before it, CR without an LF behind it: neither ends a line (RFC 9112 section 2.2).
-_BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 
 #: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which nobody has.
 _HOST = re.compile(r"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
@@ -276,7 +274,7 @@ def refuse_early(head: bytes, settings: HTTPSettings, searched: int = 0) -> None
     """
     line_end = head.find(b"\r\n")
     line_length = line_end if line_end >= 0 else len(head) - head.endswith(b"\r")
-    bare = _BARE_BREAK.search(head, max(searched - 1, 0))
+    bare = BARE_LINE_END.search(head, max(searched - 1, 0))
     bare_at = bare.start() if bare is not None else len(head)
     if line_length > settings.limit_request_line < bare_at:
         raise _long_request_line(settings)

@@ -4,8 +4,9 @@ Fields keep the order, the names' case and the repetitions that the client gave 
 clients, notice. What is hop-by-hop goes; everything else stays as it is.
 """
 
-import re
 from collections.abc import Iterable
+
+from muxwsgi.grammar import is_token
 
 __all__ = ["RequestPlan", "end_to_end", "head_fields", "passable_upgrades", "request_head"]
 
@@ -33,8 +34,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"
 #: Protocols that carry requests, or hide them: who has switched to one would go on to the same server past all rules (HTTP/2 in the clear,
 #: which RFC 9113 has given up; TLS, RFC 2817). A server that is not asked for them goes on in HTTP/1.1.
 _REQUESTS_INSIDE = frozenset({"h2c", "h2", "http", "tls"})
-
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 #: Names as they come, with what they are in lower case. Learned, and forgotten when there are too many.
 _LOWER: dict[str, str] = {}
@@ -94,7 +93,7 @@ class RequestPlan:
 
 def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
     """See `RequestPlan.head`. Raises `ValueError` for a method, a target or a field, given by a rule, that no head can hold."""
-    if plan.method not in _METHODS and not _TOKEN.fullmatch(plan.method):
+    if plan.method not in _METHODS and not is_token(plan.method):
         raise ValueError(f"{plan.method!r} is no method")
     if not plan.target or " " in plan.target or "\t" in plan.target:
         raise ValueError(f"{plan.target!r} is no request-target")
