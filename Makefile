@@ -10,11 +10,17 @@ SOURCES := muxwsgi apps tests setup.py
 # A copy of the checkout with the hot files compiled, made anew when anything in it changes: beside the sources a compiled file would go stale.
 COMPILED := build/compiled
 COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
-# Most tests wait most of the time, for processes that start and deadlines that pass: files of them run beside each other.
-WORKERS ?= -n 4 --dist loadfile
+# Most tests wait most of the time, for processes that start and deadlines that pass. A worker without tests takes half of another's, because
+# few files take long, and one of them would be the last.
+WORKERS ?= -n 4 --dist worksteal
 COMPILED_TESTS := tests/gate tests/wire tests/mux tests/dial tests/tls tests/http tests/server tests/proxy
+# What meets the interpreter: sockets, ssl, threads, forks, signals, asyncio. The rest is Python that the type checker reads.
+PYTHON_TESTS ?= tests/gate/test_build.py tests/wire tests/mux tests/dial tests/tls tests/http tests/server
 
-.PHONY: run test test-fast lint bench clean help
+# Tests start hundreds of processes. Without bytecode files, each compiles all modules again, which takes longer than the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test test-fast test-python lint bench clean help
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +47,12 @@ test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and most of 
 
 test-fast: lint  ## the same without the tests marked slow
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+test-python: OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-python:  ## PYTHON=python3.13: tests with another interpreter, plain Python, in an environment beside .venv
+	@$(MAKE) --no-print-directory VENV=$(OTHER) $(OTHER)/tests.stamp
+	@echo "== tests, $$($(OTHER)/bin/python -V)"
+	@EXPECT_BUILD=pure $(OTHER)/bin/python -m pytest $(WORKERS) -m "not slow" $(PYTHON_TESTS)
 
 lint: $(VENV)/tests.stamp
 	@echo "== ruff"
@@ -94,5 +106,5 @@ $(BENCH_VENV)/muxwsgi.stamp: $(BENCH_VENV)/stamp $(shell find muxwsgi -name '*.p
 	@touch $@
 
 clean:  ## remove what make made
-	@rm -rf $(VENV) $(BENCH_VENV) build dist apps/*/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-* build dist apps/*/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.egg-info' -prune -exec rm -rf {} +

@@ -102,6 +102,7 @@ def build(folder: Path, **environment: str) -> tuple[list[str], str]:
         return packed.namelist(), ran.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_same_code_is_installed_as_python(tmp_path: Path) -> None:
     names, said = build(tmp_path, CC="false", MUXWSGI_PURE="")
     assert not [name for name in names if name.endswith((".so", ".c"))]
