@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from muxwsgi.mux.match import Match
     from muxwsgi.mux.mux import Mux
     from muxwsgi.mux.route import Route
-    from muxwsgi.server import Server
+    from muxwsgi.server.server import Server
     from muxwsgi.wire.connection import Connection
 
 _HOMES = {
@@ -31,7 +31,7 @@ _HOMES = {
     "OperatorError": "muxwsgi.errors",
     "PeerError": "muxwsgi.errors",
     "Route": "muxwsgi.mux.route",
-    "Server": "muxwsgi.server",
+    "Server": "muxwsgi.server.server",
     "TLSError": "muxwsgi.errors",
     "hijack": "muxwsgi.mux.hijack",
 }

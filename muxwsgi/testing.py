@@ -170,7 +170,7 @@ class _ServerThread:
         from muxwsgi.proxy.certificates.authority import Authority
         from muxwsgi.proxy.proxy import Proxy
         from muxwsgi.proxy.settings import ProxySettings
-        from muxwsgi.server import Server
+        from muxwsgi.server.server import Server
         from muxwsgi.settings import BindSettings, ServerSettings
 
         self._hub = gevent.get_hub()

@@ -17,7 +17,7 @@ FLOORS = {"wire": 0, "mux": 1, "dial": 2, "http": 3, "protocols": 3, "hijackers"
 BESIDE = {("proxy", "records"), ("http", "protocols"), ("hijackers", "protocols")}
 
 #: The rooms of proxy/, likewise. What stands in none of these is what all of them speak of.
-ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange": 5, "tunnel": 6, "doors": 7, "proxy": 8}
+ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange": 5, "tunnel": 6, "doors": 7, "served": 8, "proxy": 9}
 
 #: Upward, and for types alone: a context names what it carries.
 NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules")}
@@ -59,6 +59,12 @@ def test_a_module_imports_only_from_floors_below() -> None:
             own_floor, floor = FLOORS.get(part(own, 1)), FLOORS.get(part(module, 1))
             allowed = part(own, 1) == part(module, 1) or (part(own, 1), part(module, 1)) in BESIDE
             assert own_floor is None or floor is None or allowed or floor < own_floor, f"{own} (floor {own_floor}) imports {module} (floor {floor})"
+
+
+def test_the_server_imports_nothing_of_the_proxy() -> None:
+    """It knows a proxy by its methods: whoever serves another application does not load one."""
+    reached = {module for own, modules in IMPORTS.items() if part(own, 1) == "server" for module in modules if part(module, 1) == "proxy"}
+    assert reached == set()
 
 
 def test_a_room_of_the_proxy_imports_only_from_rooms_below() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.mux.matchers import shown
-from muxwsgi.server import Server
 from muxwsgi.server.proxy_application import ProxyApplication
+from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
             log.info("listening on %s (transparent=%s): whatever the kernel brings", address, bind.transparent)
         else:
             log.info("listening on %s (TLS %s): %s", address, bind.tls, routes)
-    ca = _ca_file(proxy) if proxy is not None and proxy.looks_inside else None
+    ca = _ca_file(proxy) if proxy is not None and proxy.may_intercept else None
     if ca is not None:
         log.info("tunnels are looked into: clients have to trust %s", ca)
     if not sys.stderr.isatty():
@@ -115,7 +115,7 @@ def _ways_in(address: str, bind: BindSettings, server: Server, proxy: "Proxy", c
 
 
 def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]) -> Iterator[str]:
-    if not proxy.looks_inside:
+    if not proxy.may_intercept:
         yield "Tunnels are relayed as they are. To look into them: --mitm, or a rule that says so."
         return
     if ca is not None:

@@ -16,8 +16,8 @@ from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
 from muxwsgi.observe.access_format import compile_format
-from muxwsgi.server import Server
 from muxwsgi.server.binds import serves_both_families, tcp_address, try_bind
+from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, ServerSettings
 
 __all__ = ["check", "check_proxy", "explain", "list_hijackers"]
@@ -73,9 +73,9 @@ def check_proxy(values: Mapping[str, Any]) -> None:
     settings = server_settings(values)
     for bind in settings.binds:
         if bind.path is None and bind.fd is None:
-            proxy.check(tcp_address(bind), transparent=bind.transparent is not None)
+            proxy.access.check_bind(tcp_address(bind), can_ask=bind.transparent is None)
     _list_binds(_composed(values, proxy), settings)
-    click.echo(f"tunnels are {'looked into' if proxy.looks_inside else 'relayed as they are'}")
+    click.echo(f"tunnels are {'looked into' if proxy.may_intercept else 'relayed as they are'}")
     click.echo("the configuration is good")
 
 

@@ -18,7 +18,7 @@ from muxwsgi.observe.access_format import DEFAULT_FORMAT
 from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
-from muxwsgi.server import Server
+from muxwsgi.server.server import Server
 from muxwsgi.signals import Signals, StopRequested
 from muxwsgi.wire.frames import keep_frames
 

@@ -17,8 +17,8 @@ from gevent.monkey import get_original
 from muxwsgi.dial.errors import ConnectError, ConnectTimeout
 from muxwsgi.dial.resolve import Resolved
 from muxwsgi.wire.fork import leave_to_parent
+from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
-from muxwsgi.wire.transport import PlainSocket
 
 __all__ = ["connect_first", "interleave"]
 

@@ -6,7 +6,7 @@ import socket as socket_module
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
-from muxwsgi.wire.transport import PlainSocket
+from muxwsgi.wire.plain_socket import PlainSocket
 
 __all__ = ["is_local"]
 

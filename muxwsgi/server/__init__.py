@@ -1,5 +1,1 @@
-"""Running: the composition root, listening sockets, signals, what is shown at the start."""
-
-from muxwsgi.server.server import Server
-
-__all__ = ["Server"]
+"""The server: listening sockets, what is served on them, and how it starts, drains and ends."""

@@ -1,4 +1,5 @@
-"""Binds: how an operator writes them, and the listening sockets they become. No gevent here: a master could do this before it forks."""
+"""Binds: how an operator writes them, and the listening sockets that they become. This module imports no gevent: a master opens sockets
+before it forks, and has none."""
 
 import contextlib
 import errno
@@ -6,15 +7,19 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
-from muxwsgi.wire.transport import PlainSocket
+from muxwsgi.wire.plain_socket import PlainSocket
 
-__all__ = ["Listening", "parse_bind", "serves_both_families", "tcp_address", "try_bind"]
+__all__ = ["Listening", "listen_on", "make_transparent", "parse_bind", "serves_both_families", "tcp_address", "try_bind"]
+
+# linux/in.h and linux/in6.h
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
 
 
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
@@ -118,7 +123,12 @@ def _meant(address: str) -> str:
 
 
 class Listening:
-    """A listening socket of one bind. `bind` says where it really listens: port 0 has become a number."""
+    """A listening socket of one bind.
+
+    bind        as the operator wrote it
+    name        where it really listens (`getsockname`): port 0 has become a number
+    wildcard    whether only the accepted socket knows which address a client has reached
+    """
 
     def __init__(self, bind: BindSettings, backlog: int, *, both_families: bool = False) -> None:
         """With `both_families` a bind to `[::]` serves IPv4 too. Raises `OperatorError` naming the bind where the address cannot be had."""
@@ -134,9 +144,14 @@ class Listening:
             self.socket.setblocking(False)
         except OSError as error:
             raise OperatorError(f"bind {bind.address}: {error.strerror or error}") from error
+        if bind.transparent == "tproxy":
+            try:
+                make_transparent(self.socket)
+            except OperatorError:
+                self.close()
+                raise
         self.bind = bind
         self.name = self.socket.getsockname()
-        #: Whether only the accepted socket knows which address a client has reached.
         self.wildcard = isinstance(self.name, tuple) and self.name[0] in ("0.0.0.0", "::")
 
     @property
@@ -174,6 +189,36 @@ class Listening:
                 if (information.st_dev, information.st_ino) == self._inode:
                     os.unlink(self.bind.path)
             self._inode = None
+
+
+def listen_on(binds: Sequence[BindSettings], backlog: int) -> list[Listening]:
+    """Open all. Raises `OperatorError`; none is open then."""
+    opened: list[Listening] = []
+    try:
+        for bind in binds:
+            others = [other for other in binds if other is not bind]
+            opened.append(Listening(bind, backlog, both_families=serves_both_families(bind, others)))
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def make_transparent(listening: socket.socket) -> None:
+    """Let TPROXY hand connections to a listening socket (ip(7), IP_TRANSPARENT). Before or after `listen`.
+
+    Raises `OperatorError` without CAP_NET_ADMIN or CAP_NET_RAW.
+    """
+    try:
+        if listening.family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        else:
+            listening.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    except PermissionError:
+        raise OperatorError("tproxy: a transparent socket needs the capability CAP_NET_ADMIN") from None
+    except OSError as error:
+        raise OperatorError(f"tproxy: this socket cannot be transparent: {error.strerror or error}") from error
 
 
 def _answers(path: str) -> bool:

@@ -151,6 +151,11 @@ class Listener:
         if not self._closed and self._watcher is not None:
             self._watcher.start(self._accept_some)
 
+    def serve_with(self, serve: Serve, service: Service | None) -> None:
+        """Call `serve` from now on, for connections that have `service`. Those that are served already are not touched."""
+        self._serve = serve
+        self._service = service
+
     def drain(self) -> bool:
         """Accept all who wait in the backlog, close the socket once it is empty, and serve them as there is room. To be called again, in a
         moment, until it returns True: then everybody is being served.

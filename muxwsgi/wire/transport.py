@@ -17,6 +17,7 @@ from gevent import get_hub, sleep
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
+from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, WritePace, give_turn, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
@@ -24,7 +25,6 @@ __all__ = [
     "BYTES_PER_TURN",
     "CUT_GRACE",
     "Gone",
-    "PlainSocket",
     "SocketTransport",
     "Transport",
     "WriteTurn",
@@ -34,9 +34,6 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
-
-#: The interpreter's own socket class, patched process or not: transports do their own waiting.
-PlainSocket: type[socket_module.socket] = get_original("socket", "socket")
 
 #: The kernel's own, patched process or not: it is asked without waiting.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")

@@ -17,7 +17,7 @@ from muxwsgi import hijack
 from muxwsgi.errors import Expired, PeerError
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.matchers import prefix
-from muxwsgi.server import Server
+from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, ServerSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire import sweeper

@@ -14,7 +14,7 @@ import pytest
 
 from muxwsgi.http.h1 import chunk_line
 from muxwsgi.http.h1.h1 import PIPELINED_PER_TURN
-from muxwsgi.server import Server
+from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.wire import sweeper
 from muxwsgi.wire.listener import Listener

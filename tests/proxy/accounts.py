@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from muxwsgi.proxy.exchange.hangup import HALF_CLOSED_AT_MOST
+from muxwsgi.proxy.exchange.client_watch import HALF_CLOSED_AT_MOST
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.wire.ready import sweep
 from tests.dial.conftest import open_sockets
@@ -79,11 +79,11 @@ def settle(lab: Lab) -> None:
         while any(server.connections for server in lab.servers):
             for proxy in lab.proxies:
                 now += HALF_CLOSED_AT_MOST + 1
-                proxy._hangups.look(now)
+                proxy._client_watch.look(now)
             gevent.sleep(0.01)
     assert [server.connections for server in lab.servers] == [0] * len(lab.servers)
     for proxy in lab.proxies:
-        assert proxy._hangups.waiting == {}
+        assert proxy._client_watch.waiting == {}
         kept = {client.connection.lifeline for client in proxy.pool._since}
         assert {line for line in proxy._sweeper.lines if not line.closed} == kept
 

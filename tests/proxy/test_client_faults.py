@@ -143,7 +143,7 @@ def test_a_client_leaves_before_the_head_that_does_not_wait_for_its_body(lab: La
     go_on.set()
     assert gone.wait(5)
     until(lambda: len(lab.flows) == 1)
-    assert road.proxy._hangups.waiting == {}
+    assert road.proxy._client_watch.waiting == {}
 
 
 def test_a_client_leaves_before_an_interim_response(lab: Lab) -> None:
@@ -182,8 +182,8 @@ def test_a_client_that_ends_its_direction_gets_its_answer(lab: Lab, way: str) ->
     client.sendall(road.request())
     client.shutdown(socket.SHUT_WR)
     until(lambda: upstream.asked)
-    road.proxy._hangups.look(1000.0)
-    road.proxy._hangups.look(1009.0)
+    road.proxy._client_watch.look(1000.0)
+    road.proxy._client_watch.look(1009.0)
     go_on.set()
     assert read_answer(client).body == b"ok"
 
@@ -209,7 +209,7 @@ def test_a_client_that_ends_its_direction_gets_what_flows_however_long(lab: Lab)
         assert client.recv(1) == b"x"
         gevent.sleep(0.005)
         now += 9
-        road.proxy._hangups.look(now)
+        road.proxy._client_watch.look(now)
 
 
 @pytest.mark.parametrize("poll", ["the kernel's", "gevent's"])

@@ -40,7 +40,7 @@ def test_the_inspector_of_its_page_records_flows(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     exec(re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.M | re.S)[0], namespace)
-    assert isinstance(namespace["proxy"], Proxy) and namespace["proxy"].looks_inside
+    assert isinstance(namespace["proxy"], Proxy) and namespace["proxy"].may_intercept
     assert (tmp_path / "flows.jsonl").exists()
 
 

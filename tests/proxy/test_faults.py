@@ -491,5 +491,5 @@ def test_a_server_that_stops_leaves_nothing_of_its_exchanges(lab: Lab, way: str,
     gevent.sleep(0.02)
     lab.servers[-1].stop(0.0)
     quiet.set()
-    assert road.proxy._hangups.waiting == {}
+    assert road.proxy._client_watch.waiting == {}
     assert lab.flows[0].error

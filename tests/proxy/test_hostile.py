@@ -262,7 +262,7 @@ def test_who_says_the_name_of_a_host_that_is_not_looked_into_gets_to_that_host(l
 
     proxy, port = strict(lab, resolver=resolver, **({"passthrough": ("bank.example",)} if why == "passed through" else {}))
     if why == "accepted":
-        proxy._connect = ()
+        proxy.rules._connect = ()
         proxy.on_connect(lambda host, ctx: host.startswith("bank.example:")).accept()
         proxy.on_connect().mitm()
     with pytest.raises(OSError):

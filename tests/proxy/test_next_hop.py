@@ -129,7 +129,7 @@ def test_a_tunnel_in_a_tunnel_goes_through_the_proxy_that_the_client_means(lab: 
     other = Upstream(lab, other_proxy, tls=tls)
     road = Road(lab, "tls" if tls else "tunnel", other.port)
     if inner == "accept":
-        road.proxy._connect = ()  # in place of the rule of `Road`
+        road.proxy.rules._connect = ()  # in place of the rule of `Road`
 
         @road.proxy.on_connect()
         def decide(host: str, ctx: Any) -> Any:
@@ -188,7 +188,7 @@ def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: 
             ctx.dial = dial
         seen.append(("CONNECT", ctx.destination, ctx.user_data["who"]))
 
-    road.proxy._connect = ()  # ours comes before the rule of `Road`
+    road.proxy.rules._connect = ()  # ours comes before the rule of `Road`
     road.proxy.on_connect().do(on_connect)
     road.proxy.on_connect().mitm()
     road.proxy.on_request().do(lambda request, ctx: seen.append(("request", ctx.destination, ctx.user_data["who"])))

@@ -112,7 +112,7 @@ def test_a_server_that_has_spoken_gets_no_request(lab: Lab) -> None:
 def test_nothing_is_dialled_that_a_rule_forbids(lab: Lab) -> None:
     mail = Mail(lab)
     proxy, port = inspecting(lab)
-    proxy._connect = ()
+    proxy.rules._connect = ()
     proxy.on_connect().reject()
     client = lab.connect(port)
     client.sendall(f"CONNECT 127.0.0.1:{mail.port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -23,9 +23,9 @@ from muxwsgi.wire import connection as connection_module
 from muxwsgi.wire import listener as listener_module
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener, Room, Serve
+from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
-from muxwsgi.wire.transport import PlainSocket
 from tests.waiting import until
 
 Listen = Callable[..., Any]

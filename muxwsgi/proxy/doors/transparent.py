@@ -15,21 +15,19 @@ import socket
 import struct
 from typing import Literal, Protocol, cast
 
-from muxwsgi.errors import OperatorError, PeerError
+from muxwsgi.errors import PeerError
 from muxwsgi.proxy.doors.access import Access
 from muxwsgi.proxy.doors.door import Open
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.wire.connection import Address, Connection
 
-__all__ = ["TransparentDoor", "Way", "original_destination", "prepare_tproxy"]
+__all__ = ["TransparentDoor", "Way", "original_destination"]
 
 Way = Literal["redirect", "tproxy"]
 
-# linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h, linux/in.h and linux/in6.h
+# linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h
 SO_ORIGINAL_DST = 80
 IP6T_SO_ORIGINAL_DST = 80
-IP_TRANSPARENT = 19
-IPV6_TRANSPARENT = 75
 
 #: struct sockaddr_in: family, port, address, padding; and sockaddr_in6: family, port, flow, address, scope.
 _SOCKADDR_IN = struct.Struct("=H2s4s8x")
@@ -62,22 +60,6 @@ def original_destination(accepted: Accepted, way: Way, listening: Address) -> tu
     if direct:
         raise Fault(Phase.LOOP, f"the client connected to {name[0]} port {name[1]}, which is the proxy, and not through it")
     return wanted
-
-
-def prepare_tproxy(listening: socket.socket) -> None:
-    """Make a listening socket one that TPROXY may hand connections to. Before or after `listen`.
-
-    Raises `OperatorError` where we may not: it takes CAP_NET_ADMIN or CAP_NET_RAW.
-    """
-    try:
-        if listening.family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-        else:
-            listening.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-    except PermissionError:
-        raise OperatorError("tproxy: a transparent socket needs the capability CAP_NET_ADMIN") from None
-    except OSError as error:
-        raise OperatorError(f"tproxy: this socket cannot be transparent: {error.strerror or error}") from error
 
 
 class TransparentDoor:

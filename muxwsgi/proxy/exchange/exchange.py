@@ -18,9 +18,9 @@ from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.websocket.frame import Frame
 from muxwsgi.proxy.context import Context, Layer
+from muxwsgi.proxy.exchange.client_watch import ClientGone
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields, passable_upgrades
 from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
-from muxwsgi.proxy.exchange.hangup import ClientGone
 from muxwsgi.proxy.exchange.max_forwards import answer_of_the_last, one_less
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.fault import Fault, Phase

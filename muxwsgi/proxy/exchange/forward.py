@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
-from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
 from muxwsgi.proxy.fault import Fault, Phase
@@ -91,11 +91,11 @@ class Outcome:
 class Forwarder:
     """Sends requests upstream."""
 
-    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, hangups: Hangups, via: Via) -> None:
+    def __init__(self, settings: "ProxySettings", upstreams: Upstreams, client_watch: ClientWatch, via: Via) -> None:
         self._settings = settings
         self._via = via
         self._upstreams = upstreams
-        self._hangups = hangups
+        self._client_watch = client_watch
 
     def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
         """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
@@ -150,7 +150,7 @@ class Forwarder:
                 break
             except BaseException as error:
                 client.close()
-                self._hangups.waiting.pop(ctx.connection, None)
+                self._client_watch.waiting.pop(ctx.connection, None)
                 if not isinstance(error, OSError) or isinstance(error, ClientGone):
                     raise
                 if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
@@ -164,7 +164,7 @@ class Forwarder:
             flow.answered_by = "upstream"
             flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
         body = ResponseBody(
-            client, upload, ctx, self._hangups, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
+            client, upload, ctx, self._client_watch, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
         )
         fields = end_to_end(answer.fields, keep=self._settings.keep_destination_headers, upgrade=answer.status == 426)
         return Outcome(answer, fields, body)
@@ -172,9 +172,9 @@ class Forwarder:
     def _ask(
         self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
-        """Send the request and read the head of the response. From then on the client is watched: see `Hangups`."""
+        """Send the request and read the head of the response. From then on the client is watched: see `ClientWatch`."""
         upload: Upload | None = None
-        self._hangups.waiting[ctx.connection] = client.connection
+        self._client_watch.waiting[ctx.connection] = client.connection
         try:
             try:
                 client.send(data, more=streamed)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from muxwsgi.errors import Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.client.connection import ClientConnection
+from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields
-from muxwsgi.proxy.exchange.hangup import ClientGone, Hangups
 from muxwsgi.proxy.exchange.upload import Upload
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ BLOCK = 65536
 class ResponseBody:
     """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
 
-    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_hangups", "_upload", "flow", "on_end", "trailers")
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_client_watch", "_upload", "flow", "on_end", "trailers")
 
     def __init__(
         self,
         client: ClientConnection,
         upload: Upload | None,
         ctx: "Context",
-        hangups: Hangups,
+        client_watch: ClientWatch,
         give_back: Callable[[], None],
         switched: bool,
     ) -> None:
@@ -37,7 +37,7 @@ class ResponseBody:
         self._client = client
         self._upload = upload
         self._ctx = ctx
-        self._hangups = hangups
+        self._client_watch = client_watch
         self._give_back = give_back
         self._done = False
         self._first = b""
@@ -100,7 +100,7 @@ class ResponseBody:
     def take_over(self) -> "Connection":
         """The upstream connection, which speaks another protocol from here on (101). It is the caller's to close."""
         self._done = True
-        self._hangups.waiting.pop(self._ctx.connection, None)
+        self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None:
             self._upload.stop()
         return self._client.take_over()
@@ -109,7 +109,7 @@ class ResponseBody:
         self._done = True
         if self._client.body.trailers:
             self.trailers = list(self._client.body.trailers.items())  # now: the connection may be another exchange's soon
-        self._hangups.waiting.pop(self._ctx.connection, None)
+        self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None and not self._upload.complete:
             self._upload.stop()
             self._client.close()
@@ -120,7 +120,7 @@ class ResponseBody:
 
     def _end(self, reason: str) -> None:
         self._done = True
-        self._hangups.waiting.pop(self._ctx.connection, None)
+        self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None:
             self._upload.stop()
         self._client.close()

@@ -160,6 +160,16 @@ class Rules:
         return bool(self._response)
 
     @property
+    def has_connect_rules(self) -> bool:
+        """Whether `connect` could have an opinion."""
+        return bool(self._connect)
+
+    @property
+    def may_intercept(self) -> bool:
+        """Whether a rule says outright that tunnels are intercepted. What functions return is not known before."""
+        return any(isinstance(getattr(rule.function, "action", None), Mitm) for rule in self._connect)
+
+    @property
     def has_http_rules(self) -> bool:
         """Whether anything that is HTTP, or begins as HTTP as WebSockets do, could be changed or refused."""
         return bool(self._request or self._response or self._frame)

@@ -12,7 +12,8 @@ import gevent
 from muxwsgi.errors import PeerError
 from muxwsgi.proxy.doors.access import Access
 from muxwsgi.proxy.doors.door import Reply
-from muxwsgi.proxy.doors.transparent import TransparentDoor, prepare_tproxy
+from muxwsgi.proxy.doors.transparent import TransparentDoor
+from muxwsgi.server.binds import make_transparent
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener
 
@@ -26,7 +27,7 @@ def main(way: Any, address: str) -> None:
     listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     listening.setblocking(False)
     if way == "tproxy":
-        prepare_tproxy(listening)
+        make_transparent(listening)
     door = TransparentDoor(Access(open=True), tell, way, listening.getsockname())
 
     def serve(connection: Connection) -> None:

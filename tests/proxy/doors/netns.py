@@ -30,7 +30,7 @@ from typing import Any, Self
 import gevent.socket
 import gevent.subprocess
 
-from muxwsgi.wire.transport import PlainSocket
+from muxwsgi.wire.plain_socket import PlainSocket
 
 __all__ = ["CLIENT", "ROUTER", "SERVER", "Lab", "Namespace", "interfaces", "sweep"]
 

@@ -15,8 +15,9 @@ from muxwsgi.errors import PeerError
 from muxwsgi.proxy.context import Door
 from muxwsgi.proxy.doors.access import Access
 from muxwsgi.proxy.doors.door import Reply
-from muxwsgi.proxy.doors.transparent import TransparentDoor, Way, original_destination, prepare_tproxy
+from muxwsgi.proxy.doors.transparent import TransparentDoor, Way, original_destination
 from muxwsgi.proxy.fault import Fault, Phase
+from muxwsgi.server.binds import make_transparent
 from muxwsgi.settings import BindSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
@@ -41,7 +42,7 @@ class Router:
         listening = lab.router.listen(host, dual=dual)
         self.port = int(listening.getsockname()[1])
         if way == "tproxy":
-            prepare_tproxy(listening)
+            make_transparent(listening)
             lab.tproxy(self.port)
         else:
             lab.redirect(self.port)
@@ -222,9 +223,9 @@ def test_a_stream_that_is_no_tcp_was_not_redirected() -> None:
 
 def test_a_transparent_socket_takes_a_capability_that_the_error_names() -> None:
     program = (
-        "import socket; from muxwsgi.proxy.doors.transparent import prepare_tproxy; from muxwsgi.errors import OperatorError\n"
+        "import socket; from muxwsgi.server.binds import make_transparent; from muxwsgi.errors import OperatorError\n"
         "for family in (socket.AF_INET, socket.AF_INET6):\n"
-        "    try: prepare_tproxy(socket.socket(family))\n"
+        "    try: make_transparent(socket.socket(family))\n"
         "    except OperatorError as error: print(error)\n"
     )
     without = ["setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"]

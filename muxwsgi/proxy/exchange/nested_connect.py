@@ -1,4 +1,4 @@
-"""`Onward`: how a tunnel goes on whose client speaks to its destination as to a proxy: with a CONNECT inside of a tunnel looked into."""
+"""`NestedConnect`: CONNECT inside of an intercepted tunnel, whose destination is a proxy too. The inner tunnel leads through that proxy."""
 
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["NotOnward", "Onward"]
+__all__ = ["NestedConnectRefused", "NestedConnect"]
 
 #: Bytes of the other proxy's page that are passed on where it refuses.
 PAGE_AT_MOST = 65536
 
 
-class NotOnward(Fault):
+class NestedConnectRefused(Fault):
     """The other proxy refuses the tunnel; `response` is what it said. It may be 407, which the client has an answer to."""
 
     def __init__(self, proxy: str, response: Response) -> None:
@@ -30,7 +30,7 @@ class NotOnward(Fault):
         self.response = response
 
 
-class Onward:
+class NestedConnect:
     """A `Dial`: connects as the tunnel would, and repeats there what the client has said to the proxy behind it, credentials included."""
 
     def __init__(self, upstreams: Upstreams, tunnel: "Context", head: bytes, timeout: float) -> None:
@@ -58,7 +58,7 @@ class Onward:
             if answer.status == 101:
                 raise BrokenResponse("it switches to another protocol, which nobody asked for")
             if not 200 <= answer.status < 300:
-                raise NotOnward(name, _page(client, answer.status, answer.reason, end_to_end(answer.fields)))
+                raise NestedConnectRefused(name, _page(client, answer.status, answer.reason, end_to_end(answer.fields)))
             connection.lifeline.deadline = float("inf")
             return client.take_over()
         except BaseException as error:

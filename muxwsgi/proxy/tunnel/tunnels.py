@@ -101,7 +101,7 @@ class Tunnels:
             sniff_timeout=settings.sniff_timeout,
         )
 
-    def look(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
+    def intercept(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
         """Serve what runs in the tunnel, with TLS taken off."""
         ctx.action = action
         ctx.server_side = partial(self._server_side, ctx)
@@ -360,7 +360,7 @@ class Tunnels:
         upstream.finish()
         self._recorder.end(flow, f"the rules decide by the server name {name}")
         if not self._decided_by_name(name, said, goes_to, connection, ctx) and isinstance(said, Mitm):
-            self.look(connection, ctx, said)
+            self.intercept(connection, ctx, said)
 
     def _server_name(self, connection: "Connection", ctx: Context) -> str | None:
         connection.deadline = monotonic() + self._settings.handshake_timeout

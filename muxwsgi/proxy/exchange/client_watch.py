@@ -1,4 +1,4 @@
-"""`Hangups`: notices clients that go away while the proxy waits for an upstream on their behalf.
+"""`ClientWatch`: notices clients that go away while the proxy waits for an upstream on their behalf.
 
 Who waits for an upstream does not read from the client, so that nobody would tell. About once a second the descriptors of all waiting
 clients are polled, which costs nothing per exchange. A reset counts at once. An end of the client's sending direction alone may be a
@@ -15,7 +15,7 @@ from gevent.monkey import get_original
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.every import Every
 
-__all__ = ["ClientGone", "Hangups"]
+__all__ = ["ClientGone", "ClientWatch"]
 
 #: Seconds between two looks.
 INTERVAL = 1.0
@@ -31,7 +31,7 @@ class ClientGone(ConnectionAbortedError):
     """The client for whom somebody waits has left."""
 
 
-class Hangups(Every):
+class ClientWatch(Every):
     """Pairs of a client and the upstream connection that is waited on for it: add one to `waiting`, and take it out again."""
 
     def __init__(self) -> None:

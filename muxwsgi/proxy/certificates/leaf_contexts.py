@@ -1,0 +1,60 @@
+"""`LeafContexts`: the contexts that intercepted TLS is served with, one for each list of ALPN ids, and the CA behind them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from muxwsgi.proxy.certificates.authority import Authority, KeyType
+from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.certificates.leaf_context import LeafContext
+from muxwsgi.proxy.certificates.leaves import Leaves
+from muxwsgi.settings import CertificateFiles
+
+__all__ = ["LeafContexts"]
+
+#: Contexts that are kept. Servers name protocols as they like, so there is no end to the lists.
+CONTEXTS_AT_MOST = 16
+
+
+class LeafContexts:
+    """Makes contexts when they are first asked for, and keeps them."""
+
+    def __init__(
+        self,
+        authority: Authority | None,
+        ca_folder: str | None,
+        *,
+        key_type: KeyType | None,
+        own: Mapping[str, CertificateFiles] | None,
+        key_log: KeyLog | None,
+    ) -> None:
+        """`authority` mints the leaves; None for the one in `ca_folder` (None for the usual folder), read when it is first needed. `own`
+        are certificates by host, served instead of minted ones."""
+        self._authority = authority
+        self._ca_folder = ca_folder
+        self._key_type = key_type
+        self._own = own
+        self._key_log = key_log
+        self._leaves: Leaves | None = None
+        self._contexts: dict[tuple[str, ...], LeafContext] = {}
+
+    @property
+    def has_authority(self) -> bool:
+        """Whether the CA is loaded."""
+        return self._authority is not None
+
+    def authority(self) -> Authority:
+        """The CA. Raises `OperatorError` where there is none."""
+        if self._authority is None:
+            self._authority = Authority.load(None if self._ca_folder is None else Path(self._ca_folder))
+        return self._authority
+
+    def offering(self, alpn: tuple[str, ...]) -> LeafContext:
+        """The context that offers the ids `alpn`. Raises `OperatorError` where there is no CA."""
+        context = self._contexts.get(alpn)
+        if context is None:
+            if self._leaves is None:
+                self._leaves = Leaves(self.authority(), key_type=self._key_type)
+            if len(self._contexts) >= CONTEXTS_AT_MOST:
+                self._contexts.clear()
+            context = self._contexts[alpn] = LeafContext(self._leaves, alpn=alpn, own=self._own, key_log=self._key_log)
+        return context

@@ -1,0 +1,148 @@
+"""`HTTPDoor`: the way in for requests, those inside of tunnels too. It is the WSGI application of a proxy."""
+
+import logging
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from muxwsgi.errors import PeerError
+from muxwsgi.http.h1.h1 import WSGIApplication
+from muxwsgi.names import split_host_port
+from muxwsgi.proxy.context import Context, Layer
+from muxwsgi.proxy.doors.access import Access, CredentialsWanted, NotAdmitted
+from muxwsgi.proxy.exchange.exchange import Exchanges, error_response
+from muxwsgi.proxy.exchange.nested_connect import NestedConnect, NestedConnectRefused
+from muxwsgi.proxy.fault import Fault
+from muxwsgi.proxy.rules.message import Request, to_wsgi
+from muxwsgi.proxy.rules.rules import Rules
+from muxwsgi.proxy.tunnel.entrance import Entrance, Rejected
+from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.upstreams import Upstreams
+from muxwsgi.proxy.via import Via
+from muxwsgi.wire.connection import Connection
+
+__all__ = ["ENTRANCE", "HTTPDoor"]
+
+log = logging.getLogger("muxwsgi.proxy")
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+
+#: The key of `environ` with the `Entrance` for tunnels. A proxy has one for each server that it is served in, and the same door.
+ENTRANCE = "muxwsgi.proxy.entrance"
+
+#: What the client of a CONNECT is told when its tunnel stands.
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+class HTTPDoor:
+    """Answers requests: to other servers, to the proxy itself, and CONNECT."""
+
+    def __init__(
+        self,
+        access: Access,
+        rules: Rules,
+        exchanges: Exchanges,
+        upstreams: Upstreams,
+        via: Via,
+        nonproxy: WSGIApplication,
+        entrance: Callable[[], Entrance],
+        connect_timeout: float,
+    ) -> None:
+        """`nonproxy` answers requests that are meant for the proxy itself. `entrance` gives the one for requests without `ENTRANCE`."""
+        self._access = access
+        self._rules = rules
+        self._exchanges = exchanges
+        self._upstreams = upstreams
+        self._via = via
+        self._nonproxy = nonproxy
+        self._entrance = entrance
+        self._connect_timeout = connect_timeout
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        entrance = environ.get(ENTRANCE) or self._entrance()
+        connection: Connection = environ["muxwsgi.connection"]
+        tunnel: Context | None = connection.tunnel
+        if environ["REQUEST_METHOD"] == "CONNECT":
+            return self._connect(environ, start_response, connection, tunnel, entrance)
+
+        # 1. Inside of a tunnel it is known where requests go.
+        if tunnel is not None:
+            assert tunnel.destination is not None
+            ctx = Context(connection, tunnel.door, tunnel.destination, tunnel)
+            return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, tunnel.layers))
+
+        # 2. Outside, the target says so; without one the request is for the proxy itself.
+        target: str = environ["RAW_URI"]
+        if target[:1] == "/" or target == "*":
+            try:
+                self._access.admit(connection)
+            except NotAdmitted as refusal:
+                return _refuse(start_response, refusal)
+            return self._nonproxy(environ, start_response)
+        try:
+            connection.identity = self._access.identify(connection, environ.get("HTTP_PROXY_AUTHORIZATION"))
+        except (NotAdmitted, CredentialsWanted) as refusal:
+            return _refuse(start_response, refusal)
+        secure = target[:5].lower() == "https"
+        host, port = split_host_port(environ["HTTP_HOST"])
+        ctx = Context(connection, "http", (host, port or (443 if secure else 80)))
+        ctx.passed = environ.get("HTTP_VIA", "")
+        layers = (Layer(host, ("http/1.1",)),) if secure else ()
+        assert ctx.destination is not None
+        return self._exchanges.serve(environ, start_response, ctx, Endpoint(*ctx.destination, layers))
+
+    def _connect(
+        self, environ: Environ, start_response: StartResponse, connection: Connection, tunnel: Context | None, entrance: Entrance
+    ) -> Iterable[bytes]:
+        """CONNECT (RFC 9110 section 9.3.6)."""
+        if tunnel is None:
+            try:
+                connection.identity = self._access.identify(connection, environ.get("HTTP_PROXY_AUTHORIZATION"))
+            except (NotAdmitted, CredentialsWanted) as refusal:
+                return _refuse(start_response, refusal)
+        host, port = split_host_port(environ["RAW_URI"])
+        assert port is not None  # the engine has looked
+        if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+            raise _refused_body(environ)
+        ctx = Context(connection, "connect", (host, port), tunnel)
+        ctx.request = Request(environ)
+        if tunnel is None:
+            ctx.passed = environ.get("HTTP_VIA", "")
+        else:
+            # The client takes the destination of its tunnel for a proxy: the inner tunnel leads through that proxy.
+            ctx.dial = NestedConnect(self._upstreams, tunnel, environ["muxwsgi.head"], self._connect_timeout)
+
+        def established() -> Connection:
+            taken: Connection = environ["muxwsgi.hijack"]()
+            taken.sendall(ESTABLISHED)
+            return taken
+
+        try:
+            self._via.check(environ.get("HTTP_VIA", ""))
+            entrance.enter(ctx, established)
+        except Fault as fault:
+            given = fault.response if isinstance(fault, (Rejected, NestedConnectRefused)) else None
+            response = given or self._rules.error(fault, ctx) or error_response(fault)
+            status, fields, pieces = to_wsgi(response, "GET")
+            start_response(status, fields)
+            return pieces
+        except PeerError as error:
+            if not environ["muxwsgi.response"].head_sent:
+                raise
+            log.debug("%r: %s", ctx, error)  # what a client does wrong in its tunnel is no error of this application
+        return ()
+
+
+def _refused_body(environ: Environ) -> PeerError:
+    """A CONNECT with a body: left in the stream it would be taken for the tunnel's first bytes (RFC 9110 section 9.3.6)."""
+    error = PeerError(400, "CONNECT has no body")
+    environ["muxwsgi.response"].peer_error = error
+    return error
+
+
+def _refuse(start_response: StartResponse, refusal: NotAdmitted | CredentialsWanted) -> Iterable[bytes]:
+    text = f"{refusal.reason}\n".encode()
+    phrase = HTTPStatus(refusal.status).phrase
+    start_response(f"{refusal.status} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields])
+    return [text]

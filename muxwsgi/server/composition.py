@@ -1,0 +1,267 @@
+"""`Composition`: all that new connections are served with. A reload makes another one and swaps them (`Server.swap`).
+
+It is made from the settings, the application, the hijackers and the listening sockets:
+
+    listening sockets   open already, see `binds`. A composition neither opens nor closes them
+    routes              HTTP and the hijackers; for a proxy SOCKS as well
+    muxes               one for each bind that is not transparent, and one behind its TLS
+    contexts            one for each bind with a certificate
+    engines             HTTP/1.1 for the application, for the inside of a proxy's tunnels, and for plain HTTP on binds that require TLS
+    fronts              by address: the handler of a bind's new connections, and what they find as `lifeline.service`
+
+Connections that a composition has begun to serve end with it, also where another one has taken its place meanwhile.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gevent.event import Event
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.hijackers.resolve import resolve
+from muxwsgi.hijackers.tls_route import tls_route
+from muxwsgi.http.buffering import with_buffering
+from muxwsgi.http.environ import ErrorStream
+from muxwsgi.http.exchange import OnExchange
+from muxwsgi.http.gevent_websocket import with_gevent_websocket
+from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
+from muxwsgi.mux.hijack import Hijacker, hijacker_of
+from muxwsgi.mux.mux import Mux
+from muxwsgi.mux.registry import Registered
+from muxwsgi.mux.route import FIRST, Handler, Route
+from muxwsgi.protocols.http1 import http_last, http_route
+from muxwsgi.protocols.tls import tls, tls_like
+from muxwsgi.server.binds import Listening
+from muxwsgi.server.plain_http import https_required, redirect_to_https
+from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
+from muxwsgi.server.turned_away import TurnedAway
+from muxwsgi.settings import ServerSettings, TLSSettings
+from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.service import Service
+from muxwsgi.wire.tls.server_context import ServerContext
+
+__all__ = ["Composition", "Front"]
+
+log = logging.getLogger("muxwsgi.error")
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What new connections of one bind get.
+
+    handler     owns each connection: the bind's mux, or a transparent door
+    service     what each connection finds as `lifeline.service`
+    """
+
+    handler: Handler
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """The TLS context of a bind that the operator calls `bind`, with what it was made from."""
+
+    bind: str
+    settings: TLSSettings
+    alpn: tuple[str, ...]
+    openssl: ServerContext
+
+
+class Composition:
+    """What the module's first lines list. Making one starts nothing: no greenlet, no gevent hub.
+
+    settings    as given
+    routes      HTTP and the hijackers, as they are asked on every bind; SOCKS too, where the application is a proxy
+    muxes       what is asked on each bind, by its address as the operator wrote it. Transparent binds have none
+    fronts      by the same address
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        hijackers: Iterable[Handler | Hijacker | Route],
+        listening: Sequence[Listening],
+        *,
+        settings: ServerSettings,
+        turned_away: TurnedAway,
+        registered: Sequence[Registered] = (),
+        on_exchange: OnExchange | None = None,
+        errors: ErrorStream | None = None,
+        before: "Composition | None" = None,
+    ) -> None:
+        """The parameters are those of `Server`. `before` is the composition that this one is to replace: TLS contexts are taken from it
+        where nothing about them has changed, because the session tickets that clients hold are good for those contexts alone.
+
+        Raises `OperatorError`.
+        """
+        self.settings = settings
+        self._turned_away = turned_away
+        self._on_exchange = on_exchange
+        self._draining = Event()
+        self._contexts: dict[str, _Context] = {}
+        self._before = {} if before is None else before._contexts
+        self._proxy: ServedProxy | None = None
+        routes = _hijacker_routes(hijackers)
+        self._admit = app.admit if isinstance(app, ProxyApplication) else None
+        if isinstance(app, ProxyApplication):
+            # The proxy's access list holds for hijackers too: they have none.
+            routes = [self._admitted(route) for route in routes]
+            self._proxy = app.serve_in(
+                settings.http,
+                routes,
+                lambda: [each.name[:2] for each in listening if isinstance(each.name, tuple)],
+                on_exchange,
+                on_reject=turned_away.refused,
+                on_refusal=turned_away.limited,
+            )
+            app = self._proxy
+        else:  # a proxy passes bodies and WebSockets on as they come
+            http = settings.http
+            app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
+        self._http = HTTP1(app, settings.http, on_exchange=on_exchange, on_reject=turned_away.refused)
+        self._engines = [self._http]
+        if self._proxy is not None:
+            self._engines.append(self._proxy.engine)
+        # The same routes, so the same limits, on every bind and inside and outside of TLS.
+        self.routes = [http_route(self._http), *routes]
+        if self._proxy is not None:
+            self.routes += self._proxy.front_routes()
+        _refuse_equal_names(self.routes)
+        self._fallback = self._named("fallback", settings.fallback, registered)
+        self._silence = self._named("silence", settings.silence, registered)
+        takers = [route.name for route in self.routes if route.takes_silence]
+        if self._silence is None and len(takers) > 1:
+            both = " and ".join(takers)
+            raise OperatorError(f"silence: {both} want connections on which the client says nothing: name one (--silence {takers[0]})")
+        self.muxes: dict[str, Mux] = {}
+        self.fronts: dict[str, Front] = {}
+        for each in listening:
+            if self._proxy is not None:
+                self._proxy.check(each.name, transparent=each.bind.transparent is not None)
+            if each.bind.transparent is not None:
+                handler = self._transparent_door(each)
+            else:
+                handler = self.muxes[each.address] = self._front_mux(each)
+            context = self._contexts.get(each.address)
+            self.fronts[each.address] = Front(handler, Service(self._draining, None if context is None else context.openssl))
+        self._before = {}
+        if errors is not None:
+            for engine in self._engines:
+                engine.errors = errors
+
+    # Running
+
+    def start(self) -> None:
+        """Start what works beside the connections."""
+        if self._proxy is not None:
+            self._proxy.start()
+
+    def drain(self) -> None:
+        """Let connections end with the exchange that they are in, and tell handlers that ask for it. Idempotent."""
+        self._draining.set()
+        for engine in self._engines:
+            engine.draining = True
+
+    def serves(self, line: Lifeline) -> bool:
+        """Whether the connection of `line` was accepted for this composition."""
+        return line.service is not None and line.service.draining is self._draining
+
+    def close(self) -> None:
+        """Close what was kept open beside the connections, when the last of these has ended. Idempotent."""
+        if self._proxy is not None:
+            self._proxy.close()
+
+    def reload_certificates(self) -> None:
+        """Read all certificate files again. One that is broken is logged, and the one before goes on serving."""
+        for context in self._contexts.values():
+            try:
+                context.openssl.reload()
+            except OperatorError as error:
+                log.error("bind %s: the certificates in use stay: %s", context.bind, error)
+            else:
+                log.info("bind %s: certificates reloaded", context.bind)
+
+    # Composing
+
+    def _admitted(self, route: Route) -> Route:
+        return route if self._admit is None else route.behind(self._admit)
+
+    def _named(self, option: str, spec: str, registered: Sequence[Registered]) -> Route | None:
+        try:
+            route = resolve(spec, self.routes, registered)
+        except OperatorError as error:
+            raise OperatorError(f"{option}: {error}") from error
+        return route if route is None or route in self.routes else self._admitted(route)
+
+    def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None, engine: HTTP1 | None = None) -> Mux:
+        """A mux of `routes`, and `engine` (None: the application's) for what turns out to be HTTP when all of them have said no."""
+        settings = self.settings.mux
+        last = http_last(engine or self._http, fallback=fallback is not None)
+        return Mux(
+            [*routes, last],
+            name=name,
+            fallback=fallback,
+            silence=silence,
+            sniff_timeout=settings.sniff_timeout,
+            patience=self.settings.http.request_head_timeout,
+            peek_limit=settings.peek_limit,
+            on_refusal=self._turned_away.limited,
+            on_unserved=self._turned_away.unserved,
+        )
+
+    def _front_mux(self, listening: Listening) -> Mux:
+        """The first question on a bind, and through the TLS route the second."""
+        bind = listening.bind
+        open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
+        if bind.certificates:
+            context = self._context(listening, open_mux.alpn)
+        if bind.tls == "off":
+            return open_mux
+        inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
+        # TLS is asked first: no other protocol begins with its six bytes.
+        # Where TLS is required, OpenSSL answers everything that begins like TLS: with an alert, where it is broken.
+        match = tls_like if bind.tls == "required" else tls
+        first = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
+        if bind.tls == "optional":
+            return self._mux(listening.address, [first, *self.routes], self._fallback, self._silence)
+        port = listening.name[1] if isinstance(listening.name, tuple) else 443
+        refuse = redirect_to_https(port) if bind.redirect_http else https_required
+        engine = HTTP1(refuse, self.settings.http, on_exchange=self._on_exchange, on_reject=self._turned_away.refused)
+        self._engines.append(engine)
+        return self._mux(listening.address, [first, http_route(engine, name="plain-http", alpn=())], None, None, engine)
+
+    def _context(self, listening: Listening, alpn: tuple[str, ...]) -> ServerContext:
+        settings = self.settings.tls_of(listening.bind)
+        kept = self._before.get(listening.address)
+        if kept is None or (kept.settings, kept.alpn) != (settings, alpn):
+            kept = _Context(listening.bind.address, settings, alpn, ServerContext(settings, alpn=alpn))
+        self._contexts[listening.address] = kept
+        return kept.openssl
+
+    def _transparent_door(self, listening: Listening) -> Handler:
+        """Nothing is asked in front: where a connection goes is known, and its own server may speak first."""
+        way = listening.bind.transparent
+        assert way is not None
+        if self._proxy is None:
+            raise OperatorError(f"bind {listening.bind.address}: transparent={way} is for a proxy, and the application is none")
+        return self._proxy.transparent_door(way, listening.name)
+
+
+def _hijacker_routes(hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
+    routes = []
+    for hijacker in hijackers:
+        if isinstance(hijacker, Route):
+            routes.append(hijacker)
+            continue
+        described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
+        if described is None:
+            raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
+        routes.append(described.route())
+    return routes
+
+
+def _refuse_equal_names(routes: Sequence[Route]) -> None:
+    for route in routes:
+        if sum(other.name == route.name for other in routes) > 1:
+            raise OperatorError(f"hijackers: two are named {route.name!r}")

@@ -1,0 +1,78 @@
+"""`Serving`: one connection of the server from accept to close, and the errors that end it."""
+
+import errno
+import logging
+from collections.abc import MutableMapping
+
+import gevent
+from greenlet import greenlet
+
+from muxwsgi.errors import Cut, Draining, Expired, HandshakeError, PeerError, TLSError
+from muxwsgi.mux.route import Handler
+from muxwsgi.server.turned_away import TurnedAway
+from muxwsgi.signals import may_be_ctrl_c
+from muxwsgi.wire import fork
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.listener import Serve
+from muxwsgi.wire.ready import Lifeline
+
+__all__ = ["Serving"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Errors that a peer or the network causes, beside `ConnectionError`, `TimeoutError` and `TLSError`. EBADF: another greenlet closed it.
+_PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPROTO})
+
+
+class Serving:
+    """Makes the functions that listeners call.
+
+    peer_errors     how many connections ended with an error of the peer
+    """
+
+    def __init__(self, lines: MutableMapping[Lifeline, greenlet | None], turned_away: TurnedAway) -> None:
+        """`lines` holds the connections that are served right now, each with its greenlet."""
+        self.peer_errors = 0
+        self._lines = lines
+        self._turned_away = turned_away
+
+    def with_handler(self, handler: Handler) -> Serve:
+        """What serves a connection with `handler`, and closes it then."""
+        lines = self._lines
+
+        def serve(connection: Connection) -> None:
+            line = connection.lifeline
+            lines[line] = gevent.getcurrent()
+            cut = False
+            try:
+                handler(connection)
+            except Cut:
+                cut = True
+                raise
+            except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
+                self._note_peer_error(connection, error)
+            except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
+                fork.end_child(error)
+                if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
+                    self._note_peer_error(connection, error)
+                else:
+                    log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
+                    line.reset_at_close = True  # the client must see that what it got is incomplete
+                    if may_be_ctrl_c(error):
+                        raise
+            finally:
+                try:
+                    connection.finish(cut)
+                finally:
+                    lines.pop(line, None)
+
+        return serve
+
+    def _note_peer_error(self, connection: Connection, error: Exception) -> None:
+        self.peer_errors += 1
+        if not isinstance(error, PeerError | Expired | Draining):
+            # It may be an error of another connection, of a server that the handler asks: then its peer has half of something.
+            connection.lifeline.reset_at_close = True
+        if isinstance(error, HandshakeError) and connection.tunnel is None:
+            self._turned_away.handshake_failed(connection, error)
+        log.debug("%r: %s", connection, error)
