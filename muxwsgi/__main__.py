@@ -14,8 +14,12 @@ def main() -> None:
         print(f"muxwsgi: error: {reason}", file=sys.stderr)
         sys.exit(2)
     from muxwsgi.cli import main as command_line  # imports what only Linux has
+    from muxwsgi.cli.ending import end, report_full_output
 
-    command_line()
+    report_full_output()
+    status = command_line()
+    if status is not None:
+        end(status)
 
 
 if __name__ == "__main__":

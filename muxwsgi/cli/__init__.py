@@ -1,7 +1,5 @@
 """The command line. Importing it imports no gevent: `run` patches first, and only then loads what is served."""
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +8,7 @@ import click
 from muxwsgi import __version__
 from muxwsgi.build import BUILD
 from muxwsgi.cli.ca import ca as certificate_authority
+from muxwsgi.cli.ending import discard_output, flush_output, say
 from muxwsgi.cli.help import Commands, SectionedCommand, SectionOption
 from muxwsgi.cli.option import Option
 from muxwsgi.cli.options import OPTIONS, collect, shown_default
@@ -22,6 +21,9 @@ __all__ = ["main"]
 
 #: Where `muxwsgi proxy` differs from `muxwsgi run`. It does not name itself to the servers' clients.
 _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
+
+#: What a command returns that has served.
+_SERVED = object()
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,7 +83,7 @@ def _taken_signals() -> Signals:
 @cli.command(cls=SectionedCommand, short_help="Serve a WSGI application.")
 @click.argument("app", required=False)
 @_options
-def run(app: str | None, config: str | None, **flags: Any) -> None:
+def run(app: str | None, config: str | None, **flags: Any) -> object:
     """Serve the WSGI application APP, which is module:attribute or module:factory(); without APP the one that wsgi_app names."""
     signals = _taken_signals()
     values = collect(flags, config, proxy=False)
@@ -95,12 +97,13 @@ def run(app: str | None, config: str | None, **flags: Any) -> None:
     from muxwsgi.cli.run import serve
 
     serve(app, values, signals)
+    return _SERVED
 
 
 @cli.command(cls=SectionedCommand, short_help="Serve the forward proxy.")
 @_proxy_options
 @_options_of_proxy
-def proxy(config: str | None, **flags: Any) -> None:
+def proxy(config: str | None, **flags: Any) -> object:
     """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
     signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
@@ -110,6 +113,7 @@ def proxy(config: str | None, **flags: Any) -> None:
     from muxwsgi.cli.proxy import serve
 
     serve(values, signals)
+    return _SERVED
 
 
 @cli.command(cls=SectionedCommand, short_help="Say what would be served, or what is wrong.")
@@ -173,22 +177,26 @@ cli.add_command(certificate_authority)
 cli.add_command(replay)
 
 
-def main() -> None:
-    """Entry point. An operator's fault is one line on standard error and exit status 2."""
+def main() -> int | None:
+    """Run the command that `sys.argv` names. The exit status; None after serving, when the process waits for the application's threads and
+    processes. An operator's fault is one line on standard error and exit status 2."""
     try:
-        cli.main(standalone_mode=False, prog_name="muxwsgi")
+        if cli.main(standalone_mode=False, prog_name="muxwsgi") is _SERVED:
+            return None
+        flush_output()
+        return 0
     except click.exceptions.Abort:
-        sys.exit(130)
+        return 130
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(2)
+        return 2
     except click.ClickException as error:
-        print(f"muxwsgi: error: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
+        say(error.format_message())
+        return 2
     except OperatorError as error:
-        print(f"muxwsgi: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Standard output must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        say(str(error))
+        discard_output()
+        return 2
+    except BrokenPipeError:  # the reader of our output has seen enough
+        discard_output()
+        return 1

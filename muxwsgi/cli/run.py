@@ -3,8 +3,6 @@
 import logging
 import math
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
@@ -13,6 +11,7 @@ import gevent
 
 from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
+from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.observe.access_format import DEFAULT_FORMAT
 from muxwsgi.observe.access_log import AccessLog
@@ -94,7 +93,7 @@ def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name
         keeper.kill()
         for each in logs:
             _do(each.close)
-        last = _lasting()
+        last = lasting()
         log.info("stopped" + (f"; the process ends with what the application has started: {', '.join(last)}" if last else ""))
         error_log.end()
         flush_streams(timeout=1)
@@ -114,14 +113,6 @@ def _keep_logs(error_log: ErrorLog, access_log: AccessLog | None) -> None:
             why = "because their reader is slow or gone, or the disk full"
             log.warning("standard output or error: %d lines were lost, %s", lost_lines() - lost, why)
             lost, said = lost_lines(), monotonic()
-
-
-def _lasting() -> list[str]:
-    """The threads and processes for which Python waits at its end."""
-    names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    if "multiprocessing.process" in sys.modules:
-        names += [child.name for child in sys.modules["multiprocessing.process"].active_children() if not child.daemon]
-    return names
 
 
 def _do(what: Callable[[], None]) -> None:

@@ -114,7 +114,7 @@ def replay(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
             patch.setenv(name, value)
         status = 0
         try:
-            main()
+            status = main() or 0
         except SystemExit as error:
             assert isinstance(error.code, int)
             status = error.code

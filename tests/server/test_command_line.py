@@ -336,3 +336,34 @@ def test_variables_that_kubernetes_sets_for_a_service_and_empty_ones_are_left_al
     assert collect({}, None, of_service | empty) == collect({}, None, {})
     with pytest.raises(OperatorError, match="'MUXWSGI_PORT' is no option"):
         collect({}, None, {"MUXWSGI_PORT": "8000"})
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["hijackers"], ["explain", "--hex", "00"], ["--version"], ["run", "--help"], ["ca", "init"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line_and_exit_status_2(arguments: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "muxwsgi", *arguments],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
+        )
+    assert (done.returncode, done.stderr) == (2, b"muxwsgi: error: standard output: No space left on device\n")
+
+
+LASTING = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\ndef app(environ, start_response): pass\n"
+
+
+def test_check_does_not_wait_for_a_thread_of_the_application(tmp_path: Path) -> None:
+    write(tmp_path / "lasting.py", LASTING)
+    done = muxwsgi("check", "lasting:app", "--pythonpath", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"the configuration is good, and lasting:app loads\n")
+
+
+def test_a_start_that_fails_does_not_wait_for_a_thread_of_the_application(tmp_path: Path) -> None:
+    write(tmp_path / "lasting.py", LASTING)
+    done = muxwsgi("run", "lasting:app", "--pythonpath", str(tmp_path), "-b", "unix:/no/such/folder/socket")
+    assert done.returncode == 2
+    assert done.stderr == b"muxwsgi: error: bind unix:/no/such/folder/socket: No such file or directory\n"

@@ -1,0 +1,79 @@
+"""How the process of a command ends: with which status, and what it does not wait for."""
+
+import io
+import os
+import sys
+import threading
+from typing import Any
+
+from muxwsgi.errors import OperatorError
+
+__all__ = ["discard_output", "end", "flush_output", "lasting", "report_full_output", "say"]
+
+
+class _Output(io.FileIO):
+    """Standard output. A write that fails is an `OperatorError`, as for other files. A broken pipe stays what it is:
+    the reader has seen enough."""
+
+    def write(self, data: Any) -> Any:
+        """Called by `io.BufferedWriter`."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OperatorError(f"standard output: {error.strerror}") from error
+
+
+def report_full_output() -> None:
+    """From now on `sys.stdout` raises `OperatorError` where it cannot be written. Another object that stands in its place is left alone."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
+        return
+    stream.flush()
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def flush_output() -> None:
+    """Write what waits. Raises `OperatorError` and `BrokenPipeError`. An application may have closed or replaced the stream."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.closed:
+        sys.stdout.flush()
+
+
+def discard_output() -> None:
+    """Forget what waits and cannot be written, so that nothing tries it again at the end of the process."""
+    try:
+        flush_output()
+    except (OperatorError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def say(message: str) -> None:
+    """Say what is wrong, in one line on standard error."""
+    try:
+        print(f"muxwsgi: error: {message}", file=sys.stderr)
+    except OSError:
+        pass  # there is no other place to say it, and the exit status says it too
+
+
+def lasting() -> list[str]:
+    """The threads and processes for which Python waits at its end."""
+    names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if "multiprocessing.process" in sys.modules:
+        names += [child.name for child in sys.modules["multiprocessing.process"].active_children() if not child.daemon]
+    return names
+
+
+def end(status: int) -> None:
+    """End the process of a command that has served nothing. What an imported module has started may last for ever: nothing waits for it."""
+    if lasting():
+        discard_output()
+        os._exit(status)
+    if status:
+        sys.exit(status)
