@@ -191,11 +191,14 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
 
 
 def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """As `connect` takes it: the zone of an IPv6 address (`fe80::1%eth0`) is a number beside it."""
+    """As `connect` takes it: the zone of an IPv6 address (`fe80::1%eth0`) is the number of an interface."""
     address, percent, zone = ip.partition("%")
     if not percent:
         return ip, port
-    return address, port, 0, int(zone) if zone.isdecimal() else socket_module.if_nametoindex(zone)
+    try:
+        return address, port, 0, int(zone) if zone.isdecimal() else socket_module.if_nametoindex(zone)
+    except OSError:  # with a number in some versions of Python
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
 
 
 def _no_connection(failures: Sequence[tuple[str, OSError]], late: Sequence[str] = ()) -> ConnectError | ConnectTimeout:

@@ -1,12 +1,17 @@
-"""`forward`: passes a connection on to another server, first bytes included. The usual fallback and silence
-route (SSH speaks first).
+"""`forward`: passes a connection on to another server, first bytes included. The usual fallback and silence route (SSH speaks first).
+
+The deadlines are HAProxy's `timeout connect`, `timeout tunnel` and `timeout client-fin`.
 """
 
 import logging
 import socket as socket_module
+from ipaddress import IPv6Address
 
 import gevent.socket
 
+from muxwsgi.dial.attempt import Attempt
+from muxwsgi.dial.errors import DialError, InvalidTarget
+from muxwsgi.dial.resolve import Resolver, check_target, system_resolver
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
@@ -18,8 +23,11 @@ __all__ = ["Forward", "forward_route"]
 
 _log = logging.getLogger("muxwsgi.forward")
 
-#: Seconds that the other server has to accept.
+#: Seconds until the other server has to be connected to, all of its addresses together. Resolving its name is part of it.
 CONNECT_TIMEOUT = 10.0
+
+#: Seconds of these that the name servers have.
+RESOLVE_TIMEOUT = 5.0
 
 #: Seconds without a byte either way. An hour is what HAProxy's documentation suggests for tunnels; SSH's own
 #: keep-alives come sooner.
@@ -30,12 +38,14 @@ FIN_TIMEOUT = 30.0
 
 
 class Forward:
-    """A handler that connects to `address`, (host, port) or the path of a unix socket, and relays both ways
-    until both have ended.
+    """A handler that connects to `address`, (host, port) or the path of a unix socket, and relays both ways until both have ended.
+
+    Of several addresses of a host the first that answers is taken (RFC 8305).
     """
 
-    def __init__(self, address: tuple[str, int] | str) -> None:
+    def __init__(self, address: tuple[str, int] | str, resolver: Resolver = system_resolver) -> None:
         self.address = address
+        self._resolver = resolver
 
     def __repr__(self) -> str:
         return f"<forward to {self}>"
@@ -47,18 +57,16 @@ class Forward:
         return join_host_port(host, port)
 
     def __call__(self, connection: Connection) -> None:
-        """A server that cannot be reached costs a warning and this connection."""
+        """Where the server cannot be reached, a warning says in which phase, and the connection is left to be closed."""
         try:
-            upstream = Connection.from_socket(self._connect())
-        except OSError as error:
-            connection.trace.append(f"forward to {self}: {error}")
-            _log.warning(
-                "connection %d from %s cannot be forwarded to %s: %s",
-                connection.id,
-                connection.client,
-                self,
-                error,
-            )
+            upstream = self._connect()
+        except (DialError, OSError) as error:
+            if isinstance(error, DialError):
+                failure = f"{error.phase}: {error.reason}"
+            else:
+                failure = f"connect: {error.strerror or error}"
+            connection.trace.append(f"forward to {self}: {failure}")
+            _log.warning("connection %d from %s cannot be forwarded to %s: %s", connection.id, connection.client, self, failure)
             return
         try:
             result = relay(connection, upstream, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
@@ -67,26 +75,31 @@ class Forward:
         ended = f", ended by {result.error}" if result.error else ""
         connection.trace.append(f"forward to {self}: {result.forth} bytes there, {result.back} back{ended}")
 
-    def _connect(self) -> "gevent.socket.socket":
+    def _connect(self) -> Connection:
+        """Raises `DialError`, for a unix socket `OSError`."""
         if isinstance(self.address, str):
-            sock = gevent.socket.socket(socket_module.AF_UNIX, socket_module.SOCK_STREAM)
-            try:
-                sock.settimeout(CONNECT_TIMEOUT)
-                sock.connect(self.address)
-            except BaseException:
-                sock.close()
-                raise
-            return sock
-        sock = gevent.socket.create_connection(self.address, CONNECT_TIMEOUT)
-        sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NODELAY, 1)
-        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)
-        return sock
+            return Connection.from_socket(_connect_unix(self.address))
+        host, port = self.address
+        attempt = Attempt(CONNECT_TIMEOUT, RESOLVE_TIMEOUT)
+        # The operator's zone is one of this machine's interfaces. It is not part of a name, and no client can choose it.
+        found = [(int(socket_module.AF_INET6), host)] if "%" in host else attempt.resolve(self._resolver, host, port)
+        sock, _ = attempt.connect(found, port)
+        return Connection.from_socket(sock)
+
+
+def _connect_unix(path: str) -> "gevent.socket.socket":
+    sock = gevent.socket.socket(socket_module.AF_UNIX, socket_module.SOCK_STREAM)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def forward_route(target: str) -> Route:
-    """The route for `forward:TARGET`: HOST:PORT, [ADDRESS]:PORT or unix:PATH. Raises `OperatorError` for
-    anything else.
-    """
+    """The route for `forward:TARGET`: HOST:PORT, [ADDRESS]:PORT or unix:PATH. Raises `OperatorError` for anything else."""
     handler = Forward(_address(target))
     return Route(f"forward:{handler}", matchers.never, handler, idle_timeout=IDLE_TIMEOUT)
 
@@ -94,17 +107,17 @@ def forward_route(target: str) -> Route:
 def _address(target: str) -> tuple[str, int] | str:
     if target.startswith("unix:") and len(target) > len("unix:"):
         return target.removeprefix("unix:")
-    host, separator, port = target.rpartition(":")
+    host, _, port = target.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if (
-        not separator
-        or not host
-        or (":" in host) is not bracketed
-        or not port.isdecimal()
-        or not 0 < int(port) < 65536
-    ):
+    try:
+        if (":" in host) is not bracketed or not port.isdecimal():
+            raise ValueError
+        if "%" in host:
+            IPv6Address(host)  # raises ValueError: only an address of IPv6 has a zone
+        check_target(host.partition("%")[0], int(port))
+    except (ValueError, InvalidTarget):
         raise OperatorError(
             f"forward:{target}: expected forward:HOST:PORT, forward:[ADDRESS]:PORT or forward:unix:PATH"
-        )
+        ) from None
     return host, int(port)

@@ -4,6 +4,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from time import monotonic
@@ -15,11 +16,15 @@ import pytest
 from gevent.server import StreamServer
 
 from muxwsgi import Connection, Expired, Mux, OperatorError, Route, hijack
+from muxwsgi.dial.resolve import Resolver
+from muxwsgi.hijackers import forward as forward_module
 from muxwsgi.hijackers.forward import Forward, forward_route
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.mux.matchers import never
 from muxwsgi.mux.registry import GROUP, Registered
+from muxwsgi.names import join_host_port
 from muxwsgi.wire.relay import relay
+from tests.dial.conftest import BlackHole, socket_on, zone
 
 from .conftest import MAKERS, Pair
 from .first_bytes import ignore
@@ -271,6 +276,106 @@ def test_a_server_that_cannot_be_reached_costs_one_warning(caplog: pytest.LogCap
     client.close()
 
 
+@contextmanager
+def forwarding(forward: Forward) -> Iterator[Connection]:
+    """The client's end of a connection that is forwarded."""
+    server, client = MAKERS["memory"]()
+    serving = gevent.spawn(forward, server)
+    yield client
+    client.close()
+    serving.get(timeout=10)
+    server.close()
+
+
+@pytest.mark.parametrize("dead", ["127.0.0.2", "::1"])
+def test_an_address_that_refuses_leaves_the_next_one(dead: str, upstream: StreamServer) -> None:
+    names = zone({"two.example": [dead, "127.0.0.1"]})
+    with forwarding(Forward(("two.example", upstream.server_port), names)) as client:
+        assert client.recv() == b"SSH-2.0-there\r\n"
+
+
+@pytest.mark.parametrize("silent", ["127.0.0.2", "::1"])
+def test_an_address_that_is_silent_holds_up_nobody(silent: str, upstream: StreamServer) -> None:
+    hole = BlackHole(silent, upstream.server_port)
+    began = monotonic()
+    names = zone({"two.example": [silent, "127.0.0.1"]})
+    with forwarding(Forward(("two.example", upstream.server_port), names)) as client:
+        assert client.recv() == b"SSH-2.0-there\r\n"
+    assert monotonic() - began < forward_module.CONNECT_TIMEOUT / 2
+    hole.close()
+
+
+def test_forward_reaches_an_address_with_a_zone() -> None:
+    listening = socket_on("::1", 0)
+    server = StreamServer(listening, greet)
+    server.start()
+    route = forward_route(f"[::1%lo]:{server.server_port}")
+    assert isinstance(route.handler, Forward)
+    with forwarding(route.handler) as client:
+        assert client.recv() == b"SSH-2.0-there\r\n"
+    server.stop()
+
+
+def hanging(host: str, port: int) -> list[tuple[int, str]]:
+    """A resolver whose name servers do not answer."""
+    gevent.sleep(3600)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("host", "resolver", "failure"),
+    [
+        ("hanging.example", hanging, "resolve: hanging.example: no answer from the name servers in 0.05 s"),
+        ("nowhere.example", zone({}), "resolve: nowhere.example: Name or service not known"),
+        ("127.0.0.1", hanging, "connect: 127.0.0.1: no answer"),
+        ("both.example", zone({"both.example": ["127.0.0.1", "127.0.0.2"]}), "connect: 127.0.0.2: Connection refused; 127.0.0.1: no answer"),
+        ("127.0.0.2", hanging, "connect: 127.0.0.2: Connection refused"),
+        ("fe80::1%gone0", hanging, "connect: fe80::1%gone0: No such device"),
+    ],
+)
+def test_the_log_says_once_which_phase_failed(
+    host: str, resolver: Resolver, failure: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_module, "RESOLVE_TIMEOUT", 0.05)
+    monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 0.6)
+    hole = BlackHole("127.0.0.1")
+    server, client = MAKERS["memory"]()
+    with caplog.at_level(logging.DEBUG):
+        Forward((host, hole.port), resolver)(server)
+    target = join_host_port(host, hole.port)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"connection {server.id} from {server.client} cannot be forwarded to {target}: {failure}"]
+    assert server.trace == [f"forward to {target}: {failure}"]
+    assert "\n" not in failure
+    for each in (server, client, hole):
+        each.close()
+
+
+def test_resolving_and_connecting_share_one_deadline(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 0.6)
+    hole = BlackHole("127.0.0.1")
+
+    def slow(host: str, port: int) -> list[tuple[int, str]]:
+        gevent.sleep(0.4)
+        return [(socket.AF_INET, "127.0.0.1")]
+
+    server, client = MAKERS["memory"]()
+    began = monotonic()
+    Forward(("slow.example", hole.port), slow)(server)
+    assert 0.59 < monotonic() - began < 0.95
+    assert "connect: 127.0.0.1: no answer" in caplog.text
+    for each in (server, client, hole):
+        each.close()
+
+
+def test_a_unix_socket_that_is_not_there_is_said_in_the_same_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server, client = MAKERS["memory"]()
+    Forward(f"{tmp_path}/none.sock")(server)
+    assert caplog.records[0].getMessage().endswith(f"cannot be forwarded to unix:{tmp_path}/none.sock: connect: No such file or directory")
+    server.close()
+    client.close()
+
+
 # Specifications
 
 
@@ -279,6 +384,7 @@ def test_a_server_that_cannot_be_reached_costs_one_warning(caplog: pytest.LogCap
     [
         ("forward:127.0.0.1:22", ("127.0.0.1", 22)),
         ("forward:[::1]:22", ("::1", 22)),
+        ("forward:[fe80::1%eth0]:22", ("fe80::1%eth0", 22)),
         ("forward:ssh.example:2222", ("ssh.example", 2222)),
         ("forward:unix:/run/ssh.sock", "/run/ssh.sock"),
     ],
@@ -293,7 +399,7 @@ def test_forward_takes_an_address(spec: str, address: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["", "a", "a:", ":22", "a:0", "a:65536", "a:b", "::1:22", "[a]:22", "unix:", "[::1]", "a:²"]
+    "target", ["", "a", "a:", ":22", "a:0", "a:65536", "a:b", "::1:22", "[a]:22", "unix:", "[::1]", "a:²", "a..b:22", "a b:22", "[fe80::1%]:22", "a%eth0:22"]
 )
 def test_forward_to_no_address_is_refused(target: str) -> None:
     with pytest.raises(OperatorError, match="expected forward:HOST:PORT"):
