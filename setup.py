@@ -151,6 +151,7 @@ setup(
             "gevent-websocket>=0.10.1",
             "websocket-client>=1.8",
             "websockets>=17",
+            "wsproto>=1.2",
             "types-requests",
             "cython>=3.1",
             "build>=1.2",

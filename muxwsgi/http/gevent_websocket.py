@@ -1,20 +1,22 @@
 """`wsgi.websocket`: what applications written for the package gevent-websocket find in their environ.
 
-python-engineio, and with it Flask-SocketIO, prefers that package where it is installed, and fails without this key. The WebSocket is the
-package's own class; only its stream is ours. The connection is taken over and 101 is sent when the application first reads or sends, so an
-application that wants no WebSocket can still answer in HTTP.
+python-engineio, and with it Flask-SocketIO, prefers that package where it is installed, and fails without this key. The object is of the
+package's class, since applications ask for that class. It reads and writes with our codec: the package unmasks byte by byte in Python,
+takes messages of any length, and sends Close frames without their code. The connection is taken over and 101 is sent when the application
+first reads or sends, so an application that wants no WebSocket can still answer in HTTP.
 """
 
-import base64
-import binascii
-import hashlib
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.http.environ import Environ
+from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame
+from muxwsgi.http.websocket.handshake import VERSION, accept_of, asks_for_websocket, is_key, subprotocols
+from muxwsgi.http.websocket.messages import Messages, close_payload, close_reason
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -23,29 +25,28 @@ __all__ = ["GeventWebSocket", "with_gevent_websocket"]
 
 WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-#: RFC 6455 section 1.3.
-_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: Those that the package serves: 8 and 7 are drafts with the same frames.
+_VERSIONS = (VERSION, "8", "7")
 
-_VERSIONS = ("13", "8", "7")  # those of the package
-
-#: Bytes of one message, however many frames it comes in. The package reads into memory whatever the peer sends.
+#: Bytes of one message, however many frames it comes in.
 MESSAGE_AT_MOST = 64 << 20
 
-_FIRST_CONTROL = 8  # opcodes from here on are control frames, which may come between the frames of a message (RFC 6455 section 5.5)
-
+#: Bytes that are read at once.
 _BLOCK = 1 << 16
 
 log = logging.getLogger("muxwsgi.error")
 
 
 class _Stream:
-    """The connection as the package's WebSocket reads and writes it. The first of either takes the connection over and sends 101."""
+    """The connection, in frames. The first that is read or written takes the connection over and sends 101."""
 
     def __init__(self, environ: Environ, head: bytes) -> None:
         self._take_over: Callable[[], "Connection"] = environ["muxwsgi.hijack"]
         self._head = head
+        self._parser = FrameParser(from_client=True, at_most=MESSAGE_AT_MOST)
+        self._frames: deque[Frame] = deque()
         self.connection: "Connection | None" = None
-        self.message = 0  # bytes of the message that is being read
+        self.messages = Messages(MESSAGE_AT_MOST)
 
     def _open(self) -> "Connection":
         if self.connection is None:
@@ -53,22 +54,82 @@ class _Stream:
             self.connection.sendall(self._head)
         return self.connection
 
-    def read(self, count: int) -> bytes:
-        """`count` bytes, fewer at the end of the stream. `OSError` for more than a message may have."""
+    def next_frame(self) -> Frame:
+        """The client's next frame. Raises `BrokenFrame`, and another `OSError` where there is none."""
         connection = self._open()
-        if self.message + count > MESSAGE_AT_MOST:
-            raise OSError(f"a message is longer than {MESSAGE_AT_MOST} bytes")
-        data = bytearray()
-        while len(data) < count:
-            more = connection.recv(min(count - len(data), _BLOCK))
-            if not more:
-                break
-            data += more
-        return bytes(data)
+        while not self._frames:
+            if self._parser.fault is not None:
+                raise self._parser.fault
+            data = connection.recv(_BLOCK)
+            if not data:
+                raise ConnectionResetError("the client has ended the stream without a Close frame")
+            self._frames.extend(self._parser.feed(data))
+        return self._frames.popleft()
 
     def write(self, data: bytes) -> None:
         """All of `data`."""
         self._open().sendall(data)
+
+
+def _class_on_our_codec() -> Any:
+    """A subclass of the package's WebSocket that reads and writes with our codec."""
+    package: Any = sys.modules["geventwebsocket.websocket"]
+
+    class WebSocket(package.WebSocket):  # type: ignore[misc]  # the package has no types
+        def __init__(self, environ: Environ, stream: _Stream, handler: Any) -> None:
+            self.environ: Environ | None = environ
+            self.closed = False
+            self.stream: Any = stream
+            self.raw_write: Any = stream.write
+            self.handler = handler
+
+        def __del__(self) -> None:
+            """Not closed by the collector, which may come while the application can still answer in HTTP: `GeventWebSocket` closes it."""
+
+        def read_message(self) -> str | bytearray | None:
+            """The next message; None behind the last."""
+            stream: _Stream = self.stream
+            try:
+                while True:
+                    frame = stream.next_frame()
+                    if frame.opcode < Opcode.CLOSE:
+                        message = stream.messages.add(frame)
+                        if message is not None:
+                            return bytearray(message) if isinstance(message, bytes) else message
+                    elif frame.opcode == Opcode.PING:
+                        self.send_frame(frame.data, Opcode.PONG)
+                    elif frame.opcode == Opcode.CLOSE:
+                        code, reason = close_reason(frame.data)
+                        self.close(1000 if code is None else code, reason)
+                        return None
+            except BrokenFrame as fault:
+                self.close(fault.code, fault.reason)
+                return None
+
+        def send_frame(self, message: Any, opcode: int) -> None:
+            if self.closed:
+                self.current_app.on_close(package.MSG_ALREADY_CLOSED)
+                raise package.WebSocketError(package.MSG_ALREADY_CLOSED)
+            data = self._encode_bytes(message) if opcode in (Opcode.TEXT, Opcode.PING) else bytes(message)
+            try:
+                self.raw_write(encode_frame(Frame(Opcode(opcode), data, from_client=False), masked=False))
+            except OSError:
+                raise package.WebSocketError(package.MSG_SOCKET_DEAD)
+
+        def close(self, code: int = 1000, message: str | bytes | None = b"") -> None:
+            if self.closed:
+                self.current_app.on_close(package.MSG_ALREADY_CLOSED)
+                return
+            reason = message if isinstance(message, str) else (message or b"").decode(errors="replace")
+            try:
+                self.send_frame(close_payload(code, reason), Opcode.CLOSE)
+            except package.WebSocketError:
+                log.debug("a client has left before its WebSocket was closed")
+            finally:
+                self.closed = True
+                self.stream = self.raw_write = self.environ = None
+
+    return WebSocket
 
 
 class GeventWebSocket:
@@ -76,35 +137,17 @@ class GeventWebSocket:
 
     def __init__(self, app: WSGIApplication) -> None:
         self.app = app
-        websocket: Any = sys.modules["geventwebsocket.websocket"]
-
-        class Kept(websocket.WebSocket):  # type: ignore[misc]  # the package has no types
-            """Not closed by the collector, which may come while the application can still answer in HTTP: `__call__` closes it. It counts
-            what a message has."""
-
-            __slots__ = ()
-
-            def __del__(self) -> None:
-                pass
-
-            def read_frame(self) -> Any:
-                stream = self.stream
-                header, payload = super().read_frame()
-                if header.opcode < _FIRST_CONTROL:
-                    stream.message = 0 if header.fin else stream.message + len(payload)
-                return header, payload
-
-        self._websocket = Kept
+        self._websocket = _class_on_our_codec()
         self._handler = SimpleNamespace(server=SimpleNamespace(application=app), logger=log)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if "HTTP_UPGRADE" not in environ or not _wants_websocket(environ):
+        if not asks_for_websocket(environ):
             return self.app(environ, start_response)
         version, key = environ.get("HTTP_SEC_WEBSOCKET_VERSION"), environ.get("HTTP_SEC_WEBSOCKET_KEY", "")
         if version not in _VERSIONS:
             fields = [("Sec-WebSocket-Version", ", ".join(_VERSIONS))]
             return _refused(start_response, "426 Upgrade Required", "this version of WebSocket is not served", fields)
-        if not _is_key(key):
+        if not is_key(key):
             return _refused(start_response, "400 Bad Request", "Sec-WebSocket-Key is missing or malformed", [])
         stream = _Stream(environ, self._head(environ, key))
         websocket = self._websocket(environ, stream, self._handler)
@@ -114,37 +157,15 @@ class GeventWebSocket:
             return self.app(environ, start_response)
         finally:
             if stream.connection is not None and not websocket.closed:
-                try:
-                    websocket.close()
-                except OSError as error:  # the client has left
-                    log.debug("%r: %s", stream.connection, error)
+                websocket.close()
 
     def _head(self, environ: Environ, key: str) -> bytes:
-        accept = base64.b64encode(hashlib.sha1((key + _GUID).encode("ascii"), usedforsecurity=False).digest()).decode("ascii")
-        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}"]
+        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept_of(key)}"]
         choose = getattr(self.app, "app_protocol", None)  # of the package's Resource
         protocol = choose(environ["PATH_INFO"]) if choose is not None else None
-        if protocol and protocol in [each.strip() for each in environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")]:
+        if protocol and protocol in subprotocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "")):
             lines.append(f"Sec-WebSocket-Protocol: {protocol}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def _wants_websocket(environ: Environ) -> bool:
-    """RFC 6455 section 4.2.1."""
-    options = [option.strip() for option in environ.get("HTTP_CONNECTION", "").lower().split(",")]
-    return (
-        environ["HTTP_UPGRADE"].lower() == "websocket"
-        and "upgrade" in options
-        and environ["REQUEST_METHOD"] == "GET"
-        and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-    )
-
-
-def _is_key(key: str) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _refused(start_response: Callable[..., Any], status: str, text: str, fields: list[tuple[str, str]]) -> list[bytes]:

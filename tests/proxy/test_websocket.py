@@ -18,9 +18,10 @@ from wsproto.extensions import PerMessageDeflate
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame, mask
+from muxwsgi.http.websocket.handshake import without_extensions
 from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams import websocket
-from muxwsgi.proxy.streams.websocket import relay_frames, without_extensions
+from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay import Relayed
@@ -39,8 +40,16 @@ def patience() -> Iterator[None]:
 # Frames
 
 
+def frames_of(parser: FrameParser, data: bytes, step: int = 1 << 30) -> Iterator[Frame]:
+    """Each frame, and then what is wrong behind it."""
+    for at in range(0, len(data), step):
+        yield from parser.feed(data[at : at + step])
+        if parser.fault is not None:
+            raise parser.fault
+
+
 def parse(parser: FrameParser, data: bytes, step: int = 1 << 30) -> list[Frame]:
-    return [frame for at in range(0, len(data), step) for frame, _ in parser.feed(data[at : at + step])]
+    return list(frames_of(parser, data, step))
 
 
 @st.composite
@@ -64,9 +73,9 @@ def test_frames_come_out_as_they_went_in_whatever_the_cuts(data: Any, from_clien
     wire = b"".join(encode_frame(frame, masked=from_client) for frame in frames)
     step = max(step, len(wire) // 500 + 1)
     parser = FrameParser(from_client)
-    found = [both for at in range(0, len(wire), step) for both in parser.feed(wire[at : at + step])]
-    assert [frame for frame, _ in found] == frames
-    assert b"".join(raw or b"" for _, raw in found) == wire
+    found = parse(parser, wire, step)
+    assert found == frames
+    assert b"".join(encode_frame(frame, masked=from_client, key=frame.key) for frame in found) == wire
 
 
 @settings(max_examples=100, deadline=None)
@@ -162,9 +171,8 @@ def test_what_is_no_frame_is_refused_behind_those_that_are(what: str, step: int)
     found: list[Frame] = []
     wire = encode_frame(good, masked=True) + BROKEN[what]
     with pytest.raises(BrokenFrame) as caught:
-        for at in range(0, len(wire), step):
-            for frame, _ in parser.feed(wire[at : at + step]):
-                found.append(frame)
+        for frame in frames_of(parser, wire, step):
+            found.append(frame)
     assert caught.value.code == 1002
     assert found[0] == good and len(found) <= 3
 

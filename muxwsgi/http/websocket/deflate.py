@@ -1,17 +1,18 @@
-"""permessage-deflate (RFC 7692), read by a third party: what a handshake agreed on, and what compressed payloads say."""
+"""permessage-deflate (RFC 7692) for a reader: what a handshake agreed on, and what compressed payloads say. No I/O."""
 
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from muxwsgi.http.websocket.frame import BrokenFrame
+from muxwsgi.http.websocket.handshake import extensions
 
-__all__ = ["BLOCK", "Deflate", "Inflater", "agreed_deflate"]
+__all__ = ["BLOCK", "INVALID_PAYLOAD", "Deflate", "Inflater", "agreed_deflate"]
 
 #: Bytes that come out of an `Inflater` at once, at most.
 BLOCK = 65536
 
-#: The Close code for a payload that is not what its opcode says (RFC 6455 section 7.4.1).
+#: The Close code for a payload that is not UTF-8 in a text, or cannot be inflated (RFC 6455 section 7.4.1).
 INVALID_PAYLOAD = 1007
 
 #: What a sender leaves out behind each message (RFC 7692 section 7.2.1).
@@ -44,11 +45,7 @@ def agreed_deflate(fields: Iterable[tuple[str, str]]) -> Deflate | None:
     Raises `ValueError` where it cannot be said what payloads mean: another extension, or parameters that RFC 7692 section 7.1 forbids.
     """
     found: Deflate | None = None
-    elements = ",".join(value for name, value in fields if name.lower() == "sec-websocket-extensions").split(",")
-    for element in elements:
-        name, *parameters = [part.strip() for part in element.split(";")]
-        if not name and not parameters:
-            continue
+    for name, parameters in extensions(fields):
         if name.lower() != "permessage-deflate":
             raise ValueError(f"the extension {name!r} was agreed on, which is not known here")
         if found is not None:

@@ -17,6 +17,7 @@ from werkzeug.wsgi import ClosingIterator
 from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.websocket.frame import Frame
+from muxwsgi.http.websocket.handshake import is_websocket, without_extensions
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.exchange.client_watch import ClientGone
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields, passable_upgrades
@@ -30,7 +31,7 @@ from muxwsgi.proxy.rules.message import Request, Response, to_wsgi
 from muxwsgi.proxy.rules.rules import MountedApp, Rules, filter_frame
 from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.messages import MessageRecorder
-from muxwsgi.proxy.streams.websocket import relay_frames, without_extensions
+from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.records.flow import Flow, Head
 from muxwsgi.records.recorder import Recorded, Recorder
@@ -314,7 +315,7 @@ class Exchanges:
             lines = [f"HTTP/1.1 101 {head.reason}", *(f"{name}: {value}" for name, value in head.fields), "", ""]
             connection.sendall("\r\n".join(lines).encode("latin-1"))
             # What the server says counts: the client may have offered a choice.
-            if any(name.lower() == "upgrade" and value.lower() == "websocket" for name, value in head.fields):
+            if is_websocket(head.fields):
                 if flow is not None:
                     flow.kind = "websocket"
                 reason = self._relay_websocket(connection, upstream, ctx, head.fields)

@@ -8,7 +8,9 @@ together, and what is inflated at all. A message beyond these bounds is counted.
 from collections.abc import Iterable
 
 from muxwsgi.http.websocket.deflate import BLOCK, Inflater, agreed_deflate
-from muxwsgi.http.websocket.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, BrokenFrame, Frame, FrameParser, Opcode
+from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode
+from muxwsgi.http.websocket.messages import Fragments, close_reason
+from muxwsgi.proxy.streams.turns import frames_in_turns
 from muxwsgi.records.flow import Captured, Close, Flow, Message, WebSocketRecord
 from muxwsgi.wire.ready import give_turn
 
@@ -23,22 +25,17 @@ INFLATED_AT_MOST = 64 << 20
 #: Frames longer than this are read as they arrive, so that no more of them waits in memory.
 PIECE = 4096
 
-#: RSV1, which marks a compressed message (RFC 7692 section 6).
-COMPRESSED = 4
-
 
 class _Way:
     """One direction: how far it has been read."""
 
-    __slots__ = ("broken", "inflater", "inflates", "message", "parser", "under_way", "who")
+    __slots__ = ("broken", "fragments", "message", "parser", "who")
 
     def __init__(self, from_client: bool, inflater: Inflater | None) -> None:
         self.who = "client" if from_client else "server"
-        self.parser = FrameParser(from_client, piece=max(PIECE, CONTROL_AT_MOST), extensions=inflater is not None)
-        self.inflater = inflater
-        self.inflates = False  # whether the message that is under way is compressed
-        self.message: Message | None = None  # it, where it is kept
-        self.under_way = False
+        self.parser = FrameParser(from_client, piece=PIECE, extensions=inflater is not None)
+        self.fragments = Fragments(inflater)
+        self.message: Message | None = None  # the message that is under way, where it is kept
         self.broken = False
 
 
@@ -74,9 +71,7 @@ class MessageRecorder:
         if way.broken:
             return
         try:
-            for count, (frame, _) in enumerate(way.parser.feed(data), 1):
-                if count % FRAMES_PER_TURN == 0:
-                    give_turn()
+            for frame in frames_in_turns(way.parser, data):
                 self._take(way, frame)
         except BrokenFrame as fault:
             self._break_off(way, fault)
@@ -103,15 +98,9 @@ class MessageRecorder:
             if frame.rsv:
                 raise BrokenFrame("a control frame has a reserved bit")
             if frame.opcode == Opcode.CLOSE and self._record.close is None:
-                code = int.from_bytes(frame.data[:2]) if frame.data else None
-                self._record.close = Close(frame.from_client, code, frame.data[2:].decode(errors="replace"))
+                self._record.close = Close(frame.from_client, *close_reason(frame.data))
             return
-        # The parser has looked at the order of frames, but rules may have changed it.
-        if (frame.opcode == Opcode.CONTINUATION) != way.under_way:
-            raise BrokenFrame("a message begins within another" if way.under_way else "a continuation continues nothing")
-        if frame.rsv and (frame.rsv != COMPRESSED or way.under_way or way.inflater is None):
-            raise BrokenFrame("a reserved bit is set that means nothing")
-        if not way.under_way:
+        if way.fragments.begins(frame):
             self._begin(way, frame)
         self._read(way, frame)
         if frame.fin:
@@ -119,8 +108,6 @@ class MessageRecorder:
 
     def _begin(self, way: _Way, frame: Frame) -> None:
         self._record.count += 1
-        way.under_way = True
-        way.inflates = frame.rsv == COMPRESSED
         if self._inflated > INFLATED_AT_MOST:
             return
         if self._begun == self._limit:
@@ -136,11 +123,10 @@ class MessageRecorder:
         # Where a message is not kept, none will be: nothing will refer to it that is read.
         if message is None or not message.complete:
             return
-        if not way.inflates or way.inflater is None:
-            self._keep(message.content, frame.data)
-            return
-        for block in way.inflater.inflate(frame.data, frame.fin):
+        for block in way.fragments.content(frame):
             self._keep(message.content, block)
+            if not way.fragments.compressed:
+                continue
             self._inflated += len(block)
             if self._inflated > INFLATED_AT_MOST:
                 self._stop(f"more than {INFLATED_AT_MOST} bytes come out of permessage-deflate, and no more are read")
@@ -163,7 +149,6 @@ class MessageRecorder:
             way.message.time = self._flow.now()
             self._record.messages.append(way.message)
         way.message = None
-        way.under_way = False
 
     def _break_off(self, way: _Way, fault: BrokenFrame) -> None:
         """Nothing can be known of what follows in this direction."""

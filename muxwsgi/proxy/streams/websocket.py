@@ -3,22 +3,24 @@
 Without a hook nothing here looks at a byte. With one, both directions are parsed and held to the protocol, as a peer would: what one side
 may not say is not passed on to the other. Frames that the hook leaves alone are sent on as they came, masking key included.
 
-Who wants to read payloads takes the offer of extensions out of the handshake, see `without_extensions`: else they are compressed.
+A caller whose hook reads payloads takes the offer of extensions out of the handshake, see `handshake.without_extensions`: otherwise
+payloads are compressed.
 """
 
 import socket as socket_module
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import gevent
 
 from muxwsgi.errors import Cut, Expired
-from muxwsgi.http.websocket.frame import CONTROL_AT_MOST, FRAMES_PER_TURN, PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
+from muxwsgi.http.websocket.frame import PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
+from muxwsgi.http.websocket.messages import close_payload
 from muxwsgi.proxy.rules.actions import Refused
+from muxwsgi.proxy.streams.turns import frames_in_turns
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.relay import Relayed, cut_both, relay
 
-__all__ = ["FrameHook", "relay_frames", "without_extensions"]
+__all__ = ["FrameHook", "relay_frames"]
 
 #: Seconds that both sides have to read why the relay ends, before their connections are closed.
 GOODBYE = 2.0
@@ -30,11 +32,6 @@ INTERNAL_ERROR = 1011
 
 #: Returns what is sent on in place of the frame, the same one to leave it alone, None to drop it.
 FrameHook = Callable[[Frame], Frame | None]
-
-
-def without_extensions(fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The fields of a handshake's request without its offer of extensions, so that payloads are what the application sends."""
-    return [field for field in fields if field[0].lower() != "sec-websocket-extensions"]
 
 
 class _BothClosed(Exception):
@@ -106,16 +103,14 @@ class _Side:
         parts = []
         # Faults are raised when what came before them is sent: cuts between packets make no difference then.
         try:
-            for count, (frame, raw) in enumerate(self._parser.feed(data), 1):
-                if count % FRAMES_PER_TURN == 0:
-                    give_turn()  # 64 KiB may be 32,000 frames, and half a second
+            for frame in frames_in_turns(self._parser, data):
                 kept = self._kept(frame)
-                if kept is not None and self._on_passed is not None:
+                if kept is None:
+                    continue
+                if self._on_passed is not None:
                     self._on_passed(kept)
-                if kept is frame and raw is not None:
-                    parts.append(raw)
-                elif kept is not None:
-                    parts.append(encode_frame(kept, masked=self._from_client))
+                # With the key that it came with, a frame is the bytes that it came as: its length has one form only.
+                parts.append(encode_frame(kept, masked=self._from_client, key=frame.key if kept is frame else None))
         except BrokenFrame as fault:
             self._fault = fault
         except Cut:
@@ -168,8 +163,8 @@ class _Side:
         """Send a Close, unless one was passed on already or a frame is half sent, and read on so that it is not lost to a reset."""
         try:
             if not self.writing and not self.other.said_close:
-                payload = code.to_bytes(2) + reason.encode()[: CONTROL_AT_MOST - 2].decode(errors="ignore").encode()
-                self.stream.sendall(encode_frame(Frame(Opcode.CLOSE, payload), masked=not self._from_client))
+                close = Frame(Opcode.CLOSE, close_payload(code, reason))
+                self.stream.sendall(encode_frame(close, masked=not self._from_client))
             self.stream.shutdown(socket_module.SHUT_WR)
             while self.stream.recv():
                 pass
@@ -197,8 +192,8 @@ def relay_frames(
 
     Frames longer than `piece` bytes are shown, and sent on, in fragments. A hook that drops the first fragment of a message drops all of
     it; if it drops a later one, the message lacks it. A Close that it drops is passed on all the same. `on_passed` is told of each frame
-    that is sent on. `extensions` says that the handshake agreed on some. Without a hook nothing is parsed, and all of this is between the
-    two sides.
+    that is sent on. `extensions` says that the handshake agreed on permessage-deflate. Without a hook nothing is parsed, and all of this is
+    between the two sides.
     """
     if on_frame is None:
         return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
