@@ -201,7 +201,7 @@ class FrameParser:
                 if end - at < size:
                     self._needed = size
                     return at
-                key = bytes(source[at + size - 4 : at + size])
+                key = _masked(source, at + size - 4, 4, None)  # type: ignore[name-defined]  # noqa: F821
 
             # 5. The payload.
             number = first & 15
@@ -278,18 +278,23 @@ def encode_frame(frame: Frame, *, masked: bool, key: bytes | None = None) -> byt
 
     Raises `ValueError` for a frame that cannot be.
     """
-    data = frame.data
-    if not 0 <= frame.rsv <= 7:
-        raise ValueError(f"rsv={frame.rsv} is not three bits")
-    if frame.opcode >= 8 and (len(data) > CONTROL_AT_MOST or not frame.fin):
-        raise ValueError(f"a control frame has at most {CONTROL_AT_MOST} bytes, in one piece")
     if not masked:
-        key = None
-    elif key is None:
+        return _encode(frame, None)
+    if key is None:
         key = os.urandom(4)
     elif len(key) != 4:
         raise ValueError(f"a masking key has 4 bytes, not {len(key)}")
-    return _encoded((0x80 if frame.fin else 0) | frame.rsv << 4 | frame.opcode, data, key)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+    return _encode(frame, key)
+
+
+def _encode(frame: Frame, key: bytes | None) -> bytes:
+    data = frame.data
+    opcode = frame.opcode
+    if not 0 <= frame.rsv <= 7:
+        raise ValueError(f"rsv={frame.rsv} is not three bits")
+    if opcode >= 8 and (len(data) > CONTROL_AT_MOST or not frame.fin):
+        raise ValueError(f"a control frame has at most {CONTROL_AT_MOST} bytes, in one piece")
+    return _encoded((0x80 if frame.fin else 0) | frame.rsv << 4 | opcode, data, key)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 # The compiled build has these three as C functions (frame.pxd), and an assignment to one would be an error: hence by this way around.
