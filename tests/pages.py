@@ -16,13 +16,15 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["PAGES", "ROOT", "Block", "Command", "Reader", "blocks", "copy_of_the_sources", "own_environment", "quoted_commands", "until"]
+from tests.waiting import wait_for
+
+__all__ = ["PAGES", "ROOT", "Block", "Command", "Reader", "blocks", "copy_of_the_sources", "own_environment", "quoted_commands"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "apps/*/README.md") for path in ROOT.glob(pattern))
@@ -207,7 +209,7 @@ class Reader:
                 return False
             return True
 
-        until(serves, f"{command.text} does not serve")
+        wait_for(serves, f"{command.text} does not serve", PATIENCE)
 
     def follow(self, beginning: str, shows: str, cwd: Path | None = None) -> None:
         """Type a command that goes on for ever, such as `tail -f`, until `shows` stands in its output."""
@@ -222,7 +224,7 @@ class Reader:
             return shows.encode() in shown
 
         with terminal:
-            until(does, f"{command.text} does not show {shows!r}")
+            wait_for(does, f"{command.text} does not show {shows!r}", PATIENCE)
 
     def _on_terminal(self, command: Command, cwd: Path | None) -> "tuple[subprocess.Popen[str], io.FileIO]":
         """Readers sit at a terminal: redis-cli quotes values there, and jq keeps nothing back. The process, and the terminal to read from."""
@@ -271,14 +273,6 @@ def _read(terminal: io.FileIO) -> bytes:
         if error.errno != errno.EIO:
             raise
         return b""
-
-
-def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Wait for what has to come."""
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, otherwise
-        time.sleep(0.05)
 
 
 def _pattern(output: str) -> str:

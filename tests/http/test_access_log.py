@@ -5,7 +5,6 @@ import logging
 import re
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from muxwsgi.testing import connection_pair
 from muxwsgi.wire.memory import CAPACITY
 from tests.http.conftest import Talk, hello
 from tests.system.server_process import ServerProcess, read_until_closed
+from tests.waiting import wait_for
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -236,12 +236,8 @@ def test_an_aborted_download_over_a_socket_logs_what_was_sent(form: str, tls: bo
 
 
 def waited_for(path: Path, lines: int = 1) -> str:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if path.exists() and path.read_text().count("\n") >= lines:
-            return path.read_text()
-        time.sleep(0.05)
-    raise AssertionError(f"{path} has no {lines} lines: {path.read_text()}")
+    wait_for(lambda: path.read_text().count("\n") >= lines, lambda: f"{path} has no {lines} lines: {path.read_text()}")
+    return path.read_text()
 
 
 # What was refused

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.records.test_har import read as read_har
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -41,7 +41,7 @@ class RecordingProxy:
 
     def said(self, pattern: str) -> "re.Match[str]":
         """Wait until it has logged that."""
-        return until(lambda: re.search(pattern, "".join(self.lines)), f"{pattern!r} in its log")
+        return wait_for(lambda: re.search(pattern, "".join(self.lines)), f"there is no {pattern!r} in its log", PATIENCE)
 
     def get(self, url: str, *, method: str = "GET", body: bytes | None = None, **fields: str) -> tuple[int, bytes]:
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -63,14 +63,6 @@ class RecordingProxy:
             self._reader.join(PATIENCE)
             assert self._process.stderr is not None
             self._process.stderr.close()
-
-
-def until(ready: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := ready()):
-        assert time.monotonic() < deadline, f"there is no {what}"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture
@@ -151,10 +143,10 @@ def test_the_log_can_be_followed_while_the_proxy_runs_and_moved_away(
     proxy = recording("--flows", str(tmp_path / "flows"), "--flow-filter", "~u /kept")
     for path in ("kept/1", "other", "kept/2"):
         proxy.get(f"http://127.0.0.1:{origin}/{path}")
-    until(lambda: len(lines(tmp_path / "flows")) == 2, "second flow")
+    wait_for(lambda: len(lines(tmp_path / "flows")) == 2, "there is no second flow", PATIENCE)
     (tmp_path / "flows").rename(tmp_path / "moved")
     proxy.signal(signal.SIGUSR1)
-    until(lambda: (tmp_path / "flows").exists(), "new file")
+    wait_for(lambda: (tmp_path / "flows").exists(), "there is no new file", PATIENCE)
     proxy.get(f"http://127.0.0.1:{origin}/kept/3")
     assert proxy.end() == 0
     kept = [flow["request"]["url"].rpartition("/")[2] for name in ("moved", "flows") for flow in lines(tmp_path / name)]

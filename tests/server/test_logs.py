@@ -10,23 +10,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 APP = "tests.server.logging_app"
 
 HELLO = (200, b"hello")
-
-
-def wait_for(condition: Callable[[], Any], patience: float = 15) -> Any:
-    give_up = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def lines_of(path: Path) -> list[str]:

@@ -1,11 +1,11 @@
 """What a plugin logs is in the error log, from the configured level on."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -30,10 +30,7 @@ def test_lines_of_a_plugin_are_in_the_error_log(installed: str, tmp_path: Path, 
             sock.sendall(b"LOG " + said.encode())
             assert sock.recv(100) == b"done"
             sock.close()
-        give_up = time.monotonic() + 10
-        while "ValueError" not in log.read_text():
-            assert time.monotonic() < give_up, log.read_text()
-            time.sleep(0.02)
+        wait_for(lambda: "ValueError" in log.read_text(), log.read_text)
         server.stop()
     lines = log.read_text().splitlines()
     texts = [line.split("] ", 3)[-1] for line in lines if "from the " in line]

@@ -22,6 +22,7 @@ import pytest
 from muxwsgi.settings import CertificateFiles
 from tests.system.server_process import ROOT, ServerProcess, insecure_context, read_until_closed
 from tests.tls.authority import Authority
+from tests.waiting import wait_for
 
 APP = "tests.system.counted_app"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -433,16 +434,6 @@ def connects(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def wait_for(condition: Callable[[], Any], patience: float = 15) -> Any:
-    give_up = time.monotonic() + patience
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            if value := condition():
-                return value
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.05)
 
 
 def test_paths_of_options_are_those_of_the_operators_folder_whatever_the_application_does(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from muxwsgi.signals import Signals
 from tests.system.server_process import ROOT, ServerProcess
+from tests.waiting import wait_for
 
 APP = "tests.server.loading_app"
 
@@ -45,10 +46,7 @@ class Loading:
             self.log += line
 
     def wait_for(self, text: str) -> None:
-        give_up = time.monotonic() + 30
-        while text not in self.log:
-            assert time.monotonic() < give_up, f"{text!r} never came:\n{self.log}"
-            time.sleep(0.02)
+        wait_for(lambda: text in self.log, lambda: f"{text!r} never came:\n{self.log}")
 
     @property
     def pid(self) -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.waiting import wait_for
+
 __all__ = ["ServerProcess", "insecure_context", "reset"]
 
 START_TIMEOUT = 20.0
@@ -93,10 +95,7 @@ class ServerProcess:
 
     def wait_for_log(self, text: str, patience: float = 10) -> None:
         """Until `text` stands in the log."""
-        give_up = time.monotonic() + patience
-        while text not in self.log:
-            assert time.monotonic() < give_up, f"{text!r} never came:\n{self.log}"
-            time.sleep(0.02)
+        wait_for(lambda: text in self.log, lambda: f"{text!r} never came:\n{self.log}", patience)
 
     @property
     def log(self) -> str:

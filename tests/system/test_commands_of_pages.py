@@ -18,8 +18,9 @@ import click
 import pytest
 
 from muxwsgi.cli import cli
-from tests.pages import PAGES, ROOT, Reader, blocks, copy_of_the_sources, own_environment, quoted_commands, until
+from tests.pages import PAGES, ROOT, Reader, blocks, copy_of_the_sources, own_environment, quoted_commands
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 BLOCKS = blocks()
 
@@ -299,7 +300,7 @@ def test_a_proxy_in_one_line(reader: MakeReader, origin: ServerProcess) -> None:
         asked = ("-x", f"http://127.0.0.1:{proxy.port(8080)}", "--cacert", str(ca), f"https://localhost:{origin.port}/x")
         assert curl(*asked) == "hello from /x\n"
         flows = proxy.folder / "flows.jsonl"
-        until(lambda: flows.exists() and flows.read_text().endswith("\n"), "no flow was written")
+        wait_for(lambda: flows.exists() and flows.read_text().endswith("\n"), "no flow was written")
         assert json.loads(flows.read_text())["request"]["url"] == f"https://localhost:{origin.port}/x"
 
 

@@ -7,13 +7,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 APP = "tests.system.forking_app"
 ROWS = b"".join(b"row %d\n" % number for number in range(25))
@@ -157,13 +158,6 @@ def gone(pid: int) -> bool:
         return True
 
 
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_that_outlives_the_server_holds_neither_the_port_nor_a_connection(sig: signal.Signals) -> None:
     with ServerProcess(APP) as server:
@@ -180,7 +174,7 @@ def test_a_child_that_outlives_the_server_holds_neither_the_port_nor_a_connectio
                 assert again.getsockname()[1] == server.port
         finally:
             os.kill(child, signal.SIGTERM)
-            until(lambda: gone(child))
+            wait_for(lambda: gone(child))
             resting.close()
 
 

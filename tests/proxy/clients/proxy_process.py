@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from muxwsgi.settings import CertificateFiles
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 __all__ = ["FlowReader", "ProxyProcess", "Trust", "curl", "environment", "requested", "run"]
 
@@ -72,14 +72,11 @@ class FlowReader:
 
     def first(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first flow that fits, once it is in the log."""
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            found = self()
-            for flow in found:
-                if fits(flow):
-                    return flow
-            assert time.monotonic() < give_up, "it was never logged; what was:\n" + "\n".join(map(_in_short, found))
-            time.sleep(0.05)
+        return wait_for(
+            lambda: next((flow for flow in self() if fits(flow)), None),
+            lambda: "it was never logged; what was:\n" + "\n".join(map(_in_short, self())),
+            PATIENCE,
+        )
 
 
 def _in_short(flow: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.dial.squid import PASSWORD, USER, Squid
 from tests.proxy.clients.conftest import StartProxy, muxwsgi
 from tests.proxy.clients.proxy_process import PATIENCE, ProxyProcess, Trust, curl, environment, run
 from tests.system.server_process import ROOT, ServerProcess
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -86,10 +86,7 @@ def test_a_block_list_is_read_again_when_it_changes(start_proxy: StartProxy, ori
     refused = curl(proxy.url, "-w", "%{http_code}", "http://BLOCKED.test./")
     assert refused.stdout == "blocked: blocked.test\n403"
     path.write_text("*.test\nlocalhost\n")
-    give_up = time.monotonic() + PATIENCE
-    while curl(proxy.url, url, ca=proxy.trust.ca).returncode == 0:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
+    wait_for(lambda: curl(proxy.url, url, ca=proxy.trust.ca).returncode != 0, "the list was never read again", PATIENCE)
 
 
 def test_flows_and_a_har_file_hold_what_a_filter_lets_through(start_proxy: StartProxy, origin: ServerProcess, tmp_path: Path) -> None:
