@@ -26,12 +26,12 @@ class Kind(Enum):
 
     UNSPECIFIED = "the unspecified address"  # a connection to it ends on this machine, on Linux
     LOOPBACK = "a loopback address"
-    METADATA = "the metadata service of a cloud"  # gives credentials to whoever asks
+    METADATA = "the metadata service of a cloud"  # gives credentials to all who ask
     LINK_LOCAL = "a link-local address"
     PRIVATE = "a private address"
     MULTICAST = "a multicast address"
     RESERVED = "a reserved address"
-    OURS = "an address of this machine itself"  # who connects from here is on the inside of its firewall, as on loopback
+    OURS = "an address of this machine itself"  # a connection from here passes no firewall, as on loopback
 
 
 # The IANA registries of special-purpose addresses (RFC 6890), as far as a connection can lead somewhere that the client has no business
@@ -92,7 +92,7 @@ def _is_unspecified(ip: str) -> bool:
 
 
 class Guard:
-    """Decides by address and port, and by who asks.
+    """Decides by address and port, and by the client's address.
 
     Nobody is connected to one of our own listeners (that is a loop) or to the unspecified address. Clients on loopback may otherwise go
     everywhere. All others may not go to special addresses: see `Kind`. Those of this machine are such, public or not.

@@ -1,6 +1,6 @@
-"""From what a client calls its destination to the addresses that can be checked and dialled.
+"""From a client's destination to the addresses that can be checked and dialled.
 
-`literal` and `host_name` say what a string is, without asking anybody. `addresses` asks a `Resolver`, within a time limit.
+`literal` and `host_name` say what a string is and resolve nothing. `addresses` asks a `Resolver`, within a time limit.
 """
 
 import socket as socket_module
@@ -20,14 +20,14 @@ __all__ = ["Resolved", "Resolver", "addresses", "check_target", "host_name", "li
 #: An address family (AF_INET or AF_INET6) and an address of it in text.
 Resolved = tuple[int, str]
 
-#: (name, port) -> where it may be, best first. Raises `OSError` (`gaierror`) where there is none.
+#: (name, port) -> its addresses, best first. Raises `OSError` (`gaierror`) where there is none.
 Resolver = Callable[[str, int], list[Resolved]]
 
-#: Addresses of one name that are looked at: what a name server says must not keep a dial busy for as long as it likes.
+#: Addresses of one name that are used. A name server cannot prolong a dial by sending more.
 MAX_ADDRESSES = 20
 
-#: Threads that ask the system. A name server that does not answer holds one for as long as the system's resolver has patience, ten seconds
-#: and more, whatever we do meanwhile: the ten of the hub would soon be its, and disk and passwords wait for those too.
+#: Threads that ask the system. A name server that does not answer holds one for ten seconds and more, whatever our own time limit. The
+#: hub's ten threads would soon all be held, and disk and passwords need those too.
 THREADS = 128
 
 #: Seconds after which an idle one of them ends.
@@ -38,7 +38,7 @@ def literal(host: str) -> Resolved | None:
     """The address that `host` spells, in its usual form; None where it is a name. IPv6 comes without brackets.
 
     Also the forms that resolvers and other proxies take for IPv4 (`127.1`, `0x7f000001`, `2130706433`), so that nothing that they would
-    connect to gets around the guard as a name. An address with a zone (`fe80::1%eth0`) is not dialled: a client's zone is not ours.
+    connect to gets around the guard as a name. An address with a zone (`fe80::1%eth0`) is not dialled: a client's zone means nothing here.
     """
     address = None if "%" in host or host[:1] == "[" else address_of(host)
     if address is None:
@@ -71,7 +71,7 @@ def check_target(host: str, port: int) -> str:
 
 
 def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:
-    """Where `host` is, at least one and at most `MAX_ADDRESSES`. A literal is asked of nobody.
+    """The addresses of `host`, at least one and at most `MAX_ADDRESSES`. A literal is not looked up.
 
     Raises `ResolveError` where there is none, and `ResolveTimeout` after `seconds`.
     """

@@ -1,4 +1,4 @@
-"""`UpstreamChoice`: which proxy, if any, a destination is reached through: what the operator or the usual environment variables say."""
+"""`UpstreamChoice`: the proxy that a destination is reached through, by the operator's settings or the usual environment variables."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ __all__ = ["NoProxy", "UpstreamChoice"]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One of them: a network or a domain, on one port or (None) on all."""
+    """One entry of NO_PROXY: a network or a domain, on one port or (None) on all."""
 
     network: IPv4Network | IPv6Network | None
     domain: str

@@ -30,8 +30,8 @@ class UpstreamProxy:
 
     scheme              http, https (TLS to the proxy itself), socks4a, socks5 (names are resolved here), socks5h (names are resolved there)
     username, password  None without
-    trusted             whether its address is the operator's word. One that a client could have a say in is dialled only where the
-                        client itself might be connected to.
+    trusted             whether the operator chose its address. A proxy that a client may have chosen is dialled only at an address that
+                        the client itself may be connected to.
     """
 
     scheme: ProxyScheme
@@ -54,7 +54,7 @@ class UpstreamProxy:
         if scheme not in _PORTS:
             raise OperatorError(f"upstream proxy: the scheme is none of {', '.join(_PORTS)}")
         match = _AUTHORITY.fullmatch(rest.removesuffix("/"))
-        if match is None:  # what is what is unknown then, and any of it may be the password
+        if match is None:  # any part of it may be the password
             raise OperatorError(f"upstream proxy {scheme}://...: expected {scheme}://[USER[:PASSWORD]@]HOST[:PORT]")
         shown = f"{scheme}://{rest.rpartition('@')[2][:100]}"
         try:

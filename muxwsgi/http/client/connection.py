@@ -1,7 +1,7 @@
-"""The client's side of HTTP/1.1: one upstream connection, one exchange after the other, and never a byte of one in another.
+"""The client's side of HTTP/1.1: one upstream connection, one exchange after the other. No byte of one exchange gets into another.
 
-It frames and parses, and decides nothing: which request is sent, whether one may be sent again, and where a connection goes afterwards is
-the caller's. Requests come in as bytes; what their sender must say is whether there is more of the same request to come.
+It frames and parses. The caller decides which request is sent, whether one may be sent again, and where a connection goes afterwards.
+Requests come in as bytes. The caller says whether more of the same request follows.
 """
 
 import math
@@ -42,8 +42,8 @@ _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 
 
 class NoResponse(BrokenResponse):
-    """The upstream closed without a byte of a response. On a connection that was used before it may just have grown tired of waiting: a
-    request that may be repeated can be tried on another (RFC 9112 section 9.5)."""
+    """The upstream closed without a byte of a response. A connection that was used before may have hit the server's idle timeout: a request
+    that may be repeated can be tried on another (RFC 9112 section 9.5)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +85,8 @@ class ClientConnection:
         fresh: no response has come on it yet.
         answered: a byte of a response has come since the last request began. While False, that request can be repeated elsewhere if its
             method allows it.
-        closing: the connection serves no other request. To be set by who sends `Connection: close`.
-        address: where it leads, for logs: for who opened it to set.
+        closing: the connection serves no other request. The caller that sends `Connection: close` sets it.
+        address: where it leads, for logs. The caller that opened the connection sets it.
     """
 
     __slots__ = (
@@ -288,7 +288,7 @@ class ClientConnection:
             return False
         connection = self.connection
         if connection.parent is None and connection.descriptor() >= 0:
-            # A plain socket, of which the kernel knows all there is to know, at an eighth of the cost.
+            # On a plain socket the kernel knows whether there is something to read: an eighth of the cost.
             if self._poll is None:
                 self._poll = _poll()
                 self._poll.register(connection.descriptor(), select.POLLIN)
@@ -308,7 +308,7 @@ class ClientConnection:
         return False
 
     def take_over(self) -> "Connection":
-        """The stream, with every byte behind the head, which is another protocol's from now on: after 101, or 2xx to CONNECT.
+        """The stream, with every byte behind the head: another protocol's after 101, or 2xx to CONNECT.
 
         It is the caller's to close. Raises `RuntimeError` where a response is not read to its end.
         """

@@ -1,8 +1,8 @@
 """`Pool`: upstream connections that rest between exchanges.
 
-What is in it belongs to nobody; what was taken out belongs to who took it, until it is put back or closed. A connection goes in only where
-its last exchange is over without a byte to spare, and comes out only where none has come since: what an upstream sends unasked can never be
-taken for the response to the next request.
+A connection that was taken out belongs to its taker until it is put back or closed. A connection goes in only if its last exchange is over
+and no byte is left. It comes out only if no byte has come since. So what an upstream sends unasked is never taken for the response to the
+next request.
 """
 
 from collections import deque
@@ -15,11 +15,11 @@ __all__ = ["Pool"]
 
 
 class Pool:
-    """Idle connections by key: whatever tells those apart that may not stand in for each other (scheme, host, port, server name, the
-    proxy on the way and its credentials).
+    """Idle connections by key. The key holds everything that makes two connections not interchangeable: host, port, layers of TLS, the
+    proxy on the way and its credentials.
 
     Counters:
-        opened      connections made because none was here: for who makes them to count
+        opened      connections made because none was here: their maker counts them
         reused      connections handed out again
         kept        connections put in
         refused     connections closed instead of being kept: of no further use, or no room
@@ -51,7 +51,7 @@ class Pool:
         return len(self._since)
 
     def take(self, key: Hashable) -> ClientConnection | None:
-        """The connection that rested least, which is the least likely to end; None where none is left. It is the caller's from now on."""
+        """The connection that was put in last, which is the least likely to end; None without one. It is the caller's from now on."""
         kept = self._by_key.get(key)
         if kept is None:
             return None
@@ -68,12 +68,12 @@ class Pool:
         return None
 
     def put(self, key: Hashable, client: ClientConnection) -> None:
-        """Keep `client` for the next who asks for `key`, or close it. It is no longer the caller's either way.
+        """Keep `client` for the next `take` of `key`, or close it. It is no longer the caller's either way.
 
-        With no room for `key` it is closed; with no room at all, the one that rested longest makes way.
+        With no room for `key` it is closed. With no room at all, the connection that has been idle longest is closed instead.
         """
         if client in self._since:
-            raise RuntimeError(f"{client!r} is in the pool already: somebody gives back what is not theirs")
+            raise RuntimeError(f"{client!r} is in the pool already: it was put in twice")
         if self._closed or not client.reusable or self._max_idle <= 0 or len(self._by_key.get(key, ())) >= self._max_idle_per_key:
             self.refused += 1
             client.close()
