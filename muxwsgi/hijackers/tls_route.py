@@ -65,4 +65,4 @@ def tls_route(
     `handshake_timeout` is in seconds. The context should offer `inner.alpn`. `match` may be narrower, such as
     `sni_is("example.com")`.
     """
-    return Route(name, match, TLSHandler(context, inner, handshake_timeout), priority=priority, takes_late=True)
+    return Route(name, match, TLSHandler(context, inner, handshake_timeout), priority=priority, takes_late=True, is_stream=False)

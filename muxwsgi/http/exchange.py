@@ -1,4 +1,4 @@
-"""What an access log is told of one exchange, and what can be said of a request that was refused before it was understood."""
+"""`Exchange`, the record that the event `exchange` gives to subscribers; and what is known of a request that was refused unread."""
 
 import re
 from collections.abc import Callable

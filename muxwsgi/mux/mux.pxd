@@ -2,6 +2,7 @@
 
 import cython
 
+from muxwsgi.events cimport Events
 from muxwsgi.wire.connection cimport Connection
 from muxwsgi.wire.ready cimport Lifeline
 from muxwsgi.wire.syscalls cimport clock
@@ -15,7 +16,7 @@ cdef class Mux:
     cdef readonly tuple routes, alpn
     cdef dict _by_alpn
     cdef tuple _matchers, _said
-    cdef object _on_decision, _on_refusal, _on_unserved
+    cdef Events _events
 
     @cython.locals(line=Lifeline, seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)

@@ -8,13 +8,14 @@ when it returns, or raises, the connection is closed by who called the outermost
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gevent.event import Event
 
 from muxwsgi.errors import Draining, Expired, PeerError
+from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.route import Route
 from muxwsgi.wire.syscalls import clock
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from muxwsgi.mux.matchers import Matcher
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["MAX_DEPTH", "Decision", "Mux", "OnRefusal", "Reason"]
+__all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
 
 _YES, _MORE = Match.YES, Match.MORE
 
@@ -51,6 +52,15 @@ _MATCHED = Reason.MATCHED
 _LATE = Reason.LATE
 
 
+#: How a connection that no route takes is reported.
+_UNSERVED: dict[Reason, Literal["unmatched", "silent", "ended", "drained"]] = {
+    Reason.UNMATCHED: "unmatched",
+    Reason.SILENT: "silent",
+    Reason.ENDED: "ended",
+    Reason.DRAINED: "drained",
+}
+
+
 class Decision(NamedTuple):
     """Where a connection goes. `route` is None when nobody takes it: it is closed. `text` is the line in its
     trace.
@@ -59,10 +69,6 @@ class Decision(NamedTuple):
     route: Route | None
     reason: Reason
     text: str
-
-
-#: Called when a route is at its limit.
-OnRefusal = Callable[["Connection", Route], None]
 
 
 class Mux:
@@ -85,17 +91,13 @@ class Mux:
         sniff_timeout: float = 3.0,
         patience: float | None = None,
         peek_limit: int = 16384,
-        on_decision: "Callable[[Connection, Decision], None] | None" = None,
-        on_refusal: OnRefusal | None = None,
-        on_unserved: "Callable[[Connection, Decision], None] | None" = None,
+        events: Events | None = None,
     ) -> None:
         """`sniff_timeout` are the seconds from the question to the decision where a fallback, a silence route, or
         a route that is held back, would get the connection then. Where it would be closed it has `patience` seconds
         (None: as many). `peek_limit` are the bytes looked at, at most.
 
-        `silence` defaults to the route that takes silence. `on_decision` is called after each decision and before
-        the handler, `on_refusal` when a route is at its limit and the connection is closed for it, `on_unserved`
-        when no route takes it, while its first bytes can still be looked at.
+        `silence` defaults to the route that takes silence. `events` hears of decisions, refusals and streams.
 
         Raises `ValueError` for what cannot be: two routes of one name, or two that take silence while `silence` is None.
         """
@@ -119,9 +121,7 @@ class Mux:
         self.sniff_timeout = sniff_timeout
         self.patience = sniff_timeout if patience is None or patience < sniff_timeout else patience
         self.peek_limit = peek_limit
-        self._on_decision = on_decision
-        self._on_refusal = on_refusal
-        self._on_unserved = on_unserved
+        self._events = Events() if events is None else events
 
     def __repr__(self) -> str:
         return f"<Mux {self.name!r}: {', '.join(route.name for route in self.routes)}>"
@@ -143,14 +143,15 @@ class Mux:
         # 2. ALPN has answered it already, or the first bytes do.
         decision = self.decide_by_alpn(agreed) or self._look(connection)
         connection.trace.append(decision.text)
-        if self._on_decision is not None:
-            self._on_decision(connection, decision)
+        events = self._events
+        if events.decided:
+            tell(events.decided, connection, decision)
 
         # 3. Nobody takes it.
         route = decision.route
         if route is None:
-            if self._on_unserved is not None:
-                self._on_unserved(connection, decision)
+            if events.refused:
+                tell(events.refused, connection, Refusal(_UNSERVED[decision.reason], decision.text))
             return
 
         # 4. Somebody does, if there is room.
@@ -160,11 +161,15 @@ class Mux:
             connection.trace.append(
                 f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed"
             )
-            if self._on_refusal is not None:
-                self._on_refusal(connection, route)
+            if events.refused:
+                why = f"{route.name} serves {route.limit} connections already, which is its limit"
+                tell(events.refused, connection, Refusal("limit", why, route=route.name))
             return
 
         # 5. The handler owns it until it returns.
+        streams = events.stream
+        if streams and route.is_stream:
+            began = clock()
         try:
             if route.idle_timeout is not None:
                 connection.idle_timeout = route.idle_timeout
@@ -172,6 +177,8 @@ class Mux:
             route.handler(connection)
         finally:
             slots.free()
+            if streams and route.is_stream:
+                tell(streams, connection, clock() - began)
 
     def _look(self, connection: "Connection") -> Decision:
         """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""

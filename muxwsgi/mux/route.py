@@ -38,7 +38,8 @@ class Route:
     takes_silence   also gets connections whose client waits for the server to speak first
     takes_late      also gets streams that could still become its protocol, and no other's, when their time is up or
                     they end, and which would be closed otherwise: to tell the client
-    slots           who is being served
+    is_stream       whether the handler's end is an event, `stream`: False for HTTP and TLS, which have events of their own
+    slots           the connections that are being served
     """
 
     name: str
@@ -51,6 +52,7 @@ class Route:
     idle_timeout: float | None = None
     takes_silence: bool = False
     takes_late: bool = False
+    is_stream: bool = True
     slots: Slots = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ def word(data: bytes) -> Match:
 
 def http_route(handler: Handler, *, name: str = "http", alpn: tuple[str, ...] = ("http/1.1", "http/1.0")) -> Route:
     """Requests with a registered method, as early as possible. Gets what comes too late too, to say so (408)."""
-    return Route(name, http1, handler, alpn=alpn, takes_late=True)
+    return Route(name, http1, handler, alpn=alpn, takes_late=True, is_stream=False)
 
 
 def http_last(handler: Handler, *, fallback: bool, name: str = "http-line", match: Matcher = http1_line) -> Route:
@@ -183,7 +183,7 @@ def http_last(handler: Handler, *, fallback: bool, name: str = "http-line", matc
     Asked when all others have said no. With a `fallback`, a stream that does not begin with a word does not wait for the end of its line:
     the fallback may be a protocol whose client sends no line, and waits.
     """
-    return Route(name, all_of(word, match) if fallback else match, handler, priority=LAST, takes_late=True)
+    return Route(name, all_of(word, match) if fallback else match, handler, priority=LAST, takes_late=True, is_stream=False)
 
 
 # What servers take for HTTP/1, and is not HTTP/1 by the RFC. A client that wants to get past the rules of a proxy would write it.

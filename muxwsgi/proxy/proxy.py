@@ -23,10 +23,9 @@ from muxwsgi.dial.dialer import Dialer, DialSettings
 from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import Resolver, system_resolver
 from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.events import Events
 from muxwsgi.http.client.pool import Pool
-from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1.h1 import OnReject, WSGIApplication
-from muxwsgi.mux.mux import OnRefusal
+from muxwsgi.http.h1.h1 import WSGIApplication
 from muxwsgi.mux.route import Route
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.certificates.authority import Authority
@@ -211,21 +210,17 @@ class Proxy:
         http: HTTPSettings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
-        on_exchange: OnExchange | None = None,
-        on_reject: OnReject | None = None,
-        on_refusal: OnRefusal | None = None,
+        events: Events | None = None,
     ) -> ServedProxy:
-        """Compose what a server serves the proxy with: told are its HTTP settings, its hijackers, where it listens, its access log, and
-        the functions to call for requests that are refused and for routes at their limit. Starts nothing."""
+        """Compose what a server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens, and its
+        events. Starts nothing."""
         return ServedProxy(
             self._shared,
             self,
             http,
             hijackers,
             addresses,
-            on_exchange,
-            on_reject,
-            on_refusal,
+            events,
             on_start=self._start,
             on_close=self._close,
         )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1.h1 import HTTP1, OnReject, WSGIApplication
-from muxwsgi.mux.mux import Mux, OnRefusal
+from muxwsgi.events import Events
+from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
+from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.certificates.leaf_contexts import LeafContexts
 from muxwsgi.proxy.certificates.passthrough import PassThrough
@@ -66,9 +66,7 @@ class ServedProxy:
         http: HTTPSettings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
-        on_exchange: OnExchange | None = None,
-        on_reject: OnReject | None = None,
-        on_refusal: OnRefusal | None = None,
+        events: Events | None = None,
         *,
         on_start: Callable[["ServedProxy"], None],
         on_close: Callable[["ServedProxy"], None],
@@ -79,7 +77,7 @@ class ServedProxy:
         self._application = application
         self._on_start = on_start
         self._on_close = on_close
-        self.engine = HTTP1(self, replace(http, server_header=""), on_exchange=on_exchange, on_reject=on_reject)
+        self.engine = HTTP1(self, replace(http, server_header=""), events=events)
         own = {route.name for route in shared.hijackers}
         tunnels = Tunnels(
             shared.settings,
@@ -90,7 +88,7 @@ class ServedProxy:
             shared.leaf_contexts.offering,
             shared.passthrough,
             [*shared.hijackers, *(route for route in hijackers if route.name not in own)],
-            on_refusal,
+            events,
         )
         self.mux: Mux = tunnels.mux
         self.entrance = Entrance(shared.settings, shared.rules, shared.upstreams, shared.recorder, tunnels)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.events import Events
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream
-from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
@@ -35,7 +35,6 @@ from muxwsgi.protocols.tls import tls, tls_like
 from muxwsgi.server.binds import Listening
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
-from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import ServerSettings, TLSSettings
 from muxwsgi.wire.ready import Lifeline
 from muxwsgi.wire.service import Service
@@ -84,9 +83,8 @@ class Composition:
         listening: Sequence[Listening],
         *,
         settings: ServerSettings,
-        turned_away: TurnedAway,
+        events: Events,
         registered: Sequence[Registered] = (),
-        on_exchange: OnExchange | None = None,
         errors: ErrorStream | None = None,
         before: "Composition | None" = None,
     ) -> None:
@@ -96,8 +94,7 @@ class Composition:
         Raises `OperatorError`.
         """
         self.settings = settings
-        self._turned_away = turned_away
-        self._on_exchange = on_exchange
+        self._events = events
         self._draining = Event()
         self._contexts: dict[str, _Context] = {}
         self._before = {} if before is None else before._contexts
@@ -111,15 +108,13 @@ class Composition:
                 settings.http,
                 routes,
                 lambda: [each.name[:2] for each in listening if isinstance(each.name, tuple)],
-                on_exchange,
-                on_reject=turned_away.refused,
-                on_refusal=turned_away.limited,
+                events,
             )
             app = self._proxy
         else:  # a proxy passes bodies and WebSockets on as they come
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
-        self._http = HTTP1(app, settings.http, on_exchange=on_exchange, on_reject=turned_away.refused)
+        self._http = HTTP1(app, settings.http, events=events)
         self._engines = [self._http]
         if self._proxy is not None:
             self._engines.append(self._proxy.engine)
@@ -144,7 +139,8 @@ class Composition:
             else:
                 handler = self.muxes[each.address] = self._front_mux(each)
             context = self._contexts.get(each.address)
-            self.fronts[each.address] = Front(handler, Service(self._draining, None if context is None else context.openssl))
+            service = Service(self._draining, None if context is None else context.openssl, events)
+            self.fronts[each.address] = Front(handler, service)
         self._before = {}
         if errors is not None:
             for engine in self._engines:
@@ -206,8 +202,7 @@ class Composition:
             sniff_timeout=settings.sniff_timeout,
             patience=self.settings.http.request_head_timeout,
             peek_limit=settings.peek_limit,
-            on_refusal=self._turned_away.limited,
-            on_unserved=self._turned_away.unserved,
+            events=self._events,
         )
 
     def _front_mux(self, listening: Listening) -> Mux:
@@ -227,7 +222,7 @@ class Composition:
             return self._mux(listening.address, [first, *self.routes], self._fallback, self._silence)
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         refuse = redirect_to_https(port) if bind.redirect_http else https_required
-        engine = HTTP1(refuse, self.settings.http, on_exchange=self._on_exchange, on_reject=self._turned_away.refused)
+        engine = HTTP1(refuse, self.settings.http, events=self._events)
         self._engines.append(engine)
         return self._mux(listening.address, [first, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1.h1 import HTTP1, OnReject
-from muxwsgi.mux.mux import OnRefusal
+from muxwsgi.events import Events
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
 from muxwsgi.wire.connection import Address, Connection
@@ -52,9 +51,7 @@ class ProxyApplication(Protocol):
         http: HTTPSettings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
-        on_exchange: OnExchange | None,
-        on_reject: OnReject | None = None,
-        on_refusal: OnRefusal | None = None,
+        events: Events,
     ) -> ServedProxy:
-        """Compose all that one server serves the proxy with: told are its HTTP settings, its hijackers, where it listens, its access log,
-        and the functions to call for requests that are refused and for routes at their limit. Starts nothing. Raises `OperatorError`."""
+        """Compose all that one server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens,
+        and its events. Starts nothing. Raises `OperatorError`."""

@@ -12,6 +12,7 @@ from time import monotonic
 import gevent
 from gevent.event import Event
 
+from muxwsgi.events import Events
 from muxwsgi.http.environ import ErrorStream
 from muxwsgi.http.exchange import OnExchange
 from muxwsgi.http.h1.h1 import WSGIApplication
@@ -57,17 +58,20 @@ class Server:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
         `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
-        `on_exchange` is called after each exchange, for an access log. `errors` is what applications get as `wsgi.errors`, None for
+        `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is what applications get as `wsgi.errors`, None for
         standard error. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
+        #: What happens to connections and requests. Subscribe at any time.
+        self.events = Events()
         #: Connections and requests that nobody serves: counted by kind, and said in the error log.
-        self.turned_away = TurnedAway()
-        self._on_exchange = on_exchange
+        self.turned_away = TurnedAway(self.events)
+        if on_exchange is not None:
+            self.events.subscribe(exchange=on_exchange)
         self._errors = errors
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
-        self._serving = Serving(self._lines, self.turned_away)
+        self._serving = Serving(self._lines, self.events)
         self._failures = SpawnedFailures(self._lines)
         self._listeners: dict[str, Listener] = {}
         self._retiring: list[gevent.Greenlet[..., None]] = []
@@ -96,9 +100,8 @@ class Server:
             hijackers,
             self._listening,
             settings=settings,
-            turned_away=self.turned_away,
+            events=self.events,
             registered=registered,
-            on_exchange=self._on_exchange,
             errors=self._errors,
             before=before,
         )

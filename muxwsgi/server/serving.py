@@ -7,9 +7,9 @@ from collections.abc import MutableMapping
 import gevent
 from greenlet import greenlet
 
-from muxwsgi.errors import Cut, Draining, Expired, HandshakeError, PeerError, TLSError
+from muxwsgi.errors import Cut, Draining, Expired, PeerError, TLSError
+from muxwsgi.events import Events, tell
 from muxwsgi.mux.route import Handler
-from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire import fork
 from muxwsgi.wire.connection import Connection
@@ -30,28 +30,35 @@ class Serving:
     peer_errors     how many connections ended with an error of the peer
     """
 
-    def __init__(self, lines: MutableMapping[Lifeline, greenlet | None], turned_away: TurnedAway) -> None:
+    def __init__(self, lines: MutableMapping[Lifeline, greenlet | None], events: Events) -> None:
         """`lines` holds the connections that are served right now, each with its greenlet."""
         self.peer_errors = 0
         self._lines = lines
-        self._turned_away = turned_away
+        self._events = events
 
     def with_handler(self, handler: Handler) -> Serve:
         """What serves a connection with `handler`, and closes it then."""
         lines = self._lines
+        events = self._events
 
         def serve(connection: Connection) -> None:
             line = connection.lifeline
             lines[line] = gevent.getcurrent()
             cut = False
+            ended_by: BaseException | None = None
             try:
+                if events.accepted:
+                    tell(events.accepted, connection)
                 handler(connection)
-            except Cut:
+            except Cut as error:
+                ended_by = error
                 cut = True
                 raise
             except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
+                ended_by = error
                 self._note_peer_error(connection, error)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
+                ended_by = error
                 fork.end_child(error)
                 if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
                     self._note_peer_error(connection, error)
@@ -65,6 +72,9 @@ class Serving:
                     connection.finish(cut)
                 finally:
                     lines.pop(line, None)
+                    if events.closed:
+                        tell(events.closed, connection, ended_by)
+                    ended_by = None  # its traceback refers to this frame
 
         return serve
 
@@ -73,6 +83,4 @@ class Serving:
         if not isinstance(error, PeerError | Expired | Draining):
             # It may be an error of another connection, of a server that the handler asks: then its peer has half of something.
             connection.lifeline.reset_at_close = True
-        if isinstance(error, HandshakeError) and connection.tunnel is None:
-            self._turned_away.handshake_failed(connection, error)
         log.debug("%r: %s", connection, error)

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
+from muxwsgi.errors import HandshakeError
+from muxwsgi.events import Events, Refusal
 from muxwsgi.mux.looks_like import looks_like
-from muxwsgi.mux.mux import Decision, Reason
-from muxwsgi.mux.route import Route
 from muxwsgi.names import address_text
 from muxwsgi.wire.connection import Connection
 
@@ -48,60 +48,55 @@ class Throttle:
 
 
 class TurnedAway:
-    """Told by muxes and engines about connections and requests that nobody serves.
+    """Subscribes to `events`: connections and requests that are not served.
 
-    The kinds are `unmatched` (no route wanted the first bytes), `silent` and `ended` (none came), `drained` (none had come at shutdown),
-    `limit` (a route was at its limit), `handshake` (TLS failed) and `refused` (a request got a 4xx or 5xx from the HTTP engine).
+    The kinds are those of `Refusal`, and `handshake`: TLS with a client failed. Handshakes and silence inside of a proxy's tunnels are not
+    counted, because the connection to the proxy was served.
 
     counts      of each kind since the start
     """
 
-    def __init__(self, throttle: Throttle | None = None) -> None:
+    def __init__(self, events: Events, throttle: Throttle | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self._throttle = throttle or Throttle()
-        self._listeners: list[Callable[[str, Connection], None]] = []
+        events.subscribe(refused=self._refused, handshake=self._handshake)
 
-    def subscribe(self, listener: Callable[[str, Connection], None]) -> None:
-        """Have `listener(kind, connection)` called each time, before the line is written. It neither waits nor raises."""
-        self._listeners.append(listener)
+    def _refused(self, connection: Connection, refusal: Refusal) -> None:
+        match refusal.kind:
+            case "refused":
+                self._note("refused", connection, f"its request was refused: {refusal.status}: {refusal.reason}", str(refusal.status))
+            case "limit":
+                self._note("limit", connection, f"closed: {refusal.reason}", refusal.route or "")
+            case kind if connection.tunnel is None:
+                self._note(kind, connection, _why_unserved(kind, connection))
 
-    # Called by muxes and engines
-
-    def unserved(self, connection: Connection, decision: Decision) -> None:
-        """A mux found no route (`Mux.on_unserved`). The first bytes are still there."""
-        if decision.reason is not Reason.UNMATCHED:
-            text = "closed: it has not sent a byte in time" if decision.reason is Reason.SILENT else None
-            self._note(decision.reason.value, connection, text)
-            return
-        try:
-            data = connection.peek_beyond(0, _LOOK)
-        except OSError:
-            data = b""
-        finally:
-            connection.settle()
-        found = looks_like(data)
-        inside = " (inside of TLS)" if connection.tls is not None else ""
-        self._note("unmatched", connection, f"closed: no route for what it sends: {found if inside else _ADVICE.get(found, found)}{inside}")
-
-    def limited(self, connection: Connection, route: Route) -> None:
-        """A route was at its limit (`Mux.on_refusal`)."""
-        self._note("limit", connection, f"closed: {route.name} serves {route.limit} connections already, which is its limit", route.name)
-
-    def refused(self, connection: Connection, status: int, reason: str) -> None:
-        """An engine refused a request (`HTTP1.on_reject`)."""
-        self._note("refused", connection, f"its request was refused: {status}: {reason}", str(status))
-
-    def handshake_failed(self, connection: Connection, error: Exception) -> None:
-        """TLS with a client failed."""
-        self._note("handshake", connection, f"closed: {getattr(error, 'strerror', None) or error}")
+    def _handshake(self, connection: Connection, error: OSError | None) -> None:
+        if isinstance(error, HandshakeError) and connection.tunnel is None:
+            self._note("handshake", connection, f"closed: {error.strerror or error}")
 
     def _note(self, kind: str, connection: Connection, text: str | None, detail: str = "") -> None:
         self.counts[kind] += 1
-        for listener in self._listeners:
-            listener(kind, connection)
         if text is None or not log.isEnabledFor(logging.INFO):
             return
         before = self._throttle.admit(f"{kind} {detail}")
         if before is not None:
             more = f" ({before} more like it since the last line)" if before else ""
             log.info("connection %d from %s %s%s", connection.id, address_text(connection.client), text, more)
+
+
+def _why_unserved(kind: str, connection: Connection) -> str | None:
+    """A text for the log about a connection that no route takes. Its first bytes are still there."""
+    if kind == "silent":
+        return "closed: it has not sent a byte in time"
+    if kind != "unmatched":
+        return None
+    try:
+        data = connection.peek_beyond(0, _LOOK)
+    except OSError:
+        data = b""
+    finally:
+        connection.settle()
+    found = looks_like(data)
+    if connection.tls is not None:
+        return f"closed: no route for what it sends: {found} (inside of TLS)"
+    return f"closed: no route for what it sends: {_ADVICE.get(found, found)}"

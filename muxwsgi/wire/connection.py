@@ -26,6 +26,7 @@ import gevent.socket
 from gevent.event import Event
 from OpenSSL import SSL
 
+from muxwsgi.events import tell
 from muxwsgi.wire.extras import ConnectionLog, Extras
 from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import KeptSocket, StreamSocket
@@ -613,11 +614,20 @@ class Connection:
             if isinstance(context, ClientContext):
                 context.verify_name(below.ssl, server_hostname)
             inner.tls = TLSInfo.of(below.ssl)
-        except BaseException:
+        except BaseException as error:
             inner._end("the TLS handshake failed")
+            if not isinstance(context, ClientContext) and isinstance(error, OSError):
+                self._tell_of_handshake(self, error)
             raise
         inner._timeout = self._timeout
+        if not isinstance(context, ClientContext):
+            self._tell_of_handshake(inner, None)
         return inner
+
+    def _tell_of_handshake(self, connection: "Connection", error: OSError | None) -> None:
+        service = self.lifeline.service
+        if service is not None and service.events.handshake:
+            tell(service.events.handshake, connection, error)
 
     def _own_side(self) -> ServerSide:
         side: ServerSide | None = None

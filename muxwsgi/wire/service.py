@@ -1,9 +1,11 @@
 """`Service`: what the server gives to all connections of one bind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gevent.event import Event
+
+from muxwsgi.events import Events
 
 if TYPE_CHECKING:
     from muxwsgi.wire.tls.server_context import ServerSide
@@ -16,7 +18,9 @@ class Service:
     """
     draining    set when the server begins to stop
     tls         what the bind serves TLS with, None where it has no certificate
+    events      hears of handshakes
     """
 
     draining: Event
     tls: "ServerSide | None" = None
+    events: Events = field(default_factory=Events)

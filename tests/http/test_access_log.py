@@ -22,6 +22,7 @@ from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.memory import CAPACITY
 from tests.http.conftest import Talk, hello
+from tests.subscribed import subscribed
 from tests.system.server_process import ServerProcess, read_until_closed
 from tests.waiting import wait_for
 
@@ -126,7 +127,7 @@ def test_an_application_that_empties_its_environ_keeps_its_connection_and_its_li
             raise LookupError("lost")
         return hello(environ, start_response)
 
-    more = {"on_exchange": lambda each: lines.append(line(each))} if logged else {}
+    more = {"events": subscribed(exchange=lambda each: lines.append(line(each)))} if logged else {}
     request = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
     answer = talk(app, request + request, **more)
     assert answer.count(b"HTTP/1.1 500 " if fails else b"HTTP/1.1 200 ") == 2
@@ -145,7 +146,7 @@ def test_an_address_that_the_application_believes_is_neither_the_peers_nor_a_for
         environ["REMOTE_USER"] = "ann"
         return hello(environ, start_response)
 
-    talk(app, GET, on_exchange=lambda each: lines.append(line(each)))
+    talk(app, GET, events=subscribed(exchange=lambda each: lines.append(line(each))))
     assert lines[0].endswith(" x\\u0022\\u000a127.0.0.1 - - [forged] ann") and "\n" not in lines[0]
     assert not lines[0].startswith("x")
 
@@ -154,8 +155,8 @@ def test_a_log_that_fails_costs_the_client_nothing(talk: Talk, errors: Callable[
     def fail(each: Exchange) -> None:
         raise LookupError
 
-    assert talk(hello, GET + GET + b"GET  / HTTP/1.1\r\n\r\n", on_exchange=fail).count(b"HTTP/1.1 ") == 3
-    assert errors() == ["on_exchange failed"] * 3
+    assert talk(hello, GET + GET + b"GET  / HTTP/1.1\r\n\r\n", events=subscribed(exchange=fail)).count(b"HTTP/1.1 ") == 3
+    assert errors() == [f"a subscriber of events failed: {fail!r}"] * 3
 
 
 # What was sent
@@ -164,7 +165,7 @@ def test_a_log_that_fails_costs_the_client_nothing(talk: Talk, errors: Callable[
 def cut_after(app: Any, wanted: int) -> tuple[int, int]:
     """Read `wanted` bytes of the response's head and body in memory, then leave: the bytes logged, and those of the body that were taken."""
     told: list[Exchange] = []
-    engine = HTTP1(app, HTTPSettings(), on_exchange=told.append)
+    engine = HTTP1(app, HTTPSettings(), events=subscribed(exchange=told.append))
     server, client = connection_pair()
 
     def serve() -> None:

@@ -11,6 +11,7 @@ from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
+from tests.subscribed import subscribed
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -201,7 +202,7 @@ def test_a_malformed_head_is_refused_and_ends_the_connection(talk: Talk, errors:
         never_called,
         *pieces,
         settings=HTTPSettings(limit_request_body=1000, linger=0.05),
-        on_reject=lambda connection, status, reason: rejected.append(status),
+        events=subscribed(refused=lambda connection, refusal: rejected.append(refusal.status)),
     )
     assert statuses(answer) == [status], answer
     assert b"\r\nConnection: close\r\n" in answer

@@ -16,6 +16,7 @@ from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, statuses
+from tests.subscribed import subscribed
 
 # RFC 9112 section 3: request-line, RFC 9110 section 5: field-line
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -163,7 +164,8 @@ def answer_to(sent: list[bytes]) -> list[tuple[str, Any]]:
         return []
 
     server, client = connection_pair()
-    engine = HTTP1(app, HTTPSettings(linger=0.05), on_reject=lambda connection, status, reason: seen.append(("refused", status)))
+    events = subscribed(refused=lambda connection, refusal: seen.append(("refused", refusal.status)))
+    engine = HTTP1(app, HTTPSettings(linger=0.05), events=events)
 
     def serve() -> None:
         try:

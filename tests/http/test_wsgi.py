@@ -20,6 +20,7 @@ from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk, hello, statuses
+from tests.subscribed import subscribed
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -894,7 +895,8 @@ def test_every_exchange_is_told_with_its_status_also_when_its_body_was_refused(t
         return hello(environ, start_response)
 
     broken = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
-    talk(app, GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken, on_exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)))
+    events = subscribed(exchange=lambda exchange: told.append((exchange.status, exchange.body_bytes)))
+    talk(app, GET + GET.replace(b"/ ", b"/fails ") + HEAD + broken, events=events)
     assert told[:3] == [("200 OK", 5), ("500 Internal Server Error", 22), ("200 OK", 0)]
     assert told[3][0] == "400 Bad Request" and told[3][1] > 0
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi import Connection, Match, Mux, PeerError, Route
+from muxwsgi.events import Refusal
 from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import never, prefix
@@ -21,6 +22,7 @@ from muxwsgi.mux.mux import MAX_DEPTH, Decision, Reason
 from muxwsgi.protocols.http1 import http1
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
+from tests.subscribed import subscribed
 
 from .conftest import MAKERS, Pair
 from .first_bytes import SHIPPED, any_mux, cut, decide_in_pieces, first_bytes, ignore
@@ -204,7 +206,7 @@ def test_dripping_bytes_does_not_move_the_deadline_even_between_two_sweeps(pair:
     mux = Mux(
         [Route("long", prefix(b"a" * 16000), ignore)],
         sniff_timeout=0.1,
-        on_decision=lambda connection, decision: decisions.append(monotonic() - started),
+        events=subscribed(decided=lambda connection, decision: decisions.append(monotonic() - started)),
     )
     serving = gevent.spawn(mux, server)
     while not serving.ready() and monotonic() - started < 5:
@@ -460,12 +462,13 @@ def close_all(pairs: list[Pair]) -> None:
 
 def test_above_its_limit_a_route_refuses_at_once_and_counts() -> None:
     busy = Busy()
-    refused: list[tuple[Connection, Route]] = []
+    refused: list[tuple[Connection, Refusal]] = []
     route = Route("busy", prefix(b"x"), busy, limit=2)
-    mux = Mux([route], on_refusal=lambda connection, route: refused.append((connection, route)))
+    mux = Mux([route], events=subscribed(refused=lambda connection, refusal: refused.append((connection, refusal))))
     pairs, serving = open_connections(mux, 3)
     assert serving[2].ready()
-    assert refused == [(pairs[2][0], route)]
+    why = "busy serves 2 connections already, which is its limit"
+    assert refused == [(pairs[2][0], Refusal("limit", why, route="busy"))]
     assert pairs[2][0].trace[-1] == "mux 'mux': route 'busy' is at its limit of 2: closed"
     assert (route.slots.taken, route.slots.refused) == (2, 1)
     busy.release.set()
@@ -550,7 +553,7 @@ def test_each_decision_is_told_before_the_handler_runs(pair: Pair) -> None:
     route = Route("x", prefix(b"x"), lambda connection: told.append("handler"))
     Mux(
         [route],
-        on_decision=lambda connection, decision: told.append((connection, decision.reason, decision.route)),
+        events=subscribed(decided=lambda connection, decision: told.append((connection, decision.reason, decision.route))),
     )(server)
     assert told == [(server, Reason.MATCHED, route), "handler"]
 

@@ -12,6 +12,7 @@ from OpenSSL import SSL
 
 import muxwsgi
 from muxwsgi.errors import HandshakeError, OperatorError
+from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.looks_like import looks_like
 from muxwsgi.mux.matchers import never, prefix
 from muxwsgi.server.turned_away import Throttle, TurnedAway
@@ -81,7 +82,7 @@ def test_what_is_turned_away_is_a_line_and_a_count(
     caplog.set_level(logging.INFO, "muxwsgi.error")
     server = start()
     told: list[str] = []
-    server.turned_away.subscribe(lambda kind, connection: told.append(kind))
+    server.events.subscribe(refused=lambda connection, refusal: told.append(refusal.kind))
     said_to(server, sent)
     until(lambda: server.turned_away.counts[kind] == 1)
     assert told == [kind]
@@ -122,21 +123,22 @@ def test_a_connection_that_ends_without_a_byte_is_counted_and_no_line(start: Sta
 def test_a_flood_of_one_kind_is_a_few_lines_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "muxwsgi.error")
     now = [1000.0]
-    away = TurnedAway(Throttle(most=3, seconds=60, clock=lambda: now[0]))
+    events = Events()
+    away = TurnedAway(events, Throttle(most=3, seconds=60, clock=lambda: now[0]))
     server, client = connection_pair()
     for _ in range(1000):
-        away.refused(server, 400, "no")
-    away.refused(server, 408, "late")
-    away.handshake_failed(server, HandshakeError(0, "TLS handshake: no"))
+        tell(events.refused, server, Refusal("refused", "no", status=400))
+    tell(events.refused, server, Refusal("refused", "late", status=408))
+    tell(events.handshake, server, HandshakeError(0, "TLS handshake: no"))
     texts = [record.getMessage() for record in caplog.records]
     assert [text.rpartition("refused: ")[2] for text in texts[:4]] == ["400: no", "400: no", "400: no", "408: late"]
     assert texts[4].endswith("closed: TLS handshake: no")
     assert len(texts) == 5
     now[0] += 60
-    away.refused(server, 400, "no")
+    tell(events.refused, server, Refusal("refused", "no", status=400))
     assert caplog.records[-1].getMessage().endswith("400: no (997 more like it since the last line)")
     now[0] += 59
-    away.refused(server, 400, "no")
+    tell(events.refused, server, Refusal("refused", "no", status=400))
     assert caplog.records[-1].getMessage().endswith("400: no")
     assert away.counts == {"refused": 1003, "handshake": 1}
     server.close()

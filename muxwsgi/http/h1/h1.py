@@ -13,9 +13,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, TLSError
+from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.http.body import Body
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
-from muxwsgi.http.exchange import Exchange, OnExchange, refused_request
+from muxwsgi.http.exchange import Exchange, refused_request
 from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
 from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.h1.incoming import Incoming
@@ -32,12 +33,9 @@ from muxwsgi.wire.syscalls import clock
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["HTTP1", "OnReject", "WSGIApplication"]
+__all__ = ["HTTP1", "WSGIApplication"]
 
 WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-
-#: connection, status, reason
-OnReject = Callable[["Connection", int, str], None]
 
 #: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
 DRAIN_AT_MOST = 65536
@@ -65,16 +63,14 @@ class HTTP1:
         app: WSGIApplication,
         settings: HTTPSettings,
         *,
-        on_exchange: OnExchange | None = None,
-        on_reject: OnReject | None = None,
+        events: Events | None = None,
         multiprocess: bool = False,
     ) -> None:
-        """`on_exchange` is called after each exchange, for an access log, and also where the request was refused; `on_reject` for each
-        request that was refused, before the application saw it or because of its body. `multiprocess` goes into the environ."""
+        """`events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `multiprocess`
+        goes into the environ."""
         self._app = app
         self._settings = settings
-        self._on_exchange = on_exchange
-        self._on_reject = on_reject
+        self._events = Events() if events is None else events
         self._multiprocess = multiprocess
         self.errors: ErrorStream = StandardErrors()
         self._terms = Terms(settings.server_header, closing=settings.keep_alive == 0)
@@ -130,10 +126,11 @@ class HTTP1:
             try:
                 size = self._refuse(incoming, error)
             finally:
-                if self._on_exchange is not None:
+                if self._events.exchange:
                     request, line_text = refused_request(shared, incoming.buffer if raw is None else raw, settings.limit_request_line)
                     status = _status_line(error)
-                    self._tell(Exchange(request, request, status, [], size, clock() - began, error.reason, line_text))
+                    seconds = clock() - began
+                    tell(self._events.exchange, Exchange(request, request, status, [], size, seconds, error.reason, line_text))
             self._linger(incoming)
 
     # Reading a head
@@ -205,8 +202,11 @@ class HTTP1:
         began = 0.0
         request = environ
         in_order = True
-        if self._on_exchange is not None:
+        exchanges = self._events.exchange
+        streams = self._events.stream
+        if exchanges or streams:
             began = clock()
+        if exchanges:
             request = environ.copy()  # the application may change the other as it likes
 
         # 1. The request, as the application sees it.
@@ -236,10 +236,13 @@ class HTTP1:
                 raise
         finally:
             takeover.end()
-            if self._on_exchange is not None:
+            if streams and takeover.taken:
+                tell(streams, connection, clock() - began)
+            if exchanges:
                 refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
                 status = response.status or ""
-                self._tell(Exchange(request, environ, status, response.headers, response.body_bytes, clock() - began, refused))
+                seconds = clock() - began
+                tell(exchanges, Exchange(request, environ, status, response.headers, response.body_bytes, seconds, refused))
 
         # 3. What follows.
         if not in_order:
@@ -319,14 +322,6 @@ class HTTP1:
         line = raw[: raw.find(b"\r\n")].rpartition(b" ")[0].decode("latin-1")  # visible ASCII: `head` has seen to it
         log.exception("application error in %s: %s", line, consequence)
 
-    def _tell(self, exchange: Exchange) -> None:
-        """Tell the access log. What it raises must not cost the client anything."""
-        assert self._on_exchange is not None
-        try:
-            self._on_exchange(exchange)
-        except Exception:
-            log.exception("on_exchange failed")
-
     def _drained(self, incoming: Incoming, body: Body) -> bool:
         """Whether the connection stands at the end of the request. A little of its body is read and dropped to get there."""
         if body.done:
@@ -349,8 +344,8 @@ class HTTP1:
     def _refuse(self, incoming: Incoming, error: PeerError) -> int:
         """Tell the peer what is wrong with its request, in so many bytes of a body. `_linger` comes next, so that it can read that."""
         connection = incoming.connection
-        if self._on_reject is not None:
-            self._on_reject(connection, error.status, error.reason)
+        if self._events.refused:
+            tell(self._events.refused, connection, Refusal("refused", error.reason, status=error.status))
         log.debug("%s: refused: %s", connection, error)
         body = f"{error.reason}\n".encode()
         self._terms.refresh()

@@ -20,10 +20,11 @@ import gevent
 from cryptography import x509
 
 from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
+from muxwsgi.events import Events
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import never
-from muxwsgi.mux.mux import MAX_DEPTH, Mux, OnRefusal
+from muxwsgi.mux.mux import MAX_DEPTH, Mux
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import address_text, comparable, split_host_port
 from muxwsgi.protocols.http1 import FirstLine, http_last, http_route, nearly_http
@@ -69,7 +70,7 @@ class Tunnels:
         leaves: Callable[[tuple[str, ...]], LeafContext],
         passthrough: PassThrough,
         hijackers: Iterable[Route],
-        on_refusal: OnRefusal | None = None,
+        events: Events | None = None,
     ) -> None:
         """`leaves` gives the context to serve TLS with that offers the protocol ids it is given. It may raise `OperatorError`, which ends
         the connection."""
@@ -82,20 +83,20 @@ class Tunnels:
         self._passthrough = passthrough
         relayed = Route("relay", never, self._relay_unmatched)
         silent = Route("relay", never, self._relay_silent)
-        first = Route("tls", tls, self._serve_tls, priority=FIRST)  # its six bytes are nobody else's
+        first = Route("tls", tls, self._serve_tls, priority=FIRST, is_stream=False)  # its six bytes are nobody else's
         self.mux = Mux(
             [
                 first,
                 http_route(engine),
                 *hijackers,
                 # Asked last: a hijacker knows its protocol better.
-                Route("nearly tls", nearly_tls, _refuse_lookalike, priority=LAST),
+                Route("nearly tls", nearly_tls, _refuse_lookalike, priority=LAST, is_stream=False),
                 Route("http/2", http2_preface, self._refuse_or_relay, priority=LAST),
-                Route("nearly http", self._nearly_http, engine, priority=LAST),
+                Route("nearly http", self._nearly_http, engine, priority=LAST, is_stream=False),
                 http_last(engine, fallback=True),
             ],
             name="tunnel",
-            on_refusal=on_refusal,
+            events=events,
             fallback=relayed,
             silence=silent,
             sniff_timeout=settings.sniff_timeout,
