@@ -22,8 +22,8 @@ ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange":
 #: Upward, and for types alone: a context names what it carries.
 NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules")}
 
-#: Modules that belong together: a `Connection` hands itself to what is made at its request.
-TOGETHER = {"muxwsgi.wire.connection", "muxwsgi.wire.extras", "muxwsgi.wire.given", "muxwsgi.wire.pump"}
+#: Modules that belong together: a `Connection` hands itself to what is made at its request, and to functions that do the work of its rarer methods.
+TOGETHER = {f"muxwsgi.wire.{name}" for name in ("connection", "ending", "extras", "files", "flags", "given", "layers", "pump")}
 
 
 def name_of(path: Path) -> str:

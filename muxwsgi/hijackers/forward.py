@@ -73,7 +73,7 @@ class Forward:
         finally:
             upstream.finish()
         ended = f", ended by {result.error}" if result.error else ""
-        connection.trace.append(f"forward to {self}: {result.forth} bytes there, {result.back} back{ended}")
+        connection.trace.append(f"forward to {self}: {result.from_left} bytes there, {result.from_right} back{ended}")
 
     def _connect(self) -> Connection:
         """Raises `DialError`, for a unix socket `OSError`."""

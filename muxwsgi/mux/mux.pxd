@@ -4,7 +4,7 @@ import cython
 
 from muxwsgi.events cimport Events
 from muxwsgi.wire.connection cimport Connection
-from muxwsgi.wire.ready cimport Lifeline
+from muxwsgi.wire.lifeline cimport Lifeline
 from muxwsgi.wire.syscalls cimport clock
 
 

@@ -1,4 +1,4 @@
-"""`multiprocessing` in a process of greenlets: who waits for another process lets other greenlets run.
+"""`multiprocessing` in a process of greenlets: a greenlet that waits for another process lets the others run.
 
 Pipes are read and written by `os.read` and `os.write`, and locks are semaphores of the kernel. gevent leaves both as they are, so one
 greenlet that waits for a `Queue` stops all of them. `multiprocessing.Pool` waits so in a thread of its own, which is a greenlet: nothing
@@ -21,7 +21,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01
 def patch_multiprocessing() -> None:
     """Make connections, queues, pools and locks wait in gevent's hub. Idempotent.
 
-    The methods are private to `multiprocessing`: where one of them should go, that part blocks as it does without us, and a test says so.
+    The methods are private to `multiprocessing`: where one of them is gone, that part blocks as it does without us, and a test fails.
     """
     from multiprocessing.connection import Connection
 

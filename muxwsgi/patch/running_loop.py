@@ -37,7 +37,7 @@ def patch_asyncio() -> bool:
     """Give each greenlet a running loop of its own, in this process. Whether that was possible.
 
     To be called before modules that do `from asyncio import get_running_loop` are imported. Idempotent. The names are private to asyncio:
-    where one of them is missing nothing is changed, and a test says so.
+    where one of them is missing nothing is changed, and a test fails.
     """
     if is_patched():
         return True
@@ -94,5 +94,5 @@ def _patch_policy(policy: Any, current_loop: type) -> None:
     policy.get_event_loop = running_or_current
     policy._Local = current_loop
     made = getattr(events, "_event_loop_policy", None)
-    if isinstance(made, policy) and hasattr(made, "_local"):  # somebody has asked for it before
+    if isinstance(made, policy) and hasattr(made, "_local"):  # it was asked for before
         made._local = current_loop()

@@ -36,7 +36,7 @@ from muxwsgi.server.binds import Listening
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
 from muxwsgi.settings import ServerSettings, TLSSettings
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.tls.server_context import ServerContext
 

@@ -7,7 +7,7 @@ import gevent
 from greenlet import greenlet
 
 from muxwsgi.errors import Cut
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.lifeline import Lifeline
 
 __all__ = ["DRAIN_INTERVAL", "Drain"]
 

@@ -29,7 +29,8 @@ from muxwsgi.server.turned_away import TurnedAway
 from muxwsgi.settings import BindSettings, ServerSettings
 from muxwsgi.signals import Signals
 from muxwsgi.wire import fork
-from muxwsgi.wire.listener import Listener, Room
+from muxwsgi.wire.acceptor import Room
+from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
@@ -155,7 +156,8 @@ class Server:
         for listening in self._listening:
             server = None if listening.wildcard else listening.name
             front = self._composition.fronts[listening.address]
-            listener = Listener(listening.socket, self._serving.with_handler(front.handler), room, server, front.service)
+            serve = self._serving.with_handler(front.handler)
+            listener = Listener(listening.socket, serve, room=room, server=server, service=front.service)
             self._listeners[listening.address] = listener
             listener.start()
         self._sweeper.start()

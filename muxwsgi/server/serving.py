@@ -12,9 +12,9 @@ from muxwsgi.events import Events, tell
 from muxwsgi.mux.route import Handler
 from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire import fork
+from muxwsgi.wire.acceptor import Serve
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.listener import Serve
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.lifeline import Lifeline
 
 __all__ = ["Serving"]
 

@@ -10,7 +10,7 @@ from greenlet import greenlet
 
 from muxwsgi.errors import PeerError, TLSError
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.lifeline import Lifeline
 
 __all__ = ["SpawnedFailures"]
 

@@ -54,7 +54,7 @@ def refuse_others() -> None:
 
 
 def _is_parents(target: greenlet.greenlet) -> bool:
-    """Whether `target` is one of those that the abandoned hub has started, or that these have."""
+    """Whether the abandoned hub has started `target`, or a greenlet that it has started has."""
     parent = target.parent
     while parent is not None:
         if type(parent) is AbandonedHub:
@@ -82,7 +82,7 @@ class AbandonedHub(Hub):  # type: ignore[misc]  # mypy is not shown its types
             hub.wait(own)
 
     def cancel_wait(self, watcher: Any, error: Any, close_watcher: bool = False) -> None:
-        """Nobody waits: those who did are the parent's."""
+        """Does nothing: the greenlets that waited are the parent's."""
 
     def cancel_waits_close_and_then(self, watchers: Iterable[Any], exc_kind: Any, then: Callable[..., Any], *then_args: Any) -> None:
         then(*then_args)

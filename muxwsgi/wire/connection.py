@@ -1,63 +1,73 @@
 """`Connection`: what every handler receives. A socket-like stream over one transport, with read-ahead, and what is known about it.
 
-Here is the face that protocol code sees and the passage from one layer to the next (`start_tls`, `detach`, `as_socket`).
-How bytes move is the transports' business, when a wait ends is `ready`'s, and what the bytes mean is nobody's on this floor.
+This file has the methods that protocol code calls. What the rarer ones do is in other files, see the imports. How bytes move is in the
+transports, and when a wait ends is in `ready.py` and `lifeline.py`. This package does not interpret bytes.
 
-One rule holds it together: **bytes that were read and not consumed stay with the connection.** Nobody gets a socket from under it
-without getting them too.
+The states of a connection
+--------------------------
 
-The file is long because a compiled class is in one file, and a base class for a part of it would cost each connection 600 instructions.
+    in use -> closed
+      |-----> detached: the socket is the caller's
+      |-----> below another: `start_tls` has made a connection on top of it
+      |-----> pumped: `as_socket` has made a socket, and two greenlets carry the bytes
+
+in use          One greenlet may read while another writes. What was read and not consumed is `_ahead`, which is always read first.
+closed          The transport is a `ClosedTransport`, which answers every use with EBADF and the reason. So are `detached` and `below
+                another`, so nothing is sent in clear behind the handshake.
+pumped          The connection goes on, and its limits hold. Its reader and its writer are the pump's greenlets.
+
+Every way to another state takes the read-ahead along: **bytes that were read and not consumed stay with the stream.** TLS begins with them,
+`detach` returns them, and the pump sends them first. `fileno` refuses while there are any.
+
+All layers of a descriptor share one `Lifeline`, whose `top` is the outermost connection. `finish` closes that one, on whichever layer it is
+called. A connection that ends before it is complete ends in a reset (`reset_at_close`), so that the peer can tell.
+
+The file is long because a compiled class is in one file. A base class for a part of it would cost each connection 600 instructions.
 """
 
-import contextlib
 import errno
-import io
 import itertools
 import os
 import socket as socket_module
-import struct
 import warnings
 from collections.abc import Callable, Iterable
-from time import monotonic
 from types import TracebackType
 from typing import IO, Any, cast
 
 import gevent.socket
 from gevent.event import Event
-from OpenSSL import SSL
 
 from muxwsgi.events import tell
+from muxwsgi.wire.ending import MANY_BYTES, NO_LINGER, RESET, cut, limit_unread, prepare_reset
 from muxwsgi.wire.extras import ConnectionLog, Extras
+from muxwsgi.wire.files import make_file, send_file
+from muxwsgi.wire.flags import OTHER_SEND_FLAGS, SEND_FLAGS, recv_as, send_as
 from muxwsgi.wire.fork import REASON, leave_to_parent
-from muxwsgi.wire.given import KeptSocket, StreamSocket
-from muxwsgi.wire.memory import MemoryTransport
+from muxwsgi.wire.given import StreamSocket
+from muxwsgi.wire.layers import begin_tls, detach, shake_hands
+from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.pump import start_pump
-from muxwsgi.wire.ready import Lifeline, unacknowledged
+from muxwsgi.wire.ready import unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.descriptor import DescriptorTLS
 from muxwsgi.wire.tls.info import TLSInfo
 from muxwsgi.wire.tls.layered import LayeredTLS
 from muxwsgi.wire.tls.server_context import ServerSide
-from muxwsgi.wire.tls.transport import TLSTransport
-from muxwsgi.wire.transport import CUT_GRACE, Buffer, Gone, SocketTransport, Transport, drain, sent_before
-from muxwsgi.wire.vocabulary import as_dict, descriptor_of, in_der
+from muxwsgi.wire.transport import CUT_GRACE, Buffer, ClosedTransport, SocketTransport, Transport, sent_before
+from muxwsgi.wire.vocabulary import as_dict, in_der
 
 __all__ = ["Address", "Connection"]
 
 #: (host, port[, flow, scope]) of TCP, or the path of a unix socket ("" when unnamed).
 Address = tuple[Any, ...] | str
 
-#: Bytes read from a file at once where the kernel cannot send it by itself.
-FILE_BLOCK = 1 << 16
-
 _AF_INET6 = int(socket_module.AF_INET6)
-_INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
 
 
 def _in_ipv4(address: Address) -> Address:
-    """The address of a peer that came by IPv4 to a socket that serves both families, as an IPv4 socket would give it. Nobody else has such
-    an address: the kernel drops IPv6 packets that come from an IPv4-mapped one."""
+    """The address of a peer that came by IPv4 to a socket that serves both families, as an IPv4 socket would give it. No other peer has
+    such an address: the kernel drops IPv6 packets that come from an IPv4-mapped one."""
     host = address[0] if isinstance(address, tuple) else ""
     if host.startswith("::ffff:") and "." in host:
         return (host.removeprefix("::ffff:"), address[1])
@@ -66,23 +76,6 @@ def _in_ipv4(address: Address) -> Address:
 
 #: Bytes that read-ahead asks for at once: it is used for first bytes, which are few.
 READ_AHEAD = 16384
-
-#: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
-_RESET = struct.pack("ii", 1, 0)
-_NO_LINGER = struct.pack("ii", 0, 0)
-
-#: What the kernel has still to send after a close is given up once the peer has taken nothing for so many milliseconds. Otherwise a peer
-#: that answers probes and reads nothing keeps up to 4 MB for ever, which belong to no process any more. It is about what a `WritePace`
-#: allows before. Where less than `MANY_BYTES` were sent it is not set, so that a short exchange costs no system call for it.
-UNREAD_AT_MOST = 180_000
-MANY_BYTES = 1 << 16
-
-_IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
-
-_PEEK, _WAITALL, _DONTWAIT = int(socket_module.MSG_PEEK), int(socket_module.MSG_WAITALL), int(socket_module.MSG_DONTWAIT)
-_RECEIVE_FLAGS = _PEEK | _WAITALL | _DONTWAIT | int(socket_module.MSG_NOSIGNAL)
-_SEND_FLAGS = int(socket_module.MSG_NOSIGNAL) | int(socket_module.MSG_MORE)
-_OTHER_SEND_FLAGS = "the send flags that a Connection knows are MSG_NOSIGNAL, MSG_MORE and, for send(), MSG_DONTWAIT"
 
 _ids = itertools.count(1)
 
@@ -101,7 +94,7 @@ class Connection:
         client: address of the peer, as `getpeername()` unless a trusted header says otherwise.
         server: address that the peer connected to.
         destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
-        identity: who authenticated, if somebody did.
+        identity: the name that the peer authenticated with, None without.
         route: name of the route that was chosen last; None before.
         tunnel: what a proxy knows of the tunnel that this stream runs in (a `muxwsgi.proxy.Context`); None outside of one.
         id: number of the accepted connection, the same for all layers on it.
@@ -146,7 +139,7 @@ class Connection:
         self._timeout: float | None = None
         self._files = 0
         self._close_wanted = False
-        self._number_given = False  # whether `fileno()` told somebody the descriptor
+        self._number_given = False  # whether `fileno()` has returned the descriptor
         self._own: Extras | None = None  # of the lowest connection, for all layers on it
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -193,7 +186,7 @@ class Connection:
     @classmethod
     def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None, hub: Any = None) -> "Connection":
         """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Closes it where it raises:
-        `OSError` where that is gone already. `hub` is this thread's, for who knows it."""
+        `OSError` where the peer has closed it already. `hub` is this thread's, None to look it up."""
         transport = None
         try:
             transport = SocketTransport(fd, kind, hub)
@@ -224,7 +217,7 @@ class Connection:
         Raises `TimeoutError` (`Expired` from a deadline), `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed.
         """
         if flags:
-            return self._recv_as(n, flags)
+            return recv_as(self, n, flags)
         if self._ahead:
             data = bytes(self._ahead[:n])
             del self._ahead[:n]
@@ -234,47 +227,6 @@ class Connection:
             return b""
         self.bytes_received += len(data)
         return data
-
-    def _recv_as(self, n: int, flags: int) -> bytes:
-        """`recv` with flags. Between its reads other greenlets run."""
-        if flags & ~_RECEIVE_FLAGS:
-            raise ValueError("the receive flags that a Connection knows are MSG_PEEK, MSG_WAITALL, MSG_DONTWAIT and MSG_NOSIGNAL")
-        timeout = 0.0 if flags & _DONTWAIT else self._timeout
-        if flags & _PEEK:
-            return self._peek_as(n, bool(flags & _WAITALL), timeout)
-        give_up = None if timeout is None else monotonic() + timeout
-        gathered = bytearray()
-        try:
-            while len(gathered) < n:
-                if gathered and timeout and give_up is not None and (timeout := give_up - monotonic()) <= 0:
-                    raise TimeoutError(errno.ETIMEDOUT, "timed out")
-                if self._ahead:
-                    data = bytes(self._ahead[: n - len(gathered)])
-                    del self._ahead[: len(data)]
-                else:
-                    data = self._transport.recv(n - len(gathered), timeout)
-                self.bytes_received += len(data)
-                gathered += data
-                if not data or not flags & _WAITALL:
-                    break
-        except BaseException as error:
-            if isinstance(error, BlockingIOError) and gathered:
-                return bytes(gathered)
-            if not isinstance(self._transport, Gone):
-                self.unread(bytes(gathered))
-            raise
-        return bytes(gathered)
-
-    def _peek_as(self, n: int, all_of_them: bool, timeout: float | None) -> bytes:
-        have = len(self._ahead or b"")
-        if all_of_them and timeout != 0:
-            self._look(n, timeout)
-        elif not have:
-            self._look(min(n, 1), timeout)
-        elif have < n:
-            with contextlib.suppress(BlockingIOError):  # more may have come since
-                self._look(have + 1, 0.0)
-        return bytes((self._ahead or b"")[:n])
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
         """As `recv`, into `buffer` (at most `nbytes` of it, 0 for all); the number of bytes, 0 at the end of the stream."""
@@ -309,7 +261,7 @@ class Connection:
         return bytes(self._ahead)
 
     def peek_beyond(self, seen: int, limit: int) -> bytes:
-        """For who decides by first bytes: wait until more than `seen` bytes are there; all there are, at most `limit`.
+        """Wait until more than `seen` bytes are there; all there are, at most `limit`. For a decision by first bytes.
 
         No more than `seen` bytes means that the stream ended. The bytes of an accepted TCP socket stay in the kernel, so that
         TLS may still take the descriptor over; on everything else they become read-ahead. Call `settle()` when decided.
@@ -343,8 +295,8 @@ class Connection:
         `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` may be MSG_NOSIGNAL, which holds anyway, and
         MSG_MORE, which makes no difference.
         """
-        if flags and flags & ~_SEND_FLAGS:
-            raise ValueError(_OTHER_SEND_FLAGS)
+        if flags and flags & ~SEND_FLAGS:
+            raise ValueError(OTHER_SEND_FLAGS)
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
         try:
@@ -361,21 +313,7 @@ class Connection:
         where that is nothing, and `OSError` (EOPNOTSUPP) for MSG_DONTWAIT in TLS.
         """
         if flags or self._timeout == 0:
-            return self._send_as(data, flags)
-        self.sendall(data)
-        return memoryview(data).nbytes
-
-    def _send_as(self, data: Buffer, flags: int) -> int:
-        if flags & ~(_SEND_FLAGS | _DONTWAIT):
-            raise ValueError(_OTHER_SEND_FLAGS)
-        transport = self._transport
-        if self._timeout == 0 or flags & _DONTWAIT:
-            if isinstance(transport, SocketTransport | MemoryTransport):
-                count = transport.send_now(memoryview(data).cast("B"))
-                self.bytes_sent += count
-                return count
-            if flags & _DONTWAIT and not isinstance(transport, Gone):  # the rest of a record has to follow
-                raise OSError(errno.EOPNOTSUPP, "MSG_DONTWAIT cannot be had in TLS: the socket of as_socket() has it")
+            return send_as(self, data, flags)
         self.sendall(data)
         return memoryview(data).nbytes
 
@@ -417,35 +355,12 @@ class Connection:
         The kernel sends a regular file by itself. What has no descriptor, or gives something else than its descriptor has (gzip), is read
         and sent in blocks; from where it is, if it cannot seek and `offset` is 0.
         """
-        if isinstance(file, io.TextIOBase):
-            raise ValueError("sendfile() takes a file in binary mode")
-        transport = self._transport
-        found = descriptor_of(file) if isinstance(transport, SocketTransport) else None
-        if isinstance(transport, SocketTransport) and found is not None:
-            fd, size = found
-            try:
-                sent = transport.sendfile(fd, offset, max(size - offset, 0) if count is None else count, self._timeout)
-            except BaseException as error:
-                self.bytes_sent += sent_before(error)
-                raise
-            self.bytes_sent += sent
-            return sent
-        seekable = getattr(file, "seekable", None)
-        if offset or (seekable is not None and seekable()):
-            file.seek(offset)
-        sent = 0
-        while count is None or sent < count:
-            block = file.read(FILE_BLOCK if count is None else min(FILE_BLOCK, count - sent))
-            if not block:
-                break
-            self.sendall(block)
-            sent += len(block)
-        return sent
+        return send_file(self, file, offset, count)
 
     # Ending
 
     def shutdown(self, how: int) -> None:
-        """End one or both directions, as `socket.shutdown`. Under TLS, ending the sending direction says close_notify first."""
+        """End one or both directions, as `socket.shutdown`. Under TLS, ending the sending direction sends close_notify first."""
         self._transport.shutdown(how, self._timeout)
 
     def close(self) -> None:
@@ -461,8 +376,8 @@ class Connection:
             self._end("the connection is closed")
 
     def finish(self, cut: bool = False) -> None:
-        """Close whatever layer is outermost, whoever still holds files or references. What the greenlet that owns the
-        connection calls at the end. Does nothing where it is closed or detached already.
+        """Close the outermost layer, also where there are still files or references. The greenlet that owns the connection calls this at
+        the end. Does nothing where it is closed or detached already.
 
         What was written to the socket of `as_socket()` is sent first, for as long as the peer takes it. `cut`: the handler was stopped in
         the middle of something, so the end is a reset, see `cut()`, and what needs a longer wait than that is lost.
@@ -490,10 +405,10 @@ class Connection:
 
         For a message that only the end of the stream delimits: set before its first byte, and cleared behind its last.
         """
-        if isinstance(self._transport, Gone):
+        if isinstance(self._transport, ClosedTransport):
             return
         self.lifeline.reset_at_close = incomplete
-        self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET if incomplete else _NO_LINGER)
+        self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET if incomplete else NO_LINGER)
 
     def cut(self, grace: float = CUT_GRACE) -> None:
         """Close where the rest of what the peer was to get is not coming: it can tell that the stream is incomplete.
@@ -501,23 +416,13 @@ class Connection:
         What was sent before is delivered first. Under TLS there is no close_notify. A TCP connection ends with a reset, once the peer has
         what was sent, or after `grace` seconds. Unix sockets know no reset: they are closed.
         """
-        transport = self._transport
-        if isinstance(transport, Gone):
-            return
-        if encrypted := isinstance(transport, DescriptorTLS | LayeredTLS):
-            transport.abandon()
-        sock = transport.socket()
-        if sock is not None and sock.family != socket_module.AF_UNIX:
-            drain(sock, grace)
-        if not encrypted:  # without close_notify it is clear enough, and what the peer has not taken yet is still sent
-            self.lifeline.reset_at_close = True
-        self._end("the connection was cut")
+        cut(self, grace)
 
     @property
     def bytes_unacknowledged(self) -> int:
         """Bytes of what was sent, as the descriptor has it, that the peer's kernel has not taken yet; 0 in memory and once closed."""
         transport = self._transport
-        sock = None if isinstance(transport, Gone) else transport.socket()
+        sock = None if isinstance(transport, ClosedTransport) else transport.socket()
         return 0 if sock is None else unacknowledged(sock.fileno())
 
     @property
@@ -542,19 +447,19 @@ class Connection:
         self._end(REASON)
 
     def _end(self, reason: str) -> None:
-        transport, self._transport = self._transport, Gone(self.lifeline, reason)
-        if not isinstance(transport, Gone):
+        transport, self._transport = self._transport, ClosedTransport(self.lifeline, reason)
+        if not isinstance(transport, ClosedTransport):
             self._ahead = None
             self.lifeline.top = None  # breaks the circle, so that no collection is needed
             if self.lifeline.reset_at_close:
-                _prepare_reset(transport)
+                prepare_reset(transport)
             elif self.bytes_sent > MANY_BYTES and reason is not REASON:  # in a forked child the options are the parent's too
-                _limit_unread(transport)
+                limit_unread(transport)
             transport.close()
 
     def __del__(self) -> None:
         transport = getattr(self, "_transport", None)
-        if transport is not None and not isinstance(transport, Gone):
+        if transport is not None and not isinstance(transport, ClosedTransport):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self._end("the connection is closed")
 
@@ -580,40 +485,10 @@ class Connection:
         `server_hostname` is the name or address that a client verifies and sends as SNI. Raises `HandshakeError`, and closes
         the connection then. The deadline is the caller's to set.
         """
-        transport = self._transport
-        if isinstance(transport, Gone):
-            raise OSError(errno.EBADF, transport.reason)
-        if context is None:
-            context = self._own_side()
-        elif not isinstance(context, ClientContext) and not hasattr(context, "connection"):
-            raise TypeError(
-                f"start_tls() takes muxwsgi's ServerContext or ClientContext, or nothing for the bind's certificates, not {context!r}: "
-                "the ssl module wraps the socket that as_socket() returns"
-            )
-        ahead = bytes(self._ahead or b"")
-        own = self._lowest()._own
-        if own is not None:
-            own.write_files()
-            self._transport = Gone(self.lifeline, _IN_TLS)  # files that have nothing must not ask
-            ahead = own.take_files_ahead() + ahead
-        below: TLSTransport
-        try:
-            if isinstance(transport, SocketTransport) and not ahead:
-                transport.settle()
-                below = DescriptorTLS(transport, _tls_side(context, transport.socket(), server_hostname))
-            else:
-                below = LayeredTLS(transport, _tls_side(context, None, server_hostname), ahead)
-        except BaseException:
-            self._transport = transport
-            raise
-        self._ahead = None
-        self._transport = Gone(self.lifeline, _IN_TLS)
+        below, context = begin_tls(self, context, server_hostname)
         inner = Connection(below, client=self.client, server=self.server, parent=self)
         try:
-            below.handshake()
-            if isinstance(context, ClientContext):
-                context.verify_name(below.ssl, server_hostname)
-            inner.tls = TLSInfo.of(below.ssl)
+            inner.tls = shake_hands(below, context, server_hostname)
         except BaseException as error:
             inner._end("the TLS handshake failed")
             if not isinstance(context, ClientContext) and isinstance(error, OSError):
@@ -629,16 +504,6 @@ class Connection:
         if service is not None and service.events.handshake:
             tell(service.events.handshake, connection, error)
 
-    def _own_side(self) -> ServerSide:
-        side: ServerSide | None = None
-        if self.tunnel is not None:
-            side = self.tunnel.server_side()
-        if side is None and self.lifeline.service is not None:
-            side = self.lifeline.service.tls
-        if side is None:
-            raise RuntimeError("start_tls() needs a certificate, and this bind has none: --certfile, or -b ADDRESS,tls=off,certfile=FILE")
-        return side
-
     def detach(self) -> "tuple[gevent.socket.socket, bytes]":
         """The socket and the bytes of it that were read ahead; they are the caller's to close and to use first.
 
@@ -647,28 +512,15 @@ class Connection:
         After `fileno()` the descriptor belongs to the caller of both, as after `socket.detach()`: `SSLContext.wrap_socket` makes a
         socket of the number and drops what is returned here. So garbage collection does not close that socket, only its `close()` does.
         """
-        transport = self._transport
-        if not isinstance(transport, SocketTransport):
-            if isinstance(transport, Gone):
-                raise OSError(errno.EBADF, transport.reason)
-            raise OSError(errno.EOPNOTSUPP, "no socket carries this stream: use as_socket()")
-        ahead = bytes(self._ahead or b"")
-        self._ahead = None
-        self._transport = Gone(self.lifeline, "the socket was detached")
-        self.lifeline.top = None
-        sock = transport.release()
-        kind = KeptSocket if self._number_given else gevent.socket.socket
-        detached = kind(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        leave_to_parent(detached)
-        return detached, ahead
+        return detach(self)
 
     def as_socket(self) -> StreamSocket:
-        """A real socket with this stream, for code that insists on a descriptor that tells the truth: select, threads, `subprocess`, `ssl`.
+        """A real socket with this stream, for code that needs a descriptor that carries the stream: select, threads, `subprocess`, `ssl`.
 
-        It is one end of a socketpair, whatever this connection is layered on, and a pump carries the bytes: the pump owns this
+        It is one end of a socketpair, on every kind of transport, and a pump carries the bytes: the pump owns this
         connection from then on. Deadline, idle timeout and drain hold as before. See `StreamSocket` for what it does differently.
         """
-        if isinstance(self._transport, Gone):
+        if isinstance(self._transport, ClosedTransport):
             raise OSError(errno.EBADF, self._transport.reason)
         self.lifeline.reader.check_thread()
         own = self._extras()
@@ -699,7 +551,7 @@ class Connection:
     def draining(self) -> Event:
         """Set when the server begins to stop: `is_set()`, and `wait(seconds)` from greenlets and from real threads.
 
-        What still runs after the graceful timeout is cut. A handler that only reads says so with `resting`, and is woken.
+        What still runs after the graceful timeout is cut. A handler that only reads sets `resting`, and is woken.
         """
         service = self.lifeline.service
         if service is not None:
@@ -738,22 +590,7 @@ class Connection:
         newline: str | None = None,
     ) -> IO[Any]:
         """A file over the stream, as `socket.makefile`. It holds a reference: `close()` waits for it."""
-        if not set(mode) <= set("rwb"):
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
-        writing = "w" in mode
-        reading = "r" in mode or not writing
-        raw_mode = ("r" if reading else "") + ("w" if writing else "")
-        raw = socket_module.SocketIO(cast(socket_module.socket, self), cast(Any, raw_mode))
-        self._files += 1
-        if buffering is None or buffering < 0:
-            buffering = io.DEFAULT_BUFFER_SIZE
-        if buffering == 0:
-            if "b" not in mode:
-                raise ValueError("unbuffered streams must be binary")
-            return cast(IO[Any], raw)
-        file = _file(raw, mode, reading, writing, buffering, encoding, errors, newline)
-        self._extras().note_file(file)
-        return file
+        return make_file(self, mode, buffering, encoding, errors, newline)
 
     def _decref_socketios(self) -> None:
         # `socket.SocketIO` calls this when it is closed.
@@ -788,14 +625,14 @@ class Connection:
         """The descriptor, for select and the like; -1 once closed, and in memory.
 
         Raises `OSError` (EOPNOTSUPP) in TLS, while there is read-ahead and after `as_socket()`: bytes on that descriptor are not this
-        stream's, and its readiness says nothing. `as_socket()` has one that tells the truth.
+        stream's, and its readiness is not that of this stream. `as_socket()` has a descriptor that carries the stream.
         """
         number = self._own_descriptor()
         self._number_given = True
         return number
 
     def _own_descriptor(self) -> int:
-        """As `fileno`, for who does not give the number away."""
+        """As `fileno`, for a caller that does not give the number away."""
         own = self._lowest()._own
         if own is not None and own.pump is not None:
             raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
@@ -808,7 +645,7 @@ class Connection:
     def descriptor(self) -> int:
         """The number of the descriptor at the bottom, -1 where there is none. For polls that ask about the peer and not about this stream:
         its bytes and its readiness are not this stream's where there is TLS or read-ahead. Not to be given to code that reads or writes."""
-        if isinstance(self._transport, Gone):
+        if isinstance(self._transport, ClosedTransport):
             return -1
         sock = self._transport.socket()
         return -1 if sock is None else sock.fileno()
@@ -922,7 +759,7 @@ class Connection:
     def deadline(self) -> float:
         """Absolute `time.monotonic()` seconds. A wait that lasts longer raises `Expired`, noticed within about a second.
 
-        It stays in the past until it is moved: who catches `Expired` to say goodbye sets a new one first.
+        It stays in the past until it is moved: code that catches `Expired` to send something sets a new one first.
         """
         return self.lifeline.deadline
 
@@ -947,50 +784,3 @@ class Connection:
     @resting.setter
     def resting(self, value: bool) -> None:
         self.lifeline.resting = value
-
-
-def _prepare_reset(transport: Transport) -> None:
-    """Make the close of `transport` a reset. What the kernel has not sent yet is dropped."""
-    sock = transport.socket()
-    if sock is not None:
-        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, _RESET)
-    if isinstance(transport, DescriptorTLS | LayeredTLS):
-        transport.abandon()
-
-
-def _limit_unread(transport: Transport) -> None:
-    """See `UNREAD_AT_MOST`."""
-    sock = transport.socket()
-    if sock is not None and sock.family in _INTERNET and sock.fileno() >= 0 and unacknowledged(sock.fileno()):
-        sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT, UNREAD_AT_MOST)
-
-
-def _file(
-    raw: socket_module.SocketIO,
-    mode: str,
-    reading: bool,
-    writing: bool,
-    buffering: int,
-    encoding: str | None,
-    errors: str | None,
-    newline: str | None,
-) -> IO[Any]:
-    """`raw` with a buffer, for bytes or text."""
-    stream: io.BufferedIOBase
-    if reading and writing:
-        stream = io.BufferedRWPair(raw, raw, buffering)
-    elif reading:
-        stream = io.BufferedReader(raw, buffering)
-    else:
-        stream = io.BufferedWriter(raw, buffering)
-    if "b" in mode:
-        return cast(IO[Any], stream)
-    return io.TextIOWrapper(cast(IO[bytes], stream), encoding, errors, newline)
-
-
-def _tls_side(
-    context: ServerSide | ClientContext, sock: socket_module.socket | None, server_hostname: str | None
-) -> SSL.Connection:
-    if isinstance(context, ClientContext):
-        return context.connection(sock, server_hostname)
-    return context.connection(sock)

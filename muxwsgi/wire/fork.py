@@ -16,7 +16,7 @@ All this is for a process that serves (`serving`). One that only imported the li
 any other: a master may.
 
 gevent's `subprocess` forks by Python, so its children are such ones up to the exec. `os.posix_spawn` and `multiprocessing`'s other start
-methods fork in C: there nothing is called, and the exec closes what is ours.
+methods fork in C: no handler of ours runs there, and the exec closes our descriptors.
 """
 
 import errno
@@ -45,7 +45,7 @@ __all__ = ["REASON", "Inherited", "end_child", "is_child", "leave_to_parent", "s
 
 log = logging.getLogger("muxwsgi.error")
 
-#: What an inherited connection says when it is used.
+#: The text of the error that an inherited connection raises when it is used.
 REASON = "the connection belongs to the process that this one was forked from"
 
 
@@ -53,7 +53,7 @@ class Inherited(Protocol):
     """What a child inherits and must let go of."""
 
     def forsake(self) -> None:
-        """In the child: give up descriptors and what waits to be written. Sends nothing, waits for nothing, switches to nobody."""
+        """In the child: give up descriptors and what waits to be written. Sends nothing, does not wait and does not switch."""
 
 
 _inherited: WeakSet[Any] = WeakSet()
@@ -190,10 +190,10 @@ def _close_quietly(sock: socket.socket) -> None:
 
 
 def _reset_signals() -> None:
-    """Give up the handlers that run on the old loop, where nothing runs any more. Those of Python (`Signals` for one) are not ours."""
+    """Give up the handlers that run on the old loop, where nothing runs any more. Those of Python (as in `Signals`) stay."""
     if getattr(gevent.signal_handler, "greenlet_class", gevent.Greenlet) is None:
         return  # gevent sets it with the first handler: most processes have none, and are spared the search
-    for each in gc.get_referrers(gevent.signal_handler):  # 4 ms for 50,000 objects; there is no other list of them
+    for each in gc.get_referrers(gevent.signal_handler):  # 4 ms for 50,000 objects; gevent keeps no list of them
         if type(each) is gevent.signal_handler:
             each.cancel()  # libev puts the default back
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -2,10 +2,10 @@
 
 CPython gives each greenlet that runs Python code a block of 16 KiB, by mmap(2), and takes it back at its end, by munmap(2); between the two
 the kernel finds and clears pages for it. A connection has a greenlet of its own, so these are as much work for the kernel as reading a
-request. Python lets a program say where such blocks come from (`PyObject_SetArenaAllocator`): the compiled build says, from those that were
+request. Python lets a program choose where such blocks come from (`PyObject_SetArenaAllocator`): the compiled build takes those that were
 given back a moment ago. Plain Python has no way to say so, and goes on as it was.
 
-It is a setting of the whole process, so it is for who owns the process: `muxwsgi run` makes it, the library does not.
+It is a setting of the whole process. So `muxwsgi run` makes it, and the library does not.
 """
 
 __all__ = ["keep_frames"]

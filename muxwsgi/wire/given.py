@@ -28,7 +28,7 @@ Nothing = TypeVar("Nothing", bytes, int)
 
 _DONTWAIT = int(socket_module.MSG_DONTWAIT)
 
-#: Options at these levels, and of the socket level these, are the connection's: a socketpair has none or nobody would notice.
+#: Options at these levels, and of the socket level these, are set on the connection: on a socketpair they have no effect.
 _LEVELS = frozenset({int(socket_module.IPPROTO_IP), int(socket_module.IPPROTO_IPV6), int(socket_module.IPPROTO_TCP)})
 _OPTIONS = frozenset({int(socket_module.SO_KEEPALIVE), int(socket_module.SO_LINGER)})
 
@@ -59,7 +59,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
 
     - `send` sends everything, as send(2) on a blocking socket does;
     - it may be used in any thread. In the thread of the server a wait is a greenlet's, in others it is that thread's;
-    - its descriptor blocks, for processes that inherit it: each call here says for itself that it does not wait (MSG_DONTWAIT);
+    - its descriptor blocks, for processes that inherit it: so each call here has MSG_DONTWAIT;
     - where the connection fails (a reset, `Expired`, `Draining`), `recv` raises that. A socketpair can only show an end, and an incomplete
       stream must not look complete. Code that reads the descriptor without this object sees the end.
 

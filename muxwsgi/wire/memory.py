@@ -3,7 +3,8 @@
 import errno
 import socket as socket_module
 
-from muxwsgi.wire.ready import Lifeline, Ready
+from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.ready import Ready
 from muxwsgi.wire.transport import Buffer, WriteTurn
 
 __all__ = ["MemoryTransport", "memory_pair"]
@@ -13,7 +14,7 @@ CAPACITY = 1 << 16
 
 
 class Channel:
-    """One direction: what was written and not yet read, and who waits at either end."""
+    """One direction: what was written and not yet read, and the readiness of either end."""
 
     __slots__ = ("broken", "data", "ended", "readable", "reset", "writable")
 
@@ -112,5 +113,5 @@ class MemoryTransport:
 
 def memory_pair() -> tuple[MemoryTransport, MemoryTransport]:
     """Two connected transports."""
-    there, back = Channel(), Channel()
-    return MemoryTransport(back, there), MemoryTransport(there, back)
+    from_first, from_second = Channel(), Channel()
+    return MemoryTransport(from_second, from_first), MemoryTransport(from_first, from_second)

@@ -66,7 +66,7 @@ class Pump:
                     far.shutdown(socket_module.SHUT_WR, None)
                     return
                 far.sendall(data, None)
-            except OSError:  # nobody reads the near end: what comes is dropped, so that it causes no reset before the last bytes are sent
+            except OSError:  # the near end is closed: what comes is dropped, so that it causes no reset before the last bytes are sent
                 with contextlib.suppress(OSError):
                     while connection.recv(BLOCK):
                         pass
@@ -77,7 +77,7 @@ class Pump:
         while True:
             try:
                 data = far.recv(BLOCK, None)
-            except OSError:  # the near end was closed with bytes in it that nobody read
+            except OSError:  # the near end was closed with unread bytes in it
                 data = b""
             try:
                 if not data:
@@ -95,8 +95,8 @@ class Pump:
     def finish(self, cut: bool = False) -> None:
         """Send what the application wrote, for as long as the peer takes it, and end both greenlets.
 
-        What it writes from now on fails with EPIPE, whoever has the socket by now. `cut`: the server waits no longer, and the peer is not
-        told that this was the end. The connection is aborted where bytes are left over, and open otherwise.
+        What it writes from now on fails with EPIPE, in every process that has the socket. With `cut` the server waits no longer, and the
+        end is a reset. The connection is aborted where bytes are left over, and open otherwise.
         """
         complete = False
         if cut:

@@ -1,36 +1,57 @@
-"""Readiness: the only place that touches gevent's watchers and the hub.
+"""Readiness: how a greenlet waits for one direction of a stream. The only place that touches gevent's watchers of connections.
 
-The shape that is fast, and why. A watcher is started once and *stays armed*: its callback switches to the greenlet that
-waits or, when nobody waits, stops the watcher. So a keep-alive connection starts and stops nothing per request (a
-gevent socket does both, with a fresh `Waiter`, at every wait), and nothing spins while the application is busy.
+The states of a `Ready`
+-----------------------
 
-What the short form of that gets wrong, each seen in practice:
+A `Ready` has two states that change apart from each other, the watcher's and the waiter's, and one that is final.
 
-- The waiter is recorded per wait and cleared in `finally`. A stale one, left behind by a Timeout or a kill, would
-  let the callback switch to a greenlet that sleeps somewhere else by now.
-- Starting a watcher on a dead descriptor aborts the process inside libev, hence the check before each start.
-- Only the hub switches to a waiter. `fail` may be called by any greenlet, so it goes through `run_callback`.
-- A greenlet can be switched to by anybody. `wait` returns only when its own callback fired, and goes on waiting
-  after a stray switch.
-- `shutdown(SHUT_RD)` as a way to wake sleepers was tried and dropped: writers stay blocked, and TLS cannot send afterwards.
+watcher     off, or armed: started in the loop. `wait` arms it. It *stays armed* after the wait, and its callback turns it off when nobody
+            waits. A pair in memory has no watcher; `notify` is called instead.
+waiter      none, or one greenlet: from the beginning of `wait` to its end, and never longer. A second one gets `ConcurrentObjectUseError`.
+closed      `wait` raises EBADF. The watcher is gone, because the descriptor is closed next.
+
+What ends a wait: the watcher's callback or `notify` (`_fired`), `fail`, the timer of `timeout`, `close`, and an exception that is thrown
+into the greenlet (a Timeout, a kill). The first four wake it by `switch`. Nothing else does: a greenlet that is woken by another goes on
+waiting.
+
+Which greenlet does what
+------------------------
+
+- The waiter is in `hub.switch()`, inside of `wait`.
+- The hub runs `_on_ready`, `_wake` and `_time_out`. Only the hub switches to a waiter.
+- Any greenlet calls `fail`, `notify` and `close`, and threads call `fail` and `close`. They set a flag and leave the switch to the hub
+  (`run_callback`). The wait may be over when the hub comes to it, and another may have begun: `_wake` looks at the flags, which each wait
+  clears.
+
+What must hold
+--------------
+
+- The waiter is cleared in `finally`. A stale one, left behind by a Timeout or a kill, would be switched to where it sleeps by then.
+- libev aborts the process when a watcher is started on a closed descriptor. So there is a check before each start.
+- A timeout of 0 never waits. Deadlines are not timers: the sweeper calls `fail` (see `lifeline.py`).
+
+Tried, and not used
+-------------------
+
+- gevent's sockets, which start and stop the watcher and make a `Waiter` at each wait. With a watcher that stays armed, a keep-alive
+  connection starts and stops nothing per request.
+- A watcher that is never turned off: it fires in each turn of the loop while bytes wait and the application is busy.
+- `shutdown(SHUT_RD)` to wake a reader: writers stay blocked, and TLS cannot send afterwards.
 """
 
 import errno
 import fcntl
-import logging
-import math
 import select
 import sys
 import termios
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.monkey import get_original
 from greenlet import error as SwitchError  # noqa: N812
 
-from muxwsgi.errors import Draining, Expired
 from muxwsgi.wire.syscalls import check_descriptor
 
 if TYPE_CHECKING:
@@ -40,22 +61,15 @@ __all__ = [
     "READ",
     "WRITE",
     "DescriptorReady",
-    "Lifeline",
-    "Pace",
     "Ready",
-    "SendQueue",
-    "WritePace",
     "give_turn",
-    "sweep",
     "unacknowledged",
 ]
-
-log = logging.getLogger("muxwsgi.error")
 
 READ = 1
 WRITE = 2
 
-#: gevent's would wait for the next turn of the loop.
+#: The one of the kernel: gevent's would wait for the next turn of the loop.
 _poll = get_original("select", "poll")
 _POLL_EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}
 _thread_id: Callable[[], int] = get_original("threading", "get_ident")
@@ -73,7 +87,7 @@ class Ready:
         self._begin(get_hub())
         self._armed = True
 
-    def _begin(self, hub: Any) -> None:  # for who knows the hub already; and in a compiled class there is no fast way to super().__init__
+    def _begin(self, hub: Any) -> None:  # for a caller that knows the hub; in a compiled class super().__init__ is slow
         self._hub = hub
         self._armed = False
         self._closed = False
@@ -242,7 +256,7 @@ def unacknowledged(fd: int) -> int:
 
 
 def give_turn() -> None:
-    """Let everybody run who is ready, those included whose descriptors have become so, and come back.
+    """Let all greenlets run that are ready, also those whose descriptors have become so, and come back.
 
     `gevent.sleep(0)` is not that: it looks at descriptors and timers once in up to a thousand calls. A greenlet that works for a
     millisecond between them keeps all others waiting for a second, the sweeper included.
@@ -253,220 +267,3 @@ def give_turn() -> None:
         hub.wait(timer)
     finally:
         timer.close()
-
-
-class Pace:
-    """The patience that a peer has left, who must move at least `rate` bytes a second while we wait.
-
-    Waiting uses it up and bytes earn it back, to `grace` seconds at most: otherwise a peer that took 5 GB in a minute could then
-    stall for weeks. Time in which we do not wait (the application is busy) costs the peer nothing.
-
-    `patience` is what is left, in seconds.
-    """
-
-    __slots__ = ("_grace", "_rate", "patience")
-
-    def __init__(self, rate: float, grace: float) -> None:
-        """`rate` in bytes per second, above 0; `grace` in seconds."""
-        self._rate = rate
-        self._grace = grace
-        self.patience = grace
-
-    def moved(self, count: int, waited: float) -> None:
-        """Note that `count` bytes came after `waited` seconds."""
-        self.patience = min(self._grace, self.patience - waited + count / self._rate)
-
-
-class SendQueue(Protocol):
-    """What was written to a stream and not yet taken by its peer.
-
-    step    bytes that the peer may read before the queue gets shorter: it reports what it has read in steps
-    """
-
-    step: int
-
-    def size(self) -> int:
-        """Bytes in the queue; 0 where the stream is closed."""
-
-
-class WritePace(Pace):
-    """The `Pace` of a peer that a blocked write waits for.
-
-    It counts what the peer has taken out of `queue`. What a send accepts says little: the kernel holds megabytes, and accepts more only
-    when a third of them are gone. The peer may read `queue.step` bytes unseen, so their time at the minimum rate is added to the grace.
-    """
-
-    __slots__ = ("_at", "_queue", "_size")
-
-    def __init__(self, rate: float, grace: float, queue: SendQueue) -> None:
-        super().__init__(rate, grace + queue.step / rate)
-        self._queue = queue
-        self._size = 0
-        self._at = 0.0
-
-    def begin(self, now: float) -> None:
-        """A wait begins at `now` (`time.monotonic()` seconds). The time since the last one counts for nothing."""
-        self._size = self._queue.size()
-        self._at = now
-
-    def look(self, now: float) -> None:
-        """Note what the peer has taken until `now`."""
-        size = self._queue.size()
-        self.moved(max(self._size - size, 0), max(now - self._at, 0.0))
-        self._size = size
-        self._at = now
-
-
-class Stream(Protocol):
-    """What a `Lifeline` wants to know of the outermost connection."""
-
-    @property
-    def bytes_received(self) -> int: ...
-    @property
-    def bytes_sent(self) -> int: ...
-    def forsake(self) -> None: ...
-
-
-class Lifeline:
-    """What the sweeper sees of one descriptor, shared by every connection that is layered on it.
-
-    deadline        absolute `time.monotonic()` seconds; a wait in either direction that is later than this fails with `Expired`
-    write_pace      of the write that is blocked; None while there is none, or where it may take its time
-    queue           what the peer has not taken yet; None until a write first blocks
-    idle_timeout    seconds without a byte in either direction, `None` for no limit. A byte that the peer takes out of the kernel's buffer
-                    counts too
-    min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
-    resting         set by a handler while it waits for a new message, so that closing loses nothing
-    reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
-    service         what the server gives to all connections of a bind (`Service`); None where none serves it
-    top             the outermost connection: the one in use
-    under_way       bytes that moved and are not in the counts of `top` when they do: of writes that had to wait, and read ahead
-    """
-
-    __slots__ = (
-        "_active_at",
-        "_moved",
-        "_unsent",
-        "_writer",
-        "under_way",
-        "deadline",
-        "idle_timeout",
-        "min_rate",
-        "queue",
-        "rate_grace",
-        "reader",
-        "reset_at_close",
-        "resting",
-        "service",
-        "top",
-        "write_pace",
-    )
-
-    def __init__(self, reader: Ready, writer: Ready | None = None) -> None:
-        """`writer` is made from the reader, which is a descriptor's then, where it is None and somebody asks for it: most connections never
-        wait to write."""
-        self.reader = reader
-        self._writer = writer
-        self.deadline = math.inf
-        self.write_pace: WritePace | None = None
-        self.queue: SendQueue | None = None
-        self.idle_timeout: float | None = None
-        self.min_rate = 0.0
-        self.rate_grace = 0.0
-        self.resting = False
-        self.reset_at_close = False
-        self.service: Any = None
-        self.top: Stream | None = None
-        self.under_way = 0
-        self._moved = -1
-        self._unsent = -1
-        self._active_at = 0.0
-
-    @property
-    def writer(self) -> Ready:
-        """Readiness to write."""
-        if self._writer is None:
-            self._writer = cast(DescriptorReady, self.reader).to_write()
-        return self._writer
-
-    def fail(self, error: BaseException) -> None:
-        """Make the waits of both directions raise `error`."""
-        self.reader.fail(error)
-        if self._writer is not None:
-            self._writer.fail(error)
-
-    def drain(self) -> None:
-        """Wake the handler with `Draining` where it said that it rests, and nothing has come meanwhile: a message that is here already is
-        read and answered. To be repeated while the server drains."""
-        if self.resting and not self.reader.is_ready():
-            self.reader.fail(Draining("the server is shutting down"))
-
-    def close(self) -> None:
-        """End both directions, before the descriptor is closed or given away."""
-        self.reader.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.reader.closed
-
-    def check_writer(self, now: float) -> None:
-        """Fail the blocked write with `Expired` once the peer has taken less than the minimum rate for too long."""
-        pace = self.write_pace
-        if pace is not None:
-            pace.look(now)
-            if pace.patience < 0:
-                self.writer.fail(Expired("the peer takes the data more slowly than allowed"))
-
-    @property
-    def untouched(self) -> bool:
-        """Whether the client has sent nothing yet that somebody has read. A handshake and a look at first bytes do not count."""
-        return self.top is not None and self.top.bytes_received == 0
-
-    def check_idle(self, now: float) -> None:
-        """Fail the waits with `Expired` once no byte has moved for `idle_timeout` seconds."""
-        top = self.top
-        if top is None or self.idle_timeout is None:
-            return
-        moved = top.bytes_received + top.bytes_sent + self.under_way
-        if self.queue is not None:
-            moved -= self.queue.size()  # what the peer has taken is movement, also of a write that goes on
-        if moved != self._moved:
-            self._moved = moved
-            self._unsent = -1
-            self._active_at = now
-            return
-        if self._unsent:  # asked once when bytes stop to move, and again for as long as the peer has not taken all
-            unsent = self.reader.unsent()
-            if self._unsent not in (unsent, -1):
-                self._active_at = now
-            self._unsent = unsent
-        if now - self._active_at > self.idle_timeout:
-            self.fail(Expired(f"no byte in either direction for {self.idle_timeout:g} s"))
-
-    def taken_by_peer(self) -> int:
-        """A number that changes whenever the peer takes a byte."""
-        top = self.top
-        unsent = self.reader.unsent() if self.queue is None else self.queue.size()
-        return (0 if top is None else top.bytes_sent) + self.under_way - unsent
-
-
-def sweep(lifelines: Iterable[Lifeline], now: float) -> None:
-    """Fail the waits whose deadline is over. `now` is `time.monotonic()`; called by the worker about once a second.
-
-    No timer object is made for any deadline: 10,000 connections cost about 0.5 ms a sweep.
-    """
-    for line in lifelines:
-        try:
-            if line.deadline < now:
-                line.fail(Expired("the deadline of this phase is over"))
-                continue
-            if line.write_pace is not None:
-                line.check_writer(now)
-            if line.idle_timeout is not None:
-                line.check_idle(now)
-        except Exception as error:  # of one connection: the others have deadlines too
-            log.exception("a connection cannot be swept")
-            line.fail(error)

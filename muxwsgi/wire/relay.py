@@ -52,14 +52,13 @@ class Truncated(ConnectionResetError):
 class Relayed:
     """How a relay went.
 
-    forth   bytes from `left` that `right` took
-    back    bytes from `right` that `left` took
-    error   what ended it before both sides had said their end: an `OSError`, `Expired` when idle; None for a
-            regular end
+    from_left     bytes of `left` that were sent to `right`
+    from_right    bytes of `right` that were sent to `left`
+    error         the `OSError` that ended it before both sides had ended, `Expired` when idle; None for a regular end
     """
 
-    forth: int
-    back: int
+    from_left: int
+    from_right: int
     error: OSError | None
 
 
@@ -106,22 +105,21 @@ def relay(
     `idle_timeout` are the seconds without a byte either way after which it ends. `fin_timeout` takes its place once one side has ended:
     the other one may be waited for in vain, since its peer may be gone.
 
-    Whatever else than the end of both sides ends it (an error, a TLS stream without close_notify, a timeout, a kill) cuts both streams, see
-    `Connection.cut`. With `cut` False that is left to the caller, who has something to say before.
+    Every other end (an error, a TLS stream without close_notify, a timeout, a kill) cuts both streams, see `Connection.cut`. With `cut`
+    False that is left to the caller, for example to send something before.
 
-    Connection errors are in the result, not raised. Whatever way this returns or raises, a kill included, no
-    greenlet of it is left.
+    Connection errors are in the result, not raised. When this has returned or raised, its greenlets have ended, after a kill too.
     """
-    forth, back = _Direction(left, right), _Direction(right, left)
-    running = [gevent.spawn(forth.copy), gevent.spawn(back.copy)]
+    to_right, to_left = _Direction(left, right), _Direction(right, left)
+    running = [gevent.spawn(to_right.copy), gevent.spawn(to_left.copy)]
     error: OSError | None = None
     regular = False
     try:
         try:
-            error = _wait(running, forth, back, left, right, idle_timeout, fin_timeout)
+            error = _wait(running, to_right, to_left, left, right, idle_timeout, fin_timeout)
             regular = error is None
         finally:
-            # Both copies may sit in a wait of their own, on streams that we go on using or close next.
+            # Both copies may still wait, on streams that the caller goes on using or closes next.
             gevent.killall([greenlet for greenlet in running if not greenlet.dead], Cut)
     except BaseException as raised:
         if cut:
@@ -129,15 +127,15 @@ def relay(
         raise
     if cut and not regular:
         cut_both(left, right)
-    if isinstance(error, Truncated) and (forth.ended or back.ended):
-        error = None  # it had heard the end of the other side, and many close without a word then
-    return Relayed(forth.count, back.count, error)
+    if isinstance(error, Truncated) and (to_right.ended or to_left.ended):
+        error = None  # it had been told the end of the other side, and many then close without close_notify
+    return Relayed(to_right.count, to_left.count, error)
 
 
 def _wait(
     running: "list[gevent.Greenlet[[], None]]",
-    forth: _Direction,
-    back: _Direction,
+    to_right: _Direction,
+    to_left: _Direction,
     left: Side,
     right: Side,
     idle_timeout: float | None,
@@ -149,29 +147,30 @@ def _wait(
     under_way = (0, 0, 0)
     while True:
         limit = idle_timeout
-        if fin_timeout is not None and (forth.ended or back.ended):
+        if fin_timeout is not None and (to_right.ended or to_left.ended):
             limit = fin_timeout if limit is None else min(limit, fin_timeout)
         wait = None if limit is None else max(active_at + limit - monotonic(), 0.001)
         ended = gevent.wait(running, timeout=wait, count=1)
         running = [greenlet for greenlet in running if not greenlet.dead]
-        error = _failure((forth, back))
+        error = _failure((to_right, to_left))
         if error is not None or not running:
             return error
-        active_at = max(active_at, forth.moved_at, back.moved_at)
+        active_at = max(active_at, to_right.moved_at, to_left.moved_at)
         if limit is None or ended or monotonic() - active_at < limit:
             continue
         # What is being sent, and what the kernel still has of what was sent, may be moving, however slowly.
-        half_sent = left.bytes_sent + right.bytes_sent - before - forth.count - back.count
+        half_sent = left.bytes_sent + right.bytes_sent - before - to_right.count - to_left.count
         now_under_way = (half_sent, left.bytes_unacknowledged, right.bytes_unacknowledged)
         if now_under_way == under_way:
-            said = "one side has ended, and no byte came from the other" if forth.ended or back.ended else "no byte in either direction"
+            half_closed = to_right.ended or to_left.ended
+            said = "one side has ended, and no byte came from the other" if half_closed else "no byte in either direction"
             return Expired(f"{said} for {limit:g} s")
         under_way = now_under_way
         active_at = monotonic()
 
 
 def cut_both(left: Side, right: Side, grace: float = CUT_GRACE) -> None:
-    """Both at once, so that neither waits for the other's peer."""
+    """Cut both at once, so that neither waits for the other's peer."""
     cutting = gevent.spawn(left.cut, grace) if grace else None
     try:
         right.cut(grace)
@@ -188,7 +187,8 @@ def _failure(directions: tuple[_Direction, _Direction]) -> OSError | None:
     for direction, other in (directions, directions[::-1]):
         failure = direction.failure
         if isinstance(failure, OSError):
-            # The end could not be told to who is gone already. Had it gone before its own end, the other direction says so.
+            # The end could not be passed on because the target is closed already. If it was closed before its own end, the other direction
+            # has failed too.
             if direction.ended and (other.ended or failure.errno == errno.ENOTCONN):
                 continue
             return failure

@@ -6,7 +6,7 @@ from greenlet import greenlet
 
 from muxwsgi.wire.every import Every
 from muxwsgi.wire.fork import leave_to_parent
-from muxwsgi.wire.ready import Lifeline, sweep
+from muxwsgi.wire.lifeline import Lifeline, sweep
 
 __all__ = ["Sweeper"]
 
@@ -15,10 +15,10 @@ INTERVAL = 1.0
 
 
 class Sweeper(Every):
-    """Whoever opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
+    """Each part that opens or accepts connections has one, and keeps the lifelines of those that are in use in `lines`.
 
-    lines   each lifeline with the greenlet that serves it, None where that is nobody in particular: such a one
-            leaves by itself once it is closed. The others stay as long as they are served, which may go on over a socket that was detached.
+    lines   each lifeline with the greenlet that serves it, or None. Those with None are removed by
+            the sweep once they are closed. The others stay as long as they are served, which may go on over a socket that was detached.
     """
 
     def __init__(self) -> None:

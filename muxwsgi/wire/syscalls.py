@@ -59,12 +59,12 @@ def transmit(fd: int, data: Buffer) -> int:
 
 
 def accept_one(listening: socket_module.socket, family: int) -> tuple[int, Any] | None:
-    """accept(2): a descriptor that does not block and is not inherited, and the peer's address; None where nobody waits."""
+    """accept(2): a descriptor that does not block and is not inherited, and the peer's address; None where the queue is empty."""
     return _accept(listening, family)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def close_descriptor(fd: int) -> None:
-    """close(2). That the peer has reset the connection is no error here."""
+    """close(2). Raises nothing where the peer has reset the connection."""
     _close(fd)  # type: ignore[name-defined]  # noqa: F821
 
 

@@ -1,6 +1,8 @@
 # Types for the compiled build: see docs/compiled.md.
 
-from muxwsgi.wire.ready cimport DescriptorReady, Lifeline, WritePace
+from muxwsgi.wire.lifeline cimport Lifeline
+from muxwsgi.wire.pace cimport WritePace
+from muxwsgi.wire.ready cimport DescriptorReady
 from muxwsgi.wire.syscalls cimport close_descriptor, peek, receive, transmit
 
 
@@ -37,6 +39,6 @@ cdef class SocketTransport:
     cpdef sendall(self, data, timeout)
 
 
-cdef class Gone:
+cdef class ClosedTransport:
     cdef readonly Lifeline lifeline
     cdef readonly object reason

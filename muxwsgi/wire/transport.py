@@ -2,7 +2,7 @@
 
 Every operation takes `timeout`: seconds for this operation, `None` for no limit (the deadlines of the `Lifeline` hold
 all the same), 0 to raise `BlockingIOError` instead of waiting. Here are the protocol that all transports follow, the one over
-a plain socket, and what stands in for the transport of a connection that has none any more.
+a plain socket, and the one of a connection that is closed.
 """
 
 import errno
@@ -17,14 +17,16 @@ from gevent import get_hub, sleep
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
+from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.pace import WritePace
 from muxwsgi.wire.plain_socket import PlainSocket
-from muxwsgi.wire.ready import READ, DescriptorReady, Lifeline, WritePace, give_turn, unacknowledged
+from muxwsgi.wire.ready import READ, DescriptorReady, give_turn, unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
 
 __all__ = [
     "BYTES_PER_TURN",
     "CUT_GRACE",
-    "Gone",
+    "ClosedTransport",
     "SocketTransport",
     "Transport",
     "WriteTurn",
@@ -71,13 +73,13 @@ class Transport(Protocol):
         """As `recv`, into `view`; the number of bytes, 0 at the end of the stream."""
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
-        """All of `data` (one-dimensional bytes). After an error nobody knows how much of it was sent."""
+        """All of `data` (one-dimensional bytes). After an error it is unknown how much of it was sent."""
 
     def shutdown(self, how: int, timeout: float | None) -> None:
         """`socket.shutdown` for this layer and those below."""
 
     def close(self) -> None:
-        """End the descriptor, waking whoever waits with EBADF. Sends what the layer says as goodbye where that needs no wait."""
+        """Close the descriptor. Greenlets that wait are woken with EBADF. TLS sends close_notify where that needs no wait."""
 
     def socket(self) -> socket_module.socket | None:
         """The socket at the bottom, for its name and options; None in memory."""
@@ -215,7 +217,7 @@ class SocketTransport:
             hub = get_hub()
         self._fd = fd
         self._kind = kind
-        self._sock: socket_module.socket | None = None  # made when somebody asks for more than bytes: most connections never do
+        self._sock: socket_module.socket | None = None  # made when something else than bytes is asked for: for most connections it never is
         self._reader = DescriptorReady(fd, READ, hub)
         self.lifeline = Lifeline(self._reader)
         self._drained = False  # the last read took all there was: wait before the next
@@ -339,7 +341,7 @@ class SocketTransport:
 
     def close(self) -> None:
         self.lifeline.close()
-        fd, self._fd = self._fd, -1  # the number may be somebody else's from here on
+        fd, self._fd = self._fd, -1  # from here on the kernel may give the number to another file
         if self._sock is not None:
             self._sock.close()
         elif fd >= 0:
@@ -354,7 +356,7 @@ class SocketTransport:
         return self._sock
 
     def release(self) -> socket_module.socket:
-        """Give the socket away, with nobody watching it any more. The transport is of no use afterwards."""
+        """Give the socket away, without a watcher on it. The transport cannot be used afterwards."""
         self.settle()
         sock = self.socket()
         self.lifeline.close()
@@ -376,7 +378,7 @@ def _is_unsent(sock: socket_module.socket) -> bool:
     return unacknowledged(sock.fileno()) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
 
 
-class Gone:
+class ClosedTransport:
     """Stands where a connection's transport was, and answers every use with EBADF and the reason."""
 
     __slots__ = ("lifeline", "reason")

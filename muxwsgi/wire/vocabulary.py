@@ -1,4 +1,4 @@
-"""What the less used methods of `Connection` know: which files the kernel can send, and certificates in the words of the ssl module."""
+"""Which files the kernel can send, and certificates as the ssl module describes them, for rarer methods of `Connection`."""
 
 import io
 import os
@@ -47,7 +47,7 @@ def descriptor_of(file: IO[bytes]) -> tuple[int, int] | None:
     if not isinstance(raw, io.FileIO):
         return None
     information = os.fstat(raw.fileno())
-    # The size of what /proc and /sys show says nothing, and it has no blocks.
+    # The size of files in /proc and /sys is not that of their content, and they have no blocks.
     if not stat.S_ISREG(information.st_mode) or not information.st_blocks:
         return None
     return raw.fileno(), information.st_size

@@ -12,7 +12,7 @@ from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from tests.http.conftest import hello, statuses
 
 SETTINGS = HTTPSettings(keep_alive=50, request_head_timeout=10, body_min_rate=1000, body_rate_grace=5, linger=1)

@@ -17,7 +17,7 @@ from muxwsgi.http.h1.h1 import PIPELINED_PER_TURN
 from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.wire import sweeper
-from muxwsgi.wire.listener import Listener
+from muxwsgi.wire.acceptor import Acceptor
 from tests.http.conftest import Talk, hello, statuses
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -212,14 +212,14 @@ def test_who_is_accepted_in_the_moment_of_a_stop_is_answered_before_it_ends(monk
         server.stop(graceful_timeout=5)
         return list(served)
 
-    class StopsWhenItAccepts(Listener):
+    class StopsWhenItAccepts(Acceptor):
         def accept(self) -> Any:
             accepted = super().accept()
             if accepted is not None and not stopping:
                 stopping.append(gevent.spawn(stop))  # runs as soon as the connection waits
             return accepted
 
-    monkeypatch.setattr("muxwsgi.server.server.Listener", StopsWhenItAccepts)
+    monkeypatch.setattr("muxwsgi.wire.listener.Acceptor", StopsWhenItAccepts)
     server = Server(app, ["127.0.0.1:0"])
     server.start()
     with connect(server) as client:

@@ -18,7 +18,7 @@ import muxwsgi
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from tests.http import django_echo
 from tests.http.conftest import Talk, statuses
 from tests.waiting import until

@@ -89,7 +89,7 @@ def test_bytes_go_both_ways_at_once_and_each_end_is_passed_on(kind: str, relayed
     talks = [gevent.spawn(talk, client), gevent.spawn(talk, server)]
     assert [each.get(timeout=10) == BIG for each in talks] == [True, True]
     result = relaying.get(timeout=5)
-    assert (result.forth, result.back, result.error) == (len(BIG), len(BIG), None)
+    assert (result.from_left, result.from_right, result.error) == (len(BIG), len(BIG), None)
 
 
 def test_an_answer_comes_after_the_question_was_ended(relayed: Relayed) -> None:
@@ -119,7 +119,7 @@ def test_an_error_on_one_side_ends_both_ways(relayed: Relayed) -> None:
     client.close()
     result = relaying.get(timeout=5)
     assert isinstance(result.error, ConnectionResetError)
-    assert result.forth == 1
+    assert result.from_left == 1
 
 
 def test_a_killed_relay_leaves_no_greenlet(relayed: Relayed) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from muxwsgi.proxy.exchange.client_watch import HALF_CLOSED_AT_MOST
 from muxwsgi.proxy.proxy import Proxy
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from tests.dial.conftest import open_sockets
 from tests.proxy.conftest import Lab
 from tests.waiting import until

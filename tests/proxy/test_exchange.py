@@ -11,7 +11,7 @@ from gevent.event import Event
 import muxwsgi.proxy.exchange.forward as forward
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
 from tests.proxy.conftest import Lab, free_port, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_chunks, read_exactly

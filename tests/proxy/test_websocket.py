@@ -333,7 +333,7 @@ def test_messages_pass_both_ways_and_so_does_the_close(make_tunnel: Any, on_fram
     client.close()
     result = tunnel.result()
     assert result.error is None
-    assert result.forth > 5 and result.back > 300000
+    assert result.from_left > 5 and result.from_right > 300000
     if on_frame:
         assert [frame.data for frame in tunnel.seen if frame.from_client] == [b"hello", b"x", b"\x0b\xb9done"]
 

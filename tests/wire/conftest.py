@@ -10,7 +10,7 @@ import pytest
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
 

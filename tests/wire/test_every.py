@@ -9,7 +9,7 @@ import pytest
 from muxwsgi.errors import Expired
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.every import Every
-from muxwsgi.wire.ready import Lifeline, sweep
+from muxwsgi.wire.lifeline import Lifeline, sweep
 from tests.waiting import until
 
 

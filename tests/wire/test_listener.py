@@ -19,10 +19,12 @@ import pytest
 from gevent.event import Event
 from gevent.lock import Semaphore
 
+from muxwsgi.wire import acceptor as acceptor_module
 from muxwsgi.wire import connection as connection_module
 from muxwsgi.wire import listener as listener_module
+from muxwsgi.wire.acceptor import Acceptor, Room, Serve
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.listener import Listener, Room, Serve
+from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
@@ -40,13 +42,14 @@ def listening_at(family: int, address: Any) -> socket.socket:
 
 
 @pytest.fixture
-def listen() -> Iterator[Listen]:
-    """Starts a listener on a port of its own; the address."""
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
+    """Starts a listener on a port of its own, which accepts by `kind`; the address."""
     listeners: list[Listener] = []
 
-    def start(serve: Serve, room: Room | None = None, kind: type[Listener] = Listener) -> Any:
+    def start(serve: Serve, room: Room | None = None, kind: type[Acceptor] = Acceptor) -> Any:
         listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
-        listeners.append(kind(listening, serve, room))
+        monkeypatch.setattr(listener_module, "Acceptor", kind)
+        listeners.append(Listener(listening, serve, room=room))
         listeners[-1].start()
         return listening.getsockname()
 
@@ -172,7 +175,7 @@ def test_a_room_that_empties_after_its_listener_was_closed_wakes_nobody() -> Non
     listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
     address = listening.getsockname()
     room = Room(1)
-    listener = Listener(listening, noting(served, leave), room)
+    listener = Listener(listening, noting(served, leave), room=room)
     listener.start()
     with gevent.socket.create_connection(address), gevent.socket.create_connection(address):
         until(lambda: len(served) == 1)
@@ -265,11 +268,11 @@ def test_each_connection_is_served_in_a_greenlet_and_with_locals_of_its_own(list
     assert [each[1:] for each in seen] == [(False, None)] * 2
 
 
-def failing_once(error: Exception) -> type[Listener]:
-    """A `Listener` whose first accept fails."""
+def failing_once(error: Exception) -> type[Acceptor]:
+    """An `Acceptor` whose first accept fails."""
     failures = [error]
 
-    class FailsOnce(Listener):
+    class FailsOnce(Acceptor):
         def accept(self) -> Any:
             if failures:
                 raise failures.pop()
@@ -278,7 +281,9 @@ def failing_once(error: Exception) -> type[Listener]:
     return FailsOnce
 
 
-def test_a_handler_may_close_the_listener_that_is_in_the_middle_of_a_crowd(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_handler_may_close_the_listener_that_is_in_the_middle_of_a_crowd(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     served: list[Connection] = []
 
     def serve(connection: Connection) -> None:
@@ -288,12 +293,14 @@ def test_a_handler_may_close_the_listener_that_is_in_the_middle_of_a_crowd(capsy
 
     listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
     # A failure first, so that more than one is accepted in the next turn.
-    listener = failing_once(OSError(errno.EMFILE, "Too many open files"))(listening, serve)
+    monkeypatch.setattr(listener_module, "Acceptor", failing_once(OSError(errno.EMFILE, "Too many open files")))
+    listener = Listener(listening, serve)
     listener.start()
+    address = listening.getsockname()
     clients = []
     for _ in range(3):
         client = PlainSocket(socket.AF_INET, socket.SOCK_STREAM)
-        client.connect(listening.getsockname())
+        client.connect(address)
         clients.append(client)
     until(lambda: len(served) == 1)
     gevent.sleep(0.05)
@@ -374,13 +381,13 @@ def test_a_connection_that_there_is_no_memory_to_serve_is_closed_at_once(monkeyp
         monkeypatch.setattr(connection_module, "SocketTransport", once_without_memory(connection_module.SocketTransport))
     elif step == "connection":
         ConnectionFailingOnce.failures = [MemoryError()]
-        monkeypatch.setattr(listener_module, "Connection", ConnectionFailingOnce)
+        monkeypatch.setattr(acceptor_module, "Connection", ConnectionFailingOnce)
     else:
-        monkeypatch.setattr(listener_module, "ConnectionGreenlet", once_without_memory(listener_module.ConnectionGreenlet))
+        monkeypatch.setattr(acceptor_module, "ConnectionGreenlet", once_without_memory(acceptor_module.ConnectionGreenlet))
     room = Room(1)
     listening = listening_at(socket.AF_INET, ("127.0.0.1", 0))
     address = listening.getsockname()
-    listener = Listener(listening, lambda connection: connection.close(), room, address)
+    listener = Listener(listening, lambda connection: connection.close(), room=room, server=address)
     listener.start()
     gc.disable()  # which would close it some time
     try:
@@ -403,11 +410,11 @@ def test_a_pause_ends_although_there_was_no_memory_to_begin_it(listen: Listen, m
 def test_each_pause_lasts(listen: Listen) -> None:
     tried: list[float] = []
 
-    class Failing(Listener):
+    class Failing(Acceptor):
         def accept(self) -> Any:
             tried.append(monotonic())
             raise OSError(errno.EMFILE, "Too many open files")
 
     with gevent.socket.create_connection(listen(lambda connection: connection.close(), kind=Failing), 5):
         until(lambda: len(tried) == 4)
-    assert min(after - before for before, after in itertools.pairwise(tried)) > listener_module.BACK_OFF * 0.8
+    assert min(after - before for before, after in itertools.pairwise(tried)) > Listener.min_delay * 0.8

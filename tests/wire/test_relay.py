@@ -70,5 +70,5 @@ def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(
     monkeypatch.setattr(relay_module.gevent, "wait", noted)
     client[1].sendall(b"a byte that moves when the relay begins")
     result = relay(client[0], server[0], idle_timeout=1.0)
-    assert isinstance(result.error, Expired) and result.forth == 39
+    assert isinstance(result.error, Expired) and result.from_left == 39
     assert waited[0] > 0.9 and sum(waited[1:]) < 0.9

@@ -8,9 +8,9 @@ import gevent
 import pytest
 
 from muxwsgi.errors import Expired
-from muxwsgi.wire import connection, transport
+from muxwsgi.wire import ending, transport
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.ready import sweep
+from muxwsgi.wire.lifeline import sweep
 from tests.waiting import until
 from tests.wire.conftest import Pair, PairMaker
 
@@ -137,7 +137,7 @@ def test_what_a_blocked_write_moves_is_not_idleness(pair: Pair, monkeypatch: pyt
 def test_the_kernel_gives_up_what_is_left_behind_a_close_where_the_peer_reads_nothing(
     make_pair: PairMaker, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(connection, "UNREAD_AT_MOST", 500)
+    monkeypatch.setattr(ending, "UNREAD_AT_MOST", 500)
     server, client = make_pair(way)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -154,7 +154,7 @@ def test_the_kernel_gives_up_what_is_left_behind_a_close_where_the_peer_reads_no
 
 
 def test_a_reader_gets_all_that_was_sent_before_a_close(make_pair: PairMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "UNREAD_AT_MOST", 20_000)
+    monkeypatch.setattr(ending, "UNREAD_AT_MOST", 20_000)
     server, client = make_pair("tcp")
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

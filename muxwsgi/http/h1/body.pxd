@@ -5,7 +5,7 @@ import cython
 from muxwsgi.http.body cimport Body
 from muxwsgi.http.h1.incoming cimport Incoming
 from muxwsgi.wire.connection cimport Connection
-from muxwsgi.wire.ready cimport Pace
+from muxwsgi.wire.pace cimport Pace
 
 
 cdef class MessageBody(Body):

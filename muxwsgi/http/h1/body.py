@@ -14,7 +14,8 @@ from muxwsgi.http.body import Body, BrokenBody
 from muxwsgi.http.h1 import chunk_line
 from muxwsgi.http.h1.incoming import BLOCK, Incoming
 from muxwsgi.settings import HTTPSettings
-from muxwsgi.wire.ready import Pace, give_turn
+from muxwsgi.wire.pace import Pace
+from muxwsgi.wire.ready import give_turn
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection

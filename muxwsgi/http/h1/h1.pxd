@@ -9,7 +9,7 @@ from muxwsgi.http.h1.head cimport Head
 from muxwsgi.http.response cimport Response, Terms
 from muxwsgi.http.upgrade cimport Takeover
 from muxwsgi.wire.connection cimport Connection
-from muxwsgi.wire.ready cimport Lifeline
+from muxwsgi.wire.lifeline cimport Lifeline
 from muxwsgi.wire.syscalls cimport clock
 
 

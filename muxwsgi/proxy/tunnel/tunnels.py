@@ -412,7 +412,8 @@ class Tunnels:
             limits = self._settings.tunnel_idle_timeout, self._settings.tunnel_fin_timeout
             result = relay_inspected(connection, upstream, ctx, hooks, *limits)
             reason = None if result.error is None else str(result.error)
-            connection.trace.append(f"relayed: {result.forth} bytes there, {result.back} back" + (f", ended by {reason}" if reason else ""))
+            ended = f", ended by {reason}" if reason else ""
+            connection.trace.append(f"relayed: {result.from_left} bytes there, {result.from_right} back{ended}")
         except Refused as refused:
             reason = str(refused)
             connection.trace.append(f"relay: refused: {reason}")

@@ -1,4 +1,4 @@
-"""Certificates and keys that an operator gives, in PEM: what is in the files, and whose fault it is where that is wrong."""
+"""Certificates and keys of the operator, in PEM: reading the files, and one line for what is wrong with them."""
 
 import logging
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
     except x509.ExtensionNotFound:
         common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         return tuple(comparable(str(name.value)) for name in common)
-    # An address is no server name (RFC 6066 section 3), and yet there are clients that send one.
+    # RFC 6066 section 3 does not allow an address as a server name. Some clients send one all the same.
     addresses = map(str, alternative.get_values_for_type(x509.IPAddress))
     return (*(comparable(name) for name in alternative.get_values_for_type(x509.DNSName)), *addresses)
 
@@ -73,7 +73,7 @@ def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
 
 
 def why_refused(path: str, expected: str, error: SSL.Error) -> str:
-    """One line for what OpenSSL says of a file, which is a list of (library, function, reason)."""
+    """OpenSSL's error about a file, a list of (library, function, reason), as one line."""
     try:
         with open(path, "rb"):
             pass

@@ -3,7 +3,8 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uintptr_t
 
-from muxwsgi.wire.ready cimport Lifeline, Ready
+from muxwsgi.wire.lifeline cimport Lifeline
+from muxwsgi.wire.ready cimport Ready
 from muxwsgi.wire.transport cimport WriteTurn
 
 cdef extern from "errno.h" nogil:
@@ -13,7 +14,7 @@ ctypedef int (*SSL_io)(void* ssl, const void* buffer, int count) noexcept
 ctypedef int (*SSL_shake)(void* ssl) noexcept
 ctypedef int (*SSL_error)(void* ssl, int count) noexcept
 
-# Where the functions are that pyOpenSSL calls; 0 where nobody said.
+# Where the functions are that pyOpenSSL calls; 0 where that is unknown.
 cdef uintptr_t SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR
 
 cdef enum:

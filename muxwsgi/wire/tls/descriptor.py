@@ -6,7 +6,7 @@ from time import monotonic
 
 from OpenSSL import SSL
 
-from muxwsgi.wire.ready import Lifeline
+from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.tls.openssl import (
     RECORD,
     address,
@@ -93,9 +93,9 @@ class DescriptorTLS:
                 if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
                     continue
                 return b""
-            if data is None:  # nothing to be had: the compiled build tells it without an exception
+            if data is None:  # nothing is there: the compiled build returns None instead of raising an exception
                 if timeout == 0 and passed < RECORDS_PASSED:
-                    # It may have been a record without data: who does not wait asks for what is behind it.
+                    # It may have been a record without data. A read that does not wait goes on with what is behind it.
                     self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError where there is nothing
                     passed += 1
                     continue
@@ -172,7 +172,7 @@ class DescriptorTLS:
                 self._broken = True
 
     def _check(self) -> None:
-        """Raise where the layer cannot be written to. OpenSSL knows the descriptor by its number, which is somebody else's after a close:
+        """Raise where the layer cannot be written to. OpenSSL knows the descriptor by its number, which another file has after a close:
         there is no call into it without this check since the last wait."""
         if self._broken:
             raise BrokenPipeError(errno.EPIPE, "the TLS layer is closed, or broken by an earlier error or an interrupted write")
@@ -200,7 +200,7 @@ class DescriptorTLS:
             try:
                 self.ssl.shutdown()
             except SSL.Error:
-                forget_errors()  # the peer is gone or its window is full: it will see the end without the goodbye
+                forget_errors()  # the peer is gone or its window is full: the stream ends without close_notify
         self._broken = True
         self.lifeline.close()
         self._sock.close()

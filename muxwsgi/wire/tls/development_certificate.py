@@ -77,7 +77,7 @@ def _names_kept(path: Path) -> list[x509.GeneralName] | None:
         key = load_pem_private_key(data, password=None)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (FileNotFoundError, ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
-        return None  # cut off by a full disk, or somebody else's
+        return None  # cut off by a full disk, or a file of another program
     if key.public_key() != certificate.public_key() or datetime.now(UTC) + RENEW_BEFORE > certificate.not_valid_after_utc:
         return None
     return list(names)
@@ -104,8 +104,8 @@ def _own_name() -> tuple[str, ...]:
 
 
 def _make(names: list[x509.GeneralName]) -> bytes:
-    """Certificate and key in PEM. A client can be told to trust it, and does not thereby trust anything else: it is no CA, so that its
-    key, which lies here unprotected, can sign for no other name.
+    """Certificate and key in PEM. A client that trusts it trusts nothing else by that: it is not a CA, so its key, which is
+    stored without a passphrase, can sign for no other name.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "muxwsgi development certificate")])

@@ -1,4 +1,4 @@
-"""Where keys that were made here are kept, and how they are written so that nobody else can read them."""
+"""Where keys that were made here are kept, and how they are written so that no other user can read them."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ __all__ = ["data_folder", "write_private"]
 def data_folder() -> Path:
     """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), where keys that were made here are kept; it need not exist.
 
-    Raises `OperatorError` for a user who has no such place.
+    Raises `OperatorError` where the user has no home folder.
     """
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"

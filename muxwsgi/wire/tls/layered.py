@@ -7,7 +7,8 @@ from time import monotonic
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError
-from muxwsgi.wire.ready import Lifeline, give_turn
+from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.tls.descriptor import DescriptorTLS
 from muxwsgi.wire.tls.openssl import RECORD, as_os_error, forget_errors, handshake_error
 from muxwsgi.wire.tls.transport import left
@@ -45,9 +46,9 @@ class LayeredTLS:
                     self._flush(None)
                     self._fill(None)
             self._flush(None)
-        except (SSL.Error, HandshakeError) as error:  # HandshakeError: one that a callback of ours raised
+        except (SSL.Error, HandshakeError) as error:  # HandshakeError: from one of our callbacks
             try:
-                self._flush(None)  # the alert that says why
+                self._flush(None)  # the alert with the reason
             finally:
                 self._broken = True
             if isinstance(error, HandshakeError):
@@ -156,7 +157,7 @@ class LayeredTLS:
                 self.ssl.shutdown()
                 self._drain_down(0)
             except (SSL.Error, OSError):
-                pass  # the peer is gone or its window is full: it will see the end without the goodbye
+                pass  # the peer is gone or its window is full: the stream ends without close_notify
         self._broken = True
         self._below.close()
 

@@ -1,4 +1,4 @@
-"""OpenSSL below pyOpenSSL's public methods, and what its errors are called outside of this package."""
+"""OpenSSL below pyOpenSSL's public methods, and its errors as exceptions of muxwsgi."""
 
 import errno
 import os
@@ -61,7 +61,7 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
     return ssl.send(data)
 
 
-# Private to pyOpenSSL, None where they should go: `forget_errors` and `return_after_each_record` have no public names.
+# Private to pyOpenSSL, None where they are gone: `forget_errors` and `return_after_each_record` have no public names.
 _private = getattr(SSL, "_lib", None)
 _clear_error = getattr(_private, "ERR_clear_error", None)
 _clear_mode = getattr(_private, "SSL_clear_mode", None)
@@ -71,8 +71,8 @@ _AUTO_RETRY = getattr(_private, "SSL_MODE_AUTO_RETRY", 0)
 def forget_errors() -> None:
     """Empty OpenSSL's queue of errors, which the whole thread shares, after a connection has failed.
 
-    For a write that fails below TLS pyOpenSSL takes errno and leaves the queue as it is. The next connection that is looked at would be
-    told of it: before OpenSSL 4 as a failure of its own, since then where it ends without close_notify.
+    For a write that fails below TLS pyOpenSSL takes errno and leaves the queue as it is. The next connection would
+    raise it: before OpenSSL 4 as its own failure, since then where it ends without close_notify.
     """
     if _clear_error is not None:
         _clear_error()
@@ -83,7 +83,7 @@ def return_after_each_record(ssl: SSL.Connection) -> None:
 
     A peer that sends KeyUpdates without end would otherwise have the process to itself: no other greenlet runs, the sweeper included.
     Only on descriptors, where what is left unread is readable. SSL_clear_mode(3) is bound by pyOpenSSL and published for contexts alone,
-    which serve memory BIOs too. A test says so where it should go.
+    which serve memory BIOs too. A test notices when it goes.
     """
     if _clear_mode is not None:
         _clear_mode(ssl._ssl, _AUTO_RETRY)
@@ -91,8 +91,8 @@ def return_after_each_record(ssl: SSL.Connection) -> None:
 
 try:
     # The same without what pyOpenSSL does around the call: errors are looked for only where there is one, and bytes are passed as they
-    # are. It saves about 3 us of 33 a request. The names are private: where they should go, the public methods above serve, and a test
-    # says so.
+    # are. It saves about 3 us of 33 a request. The names are private. Where they are gone, the public methods above serve, and a
+    # test fails.
     from OpenSSL.SSL import _ffi, _lib, _no_zero_allocator  # type: ignore[attr-defined]
 
     _SSL_read, _SSL_write, _unpack = _lib.SSL_read, _lib.SSL_write, _ffi.unpack
@@ -124,10 +124,10 @@ except (ImportError, AttributeError):
 
 
 def functions() -> tuple[int, int, int, int]:
-    """Where SSL_read, SSL_write, SSL_do_handshake and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where nobody says.
+    """Where SSL_read, SSL_write, SSL_do_handshake and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where that is unknown.
 
     The compiled build calls them there, see descriptor.pxd: looking up, converting arguments and giving the GIL away for a call that
-    never waits cost a tenth of an exchange. The names are private: where they should go, `read` and `write` serve, and a test says so.
+    never waits cost a tenth of an exchange. The names are private. Where they are gone, `read` and `write` serve, and a test fails.
     """
     try:
         from cryptography.hazmat.bindings._rust import _openssl

@@ -29,8 +29,8 @@ CIPHERS = (
     "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 
-#: Those of TLS 1.3, in the order of BoringSSL and Go: OpenSSL's own begins with AES-256, whose SHA-384 has no instructions of its own: a
-#: handshake takes 7 % longer.
+#: Those of TLS 1.3, in the order of BoringSSL and Go: OpenSSL's own begins with AES-256, for whose SHA-384 processors have no
+#: instructions: a handshake takes 7 % longer.
 SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
 _VERIFY = {
@@ -41,7 +41,7 @@ _VERIFY = {
 
 
 class ServerSide(Protocol):
-    """Whatever TLS is served with: the `ServerContext` of a bind, or what somebody else chose for one connection."""
+    """What TLS is served with: the `ServerContext` of a bind, or a leaf for one connection."""
 
     def connection(self, sock: socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""

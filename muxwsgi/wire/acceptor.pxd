@@ -1,0 +1,46 @@
+# Types for the compiled build: see docs/compiled.md.
+
+from muxwsgi.wire.syscalls cimport accept_one, close_descriptor
+
+
+cdef class Room:
+    cdef object __weakref__
+    cdef readonly Py_ssize_t taken
+    cdef Py_ssize_t _limit
+    cdef object _waiting
+
+    cpdef bint is_full(self)
+    cpdef wait(self, acceptor)
+    cpdef take(self)
+    cpdef free(self)
+    cdef _call_next(self)
+
+
+cdef class Acceptor:
+    cdef object __weakref__
+    cdef public object serve, service, spawn
+    cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted
+    cdef tuple _kind
+    cdef Room _room
+    cdef bint _pausing, _waits_for_room, _exhausted, _delayed, _draining, _serving_them
+    cdef int _most, _failed, _ticks
+
+    cpdef start(self, listening)
+    cpdef stop(self)
+    cpdef close(self)
+    cpdef bint take_backlog(self) except -1
+    cpdef bint serve_accepted(self) except -1
+    cpdef Py_ssize_t unserved(self) except -1
+    cdef _wait_for_room(self)
+    cdef bint _pool_is_full(self) except -1
+    cpdef accept_next(self)
+    cdef _wait_for_pool(self)
+    cdef bint _accept(self, int most)
+    cdef _note_failure(self, error, bint accepting)
+    cdef _serve_one(self, int fd, client)
+    cpdef begin(self, connection)
+    cpdef _run_in_place(self, connection)
+    cpdef accept(self)
+    cdef _pause(self, error)
+    cdef _note_success(self)
+    cdef _note_empty(self)

@@ -1,0 +1,58 @@
+"""How a `Connection` ends where its stream is incomplete, or its peer does not read: resets, and what the kernel has left to send."""
+
+import socket as socket_module
+import struct
+from typing import TYPE_CHECKING
+
+from muxwsgi.wire.ready import unacknowledged
+from muxwsgi.wire.tls.descriptor import DescriptorTLS
+from muxwsgi.wire.tls.layered import LayeredTLS
+from muxwsgi.wire.transport import ClosedTransport, Transport, drain
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["MANY_BYTES", "NO_LINGER", "RESET", "cut", "limit_unread", "prepare_reset"]
+
+_INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
+
+#: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
+RESET = struct.pack("ii", 1, 0)
+NO_LINGER = struct.pack("ii", 0, 0)
+
+#: What the kernel has still to send after a close is given up once the peer has taken nothing for so many milliseconds. Otherwise a peer
+#: that answers probes and reads nothing keeps up to 4 MB for ever, which belong to no process any more. It is about what a `WritePace`
+#: allows before. Where less than `MANY_BYTES` were sent it is not set, so that a short exchange costs no system call for it.
+UNREAD_AT_MOST = 180_000
+MANY_BYTES = 1 << 16
+
+
+def cut(connection: "Connection", grace: float) -> None:
+    """See `Connection.cut`."""
+    transport = connection._transport
+    if isinstance(transport, ClosedTransport):
+        return
+    if encrypted := isinstance(transport, DescriptorTLS | LayeredTLS):
+        transport.abandon()
+    sock = transport.socket()
+    if sock is not None and sock.family != socket_module.AF_UNIX:
+        drain(sock, grace)
+    if not encrypted:  # without close_notify it is clear enough, and what the peer has not taken yet is still sent
+        connection.lifeline.reset_at_close = True
+    connection._end("the connection was cut")
+
+
+def prepare_reset(transport: Transport) -> None:
+    """Make the close of `transport` a reset. What the kernel has not sent yet is dropped."""
+    sock = transport.socket()
+    if sock is not None:
+        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET)
+    if isinstance(transport, DescriptorTLS | LayeredTLS):
+        transport.abandon()
+
+
+def limit_unread(transport: Transport) -> None:
+    """See `UNREAD_AT_MOST`."""
+    sock = transport.socket()
+    if sock is not None and sock.family in _INTERNET and sock.fileno() >= 0 and unacknowledged(sock.fileno()):
+        sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT, UNREAD_AT_MOST)
