@@ -1,5 +1,7 @@
 # Types for the compiled build: see docs/compiled.md.
 
+# By another name: `Connection` is looked up in the module when it is called.
+from muxwsgi.wire.connection cimport Connection as AcceptedConnection
 from muxwsgi.wire.syscalls cimport accept_one, close_descriptor
 
 
@@ -18,12 +20,12 @@ cdef class Room:
 
 cdef class Acceptor:
     cdef object __weakref__
-    cdef public object serve, service, spawn
+    cdef public object pool, serve, service, spawn
     cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted
     cdef tuple _kind
     cdef Room _room
     cdef bint _pausing, _waits_for_room, _exhausted, _delayed, _draining, _serving_them
-    cdef int _most, _failed, _ticks
+    cdef int _most, _at_most, _failed, _ticks
 
     cpdef start(self, listening)
     cpdef stop(self)
@@ -38,8 +40,8 @@ cdef class Acceptor:
     cdef bint _accept(self, int most)
     cdef _note_failure(self, error, bint accepting)
     cdef _serve_one(self, int fd, client)
-    cpdef begin(self, connection)
-    cpdef _run_in_place(self, connection)
+    cpdef begin(self, AcceptedConnection connection)
+    cpdef _run_in_place(self, AcceptedConnection connection)
     cpdef accept(self)
     cdef _pause(self, error)
     cdef _note_success(self)

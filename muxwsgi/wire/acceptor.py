@@ -70,7 +70,6 @@ class Owner(Protocol):
     min_delay: float
     max_delay: float
     delay: float
-    pool: Any
 
     def is_fatal_error(self, error: BaseException) -> bool: ...
     def fail(self, error: OSError) -> None: ...
@@ -135,12 +134,14 @@ class Acceptor:
     serve       what serves a connection
     service     what connections find as their lifeline's
     spawn       how: `IN_RAW_GREENLET`; None for in the hub; everything else is called as `gevent.spawn`
+    pool        what limits that, None without
     """
 
     def __init__(self, owner: Owner, room: Room, server: Address | None, service: Service | None) -> None:
         """`server` is the address that clients have reached, None where only the accepted socket knows."""
         self.serve: Any = None
         self.spawn: Any = IN_RAW_GREENLET
+        self.pool: Any = None
         self._owner = owner
         self.service = service
         self._socket: Any = None
@@ -157,6 +158,7 @@ class Acceptor:
         self._failed = 0  # in a row, each with its connection's own fault
         self._delayed = False  # from a pause until an accept succeeds
         self._most = 1  # connections accepted before the loop turns: see `_accept_some`
+        self._at_most = 1  # where that ends
         self._draining = False
         self._accepted: deque[tuple[int, Any]] = deque()  # while it drains: taken from the backlog, and not served yet
         self._serving_them = False  # `_serve_accepted` is due, or waits for room
@@ -169,6 +171,7 @@ class Acceptor:
         self._kind = kind_of(listening)
         self._hub = get_hub()
         self._draining = False
+        self._at_most = self._owner.max_accept
         loop = self._hub.loop
         # One that does not repeat would be over at once when it is started again.
         self._pause_timer = loop.timer(0, max(self._owner.min_delay, SHORTEST_PAUSE))
@@ -245,7 +248,7 @@ class Acceptor:
             self._room.wait(self)
 
     def _pool_is_full(self) -> bool:
-        return self.spawn is not IN_RAW_GREENLET and self._owner.pool is not None and self._owner.pool.full()
+        return self.pool is not None and self.pool.full()
 
     def accept_next(self) -> None:
         """There is room for one more: accept it, and wait for the next place; or for a client, where the backlog is empty."""
@@ -273,9 +276,9 @@ class Acceptor:
             self._watcher.stop()
             self._wait_for_room()
         elif self._accept(self._most):
-            self._most = min(2 * self._most, self._owner.max_accept)
+            self._most = min(2 * self._most, self._at_most)
         else:
-            self._most = min(2, self._owner.max_accept) if self._exhausted else 1  # only an empty backlog shows that the failure is over
+            self._most = min(2, self._at_most) if self._exhausted else 1  # only an empty backlog shows that the failure is over
 
     def _accept(self, most: int) -> bool:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""
@@ -350,7 +353,7 @@ class Acceptor:
             self.serve(connection)
         finally:
             try:
-                if not connection.lifeline.closed:
+                if connection.lifeline.top is not None:  # neither closed nor detached
                     connection.finish()
             finally:
                 self._room.free()

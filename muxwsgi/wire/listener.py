@@ -33,7 +33,7 @@ log = logging.getLogger("muxwsgi.error")
 class Listener(StreamServer):  # type: ignore[misc]  # mypy is not shown its types
     """Calls `handle(connection)` in a greenlet for each connection that it accepts."""
 
-    #: Connections accepted before the loop turns, at most.
+    #: Connections accepted before the loop turns, at most. Read when accepting starts.
     max_accept = 64
 
     #: Seconds without accepting when there are no descriptors, or no memory. All pauses are as long as the first, because what is missing
@@ -60,6 +60,7 @@ class Listener(StreamServer):  # type: ignore[misc]  # mypy is not shown its typ
     def set_spawn(self, spawn: Any) -> None:
         """See the documentation of `BaseServer`; "default" is a raw greenlet here."""
         super().set_spawn(spawn)
+        self._acceptor.pool = self.pool
         if self.pool is not None:
             self._acceptor.spawn = self.pool.spawn
         else:
