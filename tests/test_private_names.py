@@ -19,6 +19,7 @@ import gevent.server
 import gevent.socket
 import pytest
 from cryptography.hazmat.bindings import _rust
+from geventwebsocket.websocket import WebSocket
 from OpenSSL import SSL, crypto
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ OWNERS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "gevent.signal_handler": (lambda: gevent.signal_handler, ["greenlet_class"]),
     "gevent pools": (lambda: gevent.pool.Pool(1), ["_semaphore"]),
     "gevent servers": (lambda: gevent.server.StreamServer, ["_start_accepting_if_started"]),
+    "gevent-websocket": (lambda: WebSocket, ["_encode_bytes"]),
     "OpenSSL.SSL": (lambda: SSL, ["_lib", "_ffi", "_no_zero_allocator"]),
     "OpenSSL.SSL._lib": (
         lambda: SSL._lib,  # type: ignore[attr-defined]
