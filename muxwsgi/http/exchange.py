@@ -66,7 +66,7 @@ OnExchange = Callable[[Exchange], None]
 def refused_request(shared: Environ, head: bytes, longest: int) -> tuple[Environ, str]:
     """What can be said of a request whose `head` was refused, whole or not: an environ, and its request line of at most `longest` bytes.
 
-    For logs alone. The head was not understood, so nobody may act on what this returns.
+    Only for logs. The head was not understood, so what this returns decides nothing.
     """
     environ = shared.copy()
     environ["muxwsgi.head"] = head

@@ -22,7 +22,7 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
 
 class EnduringLogger(logging.Logger):
-    """A logger that nobody disables in passing."""
+    """A logger that `logging.config` does not disable."""
 
     @property
     def disabled(self) -> bool:

@@ -1,6 +1,6 @@
 """`LogFile`: lines of text in a file, on standard output or standard error. What becomes of the file once it is open ends no server.
 
-A log may lose lines, where the disk is full or nobody reads the pipe. It counts them, and says so once, at the beginning and at the end of
+A log may lose lines, where the disk is full or the pipe has no reader. It counts them, and says so once, at the beginning and at the end of
 each outage. A log that cannot be opened again is written on in the old file.
 """
 
@@ -109,7 +109,7 @@ class LogFile:
         except OSError as error:
             if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(self.path).st_mode):
                 raise
-            return Output(os.open(self.path, os.O_RDWR | _FLAGS))  # a named pipe that nobody reads yet
+            return Output(os.open(self.path, os.O_RDWR | _FLAGS))  # a named pipe without a reader yet
 
     def _note_loss(self, error: OSError) -> None:
         if self._failing is None:

@@ -1,10 +1,10 @@
 """`Output`: bytes on a descriptor, without waiting for a reader. Imports no gevent: a process without a hub can use it.
 
-A pipe takes 64 KiB, and the next write(2) then lasts until somebody reads. A server with one thread would stop there. So
+A pipe takes 64 KiB, and the next write(2) then lasts until the reader reads. A server with one thread would stop there. So
 what a pipe, a terminal or a socket does not take at once waits in memory, up to a limit; what comes beyond the limit is lost, and counted.
 
 Other ways, and why not:
-- O_NONBLOCK on the descriptor itself belongs to the open file description. The shell, and all who inherited it, share that.
+- O_NONBLOCK on the descriptor itself belongs to the open file description. The shell shares it, and all processes that inherited it.
   So a pipe or a terminal is opened once more, by /proc/self/fd, and that description is ours alone. A socket is told with each send.
 - A thread that waits in our place has the last lines in a queue when the process crashes, is missing in a forked child, and each line costs
   two changes of the GIL's owner. Here what the pipe has taken is in it when `write` returns.

@@ -10,7 +10,7 @@ from muxwsgi.records.record_file import RecordFile
 
 __all__ = ["FlowLog"]
 
-# ASCII alone: what passed through the proxy must not steer the terminal on which somebody reads the log.
+# ASCII alone: what passed through the proxy must not steer the terminal that shows the log.
 _encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False)
 
 

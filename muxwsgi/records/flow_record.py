@@ -1,6 +1,6 @@
 """A flow as a JSON object, and back: the schema of the flow log, which docs/flows.md describes.
 
-Nothing here writes or reads files. Whoever reads a log that somebody else may have written gets a `ValueError` for what is no flow.
+This module neither reads nor writes files. `flow_of` raises `ValueError` for an object that is not a flow: logs come from elsewhere too.
 """
 
 import base64

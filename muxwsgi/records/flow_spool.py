@@ -1,9 +1,9 @@
 """`FlowSpool`: between the greenlets that serve, which must not wait, and a file, which may make one wait for ever.
 
-Flows that have ended are queued, within a limit of memory. One greenlet makes records of them, giving way after each, and has each
-batch written by a thread of gevent's pool. Records are not made in that thread: it would hold the interpreter for milliseconds at a
-time, and with it the hub. What cannot be written, because the disk is full or slower than the traffic, is lost and counted; the traffic
-goes on.
+Flows that have ended are queued, within a limit of memory. One greenlet makes records of them, and gives way after each. A thread of
+gevent's pool writes each batch. That thread does not make records, because it would hold the interpreter for milliseconds at a time, and
+with it the hub. Flows that cannot be written, because the disk is full or slower than the traffic, are lost and counted. The traffic goes
+on.
 """
 
 import atexit

@@ -219,7 +219,7 @@ def _value(head_fields: Iterable[tuple[str, str]], wanted: str) -> str | None:
 def _query(url: str) -> list[tuple[str, str]]:
     try:
         return parse_qsl(urlsplit(url).query, keep_blank_values=True)
-    except ValueError:  # no URL, or more fields than anybody reads
+    except ValueError:  # not a URL, or too many fields
         return []
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger("muxwsgi.error")
 class RecordFile:
     """Records one behind the other (`head` and `tail` empty), or framed by them with `separator` between.
 
-    path        "-" is standard output. What is no regular file (a pipe, a terminal) is written to and never rotated
+    path        "-" is standard output. A pipe or a terminal is written to and never rotated
     max_bytes   where one more batch would make the file larger than that, it becomes `path.1`, `path.1` becomes `path.2`, and so on;
                 0 for no limit
     keep        how many of those there may be
@@ -72,11 +72,11 @@ class RecordFile:
         if self._end > len(self._head):
             data = self._separator + data
         if not self._tail and self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
-            data = b"\n" + data  # whoever wrote here last was killed within a line
+            data = b"\n" + data  # the last writer was killed within a line
         self._put(self._fd, data)
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now: another one, after somebody moved it. Raises `OSError` or
+        """Go on in the file that has the name now: another one, after the old one was moved. Raises `OSError` or
         `OperatorError`, and then goes on in the old one.
         """
         if self.path == "-" or (self._fd is not None and self._has_the_name(self._fd)):
@@ -106,7 +106,7 @@ class RecordFile:
         if self.path == "-":
             fd = os.dup(1)
         else:
-            # Appending as the kernel does it is right also where somebody truncates the file (copytruncate) or writes to it too.
+            # Appending as the kernel does it is right also where another program truncates the file (copytruncate) or writes to it.
             mode = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if self._tail else os.O_APPEND)
             fd = os.open(self.path, mode, 0o600)
         try:
@@ -141,7 +141,7 @@ class RecordFile:
         size = os.fstat(fd).st_size
         if not self._tail:
             self._end = size
-        elif size < self._end + len(self._tail) or self._end < len(self._head):  # new, or truncated by somebody
+        elif size < self._end + len(self._tail) or self._end < len(self._head):  # new, or truncated by another program
             self._end = 0
             os.ftruncate(fd, 0)
             self._put(fd, self._head)

@@ -27,7 +27,7 @@ _CHUNK = 1 << 16
 #: same, other      answered with the status of then, with another one
 #: failed           sent, or tried to be, and not answered
 #: refused          not sent: the flow has no request, or not all of its body
-#: skipped          not sent: the flow is no HTTP exchange
+#: skipped          not sent: the flow is not an HTTP exchange
 #: ours             not sent: no upstream had answered
 Outcome = Literal["same", "other", "failed", "refused", "skipped", "ours"]
 
@@ -45,7 +45,7 @@ class Target:
 
     @classmethod
     def parse(cls, url: str) -> "Target":
-        """Raises `ValueError` for what is no URL of HTTP."""
+        """Raises `ValueError` where `url` is not an HTTP URL."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no http:// or https:// URL")
@@ -110,7 +110,7 @@ def replay_flow(flow: Flow, target: Target | None, context: ssl.SSLContext, time
 
 
 def _send(flow: Flow, method: str, place: Target, rehosted: bool, context: ssl.SSLContext, timeout: float) -> Answer:
-    """On a connection of its own: no answer can be mistaken for another's."""
+    """Each request has a new connection, so that no response can be taken for that of another request."""
     assert flow.request is not None
     if not is_token(method):  # http.client looks for control characters only
         raise ValueError(f"{method!r} is no method")

@@ -1,4 +1,4 @@
-"""What is turned away at the door, and why: counts of all, and a line in the error log for the first of each kind in a minute."""
+"""Connections and requests that are not served: counts of all, and a line in the error log for the first of each kind in a minute."""
 
 import logging
 from collections import Counter
