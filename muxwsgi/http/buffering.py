@@ -13,12 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from muxwsgi.http.environ import Environ
+from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.settings import BufferChunked
 
 __all__ = ["RequestBuffering", "with_buffering"]
-
-WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 #: Bytes of a body that are kept in memory; a larger one goes to a file in the folder for temporary files.
 IN_MEMORY = 1 << 19

@@ -1,26 +1,30 @@
-"""The environ of a request (PEP 3333): here is what the connection knows, once per connection. Each request gets a copy, to which `head`
-adds what the request says.
+"""The environ of a request (PEP 3333). Made here is the part that all requests of a connection have. Each request gets a copy, to which
+the version's reader of heads adds what the request says.
 
 Beside PEP 3333's keys there are those that applications know from elsewhere: REMOTE_PORT and REQUEST_URI (CGI servers), RAW_URI (gunicorn),
-`werkzeug.socket`, and under TLS the names of Apache's mod_ssl. Ours are `muxwsgi.connection`, `muxwsgi.hijack` and `muxwsgi.trailers`.
+`werkzeug.socket`, and under TLS the names of Apache's mod_ssl. Ours begin with `muxwsgi.`.
 All values of keys that are not dotted are strings.
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from muxwsgi.http.response import MONTHS, FileWrapper
+from muxwsgi.http.date import MONTHS
+from muxwsgi.http.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.tls.info import TLSInfo
 
-__all__ = ["Environ", "ErrorStream", "StandardErrors", "connection_environ"]
+__all__ = ["Environ", "ErrorStream", "StandardErrors", "WSGIApplication", "connection_environ", "environ_key"]
 
 Environ = dict[str, Any]
+
+WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 class ErrorStream(Protocol):
@@ -32,7 +36,7 @@ class ErrorStream(Protocol):
 
 
 class StandardErrors:
-    """`wsgi.errors`, where nothing else was said: whatever is the process's standard error when something is written."""
+    """The default `wsgi.errors`: the standard error that the process has when something is written."""
 
     __slots__ = ()
 
@@ -47,6 +51,17 @@ class StandardErrors:
 
     def flush(self) -> None:
         self._stream().flush()
+
+
+def environ_key(name: str) -> str:
+    """The key of the field `name`; "" for a field that is left out of the environ.
+
+    A name with "_" is left out, as in nginx: X_Y and X-Y would have the same key, and a client could send the one as if it were the other.
+    """
+    if "_" in name:
+        return ""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
 def connection_environ(connection: "Connection", server_software: str, multiprocess: bool, errors: ErrorStream) -> Environ:
@@ -65,7 +80,7 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         "SCRIPT_NAME": "",
         "muxwsgi.connection": connection,
         # What each request fills in. It stands here as well because a dict that has to grow is built anew.
-        "muxwsgi.head": b"",
+        "muxwsgi.fields": (),
         "REQUEST_METHOD": "",
         "RAW_URI": "",
         "REQUEST_URI": "",

@@ -1,19 +1,10 @@
-"""`Exchange`, the record that the event `exchange` gives to subscribers; and what is known of a request that was refused unread."""
+"""`Exchange`, the record that the event `exchange` gives to subscribers."""
 
-import re
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import unquote_to_bytes
 
-__all__ = ["Exchange", "OnExchange", "refused_request"]
+from muxwsgi.http.environ import Environ
 
-Environ = dict[str, Any]
-
-_LINE_END = re.compile(rb"\r?\n")
-_NAME = re.compile(rb"[!#$%&'*+\-.^`|~0-9A-Za-z]+")  # a token (RFC 9110 section 5.6.2) without "_", which is dropped in all requests
-
-#: Fields of a refused request that are noted; further ones are left out.
-_FIELDS_AT_MOST = 100
+__all__ = ["Exchange", "OnExchange"]
 
 
 class Exchange:
@@ -61,29 +52,3 @@ class Exchange:
 
 
 OnExchange = Callable[[Exchange], None]
-
-
-def refused_request(shared: Environ, head: bytes, longest: int) -> tuple[Environ, str]:
-    """What can be said of a request whose `head` was refused, whole or not: an environ, and its request line of at most `longest` bytes.
-
-    Only for logs. The head was not understood, so what this returns decides nothing.
-    """
-    environ = shared.copy()
-    environ["muxwsgi.head"] = head
-    first, *others = _LINE_END.split(head.lstrip(b"\r\n"))
-    line = first[:longest].decode("latin-1")
-    words = line.split(" ")
-    if len(words) == 3:
-        environ["REQUEST_METHOD"], target, environ["SERVER_PROTOCOL"] = words
-        environ["RAW_URI"] = environ["REQUEST_URI"] = target
-        path, _, environ["QUERY_STRING"] = target.partition("?")
-        environ["PATH_INFO"] = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
-    for field in others[:_FIELDS_AT_MOST]:
-        name, colon, value = field.partition(b":")
-        if not colon or not _NAME.fullmatch(name):
-            continue
-        key = name.decode("ascii").upper().replace("-", "_")
-        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            key = f"HTTP_{key}"
-        environ.setdefault(key, value.decode("latin-1").strip(" \t"))
-    return environ, line

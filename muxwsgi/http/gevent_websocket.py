@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from muxwsgi.http.environ import Environ
+from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.http.websocket.handshake import VERSION, accept_of, asks_for_websocket, is_key, subprotocols
 from muxwsgi.http.websocket.messages import Messages, close_payload, close_reason
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["GeventWebSocket", "with_gevent_websocket"]
-
-WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 #: Those that the package serves: 8 and 7 are drafts with the same frames.
 _VERSIONS = (VERSION, "8", "7")

@@ -3,60 +3,45 @@
 import cython
 
 from muxwsgi.http.body cimport Body
-from muxwsgi.wire.connection cimport Connection
-from muxwsgi.wire.syscalls cimport second
-
-
-cdef class Terms:
-    cdef readonly bytes server, date, date_and_server
-    cdef public bint closing
-    cdef long long _second
-
-    @cython.locals(now="long long")
-    cpdef refresh(self)
-
-
-cdef class _Rendered:
-    cdef list headers
-    cdef bytes block
-    cdef object length
-    cdef tuple stated
-
-    @cython.locals(at=Py_ssize_t, known=tuple)
-    cdef bint is_for(self, list headers) except -1
-
-
-cdef dict _RENDERED, _STATUSES, _KINDS
+from muxwsgi.http.rendered cimport Rendered
 
 
 cdef class Response:
-    cdef Connection _connection
-    cdef Terms _terms
     cdef Body _body
     cdef bytes _block
     cdef tuple _stated
+    cdef dict _rendered
     cdef object _length, _total, _left
-    cdef int _minor
-    cdef bint _bodiless, _chunked, _cut, _silent
+    cdef bint _bodiless, _cut, _silent
     cdef public bint complete, head_sent, keep_alive
     cdef readonly long long body_bytes
     cdef readonly object method
     cdef public object headers, peer_error, status, trailers
 
+    cdef _set_up(self, Body body, method, bint keep_alive, dict rendered)
     cpdef forget(self)
-    @cython.locals(known=tuple, code=int, rendered=_Rendered)
-    cdef _begin(self, status, headers)
-    @cython.locals(kinds=dict, lines=list, date=bint, server=bint, pure=bint, block=str)
-    cdef _render(self, status, headers, int code, str line)
     cpdef send(self, result)
+    cpdef refuse(self, error)
     cpdef give_up(self)
+    @cython.locals(code=int, rendered=Rendered)
+    cdef _begin(self, status, headers)
+    @cython.locals(kinds=dict, fields=list, date=bint, server=bint, pure=bint, block=bytes)
+    cdef _render(self, status, headers, int code)
+    cdef bint _take_length(self, value) except -1
+    cdef object _open(self, total)
     cdef _send_known(self, chunks)
     cdef bint _send_file(self, wrapper) except -1
+    cdef bytes _owed(self, bytes data)
     cdef _finish(self)
     cdef _check_owed(self)
-    cdef bytes _head(self, total)
-    cdef bint _take_length(self, value) except -1
-    @cython.locals(count=Py_ssize_t, in_front=Py_ssize_t, first=Py_ssize_t)
-    cdef _put(self, bytes head, data)
-    @cython.locals(connection=Connection, before="long long")
-    cdef _send(self, data, Py_ssize_t in_front, Py_ssize_t count)
+    cdef list _trailer_fields(self)
+
+    cdef bytes _spell(self, str status, list fields)
+    cdef _put_head(self, total, bytes data)
+    cdef _put(self, bytes data)
+    cdef _put_end(self)
+    cdef _put_interim(self, int code, reason, list fields)
+    cdef Py_ssize_t _put_refusal(self, error) except -1
+    cdef _break_off(self)
+    cdef bint _sends_files(self) except -1
+    cdef _put_file(self, file, offset, count)

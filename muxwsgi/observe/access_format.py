@@ -17,8 +17,8 @@ from datetime import datetime
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.http.date import MONTHS
 from muxwsgi.http.exchange import Exchange
-from muxwsgi.http.response import MONTHS
 
 __all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "compile_format"]
 

@@ -25,7 +25,7 @@ from muxwsgi.dial.resolve import Resolver, system_resolver
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.events import Events
 from muxwsgi.http.client.pool import Pool
-from muxwsgi.http.h1.h1 import WSGIApplication
+from muxwsgi.http.environ import WSGIApplication
 from muxwsgi.mux.route import Route
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.certificates.authority import Authority

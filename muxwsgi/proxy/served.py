@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.events import Events
-from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
+from muxwsgi.http.environ import WSGIApplication
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.certificates.leaf_contexts import LeafContexts

@@ -23,9 +23,9 @@ from muxwsgi.events import Events
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.http.buffering import with_buffering
-from muxwsgi.http.environ import ErrorStream
+from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
-from muxwsgi.http.h1.h1 import HTTP1, WSGIApplication
+from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from muxwsgi.http.h1.h1 import WSGIApplication
+from muxwsgi.http.environ import WSGIApplication
 
 __all__ = ["https_required", "redirect_to_https"]
 

@@ -13,9 +13,8 @@ import gevent
 from gevent.event import Event
 
 from muxwsgi.events import Events
-from muxwsgi.http.environ import ErrorStream
+from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.exchange import OnExchange
-from muxwsgi.http.h1.h1 import WSGIApplication
 from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.http.exchange import Exchange, refused_request
+from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.h1.refused import refused_request
 from muxwsgi.observe.access_format import DEFAULT_FORMAT, compile_format
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair

@@ -15,17 +15,17 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 GET10 = b"GET / HTTP/1.0\r\n\r\n"
 
 
-def test_the_head_is_there_as_it_was_sent(talk: Talk) -> None:
+def test_the_fields_are_there_as_they_were_sent(talk: Talk) -> None:
     raw = b"GET /x HTTP/1.1\r\nhOsT: a\r\nX-B: 1\r\nx-a:  2 \r\nX-b: 3\r\n\r\n"
-    heads = []
+    heads: list[list[tuple[str, str]]] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        heads.append(environ["muxwsgi.head"])
+        heads.append(list(environ["muxwsgi.fields"]))
         start_response("204 No Content", [])
         return []
 
     talk(app, b"\r\n" + raw + raw)
-    assert heads == [raw, raw]
+    assert heads == [[("hOsT", "a"), ("X-B", "1"), ("x-a", "2"), ("X-b", "3")]] * 2
 
 
 def test_interim_responses_precede_the_final_one(talk: Talk) -> None:

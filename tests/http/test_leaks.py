@@ -12,9 +12,9 @@ import pytest
 
 from muxwsgi.http.body import Body
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.hijack import Hijack
 from muxwsgi.http.input import Input
 from muxwsgi.http.response import Response
-from muxwsgi.http.upgrade import Takeover
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
@@ -75,7 +75,7 @@ def no_log_keeps_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def census() -> Counter[str]:
-    kinds = (Response, Takeover, Body, Input, Connection, httptools.HttpRequestParser, gevent.Greenlet)
+    kinds = (Response, Hijack, Body, Input, Connection, httptools.HttpRequestParser, gevent.Greenlet)
     return Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
 
 

@@ -20,6 +20,7 @@ from httptools import (
 
 from muxwsgi.errors import PeerError
 from muxwsgi.grammar import CONTROL
+from muxwsgi.http.environ import environ_key
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["REMEMBERED_AT_MOST", "Fields", "finder", "is_length"]
@@ -234,12 +235,7 @@ def is_length(text: str) -> bool:
 
 
 def _learn(name: bytes) -> str:
-    if b"_" in name:
-        key = ""  # X_Y and X-Y would have the same key: nobody may forge the other's (nginx drops them too)
-    elif name.lower() in (b"content-type", b"content-length"):
-        key = name.decode().upper().replace("-", "_")
-    else:
-        key = "HTTP_" + name.decode().upper().replace("-", "_")
+    key = environ_key(name.decode())
     if len(name) <= _KEY_LENGTH:
         if len(_KEYS) >= _KEYS_AT_MOST:
             _KEYS.clear()

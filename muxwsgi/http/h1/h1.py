@@ -1,41 +1,67 @@
-"""HTTP/1.1: one connection, one exchange after the other. The path of an exchange reads from `_exchange` down.
+"""HTTP/1.0 and 1.1: one connection, one exchange after the other. The path of an exchange reads from `__call__` down.
 
-Deadlines are set by phase on the connection's lifeline and kept by the sweeper; there is no timer here. The application's faults end in the
-error log and a 500, the peer's in a 4xx and a close, and neither in a response that is cut where a client could take it for whole.
+Theory of operation
+-------------------
+
+A connection is in one of these states. The greenlet that serves it is in the function that is named.
+
+    resting     `_read_head`: no byte of a request has come. `lifeline.resting` is set, so a drain ends the wait at once, and the keep-alive
+                timeout (for the first request that of a head) ends it without an answer. Nothing is lost, because nothing was begun.
+    head        `_read_rest_of_head`: a part of a head has come. The head has one deadline, however slowly its bytes come; then 408.
+    exchange    `_exchange`: the application runs. There is no deadline. Reading the body and writing the response have a minimum rate.
+    drain       `_drained`: the response is out, and a little of the body that the application has not read is dropped. Then: resting.
+    lingering   `linger`: nothing more is served. Our side is ended, and the peer may read what was sent before the connection is closed.
+    taken       the application has called `muxwsgi.hijack`. The connection is not HTTP any more, and closes when the application returns.
+
+An exchange goes forward only. Its request is read, then its response is begun, then it is complete:
+
+- `start_response` may be called again (with `exc_info`), and an error may be answered with another response, until the head is sent.
+- 100 (Continue) is sent by the first read of the body that has to wait, and only before the head of the response. If the response begins
+  first, the client may send the body or not, so the connection closes behind it.
+- The connection may be taken over after the body was read, and before the head is sent.
+- What goes wrong after the head is sent cannot be answered any more. The client then sees an incomplete body: fewer bytes than
+  Content-Length, no last chunk, or a reset where the body ends with the connection.
+
+The next request is read only where it is certain at which byte it begins: the body was read to its end, the response is complete, and
+neither side wants a close. Every doubt is 400 and a close. A proxy in front could have read the bytes behind a doubtful request as another
+request than we do (RFC 9112 section 11.2).
+
+Deadlines are set by phase on the connection's lifeline, and kept by the sweeper. There is no timer here.
+
+What was rejected:
+
+- One llhttp parser for a whole connection. Bytes of a body, or of the next request, would be inside the parser when the policy of `head`
+  refuses the request, and an Upgrade field ends the parsing. A parser reads one head, or one set of trailers, and is dropped.
+- llhttp for the lines between chunks. It takes no blanks in chunk extensions, which the grammar allows: see `chunk_line`.
+- A writer beside the response, for what is HTTP/1.1's own. Each write would cost one more call; the methods of a subclass cost none.
 """
 
-import errno
-import logging
 import math
-import socket
-from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, TLSError
-from muxwsgi.events import Events, Refusal, tell
+from muxwsgi.errors import Draining, Expired, PeerError
+from muxwsgi.events import Events, tell
 from muxwsgi.http.body import Body
-from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, connection_environ
-from muxwsgi.http.exchange import Exchange, refused_request
+from muxwsgi.http.environ import Environ, ErrorStream, WSGIApplication
+from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.gateway import Gateway
 from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
 from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.h1.incoming import Incoming
+from muxwsgi.http.h1.refused import refused_request
+from muxwsgi.http.h1.response import H1Response, ResponseDefaults, put_refusal
 from muxwsgi.http.input import Input
-from muxwsgi.http.response import Response, Terms
-from muxwsgi.http.upgrade import Takeover
 from muxwsgi.protocols.http1 import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
-from muxwsgi.signals import may_be_ctrl_c
-from muxwsgi.wire.fork import end_child
+from muxwsgi.wire.lingering_close import linger
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["HTTP1", "WSGIApplication"]
-
-WSGIApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+__all__ = ["HTTP1"]
 
 #: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
 DRAIN_AT_MOST = 65536
@@ -47,8 +73,6 @@ HEAD_BLOCK = 4096
 PIPELINED_PER_TURN = 32
 
 _NEVER = math.inf
-
-log = logging.getLogger("muxwsgi.error")
 
 
 class HTTP1:
@@ -68,15 +92,25 @@ class HTTP1:
     ) -> None:
         """`events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `multiprocess`
         goes into the environ."""
-        self._app = app
         self._settings = settings
-        self._events = Events() if events is None else events
-        self._multiprocess = multiprocess
-        self.errors: ErrorStream = StandardErrors()
-        self._terms = Terms(settings.server_header, closing=settings.keep_alive == 0)
+        self._gateway = Gateway(
+            app,
+            software=settings.server_header or "muxwsgi",
+            events=Events() if events is None else events,
+            multiprocess=multiprocess,
+        )
+        self._defaults = ResponseDefaults(settings.server_header, closing=settings.keep_alive == 0, linger=settings.linger)
         self._draining = False
-        self._software = settings.server_header or "muxwsgi"
         self._head_at_most = settings.limit_request_head
+
+    @property
+    def errors(self) -> ErrorStream:
+        """The `wsgi.errors` of connections that begin."""
+        return self._gateway.errors
+
+    @errors.setter
+    def errors(self, value: ErrorStream) -> None:
+        self._gateway.errors = value
 
     @property
     def draining(self) -> bool:
@@ -86,7 +120,7 @@ class HTTP1:
     @draining.setter
     def draining(self, value: bool) -> None:
         self._draining = value
-        self._terms.closing = value or self._settings.keep_alive == 0
+        self._defaults.closing = value or self._settings.keep_alive == 0
 
     def __call__(self, connection: "Connection") -> None:
         """Serve `connection` until either side ends it. Raises its errors, which are the peer's faults, and nothing else."""
@@ -96,7 +130,8 @@ class HTTP1:
         line.rate_grace = settings.body_rate_grace
         incoming = Incoming(connection)
         no_body = EmptyBody(incoming, settings)
-        shared = connection_environ(connection, self._software, self._multiprocess, self.errors)
+        gateway = self._gateway
+        shared = gateway.environ_of(connection)
         shared["wsgi.input"] = Input(no_body)
         head = Head(settings, shared)
         patience = settings.request_head_timeout
@@ -110,13 +145,13 @@ class HTTP1:
                 body: Body = no_body
                 if head.chunked or head.length:
                     body = self._body(incoming, head, environ)
-                if not self._exchange(incoming, head, body, environ, raw):
+                if not self._exchange(incoming, head, body, environ):
                     return
                 raw = None  # what is refused from here on is another request
                 patience = settings.keep_alive
                 if incoming.buffer:
-                    # The next request is here already, so the next read does not wait. Whoever sends thousands at once must not have the
-                    # worker to itself.
+                    # The next request is here already, so the next read does not wait. A client that sends thousands at once must not keep
+                    # the worker from others.
                     pipelined += 1
                     if pipelined % PIPELINED_PER_TURN == 0:
                         give_turn()
@@ -124,14 +159,15 @@ class HTTP1:
             began = clock()
             size = 0
             try:
-                size = self._refuse(incoming, error)
+                gateway.note_refusal(connection, error)
+                size = put_refusal(connection, error, self._defaults)
             finally:
-                if self._events.exchange:
+                if gateway.events.exchange:
                     request, line_text = refused_request(shared, incoming.buffer if raw is None else raw, settings.limit_request_line)
-                    status = _status_line(error)
+                    status = f"{error.status} {HTTPStatus(error.status).phrase}"
                     seconds = clock() - began
-                    tell(self._events.exchange, Exchange(request, request, status, [], size, seconds, error.reason, line_text))
-            self._linger(incoming)
+                    tell(gateway.events.exchange, Exchange(request, request, status, [], size, seconds, error.reason, line_text))
+            linger(connection, settings.linger)
 
     # Reading a head
 
@@ -196,68 +232,21 @@ class HTTP1:
 
     # One exchange
 
-    def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ, raw: bytes) -> bool:
-        """Let the application answer one request. Whether another may follow on the connection."""
+    def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ) -> bool:
+        """Answer one request. Whether another may follow on the connection."""
         connection = incoming.connection
-        began = 0.0
-        request = environ
-        in_order = True
-        exchanges = self._events.exchange
-        streams = self._events.stream
-        if exchanges or streams:
-            began = clock()
-        if exchanges:
-            request = environ.copy()  # the application may change the other as it likes
-
-        # 1. The request, as the application sees it.
-        response = Response(connection, self._terms, body, head.method, head.minor, head.keep_alive)
-        takeover = Takeover(incoming, body, response)
-        environ["muxwsgi.hijack"] = takeover
-        environ["muxwsgi.response"] = response
-        environ["werkzeug.socket"] = takeover
-
-        # 2. The application, and what it returns, which is closed once and whatever happens.
-        try:
-            result = self._app(environ, response.start_response)
-            try:
-                if not takeover.taken:
-                    response.send(result)
-            finally:
-                if type(result) is not list:  # what most applications return, and it has no close()
-                    close = getattr(result, "close", None)
-                    if close is not None:
-                        close()
-        except Cut:
-            connection.lifeline.reset_at_close |= takeover.taken  # what it has sent may be half of something
-            raise
-        except BaseException as error:  # SystemExit, GreenletExit and gevent.Timeout too: an application ends its request, never the worker
-            in_order = self._answer_for(error, incoming, body, response, takeover, raw)
-            if may_be_ctrl_c(error):
-                raise
-        finally:
-            takeover.end()
-            if streams and takeover.taken:
-                tell(streams, connection, clock() - began)
-            if exchanges:
-                refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
-                status = response.status or ""
-                seconds = clock() - began
-                tell(exchanges, Exchange(request, environ, status, response.headers, response.body_bytes, seconds, refused))
-
-        # 3. What follows.
-        if not in_order:
-            if isinstance(body.fault, PeerError) and not response.head_sent:
-                self._linger(incoming)
+        response = H1Response(connection, self._defaults, body, head.method, head.minor, head.keep_alive)
+        if not self._gateway.serve(connection, environ, body, response, head.target):
+            if isinstance(body.fault, PeerError) and not response.head_sent:  # refused in the middle of its body
+                linger(connection, self._settings.linger)
             return False
-        if takeover.taken:
-            return False
-        if response.peer_error is not None:  # which the application has kept to itself: the response is not whole
+        if response.peer_error is not None:  # which the application has caught: the response is not complete
             connection.abort()
             return False
         if not response.keep_alive or not self._drained(incoming, body):
             # A client that asked for the close, and sent no body, sends nothing more: what it has read cannot be lost to a reset.
             if head.keep_alive or head.length is not None or head.chunked or incoming.buffer:
-                self._linger(incoming)
+                linger(connection, self._settings.linger)
             return False
         return True
 
@@ -272,55 +261,6 @@ class HTTP1:
             body = LengthBody(incoming, self._settings, head.expects_continue, head.length or 0)
         environ["wsgi.input"] = Input(body)
         return body
-
-    def _answer_for(
-        self, error: BaseException, incoming: Incoming, body: Body, response: Response, takeover: Takeover, raw: bytes
-    ) -> bool:
-        """Answer for what went wrong in an exchange. Whether the connection is still in order.
-
-        The application has had the environ, so nothing is looked up there: `raw` is the request's head.
-        """
-        end_child(error)  # where the application has forked, the child must not
-        connection = incoming.connection
-        if takeover.taken:
-            if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
-                log.debug("%r: %s", connection, error)  # most likely the peer's, as everywhere that it is read from
-                # Or of a server that the application asks: then the peer has half of something.
-                connection.lifeline.reset_at_close |= not isinstance(error, (PeerError, Expired, Draining))
-            else:
-                self._log_application_error(raw, "the connection it had taken over is reset")
-                connection.lifeline.reset_at_close = True  # as where it is killed
-            return False
-        fault = response.peer_error or body.fault
-        if fault is not None:  # whatever the application made of it
-            log.debug("%r: %s", connection, fault)
-            if isinstance(fault, PeerError) and not response.head_sent:
-                response.forget()
-                response.status = _status_line(fault)
-                response.body_bytes = self._refuse(incoming, fault)
-            return False
-        if response.complete:
-            self._log_application_error(raw, "the response is complete all the same")
-            return True
-        if isinstance(error, ResponseAborted):
-            log.debug("%s: the response is cut: %s", connection, error)
-        else:
-            self._log_application_error(raw, "the connection is closed" if response.head_sent else "answered with 500")
-        if response.head_sent:
-            return False
-        response.forget()
-        status = "502 Bad Gateway" if isinstance(error, ResponseAborted) else "500 Internal Server Error"
-        try:
-            response.start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-            response.send([status[4:].encode() + b"\n"])
-        except OSError as gone:
-            log.debug("%s: %s", connection, gone)
-            return False
-        return True
-
-    def _log_application_error(self, raw: bytes, consequence: str) -> None:
-        line = raw[: raw.find(b"\r\n")].rpartition(b" ")[0].decode("latin-1")  # visible ASCII: `head` has seen to it
-        log.exception("application error in %s: %s", line, consequence)
 
     def _drained(self, incoming: Incoming, body: Body) -> bool:
         """Whether the connection stands at the end of the request. A little of its body is read and dropped to get there."""
@@ -338,35 +278,3 @@ class HTTP1:
         finally:
             incoming.connection.deadline = math.inf
         return body.done
-
-    # Refusing
-
-    def _refuse(self, incoming: Incoming, error: PeerError) -> int:
-        """Tell the peer what is wrong with its request, in so many bytes of a body. `_linger` comes next, so that it can read that."""
-        connection = incoming.connection
-        if self._events.refused:
-            tell(self._events.refused, connection, Refusal("refused", error.reason, status=error.status))
-        log.debug("%s: refused: %s", connection, error)
-        body = f"{error.reason}\n".encode()
-        self._terms.refresh()
-        head = f"HTTP/1.1 {_status_line(error)}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        connection.deadline = clock() + self._settings.linger
-        connection.sendall(head.encode("ascii") + self._terms.date_and_server + b"Connection: close\r\n\r\n" + body)
-        return len(body)
-
-    def _linger(self, incoming: Incoming) -> None:
-        """End our side and read on for a while: a close with unread bytes is a reset, which can take our last words with it."""
-        connection = incoming.connection
-        connection.deadline = clock() + self._settings.linger
-        try:
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv():
-                pass
-        except OSError:
-            pass  # gone, or late: it had its chance
-        finally:
-            connection.deadline = math.inf
-
-
-def _status_line(error: PeerError) -> str:
-    return f"{error.status} {HTTPStatus(error.status).phrase}"

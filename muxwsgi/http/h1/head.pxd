@@ -4,6 +4,7 @@ import cython
 from cpython.bytes cimport PyBytes_AS_STRING
 
 from muxwsgi.http.h1.fields cimport Fields, is_length
+from muxwsgi.http.h1.sent_fields cimport SentFields
 
 
 cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:
@@ -15,7 +16,7 @@ cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:
 
 
 cdef class Head:
-    cdef readonly str method
+    cdef readonly str method, target
     cdef readonly int minor
     cdef readonly object length
     cdef readonly bint chunked, keep_alive, expects_continue

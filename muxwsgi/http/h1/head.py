@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 from muxwsgi.errors import PeerError
 from muxwsgi.grammar import BARE_LINE_END, TOKEN
 from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
+from muxwsgi.http.h1.sent_fields import SentFields
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Head", "refuse_early"]
@@ -51,6 +52,7 @@ class Head:
     """The heads of one connection, one after the other. What the engine itself needs to know of the last one that was parsed:
 
     method              as sent
+    target              the request-target as sent
     minor               of the version: HTTP/1.`minor`
     length              bytes of a body with Content-Length, None without
     chunked             whether the body is chunked
@@ -72,6 +74,7 @@ class Head:
         "length",
         "method",
         "minor",
+        "target",
     )
 
     def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
@@ -84,6 +87,7 @@ class Head:
         self._method_part = b"GET "  # the last method as sent, with its space
         self._good_host = ""
         self.method = "GET"
+        self.target = "/"
         self.minor = 1
         self.length: int | None = None
         self.chunked = False
@@ -131,7 +135,7 @@ class Head:
         # 2. The fields.
         fields = self._fields
         environ = fields.read(raw, line_end, minor)
-        environ["muxwsgi.head"] = raw
+        environ["muxwsgi.fields"] = SentFields(raw, line_end)
 
         # 3. What they mean together.
         host = environ.get("HTTP_HOST")
@@ -154,6 +158,7 @@ class Head:
         if method != self.method:
             self.method = method
             self._method_part = method.encode("latin-1") + b" "
+        self.target = target
         self.minor = minor
         self.length = None
         self.chunked = False

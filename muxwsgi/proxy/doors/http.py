@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.h1.h1 import WSGIApplication
+from muxwsgi.http.environ import WSGIApplication
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.doors.access import Access, CredentialsWanted, NotAdmitted
@@ -111,7 +111,7 @@ class HTTPDoor:
             ctx.passed = environ.get("HTTP_VIA", "")
         else:
             # The client takes the destination of its tunnel for a proxy: the inner tunnel leads through that proxy.
-            ctx.dial = NestedConnect(self._upstreams, tunnel, environ["muxwsgi.head"], self._connect_timeout)
+            ctx.dial = NestedConnect(self._upstreams, tunnel, environ["muxwsgi.fields"], self._connect_timeout)
 
         def established() -> Connection:
             taken: Connection = environ["muxwsgi.hijack"]()

@@ -6,7 +6,6 @@ What happens with the tunnel is not known here. The door calls `open` and lends 
 """
 
 import math
-import socket
 from collections.abc import Callable
 from time import monotonic
 
@@ -36,6 +35,7 @@ from muxwsgi.proxy.doors.socks_message import (
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.settings import HANDSHAKE_TIMEOUT
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.lingering_close import linger
 
 __all__ = ["SocksDoor"]
 
@@ -154,13 +154,10 @@ class SocksDoor:
 
 
 def _part(connection: Connection, answer: bytes) -> None:
-    """Send the last word, end our side, and read on for a while: a close with unread bytes is a reset, which can take the word with it."""
+    """Send the last `answer`, and see to it that it arrives."""
     connection.deadline = monotonic() + LINGER
     try:
         connection.sendall(answer)
-        connection.shutdown(socket.SHUT_WR)
-        left = LINGER_BYTES
-        while left > 0 and (data := connection.recv()):
-            left -= len(data)
     except OSError:
-        pass  # gone, or late: it had its chance
+        return  # the client is gone, or it is late
+    linger(connection, LINGER, LINGER_BYTES)

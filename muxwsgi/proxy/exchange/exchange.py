@@ -20,7 +20,7 @@ from muxwsgi.http.websocket.frame import Frame
 from muxwsgi.http.websocket.handshake import is_websocket, without_extensions
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.exchange.client_watch import ClientGone
-from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, head_fields, passable_upgrades
+from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, passable_upgrades
 from muxwsgi.proxy.exchange.forward import Forwarder, Incoming, Outcome
 from muxwsgi.proxy.exchange.max_forwards import answer_of_the_last, one_less
 from muxwsgi.proxy.exchange.response_body import ResponseBody
@@ -135,7 +135,7 @@ class Exchanges:
             keep = endpoint.is_proxy = absolute and ctx.tunnel is not None
             if absolute and not keep:
                 target = _origin_form(target, environ["REQUEST_METHOD"])
-            plan = RequestPlan(environ["REQUEST_METHOD"], target, head_fields(environ["muxwsgi.head"]))
+            plan = RequestPlan(environ["REQUEST_METHOD"], target, list(environ["muxwsgi.fields"]))
             if absolute and not keep:
                 plan.host = environ["HTTP_HOST"]
             elif "HTTP_HOST" not in environ:
@@ -199,7 +199,7 @@ class Exchanges:
         if flow is not None:
             flow.answered_by = "proxy"
             line = (environ["REQUEST_METHOD"], environ["RAW_URI"], environ["SERVER_PROTOCOL"])
-            flow.request = Head(line, head_fields(environ["muxwsgi.head"]))
+            flow.request = Head(line, list(environ["muxwsgi.fields"]))
         status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
         start_response(status, fields)
         return self._record(status, fields, pieces, flow)

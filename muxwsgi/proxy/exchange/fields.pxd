@@ -11,8 +11,6 @@ cdef class RequestPlan:
 
 
 cdef _lower(name)
-@cython.locals(fields=list, line=str)
-cpdef list head_fields(bytes head)
 @cython.locals(sent=list, lines=list, text=str, wants_trailers=bint, framed=bint, hosted=bint)
 cpdef tuple request_head(RequestPlan plan)
 cdef set _options(value)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from muxwsgi.grammar import is_token
 
-__all__ = ["RequestPlan", "end_to_end", "head_fields", "passable_upgrades", "request_head"]
+__all__ = ["RequestPlan", "end_to_end", "passable_upgrades", "request_head"]
 
 Fields = list[tuple[str, str]]
 
@@ -47,15 +47,6 @@ def _lower(name: str) -> str:
             _LOWER.clear()
         known = _LOWER[name] = name.lower()
     return known
-
-
-def head_fields(head: bytes) -> Fields:
-    """The fields of a request head that the engine has accepted (`muxwsgi.head`), as they were sent."""
-    fields = []
-    for line in head.decode("latin-1").split("\r\n")[1:-2]:
-        name, _, value = line.partition(":")
-        fields.append((name, value.strip(" \t")))
-    return fields
 
 
 class RequestPlan:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from muxwsgi.proxy.exchange.fields import Fields, head_fields
+from muxwsgi.proxy.exchange.fields import Fields
 from muxwsgi.proxy.rules.message import Response
 
 __all__ = ["answer_of_the_last", "one_less"]
@@ -23,9 +23,8 @@ def answer_of_the_last(environ: dict[str, Any]) -> Response | None:
         return None
     if method == "OPTIONS":
         return Response(status=204, headers=[("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT")])
-    head: bytes = environ["muxwsgi.head"]
-    line = head.partition(b"\r\n")[0].decode("latin-1")
-    shown = [f"{name}: {value}" for name, value in head_fields(head) if name.lower() not in _SECRET]
+    line = f"{method} {environ['RAW_URI']} {environ['SERVER_PROTOCOL']}"
+    shown = [f"{name}: {value}" for name, value in environ["muxwsgi.fields"] if name.lower() not in _SECRET]
     return Response("\r\n".join([line, *shown, "", ""]).encode("latin-1"), 200, mimetype="message/http")
 
 

@@ -1,12 +1,13 @@
 """`NestedConnect`: CONNECT inside of an intercepted tunnel, whose destination is a proxy too. The inner tunnel leads through that proxy."""
 
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, ClientSettings
-from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end, head_fields
+from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.upstream.endpoint import Endpoint
@@ -33,13 +34,14 @@ class NestedConnectRefused(Fault):
 class NestedConnect:
     """A `Dial`: connects as the tunnel would, and repeats there what the client has said to the proxy behind it, credentials included."""
 
-    def __init__(self, upstreams: Upstreams, tunnel: "Context", head: bytes, timeout: float) -> None:
-        """`tunnel` is the one that leads to the other proxy, `head` that of the client's CONNECT. `timeout` in seconds, for the answer."""
+    def __init__(self, upstreams: Upstreams, tunnel: "Context", fields: Iterable[tuple[str, str]], timeout: float) -> None:
+        """`tunnel` is the one that leads to the other proxy, `fields` are those of the client's CONNECT. The answer has
+        `timeout` seconds."""
         assert tunnel.destination is not None  # there is no tunnel to nowhere
         self._upstreams = upstreams
         self._tunnel = tunnel
         self._proxy = Endpoint(*tunnel.destination, tunnel.layers)
-        self._fields = head_fields(head)
+        self._fields = list(fields)
         self._timeout = timeout
 
     def __call__(self, host: str, port: int) -> "Connection":

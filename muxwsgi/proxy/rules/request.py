@@ -14,6 +14,7 @@ from werkzeug.urls import iri_to_uri
 
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.content_coding import Undecodable, decoded
+from muxwsgi.http.environ import environ_key
 from muxwsgi.names import split_host_port
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.coding_fields import coding_of
@@ -87,7 +88,7 @@ class Request(werkzeug.wrappers.Request):
     ) -> None:
         """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
         target: str
-        if "muxwsgi.head" in environ:
+        if "muxwsgi.fields" in environ:
             target = environ["RAW_URI"]
         else:  # other servers, and werkzeug's test client, may have decoded it
             path = cast(str, environ.get("SCRIPT_NAME", "")) + cast(str, environ.get("PATH_INFO", ""))
@@ -302,12 +303,8 @@ class Request(werkzeug.wrappers.Request):
 
     def _fields(self) -> list[tuple[str, str]]:
         fields: list[tuple[str, str]]
-        raw = self.environ.get("muxwsgi.head")
-        if raw is None:
-            fields = list(EnvironHeaders(self.environ))
-        else:
-            lines = raw.decode("latin-1").split("\r\n")
-            fields = [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines[1:-2]]]
+        sent = self.environ.get("muxwsgi.fields")
+        fields = list(EnvironHeaders(self.environ) if sent is None else sent)  # another server has no such key
         if self._absolute:
             # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
             fields = [(name, self._authority if name.lower() == "host" else value) for name, value in fields]
@@ -511,12 +508,10 @@ def _put_fields(environ: dict[str, Any], headers: Headers) -> None:
     environ.pop("CONTENT_TYPE", None)
     environ.pop("CONTENT_LENGTH", None)
     for name, value in headers:
-        if "_" in name:
-            continue  # X_Y and X-Y would have the same key
-        key = name.upper().replace("-", "_")
-        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            key = "HTTP_" + key
+        key = environ_key(name)
+        if not key:
+            continue
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
         environ[key] = value
-    environ.pop("muxwsgi.head", None)  # it says what the client sent, and that is not this
+    environ.pop("muxwsgi.fields", None)  # it says what the client sent, and that is not this

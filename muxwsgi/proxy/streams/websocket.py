@@ -7,7 +7,6 @@ A caller whose hook reads payloads takes the offer of extensions out of the hand
 payloads are compressed.
 """
 
-import socket as socket_module
 from collections.abc import Callable
 
 import gevent
@@ -18,6 +17,7 @@ from muxwsgi.http.websocket.messages import close_payload
 from muxwsgi.proxy.rules.actions import Refused
 from muxwsgi.proxy.streams.turns import frames_in_turns
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.lingering_close import linger
 from muxwsgi.wire.relay import Relayed, cut_both, relay
 
 __all__ = ["FrameHook", "relay_frames"]
@@ -165,11 +165,9 @@ class _Side:
             if not self.writing and not self.other.said_close:
                 close = Frame(Opcode.CLOSE, close_payload(code, reason))
                 self.stream.sendall(encode_frame(close, masked=not self._from_client))
-            self.stream.shutdown(socket_module.SHUT_WR)
-            while self.stream.recv():
-                pass
         except OSError:
-            pass  # gone: it had its chance
+            return  # the peer is gone
+        linger(self.stream, None)
 
 
 def relay_frames(

@@ -32,13 +32,16 @@ def block(number: int) -> bytes:
 
 
 def seen(environ: Environ) -> Answer:
-    """What has arrived: the head as it came, how large the body was, and on which connection."""
+    """What has arrived: the request line and the fields as they came, how large the body was, and on which connection."""
     digest, size = hashlib.sha256(), 0
     while piece := environ["wsgi.input"].read(BLOCK):
         digest.update(piece)
         size += len(piece)
     told = {
-        "head": environ["muxwsgi.head"].decode("latin-1").split("\r\n"),
+        "head": [
+            f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ['SERVER_PROTOCOL']}",
+            *(f"{name}: {value}" for name, value in environ["muxwsgi.fields"]),
+        ],
         "scheme": environ["wsgi.url_scheme"],
         "connection": environ["muxwsgi.connection"].id,
         "size": size,

@@ -23,7 +23,7 @@ def make_environ() -> MakeEnviron:
     def make(head: str, body: bytes = b"") -> dict[str, Any]:
         """The environ of a head that is written with line feeds alone, and without the empty line that ends it."""
         raw = head.strip().replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n"
-        shared: dict[str, Any] = {"wsgi.url_scheme": "http", "REMOTE_ADDR": "192.0.2.7", "muxwsgi.head": raw}
+        shared: dict[str, Any] = {"wsgi.url_scheme": "http", "REMOTE_ADDR": "192.0.2.7"}
         environ = Head(HTTPSettings(), shared).parse(raw)
         environ["wsgi.input"] = io.BufferedReader(io.BytesIO(body))
         environ["wsgi.input_terminated"] = True

@@ -57,7 +57,7 @@ def test_a_request_goes_on_exactly_as_rules_left_it(body: bytes, chunked: bool, 
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     kind = "Content-Type: application/x-www-form-urlencoded"
     head = f"POST / HTTP/1.1\r\nHost: example.com\r\n{kind}\r\n{framing}\r\n\r\n".encode()
-    environ = Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head)
+    environ = Head(HTTPSettings(), {}).parse(head)
     environ["wsgi.input"], environ["wsgi.input_terminated"] = io.BytesIO(body), True
     request = Request.of(environ, "http", "example.com")
     for do, makes in steps:

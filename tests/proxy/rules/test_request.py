@@ -139,7 +139,7 @@ values = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=12
 def test_whatever_fields_there_are_all_of_them_go_on(fields: list[tuple[str, str]]) -> None:
     raw = "".join(f"{name}: {value}\r\n" for name, value in [("Host", "example.com"), *fields])
     head = f"GET / HTTP/1.1\r\n{raw}\r\n".encode()
-    request = Request(Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head))
+    request = Request(Head(HTTPSettings(), {}).parse(head))
     assert request.fields == [("Host", "example.com"), *fields]
     assert list(request.headers) == request.fields
 
@@ -425,7 +425,7 @@ def coded_request() -> Any:
     def make(body: bytes, *fields: str, **more: Any) -> Request:
         lines = ["POST / HTTP/1.1", "Host: example.com", f"Content-Length: {len(body)}", *(fields or OF_CODED), "", ""]
         head = "\r\n".join(lines).encode()
-        environ = Head(HTTPSettings(), {"muxwsgi.head": head}).parse(head)
+        environ = Head(HTTPSettings(), {}).parse(head)
         environ["wsgi.input"], environ["wsgi.input_terminated"] = io.BytesIO(body), True
         return Request.of(environ, "http", "example.com", **more)
 

@@ -1,37 +1,38 @@
-"""Taking the connection over: how an application leaves HTTP, for a WebSocket, a tunnel or a protocol of its own.
+"""`muxwsgi.hijack`: how an application takes its connection over and leaves HTTP, for a WebSocket, a tunnel or another protocol.
 
-`environ["muxwsgi.hijack"]()` returns the `Connection` with every byte that the client sent behind the request, and the engine never touches
-it again but to close it when the application returns. `environ["werkzeug.socket"]` is a socket whose first use does the same, which
-is all that flask-sock and simple-websocket need.
+`environ["muxwsgi.hijack"]()` returns the `Connection` with every byte that the client sent behind the request. The engine does not touch it
+again, but closes it when the application returns. `environ["werkzeug.socket"]` is a socket whose first use does the same. flask-sock and
+simple-websocket need no more than that.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muxwsgi.http.body import Body
-    from muxwsgi.http.h1.incoming import Incoming
     from muxwsgi.http.response import Response
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.given import StreamSocket
 
-__all__ = ["Takeover"]
+__all__ = ["Hijack"]
 
 
-#: What can be asked of the socket without deciding anything.
+#: What can be asked of the socket without taking the connection over.
 _HARMLESS = frozenset({"getpeername", "getsockname", "getsockopt", "gettimeout", "family", "type", "proto", "client", "server"})
 
 
-class Takeover:
-    """The right to take one exchange's connection over, as long as the exchange lasts.
+class Hijack:
+    """The right to take one exchange's connection over. It ends with the exchange.
 
     It is the `muxwsgi.hijack`, which is called, and also the `werkzeug.socket`: it has the methods of the connection, and the first that
     reads or writes takes it over.
+
+    taken       the application has the connection
     """
 
-    __slots__ = ("_body", "_incoming", "_over", "_response", "_socket", "taken")
+    __slots__ = ("_body", "_connection", "_over", "_response", "_socket", "taken")
 
-    def __init__(self, incoming: "Incoming", body: "Body", response: "Response") -> None:
-        self._incoming = incoming
+    def __init__(self, connection: "Connection", body: "Body", response: "Response") -> None:
+        self._connection = connection
         self._body = body
         self._response = response
         self._socket: "StreamSocket | None" = None
@@ -39,14 +40,13 @@ class Takeover:
         self.taken = False
 
     def __call__(self) -> "Connection":
-        """The connection, whose bytes go on behind the request; the application writes 101 or 200 itself. Idempotent.
+        """The connection, whose next bytes are those behind the request; the application writes 101 or 200 itself. Idempotent.
 
         Raises `RuntimeError` where a response has begun, where the request has a body that is not read to its end (left in the stream
         it would be taken for the new protocol), and after the exchange.
         """
-        connection = self._incoming.connection
         if self.taken:
-            return connection
+            return self._connection
         if self._over:
             raise RuntimeError("the exchange is over: its connection serves other requests now")
         if self._response.head_sent:
@@ -55,8 +55,8 @@ class Takeover:
             raise RuntimeError("the connection cannot be taken over before the request's body is read")
         self.taken = True
         self._response.give_up()
-        self._incoming.give_back()
-        connection.lifeline.min_rate = 0.0  # the engine's limit, not the new protocol's
+        connection = self._connection = self._body.hand_over()
+        connection.lifeline.min_rate = 0.0  # the limit is for responses, and not for the new protocol
         connection.trace.append(f"the application took the connection over from {self._response.method}")
         return connection
 
@@ -72,7 +72,7 @@ class Takeover:
         Where the connection's own would not be the stream (TLS, read-ahead), it is that of a real socket, which has the stream from
         then on. Raises `OSError` there while the connection is not taken over.
         """
-        connection = self._incoming.connection
+        connection = self._connection
         if self._socket is None:
             try:
                 number = connection.fileno()
@@ -89,7 +89,7 @@ class Takeover:
         if self._socket is not None:
             return getattr(self._socket, name)
         if name in _HARMLESS:
-            return getattr(self._incoming.connection, name)
+            return getattr(self._connection, name)
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self(), name)

@@ -1,13 +1,13 @@
 # Types for the compiled build: see docs/compiled.md.
 
 from muxwsgi.http.body cimport Body
-from muxwsgi.http.h1.incoming cimport Incoming
 from muxwsgi.http.response cimport Response
+from muxwsgi.wire.connection cimport Connection
 
 
-cdef class Takeover:
+cdef class Hijack:
+    cdef Connection _connection
     cdef Body _body
-    cdef Incoming _incoming
     cdef Response _response
     cdef object _socket
     cdef bint _over

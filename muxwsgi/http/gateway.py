@@ -1,0 +1,160 @@
+"""The exchange with the application: one request is given to it, its response is sent, and what goes wrong is answered for.
+
+This is the same in every version of HTTP. A version reads the request, makes the environ, a `Body` and a `Response`, and calls
+`Gateway.serve`. Afterwards it decides what becomes of the connection. The application's faults end in the error log and a 500, the peer's
+in a 4xx. Neither ends in a response that is cut where a client could take it for complete.
+"""
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, TLSError
+from muxwsgi.events import Events, Refusal, tell
+from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, WSGIApplication, connection_environ
+from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.hijack import Hijack
+from muxwsgi.signals import may_be_ctrl_c
+from muxwsgi.wire.fork import end_child
+from muxwsgi.wire.syscalls import clock
+
+if TYPE_CHECKING:
+    from muxwsgi.http.body import Body
+    from muxwsgi.http.response import Response
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger("muxwsgi.error")
+
+
+class Gateway:
+    """A WSGI application, and what surrounds each call of it.
+
+    errors      the `wsgi.errors` of connections that begin
+    events      what is reported to
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        software: str,
+        events: Events,
+        multiprocess: bool,
+    ) -> None:
+        """`events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `software`
+        and `multiprocess` go into the environ."""
+        self._app = app
+        self._software = software
+        self._multiprocess = multiprocess
+        self.errors: ErrorStream = StandardErrors()
+        self.events = events
+
+    def environ_of(self, connection: "Connection") -> Environ:
+        """The part of the environ that all requests of `connection` have."""
+        return connection_environ(connection, self._software, self._multiprocess, self.errors)
+
+    def serve(self, connection: "Connection", environ: Environ, body: "Body", response: "Response", target: str) -> bool:
+        """Have the application answer one request. Whether the connection may serve another, as far as this exchange has gone.
+
+        `environ` is complete but for the keys that concern the exchange; `target` is the request-target, for the log. Raises `Cut` where
+        the server ends the exchange, and the errors of a connection that was lost while the application's own error was answered.
+        """
+        began = 0.0
+        request = environ
+        in_order = True
+        exchanges = self.events.exchange
+        streams = self.events.stream
+        if exchanges or streams:
+            began = clock()
+        if exchanges:
+            request = environ.copy()  # the application may change the other as it likes
+
+        # 1. The request, as the application sees it.
+        hijack = Hijack(connection, body, response)
+        environ["muxwsgi.hijack"] = hijack
+        environ["muxwsgi.response"] = response
+        environ["werkzeug.socket"] = hijack
+
+        # 2. The application, and what it returns, which is closed once and whatever happens.
+        try:
+            result = self._app(environ, response.start_response)
+            try:
+                if not hijack.taken:
+                    response.send(result)
+            finally:
+                if type(result) is not list:  # what most applications return, and it has no close()
+                    close = getattr(result, "close", None)
+                    if close is not None:
+                        close()
+        except Cut:
+            connection.lifeline.reset_at_close |= hijack.taken  # what it has sent may be incomplete
+            raise
+        except BaseException as error:  # SystemExit, GreenletExit and gevent.Timeout too: an application ends its request, never the worker
+            in_order = self._answer_for(error, connection, body, response, hijack, target)
+            if may_be_ctrl_c(error):
+                raise
+        finally:
+            hijack.end()
+            if streams and hijack.taken:
+                tell(streams, connection, clock() - began)
+            if exchanges:
+                refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
+                status = response.status or ""
+                seconds = clock() - began
+                tell(exchanges, Exchange(request, environ, status, response.headers, response.body_bytes, seconds, refused))
+        return in_order and not hijack.taken
+
+    def note_refusal(self, connection: "Connection", error: PeerError) -> None:
+        """A request is about to be refused."""
+        if self.events.refused:
+            tell(self.events.refused, connection, Refusal("refused", error.reason, status=error.status))
+        log.debug("%s: refused: %s", connection, error)
+
+    def _answer_for(
+        self, error: BaseException, connection: "Connection", body: "Body", response: "Response", hijack: Hijack, target: str
+    ) -> bool:
+        """Answer for what went wrong in an exchange. Whether the connection is still in order.
+
+        The application has had the environ, so nothing is looked up there.
+        """
+        end_child(error)  # where the application has forked, the child must not answer
+        if hijack.taken:
+            if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
+                log.debug("%r: %s", connection, error)  # most likely the peer's, as everywhere that it is read from
+                # Or of a server that the application asks: then the peer has an incomplete message.
+                connection.lifeline.reset_at_close |= not isinstance(error, (PeerError, Expired, Draining))
+            else:
+                _log_application_error(response, target, "the connection it had taken over is reset")
+                connection.lifeline.reset_at_close = True  # as where it is killed
+            return False
+        fault = response.peer_error or body.fault
+        if fault is not None:  # whatever the application made of it
+            log.debug("%r: %s", connection, fault)
+            if isinstance(fault, PeerError) and not response.head_sent:
+                self.note_refusal(connection, fault)
+                response.refuse(fault)
+            return False
+        if response.complete:
+            _log_application_error(response, target, "the response is complete all the same")
+            return True
+        if isinstance(error, ResponseAborted):
+            log.debug("%s: the response is cut: %s", connection, error)
+        else:
+            _log_application_error(response, target, "the connection is closed" if response.head_sent else "answered with 500")
+        if response.head_sent:
+            return False
+        response.forget()
+        status = "502 Bad Gateway" if isinstance(error, ResponseAborted) else "500 Internal Server Error"
+        try:
+            response.start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+            response.send([status[4:].encode() + b"\n"])
+        except OSError as gone:
+            log.debug("%s: %s", connection, gone)
+            return False
+        return True
+
+
+def _log_application_error(response: "Response", target: str, consequence: str) -> None:
+    log.exception("application error in %s %s: %s", response.method, target, consequence)
