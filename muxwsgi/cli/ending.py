@@ -63,17 +63,27 @@ def say(message: str) -> None:
 
 
 def lasting() -> list[str]:
-    """The threads and processes for which Python waits at its end."""
-    names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    if "multiprocessing.process" in sys.modules:
-        names += [child.name for child in sys.modules["multiprocessing.process"].active_children() if not child.daemon]
-    return names
+    """The names of the threads and processes for which Python waits at its end."""
+    return [each.name for each in (*_threads(), *_processes())]
 
 
 def end(status: int) -> None:
-    """End the process of a command that has served nothing. What an imported module has started may last for ever: nothing waits for it."""
+    """End the process of a command that has served nothing. What an imported module has started may last for ever: threads end with the
+    process, processes are told to end."""
     if lasting():
         discard_output()
+        for process in _processes():
+            process.terminate()
         os._exit(status)
     if status:
         sys.exit(status)
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+
+
+def _processes() -> list[Any]:
+    if "multiprocessing.process" not in sys.modules:
+        return []
+    return [child for child in sys.modules["multiprocessing.process"].active_children() if not child.daemon]

@@ -70,8 +70,9 @@ def collect(
 ) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for what was not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are a command's own; without one for `bind`, the variable PORT is it. Without `proxy` the options of the proxy are an error in the file
-    and the environment: whoever writes `proxy_auth` there must not be served without. Raises `OperatorError`.
+    `config` is the file named there, or None. `defaults` are a command's own; without one for `bind`, the variable PORT is it.
+    Without `proxy`, an option of the proxy in the file or the environment is an error, because a file with `proxy_auth` asks for something
+    that would be missing. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
@@ -136,7 +137,7 @@ _OF_SERVICES = re.compile(
 
 def _unknown(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1)
-    return f"{name!r} is no option" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def markdown() -> str:

@@ -193,7 +193,7 @@ def test_the_flag_beats_the_variable_beats_the_file_beats_the_default(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("keep_alife = 3", r"c\.toml: 'keep_alife' is no option; did you mean 'keep_alive'"),
+        ("keep_alife = 3", r"c\.toml: there is no option 'keep_alife'; did you mean 'keep_alive'"),
         ('keep_alive = "soon"', r"c\.toml: keep_alive: 'soon' is not a number"),
         ("backlog = 1.5", r"c\.toml: backlog: 1\.5 is not a whole number"),
         ("backlog = true", r"backlog: True is not a whole number"),
@@ -218,7 +218,7 @@ def test_options_of_the_proxy_are_not_passed_over_where_an_application_is_served
 
 
 def test_a_variable_that_is_no_option_is_an_error() -> None:
-    with pytest.raises(OperatorError, match="'MUXWSGI_KEEPALIVE' is no option; did you mean 'MUXWSGI_KEEP_ALIVE'"):
+    with pytest.raises(OperatorError, match="there is no option 'MUXWSGI_KEEPALIVE'; did you mean 'MUXWSGI_KEEP_ALIVE'"):
         collect({}, None, {"MUXWSGI_KEEPALIVE": "1"})
 
 
@@ -334,7 +334,7 @@ def test_variables_that_kubernetes_sets_for_a_service_and_empty_ones_are_left_al
     of_service = {f"{prefix}_{name}": value for prefix in ("MUXWSGI", "MUXWSGI_API") for name, value in (addresses | ports).items()}
     empty = {"MUXWSGI_KEEP_ALIVE": "", "MUXWSGI_BIND": "", "MUXWSGI_TLS": "", "MUXWSGI_CONFIG": "", "MUXWSGI_UNKNOWN": ""}
     assert collect({}, None, of_service | empty) == collect({}, None, {})
-    with pytest.raises(OperatorError, match="'MUXWSGI_PORT' is no option"):
+    with pytest.raises(OperatorError, match="there is no option 'MUXWSGI_PORT'"):
         collect({}, None, {"MUXWSGI_PORT": "8000"})
 
 
@@ -360,10 +360,3 @@ def test_check_does_not_wait_for_a_thread_of_the_application(tmp_path: Path) -> 
     done = muxwsgi("check", "lasting:app", "--pythonpath", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.endswith(b"the configuration is good, and lasting:app loads\n")
-
-
-def test_a_start_that_fails_does_not_wait_for_a_thread_of_the_application(tmp_path: Path) -> None:
-    write(tmp_path / "lasting.py", LASTING)
-    done = muxwsgi("run", "lasting:app", "--pythonpath", str(tmp_path), "-b", "unix:/no/such/folder/socket")
-    assert done.returncode == 2
-    assert done.stderr == b"muxwsgi: error: bind unix:/no/such/folder/socket: No such file or directory\n"
