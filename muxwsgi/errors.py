@@ -27,7 +27,7 @@ class PeerError(Exception):
 
 
 class Expired(TimeoutError):
-    """A deadline of the connection passed while somebody waited on it. The connection itself is still usable."""
+    """A deadline of the connection passed while a greenlet waited on it. The connection itself is still usable."""
 
 
 class Cut(GreenletExit):  # type: ignore[misc]  # mypy is not shown its types
@@ -48,5 +48,5 @@ class HandshakeError(TLSError):
 
 
 class ResponseAborted(Exception):
-    """Raised by an application that cannot finish the response it has begun, for a reason that is no error of its own and that it has told
-    whoever needs to know: a gateway whose upstream broke off. The client's connection is cut, so that half a response looks like one."""
+    """Raised by an application that cannot finish the response it has begun, for a reason that is not its own error and that it
+    has logged: a gateway whose upstream broke off. The client's connection is cut, so the client can tell that the response is cut."""

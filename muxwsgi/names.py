@@ -1,4 +1,4 @@
-"""Host names and addresses: how they are spelled, split, written and matched. No other module decides any of this.
+"""Host names and addresses: how they are spelled, split, written and matched. All other modules use this one for it.
 
 A host has many spellings. `EXAMPLE.com.`, `127.1`, `0x7f000001`, `2130706433` and `::ffff:127.0.0.1` all reach a place that has one
 usual spelling, and a rule, a block list, a certificate and a dialler must agree which. `canonical` gives that one spelling:
@@ -9,7 +9,7 @@ usual spelling, and a rule, a block list, a certificate and a dialler must agree
     IPv4-mapped   IPv4, because the kernel connects to the IPv4 address (RFC 4291 section 2.5.5.2)
 
 The order matters. IDNA comes before the numeric forms are looked for, because nameprep turns full-width digits and dots into ASCII ones.
-This module asks nobody: it neither resolves nor opens anything.
+This module does not resolve names and opens no connection.
 """
 
 import re
@@ -44,7 +44,7 @@ IPAddress = IPv4Address | IPv6Address
 #: Characters of a host name in ASCII (RFC 1035 section 2.3.4).
 LONGEST_NAME = 253
 
-#: Characters that are looked at. A longer text is no host, and it is not remembered, because peers choose what is asked here.
+#: Characters that are looked at. A longer text is not a host, and it is not cached, because peers choose the texts.
 LONGEST_TEXT = 255
 
 # RFC 1123 section 2.1, and what many names on the net have besides: underscores, and hyphens at either end of a label. Only a name that

@@ -1,7 +1,7 @@
 """What the operator may set, in frozen dataclasses, checked once, here. Each field's default, unit, bounds and option stand beside it.
 
-Nothing below the command line reads a file or the environment: it is given one of these. A value that cannot be is an `OperatorError` that
-names the setting as the operator wrote it.
+Nothing below the command line reads a file or the environment: it is given one of these. A value that is not allowed is an
+`OperatorError` that names the setting as the operator wrote it.
 """
 
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ __all__ = [
     "UnknownALPN",
 ]
 
-#: Seconds that a handshake may take, TLS' or SOCKS', where nobody says otherwise.
+#: Seconds that a handshake may take, TLS' or SOCKS', by default.
 HANDSHAKE_TIMEOUT = 10.0
 
-#: Seconds until the head of an upstream's response has to be there, where nobody says otherwise.
+#: Seconds until the head of an upstream's response has to be there, by default.
 RESPONSE_HEAD_TIMEOUT = 120.0
 
 #: Sections of docs/configuration.md.
 BIND = "Where to listen"
 TLS = "TLS"
-ROUTES = "Who gets a connection"
+ROUTES = "Which route gets a connection"
 HTTP = "HTTP"
 PROCESS = "The process"
 
@@ -143,7 +143,7 @@ class MuxSettings:
 
     sniff_timeout: float = setting(
         3.0,
-        "Seconds that first bytes may take to decide, where somebody would get the connection then; else --request-head-timeout.",
+        "Seconds that first bytes may take to decide, where a route gets undecided connections then; else --request-head-timeout.",
         section=ROUTES,
         unit="SECONDS",
         above=0,
@@ -216,15 +216,15 @@ class ServerSettings:
     handshake_timeout: float = shared(TLSSettings, "handshake_timeout")
     fallback: str = setting(
         "close",
-        "Who gets what no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.",
+        "What happens to bytes that no route matches: close, http (answers 400), forward:HOST:PORT or a hijacker.",
         section=ROUTES,
-        unit="WHO",
+        unit="HANDLER",
     )
     silence: str = setting(
         "close",
-        "Who gets connections on which the client waits for the server to speak: as for fallback.",
+        "What happens to connections on which the client waits for the server to speak: as for fallback.",
         section=ROUTES,
-        unit="WHO",
+        unit="HANDLER",
     )
     backlog: int = setting(2048, "Connections that the kernel keeps until they are accepted.", section=BIND, unit="N", at_least=1)
     max_connections: int = setting(

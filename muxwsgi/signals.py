@@ -5,8 +5,8 @@ They are taken first of all, because the process may be the first of a container
 handler for them, and a stop that is dropped is a stop after a timeout, by SIGKILL.
 
 A handler of Python's runs between two instructions of whatever runs: of a view, of the hub, of an import. So it does nothing but note the
-signal and call `wake`. What the signal means is done later, by who calls `perform`. There is one exception. While an application is loaded
-nobody would call it, and loading may last: then a signal that stops raises `StopRequested` where the program is.
+signal and call `wake`. The caller of `perform` does later what the signal means. There is one exception. While an application is
+loaded, nothing calls `perform`, and loading may last: then a signal that stops raises `StopRequested` where the program is.
 
 gevent has signal handlers too (`gevent.signal_handler`). They need the hub, which does not run while modules are imported, and they end the
 main greenlet where a handler raises anything.

@@ -1,4 +1,4 @@
-"""A guest book in Flask: entries with pictures, who you are in a session, news as they happen (SSE), a WebSocket that answers."""
+"""A guest book in Flask: entries with pictures, your name in a session, news as they happen (SSE), a WebSocket that answers."""
 
 from apps.guestbook.app import create_app
 

@@ -52,7 +52,7 @@ def create_app() -> Flask:
         while len(pictures) > MAX_ENTRIES:
             pictures.popitem(last=False)
         for listener in list(listeners):
-            with suppress(Full):  # who is that far behind misses some
+            with suppress(Full):  # a reader that is so far behind misses some
                 listener.put_nowait(entry)
         return redirect(url_for("index"), 303)
 

@@ -104,7 +104,7 @@ def run(app: str | None, config: str | None, **flags: Any) -> object:
 @_proxy_options
 @_options_of_proxy
 def proxy(config: str | None, **flags: Any) -> object:
-    """Serve the forward proxy, for HTTP, SOCKS and clients that know of no proxy. On 127.0.0.1:8080, if not told otherwise."""
+    """Serve the forward proxy, for HTTP, SOCKS and clients that are redirected to it. It listens on 127.0.0.1:8080 by default."""
     signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
     from muxwsgi.patch import patch_all
@@ -140,12 +140,12 @@ def check(app: str | None, of_proxy: bool, config: str | None, **flags: Any) -> 
         look.check(app or values["wsgi_app"], values)
 
 
-@cli.command(cls=SectionedCommand, short_help="Say who would get given first bytes, and why.")
+@cli.command(cls=SectionedCommand, short_help="Say which route would get given first bytes, and why.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--hex", "hex_text", metavar="TEXT", help="The bytes in hexadecimal, instead of a file.")
 @_options
 def explain(file: str | None, hex_text: str | None, config: str | None, **flags: Any) -> None:
-    """Say what every route makes of the first bytes in FILE (- for standard input), and who would get the connection."""
+    """Say what every route makes of the first bytes in FILE (- for standard input), and which one would get the connection."""
     if (file is None) == (hex_text is None):
         raise click.UsageError("give either a FILE (- for standard input) or --hex")
     if hex_text is not None:

@@ -20,7 +20,7 @@ _folder = click.option("--folder", metavar="FOLDER", type=click.Path(path_type=P
 
 @click.group(short_help="Make, show, hand out or replace the CA of the proxy.")
 def ca() -> None:
-    """The certificate authority that the proxy looks into TLS with."""
+    """The certificate authority of the proxy, for the TLS that it decrypts."""
 
 
 @ca.command()
@@ -146,7 +146,7 @@ def _installation(path: Path) -> str:
     file = shlex.quote(str(path.absolute()))
     return "\n".join(
         [
-            "How clients learn to trust it. Whoever has its private key can be anybody to them.",
+            "How clients learn to trust it. Its private key can forge every site for them: keep it secret.",
             "",
             f"  curl               curl --cacert {file} ...",
             f"  Python requests    export REQUESTS_CA_BUNDLE={file}",

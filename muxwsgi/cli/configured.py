@@ -37,7 +37,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
 
 
 def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:
-    """Whoever asks for what only TLS can do should not be served without. Raises `OperatorError`."""
+    """Settings that need TLS are an error where no bind has TLS. Raises `OperatorError`."""
     if values["client_certificates"] != "none" and all(bind.tls == "off" for bind in binds):
         raise OperatorError("client_certificates: no bind has TLS, in which clients could show one (--certfile, or --tls-dev)")
     if values["ca_certs"] and values["client_certificates"] == "none":

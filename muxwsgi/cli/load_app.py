@@ -88,7 +88,7 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
 
 
 def _meant(path: str, expression: str) -> str:
-    """What an operator may have meant who gave a path, as the end of an error."""
+    """What an operator may have meant by a path, as the end of an error."""
     attribute = f":{expression}" if expression else ""
     folder, _, name = os.path.normpath(path).removesuffix(".py").rpartition("/")
     if not name.isidentifier():
@@ -111,13 +111,13 @@ def _takes(function: Callable[..., Any], *arguments: str) -> bool:
     return True
 
 
-def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], where: str, who: str) -> Any:
+def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], where: str, what: str) -> Any:
     try:
         return function(*arguments, **keywords)
     except OperatorError as error:
         raise OperatorError(f"{where}: {error}") from error
     except BaseException as error:
-        raise _failed(error, f"{where}: {who}") from None
+        raise _failed(error, f"{where}: {what}") from None
 
 
 def _failed(error: BaseException, what: str) -> BaseException:

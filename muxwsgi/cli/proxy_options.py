@@ -5,18 +5,18 @@ from muxwsgi.proxy.settings import LOOK, RULES, WAY, ProxySettings
 
 __all__ = ["PROXY_OPTIONS"]
 
-_WHO = "The proxy: who may use it, and where to"
+_ACCESS = "The proxy: access and destinations"
 
 #: Those that are more than a field of the settings.
 _ROWS = (
     option("mitm", bool, False, LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
-    option("keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. Who has the file can read the traffic.", metavar="FILE"),
-    option("proxy_auth", str, None, _WHO, "Ask for a user and password of this file, made with `htpasswd -B`.", metavar="FILE"),
-    option("proxy_realm", str, "muxwsgi", _WHO, "What browsers show when they ask for user and password.", metavar="TEXT"),
-    option("allow", str, [], _WHO, "Networks whose clients may use the proxy.", many=True, metavar="NETWORK"),
-    option("open_proxy", bool, False, _WHO, "Anybody who reaches the proxy may use it."),
-    option("allow_private", bool, False, _WHO, "Clients of other machines may go to private addresses."),
-    option("allow_destination", str, [], _WHO, "Networks that every client may go to, whatever they are.", many=True, metavar="NETWORK"),
+    option("keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. The file lets its readers decrypt the traffic.", metavar="FILE"),
+    option("proxy_auth", str, None, _ACCESS, "Ask for a user and password of this file, made with `htpasswd -B`.", metavar="FILE"),
+    option("proxy_realm", str, "muxwsgi", _ACCESS, "What browsers show when they ask for user and password.", metavar="TEXT"),
+    option("allow", str, [], _ACCESS, "Networks whose clients may use the proxy.", many=True, metavar="NETWORK"),
+    option("open_proxy", bool, False, _ACCESS, "Every client that reaches the proxy may use it."),
+    option("allow_private", bool, False, _ACCESS, "Clients of other machines may go to private addresses."),
+    option("allow_destination", str, [], _ACCESS, "Networks that every client may go to, private or not.", many=True, metavar="NETWORK"),
     option("upstream_proxy", str, None, WAY, "Go through this proxy: http, https, socks5, socks5h or socks4a://[USER:PASSWORD@]HOST:PORT; `direct` for none. "
            "Default: as HTTPS_PROXY, http_proxy and NO_PROXY say.", metavar="URL"),
     option("source_address", str, [], WAY, "The address of this machine that upstreams see, one for IPv4 and one for IPv6.", many=True, metavar="ADDRESS"),
@@ -31,7 +31,7 @@ _ROWS = (
 )
 
 #: In the order of the page.
-_SECTIONS = (LOOK, _WHO, WAY, RULES)
+_SECTIONS = (LOOK, _ACCESS, WAY, RULES)
 
 #: A setting that the proxy shares with every server is an option of every server.
 PROXY_OPTIONS = by_section(_SECTIONS, [*_ROWS, *(each for each in options_of(ProxySettings) if each.section in _SECTIONS)])

@@ -74,7 +74,7 @@ def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name
         error_log.end()
         return
     gevent.get_hub().SYSTEM_ERROR = ()  # a greenlet of the application that ends by SystemExit ends alone, as a thread does
-    # Flow logs that a proxy was given in Python: who writes something that can be reopened and closed.
+    # Flow logs that a proxy was given in Python, where they can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None
     if values["access_logfile"]:
@@ -85,7 +85,7 @@ def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name
     )
     _act_on_signals(signals, server, [error_log, *logs])
     keep_frames()
-    announce(server, app, name, hijackers)  # who has read this may send a signal
+    announce(server, app, name, hijackers)  # its reader may send a signal then
     keeper = gevent.spawn(_keep_logs, error_log, access_log)
     try:
         server.serve_forever()

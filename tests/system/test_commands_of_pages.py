@@ -42,6 +42,7 @@ NOT_RUN = {
     ("docs/measuring.md", 'make bench BENCH="--rounds 5 --minutes 60 --json run.json"'): MINUTES,
     ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench --list"): MINUTES,
     ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench report run.json"): MINUTES,
+    ("docs/performance.md", "taskset -c 0 python -m tests.bench.websocket_codec"): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
 }
 

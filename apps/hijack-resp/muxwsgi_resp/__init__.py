@@ -103,7 +103,7 @@ def answer(session: Session, reader: CommandReader, data: bytes, output: "Output
 class Output:
     """What one client gets: replies, which its own greenlet sends, and messages, which come from others.
 
-    A message must not wait for the client: whoever publishes would wait with it, or fail because somebody else is gone. So
+    A message must not wait for the client: its publisher would wait too, or fail because another client is gone. So
     messages stand in line, and a greenlet of their own, started with the first, sends them.
     """
 

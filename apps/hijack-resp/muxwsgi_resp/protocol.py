@@ -19,7 +19,7 @@ MAX_BULK = 16 * 1024 * 1024
 MAX_COMMAND = 64 * 1024 * 1024
 
 
-#: Empty lines and empty arrays, which are no commands. As many as there are, at once: one by one they are the most work for a byte.
+#: Empty lines and empty arrays, which are not commands. As many as there are, at once: one by one they are the most work for a byte.
 _NOTHING = re.compile(rb"(?:\r?\n|\*0\r\n)+")
 
 

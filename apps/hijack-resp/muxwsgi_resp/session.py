@@ -1,4 +1,4 @@
-"""One client's state, how a command line is carried out, and who listens to which channel. No command is known here by name
+"""One client's state, how a command line is carried out, and the channels that sessions listen to. No command is known here by name
 except those that say what happens to the others (MULTI and its like), and no connection.
 """
 
@@ -30,7 +30,7 @@ _WHILE_SUBSCRIBED = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "PING", "QUIT"})
 
 
 class Hub:
-    """Who listens to which channel, over all sessions of the process."""
+    """The listeners of each channel, over all sessions of the process."""
 
     def __init__(self) -> None:
         self._listeners: dict[bytes, dict[Session, None]] = {}
