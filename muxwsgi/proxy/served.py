@@ -21,6 +21,7 @@ from muxwsgi.proxy.doors.socks import SocksDoor
 from muxwsgi.proxy.doors.transparent import TransparentDoor, Way
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.tunnel.entrance import Entrance
+from muxwsgi.proxy.tunnel.relays import Relays
 from muxwsgi.proxy.tunnel.tunnels import Tunnels
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.records.recorder import Recorder
@@ -80,6 +81,7 @@ class ServedProxy:
         self._on_close = on_close
         self.engine = HTTP1(self, replace(http, server_header=""), events=events)
         own = {route.name for route in shared.hijackers}
+        relays = Relays(shared.settings, shared.rules, shared.upstreams, shared.recorder)
         tunnels = Tunnels(
             shared.settings,
             shared.rules,
@@ -89,10 +91,11 @@ class ServedProxy:
             shared.leaf_contexts.offering,
             shared.passthrough,
             [*shared.hijackers, *(route for route in hijackers if route.name not in own)],
+            relays,
             events,
         )
         self.mux: Mux = tunnels.mux
-        self.entrance = Entrance(shared.settings, shared.rules, shared.upstreams, shared.recorder, tunnels)
+        self.entrance = Entrance(shared.settings, shared.rules, shared.upstreams, shared.recorder, tunnels, relays)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], None]]) -> Iterable[bytes]:
         environ[ENTRANCE] = self.entrance

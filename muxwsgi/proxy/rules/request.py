@@ -1,38 +1,27 @@
 """`Request` as rules see it: see `message`."""
 
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote
 
-import werkzeug.wrappers
-from werkzeug.datastructures import EnvironHeaders, Headers
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.urls import iri_to_uri
 
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.content_coding import Undecodable, decoded
-from muxwsgi.http.environ import environ_key
-from muxwsgi.names import split_host_port
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
-from muxwsgi.proxy.rules.place import DEFAULT_PORTS
+from muxwsgi.proxy.rules.request_fields import put_fields, received_fields
+from muxwsgi.proxy.rules.request_target import RequestTarget, read_target
+from muxwsgi.proxy.rules.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from werkzeug.formparser import FormDataParser
 
 __all__ = ["Outgoing", "Request"]
-
-#: What may stand in a request-target: visible ASCII without "#" (RFC 9112 section 3.2).
-_TARGET = re.compile(r"[!\"$-~]*")
-
-#: authority without userinfo, which no request to a proxy has (RFC 9110 section 4.2.4).
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::([0-9]{0,5}))?")
-
-_ABSOLUTE = re.compile(r"(?i:(https?))://([^/?]*)(.*)")
 
 #: Options of Connection that say something of the connection, and fields that are never hop-by-hop, or have rules of their own.
 _NOT_NAMED = frozenset(
@@ -40,8 +29,7 @@ _NOT_NAMED = frozenset(
     | {"host", "content-length", "transfer-encoding", "authorization"}
 )
 
-#: What werkzeug remembers of a URL, and of a body.
-_OF_URL = ("args", "values")
+#: What werkzeug remembers of a body.
 _OF_BODY = ("form", "files", "values")
 
 
@@ -57,7 +45,7 @@ class Outgoing:
 _NOTHING = Outgoing(None, False, ())
 
 
-class Request(werkzeug.wrappers.Request):
+class Request(WholeBody, RequestTarget):
     """A client's request on its way to the upstream.
 
     Beyond werkzeug's: `url`, `host`, `target`, `path`, `query_string`, `method`, `headers`, `data` and `text` can be set.
@@ -87,30 +75,10 @@ class Request(werkzeug.wrappers.Request):
         buffer_limit: int = BUFFER_LIMIT,
     ) -> None:
         """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
-        target: str
-        if "muxwsgi.fields" in environ:
-            target = environ["RAW_URI"]
-        else:  # other servers, and werkzeug's test client, may have decoded it
-            path = cast(str, environ.get("SCRIPT_NAME", "")) + cast(str, environ.get("PATH_INFO", ""))
-            query = environ.get("QUERY_STRING")
-            target = quote(path.encode("latin-1")) + (f"?{query}" if query else "")
-        self._absolute = False
-        if target[:1] != "/" and target != "*":
-            absolute = _ABSOLUTE.fullmatch(target)
-            if absolute is None:
-                target = ""  # CONNECT: its target is the authority
-            else:
-                self._absolute = True
-                url_scheme = url_scheme or absolute[1].lower()
-                authority = authority or absolute[2]
-                target = absolute[3]
-                if not target and environ.get("REQUEST_METHOD") == "OPTIONS":
-                    target = "*"  # which is what is meant (RFC 9112 section 3.2.4)
-                elif target[:1] != "/":
-                    target = "/" + target
+        target, scheme, authority, absolute = read_target(environ, url_scheme, authority)
         # What werkzeug's own constructor does, without decoding what nobody may ask for.
         self.method = environ.get("REQUEST_METHOD", "GET")
-        self.scheme = url_scheme or environ.get("wsgi.url_scheme", "http")
+        self.scheme = scheme or environ.get("wsgi.url_scheme", "http")
         self.root_path = ""
         self.remote_addr = environ.get("REMOTE_ADDR")
         self.server = None
@@ -118,10 +86,11 @@ class Request(werkzeug.wrappers.Request):
         self.shallow = shallow
         self.buffer_limit = buffer_limit
         self.redirected = False
-        self.carrier: tuple[str, int] | None = None
+        self.carrier = None
         self.body_replaced = False
+        self._absolute = absolute
         self._target = target
-        self._authority: str = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+        self._authority = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         self._headers: Headers | None = None
         self._came: list[tuple[str, str]] = []  # what was in them at first, by identity
         self._data: bytes | None = None  # in its coding
@@ -139,132 +108,6 @@ class Request(werkzeug.wrappers.Request):
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
-    # Where it goes
-
-    @property
-    def target(self) -> str:
-        """Path and query with their escapes, as the upstream will get them: "/a%20b?c=d", "*" of OPTIONS, "" of CONNECT."""
-        return self._target
-
-    @target.setter
-    def target(self, value: str) -> None:
-        target = value if _TARGET.fullmatch(value) else iri_to_uri(value)
-        if _TARGET.fullmatch(target) is None or not (target[:1] == "/" or target in ("*", "")):
-            raise ValueError(f"{value!r} is no request-target")
-        value = target
-        self._target = value
-        self._forget(_OF_URL)
-
-    @property
-    def url(self) -> str:
-        """The absolute URL, with its query and with the escapes that were sent."""
-        return f"{self.scheme}://{self._authority}{'' if self._target == '*' else self._target}"
-
-    @url.setter
-    def url(self, value: str) -> None:
-        parts = urlsplit(value)
-        scheme = parts.scheme.lower()
-        if scheme not in ("http", "https"):
-            raise ValueError(f"{value!r} is no http or https URL")
-        rest = parts.path or "/"
-        target = f"{rest}?{parts.query}" if parts.query else rest
-        moved = (scheme, parts.netloc) != (self.scheme, self._authority)
-        if moved:
-            self._move(scheme, parts.netloc)
-        self.target = target
-
-    @property
-    def host(self) -> str:
-        """Where the request goes: "host" or "host:port", as it was sent."""
-        return self._authority
-
-    @host.setter
-    def host(self, value: str) -> None:
-        self._move(self.scheme, value)
-
-    @property
-    def destination(self) -> tuple[str, int]:
-        """Host without brackets and port that the URL says."""
-        host, port = split_host_port(self._authority)
-        return host, port or DEFAULT_PORTS.get(self.scheme, 0)
-
-    @property
-    def ways(self) -> tuple[tuple[str, int], ...]:
-        """Scheme and port by which the request reaches its host: what the request says, and inside of a tunnel also what the tunnel is.
-
-        A server in a tunnel has no use for the scheme of an absolute target or the port in Host, and answers whatever they are: who writes
-        a strange one there does not get past a rule.
-        """
-        port = split_host_port(self._authority)[1]
-        said = (self.scheme, port or DEFAULT_PORTS.get(self.scheme, 0))
-        if self.carrier is None or self.redirected or self.carrier == said:
-            return (said,)
-        scheme, carried = self.carrier
-        ways = (said, (scheme, port or DEFAULT_PORTS.get(scheme, 0)), self.carrier, (self.scheme, carried))
-        return tuple(dict.fromkeys(ways))
-
-    def _move(self, scheme: str, authority: str) -> None:
-        authority = authority if authority.isascii() else authority.encode("idna").decode()
-        match = _AUTHORITY.fullmatch(authority)
-        if match is None or (match[2] and not 0 < int(match[2]) <= 65535):
-            raise ValueError(f"{authority!r} is no host")
-        self.scheme = scheme
-        self._authority = authority
-        self.redirected = True
-        self.headers["Host"] = authority
-
-    @property
-    def path(self) -> str:
-        """The path without escapes; "" where there is none (CONNECT, OPTIONS *)."""
-        path = self._target.partition("?")[0]
-        if path == "*":
-            return ""
-        return unquote(path) if "%" in path else path
-
-    @path.setter
-    def path(self, value: str) -> None:
-        query = self._target.partition("?")[1:]
-        self.target = quote(value, safe="/!$&'()*+,;=:@~") + "".join(query)
-
-    @property
-    def query_string(self) -> bytes:
-        """What stands behind "?", with its escapes."""
-        return self._target.partition("?")[2].encode("ascii")
-
-    @query_string.setter
-    def query_string(self, value: bytes) -> None:
-        path = self._target.partition("?")[0]
-        self.target = path + ("?" + value.decode("ascii") if value else "")
-
-    @property
-    def full_path(self) -> str:
-        """Path and query as werkzeug spells them: always with "?"."""
-        return f"{self.path}?{self.query_string.decode()}"
-
-    @property
-    def base_url(self) -> str:
-        """The URL without its query."""
-        return self.url.partition("?")[0]
-
-    @property
-    def root_url(self) -> str:
-        """Scheme and host, with a slash."""
-        return f"{self.scheme}://{self._authority}/"
-
-    @property
-    def url_root(self) -> str:
-        """The same as `root_url`."""
-        return self.root_url
-
-    @property
-    def host_url(self) -> str:
-        """The same as `root_url`."""
-        return self.root_url
-
-    def _forget(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.__dict__.pop(name, None)
-
     # Fields
 
     @property
@@ -272,7 +115,7 @@ class Request(werkzeug.wrappers.Request):
         """The fields in the client's order and spelling, hop-by-hop ones included. What a rule changes goes to the upstream."""
         if self._headers is None:
             self._headers = Headers()
-            self._headers[:] = self._fields()
+            self._headers[:] = received_fields(self.environ, self._authority, absolute=self._absolute)
             self._came = list(self._headers)
         return self._headers
 
@@ -283,7 +126,7 @@ class Request(werkzeug.wrappers.Request):
     @property
     def fields(self) -> list[tuple[str, str]]:
         """`headers` as a list of its own: for who sends them on."""
-        return self._fields() if self._headers is None else list(self._headers)
+        return received_fields(self.environ, self._authority, absolute=self._absolute) if self._headers is None else list(self._headers)
 
     def fields_onward(self) -> list[tuple[str, str]]:
         """`fields` without those of the client that its Connection names (RFC 9110 section 7.6.1), and without their names in it: who sends
@@ -300,17 +143,6 @@ class Request(werkzeug.wrappers.Request):
                 field = field[0], ", ".join(option for option in options if option.lower() in _NOT_NAMED)
             kept.append(field)
         return [field for field in kept if not (id(field) in came and field[0].lower() in named)]
-
-    def _fields(self) -> list[tuple[str, str]]:
-        fields: list[tuple[str, str]]
-        sent = self.environ.get("muxwsgi.fields")
-        fields = list(EnvironHeaders(self.environ) if sent is None else sent)  # another server has no such key
-        if self._absolute:
-            # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
-            fields = [(name, self._authority if name.lower() == "host" else value) for name, value in fields]
-        if "HTTP_HOST" not in self.environ and self._authority:
-            fields.insert(0, ("Host", self._authority))  # HTTP/1.0
-        return fields
 
     # The body
 
@@ -426,24 +258,6 @@ class Request(werkzeug.wrappers.Request):
         else:
             headers["Content-Length"] = str(length)
 
-    @property
-    def data(self) -> bytes:
-        """`get_data()`, and `set_data()` when set."""
-        return self.get_data()
-
-    @data.setter
-    def data(self, value: bytes | str) -> None:
-        self.set_data(value)
-
-    @property
-    def text(self) -> str:
-        """`get_data(as_text=True)`, and `set_data()` when set."""
-        return self.get_data(as_text=True)
-
-    @text.setter
-    def text(self, value: str) -> None:
-        self.set_data(value)
-
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """As werkzeug's, without a memory: the body may have changed."""
         return super().get_json(force=force, silent=silent, cache=False)
@@ -483,7 +297,7 @@ class Request(werkzeug.wrappers.Request):
         environ["QUERY_STRING"] = query
         environ["REQUEST_URI"] = environ["RAW_URI"] = self._target or self._authority
         if self._headers is not None:
-            _put_fields(environ, self._headers)
+            put_fields(environ, self._headers)
         environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # that was for us
         environ.pop("HTTP_PROXY_CONNECTION", None)
         if self._given is not None or self._data is not None:
@@ -499,19 +313,3 @@ def _as_request(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from pieces
     except (Undecodable, Fault) as error:
         raise BrokenBody(400, error.reason) from error
-
-
-def _put_fields(environ: dict[str, Any], headers: Headers) -> None:
-    """Replace the request's fields in `environ` with `headers` (PEP 3333)."""
-    for key in [key for key in environ if key.startswith("HTTP_")]:
-        del environ[key]
-    environ.pop("CONTENT_TYPE", None)
-    environ.pop("CONTENT_LENGTH", None)
-    for name, value in headers:
-        key = environ_key(name)
-        if not key:
-            continue
-        if key in environ:
-            value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
-        environ[key] = value
-    environ.pop("muxwsgi.fields", None)  # it says what the client sent, and that is not this

@@ -13,11 +13,12 @@ from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, join, watched
+from muxwsgi.proxy.rules.whole_body import WholeBody
 
 __all__ = ["Response", "to_wsgi"]
 
 
-class Response(werkzeug.wrappers.Response):
+class Response(WholeBody, werkzeug.wrappers.Response):
     """A response on its way to the client. A rule that answers by itself may make one, or any other of werkzeug's or Flask's.
 
     Whatever way a rule reads the body, it gets it without its Content-Encoding, and what it sets is sent as it is: without one. A body
@@ -145,24 +146,6 @@ class Response(werkzeug.wrappers.Response):
         etag = self.headers.get("ETag")
         if etag is not None and etag.startswith('"'):
             self.headers["ETag"] = f"W/{etag}"  # no byte of it can be counted on: RFC 9110 section 8.8.1
-
-    @property
-    def data(self) -> bytes:
-        """`get_data()`, and `set_data()` when set."""
-        return self.get_data()
-
-    @data.setter
-    def data(self, value: bytes | str) -> None:
-        self.set_data(value)
-
-    @property
-    def text(self) -> str:
-        """`get_data(as_text=True)`, and `set_data()` when set."""
-        return self.get_data(as_text=True)
-
-    @text.setter
-    def text(self, value: str) -> None:
-        self.set_data(value)
 
 
 def uncoded(pieces: Iterable[bytes], coding: str, status: int) -> Iterator[bytes] | None:

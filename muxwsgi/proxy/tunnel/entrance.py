@@ -20,6 +20,7 @@ from muxwsgi.proxy.context import Context, Door
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.actions import Accept, Action, Hijack, Mitm, Reject
 from muxwsgi.proxy.rules.rules import Rules
+from muxwsgi.proxy.tunnel.relays import Relays
 from muxwsgi.proxy.tunnel.tunnels import Tunnels
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.upstreams import Upstreams
@@ -43,12 +44,15 @@ class Rejected(Fault):
 class Entrance:
     """Decides about tunnels, and serves each to its end."""
 
-    def __init__(self, settings: "ProxySettings", rules: Rules, upstreams: Upstreams, recorder: Recorder, tunnels: Tunnels) -> None:
+    def __init__(
+        self, settings: "ProxySettings", rules: Rules, upstreams: Upstreams, recorder: Recorder, tunnels: Tunnels, relays: Relays
+    ) -> None:
         self._default: Action = Mitm() if settings.default_action == "mitm" else Accept()
         self._rules = rules
         self._upstreams = upstreams
         self._recorder = recorder
         self._tunnels = tunnels
+        self._relays = relays
 
     def open(self, connection: "Connection", door: Door, destination: tuple[str, int], reply: Callable[[Fault | None], None]) -> None:
         """Serve a tunnel whose client is told of it by `reply`: `Open` of the doors."""
@@ -106,7 +110,7 @@ class Entrance:
         if asked_by_name:
             self._tunnels.relay_by_name(connection, upstream, ctx, flow)
         else:
-            self._tunnels.relay_to(connection, upstream, ctx, flow)
+            self._relays.relay_to(connection, upstream, ctx, flow)
 
 
 def _in_tunnel(connection: "Connection", ctx: Context) -> "Connection":

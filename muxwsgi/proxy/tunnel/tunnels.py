@@ -11,15 +11,14 @@ that it is none of these, and one that is silent is asked again unless the serve
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import gevent
-from cryptography import x509
 
-from muxwsgi.errors import Expired, HandshakeError, OperatorError, PeerError
+from muxwsgi.errors import HandshakeError, OperatorError, PeerError
 from muxwsgi.events import Events
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.match import Match
@@ -29,17 +28,18 @@ from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import address_text, comparable, split_host_port
 from muxwsgi.protocols.http1 import FirstLine, http_last, http_route, nearly_http
 from muxwsgi.protocols.http2 import http2_preface
-from muxwsgi.protocols.tls import MAX_HELLO_LENGTH, ClientHello, nearly_tls, parse_client_hello, tls
+from muxwsgi.protocols.tls import nearly_tls, tls
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
 from muxwsgi.proxy.certificates.passthrough import CERTIFICATE_ALERTS, PassThrough, alert
 from muxwsgi.proxy.context import Context, Layer
-from muxwsgi.proxy.fault import Fault
-from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Hijack, Mitm, Refused, Reject
+from muxwsgi.proxy.rules.actions import CONTINUE, Accept, Action, Hijack, Mitm, Reject
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.streams.first_speaker import Speaker, first_to_speak, has_spoken_within, patience, says_something
-from muxwsgi.proxy.streams.inspected import relay_inspected
 from muxwsgi.proxy.streams.watches import NoRequest, SlowStart
+from muxwsgi.proxy.tunnel.hello import peek_client_hello, refuse_lookalike
+from muxwsgi.proxy.tunnel.probe import Probe
+from muxwsgi.proxy.tunnel.relays import Relays
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.records.fingerprint import ClientTLS
@@ -70,6 +70,7 @@ class Tunnels:
         leaves: Callable[[tuple[str, ...]], LeafContext],
         passthrough: PassThrough,
         hijackers: Iterable[Route],
+        relays: Relays,
         events: Events | None = None,
     ) -> None:
         """`leaves` gives the context to serve TLS with that offers the protocol ids it is given. It may raise `OperatorError`, which ends
@@ -81,16 +82,18 @@ class Tunnels:
         self._engine = engine
         self._leaves = leaves
         self._passthrough = passthrough
+        self._relays = relays
+        self._probe = Probe(upstreams)
         relayed = Route("relay", never, self._relay_unmatched)
         silent = Route("relay", never, self._relay_silent)
-        first = Route("tls", tls, self._serve_tls, priority=FIRST, is_stream=False)  # its six bytes are nobody else's
+        first = Route("tls", tls, self._serve_tls, priority=FIRST, is_stream=False)  # no other protocol begins with its six bytes
         self.mux = Mux(
             [
                 first,
                 http_route(engine),
                 *hijackers,
                 # Asked last: a hijacker knows its protocol better.
-                Route("nearly tls", nearly_tls, _refuse_lookalike, priority=LAST, is_stream=False),
+                Route("nearly tls", nearly_tls, refuse_lookalike, priority=LAST, is_stream=False),
                 Route("http/2", http2_preface, self._refuse_or_relay, priority=LAST),
                 Route("nearly http", self._nearly_http, engine, priority=LAST, is_stream=False),
                 http_last(engine, fallback=True),
@@ -132,7 +135,7 @@ class Tunnels:
                 connection.trace.append(f"mux {mux.name!r}: the server speaks first")
                 self._relay_silent(connection)
             case Speaker.NEITHER:
-                self._end_idle(connection, ctx, ctx.record(self._recorder, "raw", connection))
+                self._relays.end_idle(connection, ctx, ctx.record(self._recorder, "raw", connection))
 
     def _dial_early(self, connection: "Connection", ctx: Context) -> "Connection | None":
         """A connection to the destination of a client that says nothing meanwhile; None where it does, or where there is none."""
@@ -147,14 +150,8 @@ class Tunnels:
             connection.settle()
         return self._upstreams.early_connection(ctx)
 
-    def _end_idle(self, connection: "Connection", ctx: Context, flow: Flow | None) -> None:
-        reason = f"no byte in either direction for {self._settings.tunnel_idle_timeout:g} s"
-        connection.trace.append(f"relay: {reason}")
-        self._recorder.end(flow, reason)
-        connection.cut()
-
     def _look_after(self, connection: "Connection") -> None:
-        """What is inside of a layer of TLS, to whom wants to see it, and on where that one lets it."""
+        """Give what is inside of a layer of TLS to the action's `after`, and go on where it says so."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:
@@ -163,14 +160,14 @@ class Tunnels:
     # TLS
 
     def _serve_tls(self, connection: "Connection") -> None:
-        """The server's side of TLS, in the name of whom the client wanted. Raises `HandshakeError` and what happens inside."""
+        """Take TLS off, with a certificate for the host that the client asked for. Raises `HandshakeError` and what happens inside."""
         ctx: Context = connection.tunnel
         assert ctx.destination is not None  # there is no tunnel to nowhere
         host = ctx.destination[0]
 
-        # 1. Whom does the client want?
+        # 1. Which host does the client ask for?
         connection.deadline = monotonic() + self._settings.handshake_timeout
-        hello = _client_hello(connection)
+        hello = peek_client_hello(connection)
         if hello is not None:
             ctx.tls = ClientTLS(hello)
         name = (hello.sni if hello is not None else None) or host
@@ -181,21 +178,21 @@ class Tunnels:
             if said is not None and self._decided_by_name(name, said, goes_to, connection, ctx):
                 return
 
-        # 3. Some are not looked into.
+        # 3. Some hosts are exempt from interception.
         if self._passthrough.covers(host) or self._passthrough.covers(name):
             connection.deadline = math.inf
             if not self._passthrough.covers(host):
-                _lead_to(name, connection, ctx)
+                _connect_by_name(name, connection, ctx)
             connection.trace.append(f"TLS for {name} is passed through")
-            self.relay(connection)
+            self._relays.relay(connection)
             return
 
         # 4. The handshake, with a leaf that is minted before it. A hello that we cannot read is OpenSSL's to judge.
         offered = self.mux.alpn
         if hello is not None and hello.alpn and not set(hello.alpn) & set(offered):
-            offered = self._agreed_upstream(ctx, name, hello.alpn)
+            offered = self._probe.agreed_alpn(ctx, name, hello.alpn)
         try:
-            like = self._names_of_upstream(ctx, name) if self._settings.mimic else None
+            like = self._probe.certificate(ctx, name) if self._settings.mimic else None
             side = self._leaves(offered).for_host(name, () if name == host else (host,), like)
         except (ValueError, MintingFailed) as error:
             raise PeerError(400, f"there is no leaf for {name!r}: {error}") from error
@@ -231,13 +228,13 @@ class Tunnels:
         self._look_after(inside)
 
     def _server_side(self, ctx: Context) -> "ServerSide":
-        """TLS for a hijacker's STARTTLS, with a leaf for whom the client wanted. Raises `OperatorError` without a CA."""
+        """TLS for a hijacker's STARTTLS, with a leaf for the tunnel's host. Raises `OperatorError` without a CA."""
         assert ctx.destination is not None
         return self._leaves(()).for_host(ctx.destination[0])
 
     def _decided_by_name(self, name: str, said: Action, goes_to: str, connection: "Connection", ctx: Context) -> bool:
         """Do what rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
-        us an address). Whether the connection was served by it; it is to be looked into where not."""
+        us an address). Whether that has served the connection; where not, it is to be intercepted."""
         assert ctx.destination is not None
         connection.deadline = math.inf
         if isinstance(said, Reject):
@@ -252,37 +249,10 @@ class Tunnels:
             return True
         if isinstance(said, Accept):
             if goes_to == address_text((name, ctx.destination[1])):
-                _lead_to(name, connection, ctx)
-            self.relay(connection)
+                _connect_by_name(name, connection, ctx)
+            self._relays.relay(connection)
             return True
         return False
-
-    def _agreed_upstream(self, ctx: Context, name: str, offered: tuple[str, ...]) -> tuple[str, ...]:
-        """What the server agrees on with a client that offers nothing we speak, HTTP/2 alone for example: what is relayed has to be what
-        the server speaks. Empty where it agrees on nothing, or cannot be asked."""
-        assert ctx.destination is not None
-        try:
-            upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name, offered))), ctx)
-        except Fault as fault:
-            log.debug("%s cannot be asked which protocol it speaks: %s", name, fault)
-            return ()
-        agreed = upstream.tls.alpn if upstream.tls is not None else None
-        upstream.finish()
-        return () if agreed is None else (agreed,)
-
-    def _names_of_upstream(self, ctx: Context, name: str) -> x509.Certificate | None:
-        """The certificate of the server, whose names the leaf is to have; None where it cannot be had, or is not verified: then there is
-        nothing to be like."""
-        assert ctx.destination is not None
-        try:
-            upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name))), ctx)
-        except Fault as fault:
-            log.debug("no certificate of %s to take the names of: %s", name, fault)
-            return None
-        agreed = upstream.tls
-        upstream.finish()
-        # Where nobody has verified it, it may name whomever it likes, and our CA would vouch for that.
-        return agreed.peer_certificate if agreed is not None and agreed.peer_verified else None
 
     # Anything else
 
@@ -295,15 +265,15 @@ class Tunnels:
         return nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:
-        """HTTP/2 without TLS in front or with: its requests cannot be looked into here."""
+        """HTTP/2 without TLS in front or with: its requests cannot be read here."""
         if self._requests_are_judged:
             self._engine(connection)  # 505
         else:
-            self.relay(connection)
+            self._relays.relay(connection)
 
     def _relay_unmatched(self, connection: "Connection") -> None:
-        """No route has taken it, or none in time. What came slowly may still turn out to be TLS, HTTP or a hijacker's: it goes on then as
-        far as that is open, and no further. So does what some server could take for a request."""
+        """No route has taken it, or none in time. Bytes that came slowly may still turn out to be TLS, HTTP or a hijacker's: they are
+        relayed until that is clear, and refused then. So is what some server could take for a request."""
         try:
             begun = connection.peek_beyond(0, self.mux.peek_limit)
         finally:
@@ -316,13 +286,13 @@ class Tunnels:
             watches.append(NoRequest())
         if self.mux.decide(begun) is None:
             watches.append(SlowStart(self.mux))
-        self.relay(connection, watches)
+        self._relays.relay(connection, watches)
 
     def _relay_silent(self, connection: "Connection") -> None:
         """The client says nothing. Where the server begins, it is relayed; where the client does after all, it is asked again."""
         ctx: Context = connection.tunnel
         flow = ctx.record(self._recorder, "raw", connection)
-        upstream = self._open(connection, ctx, flow)
+        upstream = self._relays.open(connection, ctx, flow)
         if upstream is None:
             return
         try:
@@ -337,13 +307,13 @@ class Tunnels:
             self.mux(connection)
         elif first is Speaker.NEITHER:
             upstream.finish()
-            self._end_idle(connection, ctx, flow)
+            self._relays.end_idle(connection, ctx, flow)
         else:
-            self.relay_to(connection, upstream, ctx, flow, (NoRequest(),) if self._requests_are_judged else ())
+            self._relays.relay_to(connection, upstream, ctx, flow, (NoRequest(),) if self._requests_are_judged else ())
 
     def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
-        """As `relay_to`, for a tunnel to a host of which no rule had an opinion. They may have one of the server name in it, which can be
-        read without a look inside: a client that wants past them connects to the address, or to another name of it."""
+        """Relay a tunnel about whose host no rule had an opinion. The rules are asked about its server name too, which is read without
+        intercepting: else a client could evade a rule for a name by connecting to the address, or to another name of it."""
         try:
             client_first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout) is Speaker.CLIENT
             name = self._server_name(connection, ctx) if client_first else None
@@ -356,7 +326,7 @@ class Tunnels:
             self._recorder.end(flow, repr(error))
             raise
         if name is None or said is None:
-            self.relay_to(connection, upstream, ctx, flow)
+            self._relays.relay_to(connection, upstream, ctx, flow)
             return
         upstream.finish()
         self._recorder.end(flow, f"the rules decide by the server name {name}")
@@ -365,65 +335,14 @@ class Tunnels:
 
     def _server_name(self, connection: "Connection", ctx: Context) -> str | None:
         connection.deadline = monotonic() + self._settings.handshake_timeout
-        hello = _client_hello(connection)
+        hello = peek_client_hello(connection)
         if hello is None and nearly_tls(connection.peek_beyond(0, self.mux.peek_limit)) is Match.YES:
-            _refuse_lookalike(connection)
+            refuse_lookalike(connection)
         connection.deadline = math.inf
         if hello is None:
             return None
         ctx.tls = ClientTLS(hello)
         return hello.sni
-
-    def relay(self, connection: "Connection", watches: "Sequence[ChunkFunction]" = ()) -> None:
-        """Carry the bytes to the destination and back, through `watches` and the chunk hooks."""
-        ctx: Context = connection.tunnel
-        flow = ctx.record(self._recorder, "raw", connection)
-        upstream = self._open(connection, ctx, flow)
-        if upstream is not None:
-            self.relay_to(connection, upstream, ctx, flow, watches)
-
-    def _open(self, connection: "Connection", ctx: Context, flow: Flow | None) -> "Connection | None":
-        """A connection to the destination; None where there is none, of which the client hears by the end of its own."""
-        try:
-            assert ctx.destination is not None
-            return self._upstreams.stream(Endpoint(*ctx.destination, ctx.layers), ctx)
-        except Fault as fault:
-            ctx.error = fault
-            connection.trace.append(f"relay: {fault.reason}")
-            self._recorder.end(flow, fault.reason)
-            log.debug("%r: %s", connection, fault)
-            return None
-        except BaseException as error:
-            self._recorder.end(flow, repr(error))
-            raise
-
-    def relay_to(
-        self,
-        connection: "Connection",
-        upstream: "Connection",
-        ctx: Context,
-        flow: Flow | None,
-        watches: "Sequence[ChunkFunction]" = (),
-    ) -> None:
-        """The same to an `upstream` that is there already, which is closed at the end."""
-        reason: str | None = None
-        hooks = [*watches, *self._rules.chunk_hooks(ctx)]
-        try:
-            limits = self._settings.tunnel_idle_timeout, self._settings.tunnel_fin_timeout
-            result = relay_inspected(connection, upstream, ctx, hooks, *limits)
-            reason = None if result.error is None else str(result.error)
-            ended = f", ended by {reason}" if reason else ""
-            connection.trace.append(f"relayed: {result.from_left} bytes there, {result.from_right} back{ended}")
-        except Refused as refused:
-            reason = str(refused)
-            connection.trace.append(f"relay: refused: {reason}")
-            log.info("%r to %s: refused by a rule: %s", connection, ctx.destination, reason)
-        except BaseException as error:
-            reason = repr(error)
-            raise
-        finally:
-            upstream.finish()
-            self._recorder.end(flow, reason)
 
 
 def _is_agreed(connection: "Connection", mux: Mux) -> bool:
@@ -432,30 +351,8 @@ def _is_agreed(connection: "Connection", mux: Mux) -> bool:
     return connection.tls is not None and connection.tls.alpn in mux.alpn and parent is not None and connection.depth == parent.depth
 
 
-def _lead_to(name: str, connection: "Connection", ctx: Context) -> None:
-    """Let the tunnel go to the host that its server name says. It is because of the name that nobody looks into it, and a name alone
-    costs nothing to say: whoever says it goes there."""
+def _connect_by_name(name: str, connection: "Connection", ctx: Context) -> None:
+    """Let the tunnel lead to its server name. That name exempted it from interception, and a client can send any name: so the tunnel goes
+    to that host, and not to the original destination."""
     assert ctx.destination is not None
     ctx.destination = connection.destination = (name, ctx.destination[1])
-
-
-def _refuse_lookalike(connection: "Connection") -> None:
-    raise PeerError(400, "what the tunnel begins with is TLS to some servers, and nothing that can be looked into")
-
-
-def _client_hello(connection: "Connection") -> ClientHello | None:
-    """The ClientHello that the first bytes begin, left in the stream; None where we cannot read it."""
-    seen = 0
-    try:
-        while True:
-            data = connection.peek_beyond(seen, MAX_HELLO_LENGTH)
-            found = parse_client_hello(data)
-            if isinstance(found, ClientHello):
-                return found
-            if found is Match.NO or len(data) <= seen:
-                return None
-            seen = len(data)
-    except Expired:
-        raise PeerError(408, "the ClientHello came too late") from None
-    finally:
-        connection.settle()

@@ -1,0 +1,38 @@
+"""The fields of a request, out of an environ and into one."""
+
+from typing import Any
+
+from werkzeug.datastructures import EnvironHeaders, Headers
+
+from muxwsgi.http.environ import environ_key
+
+__all__ = ["put_fields", "received_fields"]
+
+
+def received_fields(environ: dict[str, Any], authority: str, *, absolute: bool) -> list[tuple[str, str]]:
+    """The fields in the client's order and spelling, of a request to `authority`. `absolute`: whether its target is in absolute form."""
+    fields: list[tuple[str, str]]
+    sent = environ.get("muxwsgi.fields")
+    fields = list(EnvironHeaders(environ) if sent is None else sent)  # another server has no such key
+    if absolute:
+        # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
+        fields = [(name, authority if name.lower() == "host" else value) for name, value in fields]
+    if "HTTP_HOST" not in environ and authority:
+        fields.insert(0, ("Host", authority))  # HTTP/1.0
+    return fields
+
+
+def put_fields(environ: dict[str, Any], headers: Headers) -> None:
+    """Replace the request's fields in `environ` with `headers` (PEP 3333)."""
+    for key in [key for key in environ if key.startswith("HTTP_")]:
+        del environ[key]
+    environ.pop("CONTENT_TYPE", None)
+    environ.pop("CONTENT_LENGTH", None)
+    for name, value in headers:
+        key = environ_key(name)
+        if not key:
+            continue
+        if key in environ:
+            value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
+        environ[key] = value
+    environ.pop("muxwsgi.fields", None)  # it says what the client sent, and that is not this
