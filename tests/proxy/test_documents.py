@@ -18,10 +18,10 @@ def test_the_rules_of_the_page_do_what_it_says() -> None:
     namespace: dict[str, Any] = {}
     exec(re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[0], namespace)
     proxy = namespace["proxy"]
-    assert isinstance(proxy, Proxy) and proxy.has_request_rules
-    assert isinstance(proxy.connect("bank.example:443", None)[0], Accept)
-    assert isinstance(proxy.connect("other.example:443", None)[0], Mitm)
-    assert not isinstance(proxy.connect("other.example:443", None)[0], Reject)
+    assert isinstance(proxy, Proxy) and proxy.rules.has_request_rules
+    assert isinstance(proxy.rules.connect("bank.example:443", None)[0], Accept)
+    assert isinstance(proxy.rules.connect("other.example:443", None)[0], Mitm)
+    assert not isinstance(proxy.rules.connect("other.example:443", None)[0], Reject)
 
 
 def test_the_proxy_of_the_readme_is_one() -> None:
@@ -29,8 +29,8 @@ def test_the_proxy_of_the_readme_is_one() -> None:
     block = next(block for block in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "Proxy()" in block)
     namespace: dict[str, Any] = {}
     exec(block, namespace)
-    assert isinstance(namespace["proxy"].connect("any.example:443", None)[0], Mitm)
-    assert namespace["proxy"].has_request_rules
+    assert isinstance(namespace["proxy"].rules.connect("any.example:443", None)[0], Mitm)
+    assert namespace["proxy"].rules.has_request_rules
 
 
 def test_the_inspector_of_its_page_records_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,11 +79,12 @@ def test_everything_that_the_page_says_of_messages_is_there(make_request: MakeRe
 
 
 def test_every_name_on_the_right_of_the_goproxy_table_is_there() -> None:
+    proxy = Proxy()
     rows = TEXT.split("| goproxy | muxwsgi |")[1].split("\n\n")[0].splitlines()[2:]
     for row in rows:
         right = re.split(r"(?<!\\)\|", row)[2]
         for name in re.findall(r"proxy\.(\w+)\(", right):
-            assert hasattr(Proxy, name), name
+            assert hasattr(proxy, name), name
         for name in re.findall(r"ctx\.(\w+)", right):
             assert name in Context.__slots__, name
 
@@ -95,7 +96,7 @@ def test_every_name_on_the_right_of_the_goproxy_table_is_there() -> None:
 def pass_through(page: SimpleNamespace, make_request: MakeRequest, make_context: MakeContext) -> Callable[..., Any]:
     def pass_through(*args: Any, **options: Any) -> Any:
         made = make_request(*args, **options)
-        return page.proxy.request(made, make_context(request=made))
+        return page.proxy.rules.request(made, make_context(request=made))
 
     return pass_through
 
@@ -132,23 +133,23 @@ def test_an_application_answers(page: SimpleNamespace, pass_through: Callable[..
 
 def test_responses_are_changed(page: SimpleNamespace, make_request: MakeRequest, make_context: MakeContext) -> None:
     ctx = make_context(request=make_request("https://www.example/app/"))
-    answer = page.proxy.response(Response("<body></body>", mimetype="text/html"), ctx)
+    answer = page.proxy.rules.response(Response("<body></body>", mimetype="text/html"), ctx)
     assert answer.headers["X-Seen-By"] == "muxwsgi"
     assert b"<p>Seen by a proxy.</p></body>" in answer.get_data()
-    assert page.proxy.may_read(ctx.request, ctx)
-    late = page.proxy.error(Fault(Phase.TIMEOUT, "too late"), ctx)
+    assert page.proxy.rules.may_read(ctx.request, ctx)
+    late = page.proxy.rules.error(Fault(Phase.TIMEOUT, "too late"), ctx)
     assert (late.status_code, late.headers["Retry-After"]) == (503, "60")
-    assert page.proxy.error(Fault(Phase.CONNECT, "refused"), ctx) is None
+    assert page.proxy.rules.error(Fault(Phase.CONNECT, "refused"), ctx) is None
 
 
 def test_tunnels_are_decided_on(page: SimpleNamespace, make_context: MakeContext) -> None:
-    assert page.proxy.connect("bank.example:443", make_context()) == (Accept(), "bank.example:443")
-    assert page.proxy.connect("other.example:443", make_context()) == (Mitm(), "other.example:443")
+    assert page.proxy.rules.connect("bank.example:443", make_context()) == (Accept(), "bank.example:443")
+    assert page.proxy.rules.connect("other.example:443", make_context()) == (Mitm(), "other.example:443")
     ctx = make_context()
     assert page.to_the_new_machine("staging.example:443", ctx) == (Mitm(), "staging-2.example:443")
     assert ctx.user_data == {"came for": "staging.example:443"}
-    assert page.first.connect("echo.example:7", make_context()) == (Hijack(page.echo), "echo.example:7")
-    assert page.first.connect("git.example:22", make_context()) == (Mitm(before=page.no_ssh), "git.example:22")
+    assert page.first.rules.connect("echo.example:7", make_context()) == (Hijack(page.echo), "echo.example:7")
+    assert page.first.rules.connect("git.example:22", make_context()) == (Mitm(before=page.no_ssh), "git.example:22")
 
 
 def test_a_look_at_a_tunnel_goes_on_or_keeps_it(page: SimpleNamespace, make_context: MakeContext) -> None:
@@ -163,12 +164,12 @@ def test_a_look_at_a_tunnel_goes_on_or_keeps_it(page: SimpleNamespace, make_cont
 
 def test_chunks_and_frames_are_looked_at(page: SimpleNamespace, make_request: MakeRequest, make_context: MakeContext) -> None:
     ctx = make_context(("example.com", 22))
-    hooks = page.proxy.chunk_hooks(ctx)
+    hooks = page.proxy.rules.chunk_hooks(ctx)
     assert filter_chunk(hooks, b"hello", True, ctx) == b"hello"
     with pytest.raises(Refused, match="not for here"):
         filter_chunk(hooks, b"SSH-2.0-x", False, ctx)
     ctx = make_context(request=make_request("http://example.com/chat"))
-    hooks = page.proxy.frame_hooks(ctx)
+    hooks = page.proxy.rules.frame_hooks(ctx)
     frame, opcode = page.Frame, page.Opcode
     assert filter_frame(hooks, frame(opcode.TEXT, b"damn"), ctx) == frame(opcode.TEXT, b"darn")
     assert filter_frame(hooks, frame(opcode.TEXT, b"spam"), ctx) is None
@@ -183,7 +184,7 @@ def test_a_function_is_a_condition(
     # The page's functions have globals of their own, which is where they look for the clock.
     monkeypatch.setitem(page.at_night.request.__globals__, "datetime", SimpleNamespace(now=lambda: SimpleNamespace(hour=hour)))
     made = make_request()
-    answer = page.night_shift.request(made, make_context(client=(client, 1), request=made))
+    answer = page.night_shift.rules.request(made, make_context(client=(client, 1), request=made))
     assert isinstance(answer, Response) is refused
 
 
