@@ -16,6 +16,7 @@ from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.registry import discover, select
 from muxwsgi.observe.access_format import compile_format
+from muxwsgi.protocols import described
 from muxwsgi.server.binds import serves_both_families, tcp_address, try_bind
 from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, ServerSettings
@@ -101,7 +102,7 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
     server = _composed(values)
     shown = set()
     for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
-        text = str(explain_mux(server.muxes[address], data)).replace(address, bind.address)
+        text = str(explain_mux(server.muxes[address], data, described)).replace(address, bind.address)
         if text not in shown:
             shown.add(text)
             click.echo(text)

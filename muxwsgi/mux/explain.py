@@ -4,7 +4,7 @@ gets the connection.
 It asks the same `Mux.decide` that serves connections, so it cannot tell another story.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -77,6 +77,7 @@ class Explanation:
     inner       the mux inside the layer
     agreed      the ALPN id that the layer would agree on
     inside      where the connection inside the layer goes then; None when its bytes decide
+    looks_like  the protocol that the bytes probably begin; None when a route takes them, or when it is not known
     """
 
     mux: Mux
@@ -90,6 +91,7 @@ class Explanation:
     inner: Mux | None
     agreed: str | None
     inside: Decision | None
+    looks_like: str | None
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -105,9 +107,11 @@ def answer(route: Route, data: bytes) -> Answer:
     return Answer(route, route.match(data), tuple(turns))
 
 
-def explain(mux: Mux, data: bytes) -> Explanation:
+def explain(mux: Mux, data: bytes, describe: Callable[[bytes], str | None] | None = None) -> Explanation:
     """What `mux` does with a connection that begins with `data` (b"" is a client that waits for the server to
     speak).
+
+    `describe` is asked which protocol the bytes probably begin where no route takes them.
     """
     shown = data[: mux.peek_limit]
     decision = mux.decide(shown)
@@ -128,9 +132,12 @@ def explain(mux: Mux, data: bytes) -> Explanation:
         opening = handler.opening(shown)
         agreed = next((protocol for protocol in inner.alpn if protocol in opening.alpn), None)
         inside = inner.decide_by_alpn(agreed)
+    looks_like = None
+    if describe is not None and otherwise.reason is Reason.UNMATCHED:
+        looks_like = describe(shown)
     answers = tuple(answer(route, shown) for route in mux.routes)
     return Explanation(
-        mux, shown, answers, decision, decided_at, otherwise, same, opening, inner, agreed, inside
+        mux, shown, answers, decision, decided_at, otherwise, same, opening, inner, agreed, inside, looks_like
     )
 
 
@@ -161,6 +168,8 @@ def _outcome(found: Explanation) -> Iterator[str]:
         yield f"   if no more comes within {_seconds(found):g} s: {_goes(found.otherwise)}"
     else:
         yield f"=> if no byte comes within {_seconds(found):g} s: {_goes(found.otherwise)}"
+    if found.looks_like is not None:
+        yield f"   the bytes look like {found.looks_like}"
     if not found.same:
         yield "   ! byte by byte it goes elsewhere: some matcher breaks its promise"
 

@@ -1,1 +1,108 @@
-"""One protocol, one file: how its first bytes are recognised."""
+"""One protocol, one file: what the first bytes of a connection say about the protocol that its client speaks.
+
+Each module here is one protocol: a matcher, and `PROTOCOL`, which says what is known. `known` finds the modules by itself. The tests
+hold every protocol to the laws of matchers (`muxwsgi.mux.matchers`) and to its own examples.
+
+Nothing here imports gevent, because packages with hijackers import the matchers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+from muxwsgi.mux.match import Match
+from muxwsgi.mux.matchers import Matcher
+
+__all__ = ["Protocol", "Speaks", "described", "known", "looks_like", "markdown", "recognised"]
+
+#: Bytes that a message shows of an unknown protocol, and the table of an example.
+_SHOWN = 24
+
+
+class Speaks(Enum):
+    """The side that sends the first bytes of a connection."""
+
+    CLIENT = "the client"
+    SERVER = "the server"
+    EITHER = "either side"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """What is known about a protocol.
+
+    name            as the error log and `muxwsgi explain` write it
+    defined_in      the document that defines the first bytes
+    speaks_first    the side that sends the first bytes
+    match           YES to what a client of the protocol sends first. Routes may use it
+    loose           YES to what is probably this protocol, for messages; None: the same as `match`
+    alpn            ALPN ids of the protocol (IANA "TLS Application-Layer Protocol Negotiation (ALPN) Protocol IDs")
+    begins          what clients send first. The first one is the example in the documentation
+    not_begins      what begins alike or is often confused with it, and is not this protocol
+    """
+
+    name: str
+    defined_in: str
+    speaks_first: Speaks
+    match: Matcher
+    loose: Matcher | None = None
+    alpn: tuple[str, ...] = ()
+    begins: tuple[bytes, ...]
+    not_begins: tuple[bytes, ...] = ()
+
+
+@cache
+def _modules() -> tuple[ModuleType, ...]:
+    return tuple(import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__))
+
+
+@cache
+def known() -> tuple[Protocol, ...]:
+    """All protocols, in the order of their modules' names."""
+    return tuple(module.PROTOCOL for module in _modules())
+
+
+def recognised(data: bytes) -> Protocol | None:
+    """The protocol that `data` probably begins. No route is chosen by it."""
+    for protocol in known():
+        if (protocol.loose or protocol.match)(data) is Match.YES:
+            return protocol
+    return None
+
+
+def looks_like(data: bytes) -> str:
+    """The name of the protocol that `data` probably begins, or the first bytes of `data`."""
+    protocol = recognised(data)
+    if protocol is not None:
+        return protocol.name
+    return f"no known protocol, {_shown(data)}"
+
+
+def described(data: bytes) -> str | None:
+    """The protocol that `data` probably begins, in words; None where no protocol is recognised."""
+    protocol = recognised(data)
+    return None if protocol is None else f"{protocol.name} ({protocol.defined_in}; {protocol.speaks_first.value} speaks first)"
+
+
+def markdown() -> str:
+    """The table of docs/writing-hijackers.md."""
+    rows = ["| protocol | matcher | speaks first | ALPN | a client begins with | defined in |", "|---|---|---|---|---|---|"]
+    rows += (f"| {' | '.join(cells)} |" for cells in _rows())
+    return "\n".join(rows)
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    for module, protocol in zip(_modules(), known(), strict=True):
+        matcher = next(name for name, value in vars(module).items() if value is protocol.match)
+        place = module.__name__.rpartition(".")[2]
+        example = _shown(protocol.begins[0]).replace("|", "\\|")
+        alpn = ", ".join(protocol.alpn)
+        yield protocol.name, f"`{place}.{matcher}`", protocol.speaks_first.value, alpn, f"`{example}`", protocol.defined_in
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:_SHOWN]) + ("..." if len(data) > _SHOWN else "")

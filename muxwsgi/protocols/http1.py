@@ -5,8 +5,9 @@ import re
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import Matcher, all_of, more_of, named
 from muxwsgi.mux.route import LAST, Handler, Route
+from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["LEADING_CRLFS", "METHODS", "FirstLine", "http1", "http1_line", "http_last", "http_route", "nearly_http", "word"]
+__all__ = ["LEADING_CRLFS", "METHODS", "PROTOCOL", "FirstLine", "http1", "http1_line", "http_last", "http_route", "nearly_http", "word"]
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -154,6 +155,30 @@ def _starts(data: bytes, at: int, expected: bytes) -> Match:
     return YES if found == expected else more_of(found, (expected,))
 
 
+PROTOCOL = Protocol(
+    name="HTTP/1",
+    defined_in="RFC 9112 section 3",
+    speaks_first=Speaks.CLIENT,
+    match=http1,
+    alpn=("http/1.1", "http/1.0"),
+    begins=(
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\r\n\r\nPOST http://a/b HTTP/1.1\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"CONNECT example.com:443 HTTP/1.1\r\n\r\n",
+    ),
+    not_begins=(
+        b"get / HTTP/1.0\r\n\r\n",  # this and the next two are for `http1_line`
+        b"M-SEARCH * HTTP/1.1\r\n",
+        b"BREW /pot-0 HTTP/1.1\r\n",
+        b"BREW /pot-0 HTCPCP/1.0\r\n",
+        b"GET key\r\n",  # Redis inline
+        b'CONNECT {"verbose":false}\r\n',  # NATS
+        b"CONNECT\naccept-version:1.2\n\n\0",  # STOMP
+    ),
+)
+
+
 # How a mux asks for it
 
 _WORD = re.compile(rb"[\r\n\t ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]*+")
@@ -172,7 +197,7 @@ def word(data: bytes) -> Match:
     return Match.YES if data[end] in b"\t " else Match.NO  # a blank stands behind a token alone: those in front are all taken
 
 
-def http_route(handler: Handler, *, name: str = "http", alpn: tuple[str, ...] = ("http/1.1", "http/1.0")) -> Route:
+def http_route(handler: Handler, *, name: str = "http", alpn: tuple[str, ...] = PROTOCOL.alpn) -> Route:
     """Requests with a registered method, as early as possible. Gets what comes too late too, to say so (408)."""
     return Route(name, http1, handler, alpn=alpn, takes_late=True, is_stream=False)
 

@@ -1,8 +1,19 @@
 """HTTP/2 without ALPN: the client's connection preface (RFC 9113 section 3.4)."""
 
 from muxwsgi.mux.matchers import named, prefix
+from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["http2_preface"]
+__all__ = ["PROTOCOL", "http2_preface"]
 
 #: All 24 bytes of it: `PRI * HTTP/2.0\r\n` alone is a request line too.
 http2_preface = named("http2_preface")(prefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+
+PROTOCOL = Protocol(
+    name="HTTP/2",
+    defined_in="RFC 9113 section 3.4",
+    speaks_first=Speaks.CLIENT,
+    match=http2_preface,
+    alpn=("h2",),
+    begins=(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",),
+    not_begins=(b"PRI * HTTP/2.0\r\n\r\nGET", b"PRI / HTTP/1.1\r\n"),
+)

@@ -1,9 +1,10 @@
 """SOCKS 4, 4a and 5: what a client sends first. The door of the proxy serves them."""
 
 from muxwsgi.mux.match import Match
-from muxwsgi.mux.matchers import named
+from muxwsgi.mux.matchers import any_of, named, regex
+from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["LONGEST_STRING", "NONE_ACCEPTABLE", "has_name", "socks4", "socks5"]
+__all__ = ["LONGEST_STRING", "NONE_ACCEPTABLE", "PROTOCOL", "has_name", "socks", "socks4", "socks5"]
 
 #: The method by which a server of SOCKS 5 refuses all that the client offers.
 NONE_ACCEPTABLE = 0xFF
@@ -49,3 +50,21 @@ def socks4(data: bytes) -> Match:
 def has_name(address: bytes) -> bool:
     """Whether this is no address but the sign of SOCKS 4a that a host name follows."""
     return address[:3] == b"\0\0\0" and address[3:] not in (b"", b"\0")
+
+
+socks = any_of(socks5, socks4)
+
+PROTOCOL = Protocol(
+    name="SOCKS",
+    defined_in="RFC 1928 section 3; Ying-Da Lee, SOCKS",
+    speaks_first=Speaks.CLIENT,
+    match=socks,
+    loose=regex(rb"(?s)\x05[\x01-\x09]|\x04[\x01\x02].."),
+    begins=(
+        b"\x05\x01\x00",
+        b"\x05\x02\x00\x02",
+        b"\x04\x01\x00\x50\xc0\x00\x02\x01ann\0",
+        b"\x04\x01\x00\x50\x00\x00\x00\x01\0example.com\0",
+    ),
+    not_begins=(b"\x05\x00", b"\x05\x01\xff", b"\x04\x03\x00\x50"),
+)

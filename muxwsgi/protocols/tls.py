@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import Matcher, expression, named
 from muxwsgi.names import Breadth, HostPatterns, comparable, parse_pattern
+from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["MAX_HELLO_LENGTH", "ClientHello", "alpn_is", "nearly_tls", "parse_client_hello", "sni_is", "tls", "tls_like"]
+__all__ = ["MAX_HELLO_LENGTH", "PROTOCOL", "ClientHello", "alpn_is", "nearly_tls", "parse_client_hello", "sni_is", "tls", "tls_like"]
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -327,3 +328,14 @@ def nearly_tls(data: bytes) -> Match:
     if not b"\x01\x03".startswith(hello[:2]):
         return Match.NO
     return (Match.YES if hello[2:] <= b"\x04" else Match.NO) if len(hello) == 3 else Match.MORE
+
+
+PROTOCOL = Protocol(
+    name="TLS",
+    defined_in="RFC 8446 sections 4.1.2 and 5.1",
+    speaks_first=Speaks.CLIENT,
+    match=tls,
+    loose=tls_like,
+    begins=(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x16\x03\x03\x00\x01\x01"),
+    not_begins=(b"\x16\x03\x01\x02\x00\x02", b"\x15\x03\x03\x00\x02\x02\x28", b"\x80\x2e\x01\x03\x01"),
+)

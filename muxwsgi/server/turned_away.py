@@ -7,8 +7,8 @@ from time import monotonic
 
 from muxwsgi.errors import HandshakeError
 from muxwsgi.events import Events, Refusal
-from muxwsgi.mux.looks_like import looks_like
 from muxwsgi.names import address_text
+from muxwsgi.protocols import known, looks_like, proxy_header, tls
 from muxwsgi.wire.connection import Connection
 
 __all__ = ["Throttle", "TurnedAway"]
@@ -20,8 +20,8 @@ _LOOK = 128
 
 #: What an operator can do about it.
 _ADVICE = {
-    "TLS": "TLS on a port without TLS: use --certfile here, or http:// there",
-    "a PROXY protocol header": "a PROXY protocol header: switch it off in the load balancer",
+    tls.PROTOCOL.name: "TLS on a port without TLS: use --certfile here, or http:// there",
+    proxy_header.PROTOCOL.name: "a PROXY protocol header: switch it off in the load balancer",
 }
 
 
@@ -57,6 +57,7 @@ class TurnedAway:
     """
 
     def __init__(self, events: Events, throttle: Throttle | None = None) -> None:
+        known()  # imports all protocols, which takes milliseconds: not while connections are served
         self.counts: Counter[str] = Counter()
         self._throttle = throttle or Throttle()
         events.subscribe(refused=self._refused, handshake=self._handshake)

@@ -12,9 +12,9 @@ from muxwsgi import Match, Mux, Route
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Decision
-from muxwsgi.protocols.http1 import http1, http1_line, word
-from muxwsgi.protocols.http2 import http2_preface
-from muxwsgi.protocols.tls import alpn_is, sni_is, tls
+from muxwsgi.protocols import known
+from muxwsgi.protocols.http1 import http1_line, nearly_http, word
+from muxwsgi.protocols.tls import alpn_is, nearly_tls, sni_is
 
 
 @cache
@@ -44,28 +44,7 @@ def in_records(hello: bytes, size: int) -> bytes:
 
 
 SAMPLES = [
-    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"get / HTTP/1.0\r\n\r\n",
-    b"\r\n\r\nPOST http://a/b HTTP/1.1\r\n",
-    b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n",
-    b"OPTIONS rtsp://a/b RTSP/1.0\r\n",
-    b"OPTIONS sip:a@b SIP/2.0\r\n",
-    b"M-SEARCH * HTTP/1.1\r\n",
-    b"BREW /pot-0 HTCPCP/1.0\r\n",
-    b"BREW /pot-0 HTTP/1.1\r\n",
-    b"CONNECT example.com:443 HTTP/1.1\r\n\r\n",
-    b'CONNECT {"verbose":false}\r\n',
-    b"CONNECT\naccept-version:1.2\n\n\0",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
-    b"GET key\r\n",
-    b"*1\r\n$4\r\nPING\r\n",
-    b"PING\r\n",
-    b"SSH-2.0-OpenSSH_9.9\r\n",
-    b"EHLO there\r\n",
-    b"\x05\x01\x00",
-    b"\x10\x10\0\4MQTT\4\2\0\x3c\0\4abcd",
-    b"\0\0\0\x08\x04\xd2\x16\x2f",
+    *(data for protocol in known() for data in (*protocol.begins, *protocol.not_begins)),
     client_hello(),
     client_hello(None, ()),
     in_records(client_hello(), 500),
@@ -117,17 +96,18 @@ first_bytes = st.one_of(
 
 #: Every matcher that is shipped.
 SHIPPED: list[Matcher] = [
-    http1,
+    *(protocol.match for protocol in known()),
+    *(protocol.loose for protocol in known() if protocol.loose is not None),
     http1_line,
     word,
-    http2_preface,
-    tls,
+    nearly_http,
+    nearly_tls,
+    sni_is("*.example.com"),
+    alpn_is("http/1.1"),
     matchers.never,
     matchers.prefix(b"SSH-", b"*", b"SSH-2.0-OpenSSH"),
     matchers.regex(rb"(?i)(?:EHLO|HELO) [^\r\n]*\r?\n", 64),
     matchers.regex(rb"(?:\*\d+|PING)\r\n", 8),
-    sni_is("*.example.com"),
-    alpn_is("http/1.1"),
 ]
 
 any_matcher = st.recursive(

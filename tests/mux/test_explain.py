@@ -6,6 +6,7 @@ from muxwsgi import Match, Mux, Route
 from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.mux.explain import explain
 from muxwsgi.mux.matchers import never, prefix
+from muxwsgi.protocols import described
 from muxwsgi.protocols.http1 import http1
 from muxwsgi.protocols.tls import alpn_is
 
@@ -43,6 +44,16 @@ def test_what_nobody_wants() -> None:
         "=> the fallback 'forward:127.0.0.1:22' gets it, decided by byte 1"
     )
     assert str(explain(Mux([]), b"\0")).endswith("=> nobody gets it: closed, decided by byte 1")
+
+
+def test_the_protocol_of_bytes_that_no_route_takes_is_named() -> None:
+    assert str(explain(FRONT, b"SSH-2.0-OpenSSH_9.9\r\n", described)).splitlines()[-2:] == [
+        "=> the fallback 'forward:127.0.0.1:22' gets it, decided by byte 2",
+        "   the bytes look like SSH (RFC 4253 section 4.2; either side speaks first)",
+    ]
+    for known_to_a_route in (b"*1\r\n", b"GET / HTTP/1.1\r\n", b""):
+        assert "look like" not in str(explain(FRONT, known_to_a_route, described))
+    assert "look like" not in str(explain(FRONT, b"\0", described))
 
 
 def test_silence() -> None:

@@ -13,8 +13,8 @@ from OpenSSL import SSL
 import muxwsgi
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.events import Events, Refusal, tell
-from muxwsgi.mux.looks_like import looks_like
 from muxwsgi.mux.matchers import never, prefix
+from muxwsgi.protocols import looks_like
 from muxwsgi.server.turned_away import Throttle, TurnedAway
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.testing import connection_pair

@@ -50,7 +50,8 @@ NOT_RUN = {
 QUOTED = {
     "bash .ci/run": "it is what runs the tests",
     "make test": "it is what runs the tests",
-    "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_end_of_configuration_runs",
+    "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
+    "python -c 'from muxwsgi.protocols import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
     "python -m build": INDEX,
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
@@ -323,10 +324,11 @@ def test_a_contributor_runs_one_test(reader: MakeReader) -> None:
         contributor.run(".venv/bin/python -m pytest", cwd=ROOT)
 
 
-def test_what_makes_the_end_of_configuration_runs() -> None:
-    (command,) = [command for command in QUOTED if "markdown()" in command]
+@pytest.mark.parametrize(("module", "page"), [("muxwsgi.cli.options", "docs/configuration.md"), ("muxwsgi.protocols", "docs/writing-hijackers.md")])
+def test_what_makes_the_tables_of_pages_runs(module: str, page: str) -> None:
+    (command,) = [command for command in QUOTED if f"from {module} import markdown" in command]
     printed = subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout
-    assert (ROOT / "docs/configuration.md").read_text().endswith(printed.strip() + "\n")
+    assert f"\n{printed.strip()}\n" in (ROOT / page).read_text()
 
 
 # Hijackers
