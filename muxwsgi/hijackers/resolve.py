@@ -1,4 +1,4 @@
-"""Who is meant by `--fallback` and `--silence`: a name or a small specification, made into a route."""
+"""The route that the value of `--fallback` or `--silence` means."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,12 +13,12 @@ __all__ = ["resolve"]
 def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Registered] = ()) -> Route | None:
     """The route that `spec` means; None for `close`.
 
-    close                   nobody: the connection is closed
-    forward:HOST:PORT       passed on to another server; also forward:[ADDRESS]:PORT and forward:unix:PATH
-    NAME                    one of `routes` (those of the server, `http` among them): the very same one, with
-                            its limit; or else one of the `registered` hijackers, served or not
+    close                   the connection is closed
+    forward:HOST:PORT       the connection is relayed to another server; also forward:[ADDRESS]:PORT and forward:unix:PATH
+    NAME                    a route of `routes` (the server's, such as `http`), with its limit; else a `registered`
+                            hijacker, served or not
 
-    Raises `OperatorError` for anything else, and for a hijacker that cannot be loaded.
+    Raises `OperatorError` for any other value, and for a hijacker that cannot be loaded.
     """
     if spec == "close":
         return None

@@ -1,4 +1,4 @@
-"""The route that peels TLS off and asks again, at the decrypted bytes."""
+"""The route that does the TLS handshake and asks an inner mux about the decrypted bytes."""
 
 import math
 from time import monotonic

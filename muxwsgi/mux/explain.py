@@ -1,7 +1,6 @@
-"""Why a connection goes where it goes, told to a person: what every route says of given first bytes, and who
-gets the connection.
+"""Why a connection goes where it goes: what every route says of given first bytes, and which route gets the connection.
 
-It asks the same `Mux.decide` that serves connections, so it cannot tell another story.
+It asks the same `Mux.decide` that serves connections.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,11 +43,10 @@ class LayerHandler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route's matcher says of the bytes.
+    """What the matcher of a route says of the bytes.
 
     whole   of all of them at once
-    turns   (bytes seen, verdict) wherever the verdict was another than before, with the bytes given one by
-            one
+    turns   (bytes seen, verdict) where the verdict changed, with the bytes given one by one
     """
 
     route: Route
@@ -57,7 +55,7 @@ class Answer:
 
     @property
     def lawful(self) -> bool:
-        """Whether the matcher kept its promise, that `YES` and `NO` never change."""
+        """Whether the matcher is monotonic: `YES` and `NO` never change."""
         return (
             all(verdict is Match.MORE for _, verdict in self.turns[:-1]) and self.turns[-1][1] is self.whole
         )
@@ -70,7 +68,7 @@ class Explanation:
     shown       the first bytes, as far as the mux looks at them
     answers     of every route, in the order that they are asked
     decision    for these bytes; None while more could come that decide
-    decided_at  bytes after which it was open no more, when they come one by one; None if it stays open
+    decided_at  bytes after which it is decided, when they come one by one; None if it stays open
     otherwise   the decision if no more bytes come in time
     same        whether the bytes whole and one by one go to the same route
     opening     what the client says first, when the route leads into a layer
@@ -108,7 +106,7 @@ def answer(route: Route, data: bytes) -> Answer:
 
 
 def explain(mux: Mux, data: bytes, describe: Callable[[bytes], str | None] | None = None) -> Explanation:
-    """What `mux` does with a connection that begins with `data` (b"" is a client that waits for the server to
+    """What `mux` does with a connection that begins with `data` (b"": the client waits for the server to
     speak).
 
     `describe` is asked which protocol the bytes probably begin where no route takes them.
@@ -175,7 +173,7 @@ def _outcome(found: Explanation) -> Iterator[str]:
 
 
 def _seconds(found: Explanation) -> float:
-    """How long the mux waits: longer where nobody else would get the connection."""
+    """How long the mux waits: longer where the connection would be closed, or only one protocol is possible."""
     alone = found.otherwise.route is None or found.otherwise.reason is Reason.LATE
     return found.mux.patience if alone else found.mux.sniff_timeout
 

@@ -1,4 +1,4 @@
-"""`@hijack`: makes any callable that takes a connection a hijacker, and says when it wants one.
+"""`@hijack` makes a hijacker of a callable that takes a connection, and says which connections it gets.
 
 The callable stays what it was: it can be called, tested and imported as before. Plugins import this module,
 so it imports no gevent.
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hijacker:
-    """What `@hijack` was told: a handler and the terms of its route (see `hijack` for each)."""
+    """The arguments of `@hijack`: a handler and the settings of its route (see `hijack` for each)."""
 
     name: str
     handler: Handler
@@ -45,14 +45,14 @@ class Hijacker:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        self.route()  # a wrong limit is an error where it was written
+        self.route()  # raises for a wrong limit, where it is written
 
     def named(self, name: str) -> "Hijacker":
-        """The same under another name."""
+        """A copy with another name."""
         return self if name == self.name else replace(self, name=name)
 
     def route(self) -> Route:
-        """A new route to the handler. Its limit is its own: to share one among muxes, share the route."""
+        """A new route to the handler, with slots of its own. Muxes that share a limit share the route."""
         return Route(
             self.name,
             self.match,
@@ -73,7 +73,7 @@ class SocketHandler:
         self.handler = handler
 
     def __call__(self, connection: "Connection") -> None:
-        """What `handler` raises."""
+        """Raises what `handler` raises."""
         self.handler(connection.as_socket())
 
     def __repr__(self) -> str:
@@ -81,10 +81,10 @@ class SocketHandler:
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` for a name that no hijacker can have."""
+    """Raises `ValueError` where a hijacker cannot have this name."""
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"a hijacker cannot be named {name!r}: lower-case letters, digits, '.', '_' and '-', please"
+            f"a hijacker cannot be named {name!r}: use lower-case letters, digits, '.', '_' and '-'"
         )
     if name in RESERVED_NAMES:
         raise ValueError(f"a hijacker cannot be named {name!r}: that name is muxwsgi's own")
@@ -105,13 +105,12 @@ def hijack(
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Make the decorated callable a hijacker.
 
-    match           when it wants a connection, by the first bytes; without it only `alpn`, silence or its
-                    name lead to it
+    match           matcher of the first bytes; without it a connection comes by `alpn`, by silence or by name
     name            as in listings and `--hijack NAME`; the callable's own with `_` as `-`, if not given
-    alpn            ALPN ids that it owns: offered in the TLS handshake, and decided by at once
-    priority        higher is asked first; 0 is that of HTTP
-    limit           connections at once in one process; others wait `limit_wait` seconds for their turn, then
-                    are closed
+    alpn            its ALPN ids: TLS offers them, and a client that agrees on one goes to it at once
+    priority        routes with a higher one are asked first; HTTP has 0
+    limit           connections at once in one process. One more waits `limit_wait` seconds for its turn, and is
+                    closed then
     idle_timeout    seconds without a byte in either direction until its wait raises `Expired`
     takes_silence   also gets connections whose client waits for the server to speak first
     as_socket       the callable is given the socket of `Connection.as_socket()`, whose `connection` is the connection: for libraries
@@ -119,7 +118,7 @@ def hijack(
     examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run`
                     shows them
 
-    Raises `ValueError` for what cannot be.
+    Raises `ValueError` for wrong arguments.
     """
     if isinstance(alpn, str):
         raise ValueError(f"alpn is a sequence of ids, as in alpn=({alpn!r},)")
@@ -145,6 +144,6 @@ def hijack(
 
 
 def hijacker_of(handler: object) -> Hijacker | None:
-    """What `@hijack` was told about `handler`; None when it was not decorated."""
+    """The hijacker that `@hijack` made of `handler`; None where it is not decorated."""
     found = getattr(handler, _ATTRIBUTE, None)
     return found if isinstance(found, Hijacker) else None

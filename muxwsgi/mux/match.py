@@ -1,4 +1,4 @@
-"""What a matcher can say of the bytes seen so far."""
+"""The answers of matchers."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -15,17 +15,17 @@ class Match(Enum):
     MORE = "more"
 
 
-#: What a matcher is asked once before it serves: nothing, text, a ClientHello's beginning, zeros.
+#: First bytes that a matcher is tried with before it serves: none, text, the beginning of a ClientHello, zeros.
 _PROBES = (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", bytes(64))
 
 
 def check_answers(matcher: Callable[[bytes], Match]) -> None:
-    """Raises `ValueError` where `matcher` answers with something else than a `Match`: True would never count as `YES`, and nobody would
-    notice; inside of `all_of` and `not_`, False would."""
+    """Raises `ValueError` where `matcher` answers with something else than a `Match`. A mux never takes True for `YES`, and
+    `all_of` and `not_` would take False for it."""
     for probe in _PROBES:
         try:
             answer = matcher(probe)
-        except Exception:  # that is seen when it happens, with its traceback
+        except Exception:  # the mux logs it with its traceback when it happens
             continue
         if not isinstance(answer, Match):
             raise ValueError(

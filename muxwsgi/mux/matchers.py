@@ -1,7 +1,7 @@
-"""The matchers: what a protocol looks like in its first bytes.
+"""Matchers, and what makes them: bytes (`prefix`, `regex`) and combinators. Those of protocols are in `muxwsgi.protocols`.
 
 A matcher is a callable from the first bytes of a stream to a `Match`. Four laws hold for each, and for
-whatever the combinators make:
+the results of the combinators:
 
 - **pure**: the answer depends on the bytes alone; no I/O, no gevent, no memory of earlier calls;
 - **monotonic**: after `YES` or `NO`, more bytes of the same stream never change the answer;
@@ -39,7 +39,7 @@ Matcher = Callable[[bytes], Match]
 
 
 class _Named:
-    """A matcher that shows the expression it was made by. `bare` is the same without that, for who asks often."""
+    """A matcher whose `repr` is the expression that made it. `bare` is the matcher alone, which a mux calls for speed."""
 
     def __init__(self, name: str, ask: Matcher) -> None:
         self.name = name
@@ -54,6 +54,8 @@ class _Named:
 
 
 def named(name: str) -> Callable[[Matcher], Matcher]:
+    """A decorator that makes `name` the `repr` of a matcher."""
+
     def name_it(ask: Matcher) -> Matcher:
         return _Named(name, ask)
 
@@ -61,11 +63,12 @@ def named(name: str) -> Callable[[Matcher], Matcher]:
 
 
 def expression(name: str, arguments: tuple[object, ...]) -> str:
+    """The call of `name` with `arguments`, as code."""
     return f"{name}({', '.join(map(shown, arguments))})"
 
 
 def shown(argument: object) -> str:
-    """A plugin's own matcher is an ordinary function: its name says more than its address."""
+    """`argument` as code. An ordinary function, such as a matcher of a plugin, is shown by its name."""
     if isinstance(argument, (bytes, str, _Named)):
         return repr(argument)
     return getattr(argument, "__name__", None) or repr(argument)

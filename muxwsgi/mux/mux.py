@@ -3,8 +3,8 @@
 The path of one connection is `Mux.__call__`, from top to bottom. What it decides by is `Mux.decide`, which is
 pure: the decision depends on the bytes, never on how they were cut into packets.
 
-This module knows no protocol. What a handler does with the connection, TLS included, is its own business;
-when it returns, or raises, the connection is closed by who called the outermost mux.
+This module knows no protocol. A handler may do anything with the connection, TLS included. When it returns or
+raises, the caller of the outermost mux closes the connection.
 """
 
 import math
@@ -44,7 +44,7 @@ class Reason(Enum):
     DRAINED = "drained"  # no byte had come when the server was shut down
 
 
-#: Decisions that a mux keeps of each route, by how many bytes it said YES to: what makes them is wording their line in the trace.
+#: Decisions that a mux keeps for each route, by the number of bytes that it said YES to. Most of their cost is the text for the trace.
 REMEMBERED = 256
 
 #: As globals: looking them up on the class costs more than the comparison.
@@ -62,9 +62,7 @@ _UNSERVED: dict[Reason, Literal["unmatched", "silent", "ended", "drained"]] = {
 
 
 class Decision(NamedTuple):
-    """Where a connection goes. `route` is None when nobody takes it: it is closed. `text` is the line in its
-    trace.
-    """
+    """Where a connection goes. It is closed where `route` is None. `text` is the line in its trace."""
 
     route: Route | None
     reason: Reason
@@ -99,7 +97,7 @@ class Mux:
 
         `silence` defaults to the route that takes silence. `events` hears of decisions, refusals and streams.
 
-        Raises `ValueError` for what cannot be: two routes of one name, or two that take silence while `silence` is None.
+        Raises `ValueError` for two routes of one name, and for two that take silence while `silence` is None.
         """
         self.name = name
         self.routes = tuple(sorted(routes, key=lambda route: -route.priority))
@@ -147,14 +145,14 @@ class Mux:
         if events.decided:
             tell(events.decided, connection, decision)
 
-        # 3. Nobody takes it.
+        # 3. No route takes it: it is closed.
         route = decision.route
         if route is None:
             if events.refused:
                 tell(events.refused, connection, Refusal(_UNSERVED[decision.reason], decision.text))
             return
 
-        # 4. Somebody does, if there is room.
+        # 4. A route takes it, if there is room.
         slots = route.slots
         if not slots.take() and not _wait_for_slot(route):
             slots.refused += 1
@@ -211,7 +209,7 @@ class Mux:
                 if decision is not None:
                     return decision
 
-                # 2c. Is the time up? There is more of it where nobody else would get the connection.
+                # 2c. Is the time up? There is more time where the connection would be closed, or only one protocol is possible.
                 if late or clock() > deadline:
                     decision = self.decide(seen, final=True) or self.decide_silence()
                     at_most = began + self.patience
@@ -286,7 +284,7 @@ class Mux:
         return self._decided(route, Reason.ALPN, f"route {route.name!r} owns ALPN {protocol!r}")
 
     def decide_silence(self) -> Decision:
-        """Where a stream goes whose client waits for the server to speak."""
+        """Where a stream goes on which no byte came in time."""
         seconds = self.patience if self.silence is None else self.sniff_timeout
         why = f"no byte within {seconds:g} s: {_fate('silence route', self.silence)}"
         return self._decided(self.silence, Reason.SILENT, why)
@@ -296,10 +294,9 @@ class Mux:
 
 
 def _agreed_protocol(connection: "Connection") -> str | None:
-    """What ALPN agreed on, where that tells what comes next: at the first question inside a TLS layer.
+    """The ALPN id that TLS agreed on, at the first question inside a TLS layer; None at later ones.
 
-    Later ones are asked of something that the protocol carries. A CONNECT tunnel through `http/1.1` is no
-    HTTP.
+    Later questions are asked of streams inside of that protocol, such as a CONNECT tunnel through `http/1.1`.
     """
     if connection.tls is None or connection.parent is None or connection.depth != connection.parent.depth:
         return None
@@ -308,7 +305,7 @@ def _agreed_protocol(connection: "Connection") -> str | None:
 
 
 def _wait_for_slot(route: Route) -> bool:
-    """Wait in line for up to `limit_wait` seconds; whether a slot is ours now."""
+    """Wait in line for up to `limit_wait` seconds. True when this connection has a slot."""
     if not route.limit_wait:
         return False
     slots = route.slots
@@ -318,7 +315,7 @@ def _wait_for_slot(route: Route) -> bool:
         turn.wait(route.limit_wait)
         return bool(turn.is_set())
     except BaseException:
-        if turn.is_set():  # killed with the slot just passed on to us
+        if turn.is_set():  # killed just after the slot was passed on to it
             slots.free()
         raise
     finally:

@@ -1,8 +1,8 @@
-"""Which hijackers are installed, and which of them the operator wants.
+"""The installed hijackers, and those of them that are served.
 
 A package offers a hijacker by an entry point in the group `muxwsgi.hijack` that names a callable decorated
-with `@hijack`. One entry point is one hijacker, and the entry point's name is its name: so it can be listed,
-switched off and complained about without importing it.
+with `@hijack`. One entry point is one hijacker, and the name of the entry point is its name. So a hijacker can be
+listed and switched off without an import.
 """
 
 import traceback
@@ -47,7 +47,7 @@ class Registered:
         return f"<Registered {self.name!r} of {self.package} {self.version}>"
 
     def clash_with(self, other: "Registered") -> None:
-        """Another package has one of the same name, so neither can be served."""
+        """Note that `other`, of another package, has the same name: neither can be served."""
         self._clash = (
             f"two hijackers are named {self.name!r}: {self.target} from {self.package} {self.version} and "
             f"{other.target} from {other.package} {other.version}; uninstall one"
@@ -55,7 +55,7 @@ class Registered:
 
     @property
     def module(self) -> str:
-        """Full name of the module that it is in."""
+        """Full name of its module."""
         return self.target.partition(":")[0].strip()
 
     @cached_property
@@ -78,7 +78,7 @@ class Registered:
 
     @property
     def hijacker(self) -> Hijacker | None:
-        """What was registered, None where it cannot be loaded."""
+        """The hijacker, None where it cannot be loaded."""
         return self._loaded if isinstance(self._loaded, Hijacker) else None
 
     @property
@@ -107,11 +107,10 @@ def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
 def select(
     registered: Sequence[Registered], enable: Iterable[str] | None = None, disable: Iterable[str] = ()
 ) -> list[Registered]:
-    """Those of `registered` that are to be served, each of them loaded.
+    """The hijackers of `registered` that are served, each of them loaded.
 
-    `enable` are the only names wanted, None for all; `none` alone wants nobody. `disable` are taken from
-    that. Raises `OperatorError` for an unknown name, and for a wanted hijacker that cannot be loaded; one
-    that is not wanted is not imported.
+    `enable` has the names to serve; None means all, and `none` alone means no hijacker. `disable` has names to leave out.
+    Raises `OperatorError` for an unknown name, and for a served hijacker that cannot be loaded. Others are not imported.
     """
     known = {plugin.name for plugin in registered}
     wanted = known if enable is None else set(enable)
@@ -130,7 +129,7 @@ def select(
 
 
 def unknown_hijacker(name: str, known: Iterable[str]) -> str:
-    """The line for a name that no installed hijacker has."""
+    """The message for a name that no installed hijacker has."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
     if near:

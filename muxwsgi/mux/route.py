@@ -1,5 +1,4 @@
-"""`Route`: what a mux chooses between. A matcher, the handler it leads to, and what the operator allows it.
-"""
+"""`Route`: a matcher, the handler that it leads to, and limits. A mux chooses between routes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,13 @@ __all__ = ["FIRST", "LAST", "Handler", "Route"]
 #: Priorities of routes that no other route may come before, or after.
 FIRST, LAST = 1 << 30, -(1 << 30)
 
-#: Owns the connection until it returns. Whoever called the outermost mux closes it then.
+#: Owns the connection until it returns. The caller of the outermost mux closes it then.
 Handler = Callable[["Connection"], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way that a connection can go.
+    """One handler that a connection can go to, and when it does.
 
     name            shown in traces, listings and logs; unique within a mux
     match           asked about the first bytes
@@ -39,7 +38,7 @@ class Route:
     takes_late      also gets streams that could still become its protocol, and no other's, when their time is up or
                     they end, and which would be closed otherwise: to tell the client
     is_stream       whether the handler's end is an event, `stream`: False for HTTP and TLS, which have events of their own
-    slots           the connections that are being served
+    slots           the places of the connections that are served
     """
 
     name: str

@@ -62,7 +62,7 @@ def _modules() -> tuple[ModuleType, ...]:
 
 @cache
 def known() -> tuple[Protocol, ...]:
-    """All protocols, in the order of their modules' names."""
+    """All protocols, in the order of their modules' names. Raises `AttributeError` for a module without `PROTOCOL`."""
     return tuple(module.PROTOCOL for module in _modules())
 
 

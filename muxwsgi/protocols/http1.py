@@ -1,4 +1,4 @@
-"""HTTP/1: its first line (RFC 9112 section 3), what servers take for one, and how a mux asks for it."""
+"""HTTP/1: matchers of the request line (RFC 9112 section 3), routes that use them, malformed request lines that some servers accept."""
 
 import re
 
@@ -7,7 +7,7 @@ from muxwsgi.mux.matchers import Matcher, all_of, more_of, named
 from muxwsgi.mux.route import LAST, Handler, Route
 from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["LEADING_CRLFS", "METHODS", "PROTOCOL", "FirstLine", "http1", "http1_line", "http_last", "http_route", "nearly_http", "word"]
+__all__ = ["LEADING_CRLFS", "PROTOCOL", "FirstLine", "http1", "http1_line", "http_last", "http_route", "nearly_http", "word"]
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -17,17 +17,17 @@ LEADING_CRLFS = 4
 
 #: The IANA "HTTP Method Registry" without CONNECT, which takes an authority, PRI, which is the preface of
 #: HTTP/2, and `*`.
-METHODS = (
+_METHODS = (
     b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY "
     b"MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PROPFIND PROPPATCH PUT "
     b"QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF "
     b"VERSION-CONTROL"
 ).split()
 
-_REGISTERED = frozenset(METHODS)
+_REGISTERED = frozenset(_METHODS)
 _CONNECT = b"CONNECT"
 #: What a registered method begins with.
-_BEGINNINGS = frozenset(method[:n] for method in [*METHODS, _CONNECT] for n in range(1, len(method) + 1))
+_BEGINNINGS = frozenset(method[:n] for method in [*_METHODS, _CONNECT] for n in range(1, len(method) + 1))
 _METHOD_LENGTH = 17  # the longest registered
 _LINE_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
 
@@ -59,8 +59,8 @@ def http1(data: bytes) -> Match:
     for `http1_line`, which is asked last. Up to `LEADING_CRLFS` empty lines may stand in front.
 
     A `YES` does not prove a valid request: `GET /\\r\\n` (HTTP/0.9), `GET / HTTP/2.0`, a NUL in the target or
-    bad fields after the first line are the HTTP engine's to answer with an error. Nor does it prove a client
-    that speaks no other protocol: who may write an HTTP request line in front of anything gets HTTP.
+    bad fields after the first line are the HTTP engine's to answer with an error. Nor does it prove that the
+    client speaks no other protocol: a stream of another protocol that begins with an HTTP request line goes to HTTP.
     """
     # Most streams are decided by the byte behind their first space.
     space = data.find(b" ", 0, _METHOD_LENGTH + 1)
@@ -198,7 +198,7 @@ def word(data: bytes) -> Match:
 
 
 def http_route(handler: Handler, *, name: str = "http", alpn: tuple[str, ...] = PROTOCOL.alpn) -> Route:
-    """Requests with a registered method, as early as possible. Gets what comes too late too, to say so (408)."""
+    """Requests with a registered method, as early as possible. It also gets requests that come too late, to answer 408."""
     return Route(name, http1, handler, alpn=alpn, takes_late=True, is_stream=False)
 
 
@@ -211,7 +211,7 @@ def http_last(handler: Handler, *, fallback: bool, name: str = "http-line", matc
     return Route(name, all_of(word, match) if fallback else match, handler, priority=LAST, takes_late=True, is_stream=False)
 
 
-# What servers take for HTTP/1, and is not HTTP/1 by the RFC. A client that wants to get past the rules of a proxy would write it.
+# Malformed request lines that some servers accept. A client could get past the rules of a proxy with them: it relays none.
 
 _FIRST_TOKEN = re.compile(_TOKEN)
 _VERSION_WORD = re.compile(rb"[\t ]HTTP/[0-9]")

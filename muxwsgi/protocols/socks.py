@@ -9,7 +9,7 @@ __all__ = ["LONGEST_STRING", "NONE_ACCEPTABLE", "PROTOCOL", "has_name", "socks",
 #: The method by which a server of SOCKS 5 refuses all that the client offers.
 NONE_ACCEPTABLE = 0xFF
 
-#: Bytes of the user id and of the host name in SOCKS 4. It knows no limit; a DNS name has 255 bytes at most (RFC 1035 section 2.3.4).
+#: Bytes of the user id and of the host name in SOCKS 4, which has no limit. A DNS name has 255 bytes at most (RFC 1035 section 2.3.4).
 LONGEST_STRING = 255
 
 
@@ -24,7 +24,7 @@ def socks5(data: bytes) -> Match:
     if len(data) < 2:
         return Match.MORE
     methods = data[2 : 2 + data[1]]
-    if NONE_ACCEPTABLE in methods:  # the server's word
+    if NONE_ACCEPTABLE in methods:  # only a server sends it
         return Match.NO
     return Match.YES if len(methods) == data[1] else Match.MORE
 
@@ -48,7 +48,7 @@ def socks4(data: bytes) -> Match:
 
 
 def has_name(address: bytes) -> bool:
-    """Whether this is no address but the sign of SOCKS 4a that a host name follows."""
+    """Whether the address is 0.0.0.x: in SOCKS 4a a host name follows."""
     return address[:3] == b"\0\0\0" and address[3:] not in (b"", b"\0")
 
 

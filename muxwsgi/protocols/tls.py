@@ -1,13 +1,11 @@
-"""What a TLS client says before anything is encrypted: the ClientHello, read from the first bytes of a
-connection.
+"""TLS: the matchers, and a parser of the ClientHello, which the client sends before anything is encrypted.
 
-A pure parser (no I/O, no OpenSSL): it lets a route ask for a server name before any handshake, and a leaf be
-minted in time for one. It reads through any number of TLS records and does not care how they were cut into
-segments: a ClientHello with post-quantum key shares exceeds one segment, and some clients split it over
-records on purpose.
+The parser is pure (no I/O, no OpenSSL). With it a route can ask for the server name before the handshake, and the proxy
+can make a leaf for it in time. It reads a ClientHello that is split over several TLS records: some clients do that
+on purpose, and one with post-quantum key shares exceeds one segment.
 
-It takes what it may read strictly and never raises: whatever is no well-formed ClientHello is `Match.NO`.
-With Encrypted ClientHello the name here is the public outer one: the inner is not ours to see.
+It is strict and never raises: a malformed ClientHello is `Match.NO`. With Encrypted ClientHello it returns the public outer
+name, since the inner one is encrypted.
 """
 
 import re
@@ -69,13 +67,11 @@ class ClientHello(NamedTuple):
 
 
 class _Malformed(Exception):
-    """A length points outside of what holds it, or a field is empty that may not be. Never leaves this
-    module.
-    """
+    """A length exceeds the field that contains it, or a required field is empty. Never leaves this module."""
 
 
 def parse_client_hello(data: bytes) -> ClientHello | Literal[Match.MORE, Match.NO]:
-    """The ClientHello at the start of `data`, `MORE` when it is not complete yet, `NO` when it is none.
+    """The ClientHello at the start of `data`, `MORE` while it is not complete, `NO` when it is not one.
 
     What follows the ClientHello is not looked at, so the answer is final once it is not `MORE`.
     """

@@ -67,7 +67,9 @@ def test_an_alpn_id_belongs_to_one_protocol() -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    assert markdown() in PAGE.read_text(), "docs/writing-hijackers.md is out of date: see muxwsgi.protocols.markdown"
+    expected, page = markdown().splitlines(), PAGE.read_text().splitlines()
+    start = page.index(expected[0])
+    assert page[start : page.index("", start)] == expected, "docs/writing-hijackers.md is out of date: see muxwsgi.protocols.markdown"
 
 
 def test_a_package_that_imports_a_matcher_needs_no_gevent() -> None:

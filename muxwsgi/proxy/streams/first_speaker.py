@@ -1,6 +1,6 @@
 """Who speaks first in a tunnel: the client, as in HTTP and TLS, or the server, as in SMTP, IMAP, MySQL and SSH.
 
-Nothing is consumed here: what a side has said stays in its stream, for the code that reads it next.
+Nothing is consumed here: the bytes stay in their stream.
 """
 
 import socket as socket_module
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Speaker", "first_to_speak", "has_spoken_within", "patience", "says_something"]
 
-#: Seconds that a client has for its first byte, beside the time that bytes take from and to it, before the server is asked. Clients that
-#: speak first do so in a millisecond or two; a connection that is made for nothing costs the server more than this costs anybody.
+#: Seconds that a client has for its first byte, besides the round trip to it, before the server is connected to. Clients that speak first
+#: do so within two milliseconds, and the wait costs less than a connection to the server that is made in vain.
 GRACE = 0.03
 
 #: struct tcp_info: tcpi_rtt, microseconds.
@@ -24,15 +24,15 @@ _RTT = struct.Struct("=68xI")
 
 
 class Speaker(Enum):
-    """Who has said something."""
+    """The side that has sent something."""
 
-    CLIENT = "client"  # whatever the server has said
-    SERVER = "server"  # and the client has not; or one of the two has ended
-    NEITHER = "neither"  # in time
+    CLIENT = "client"  # whether or not the server has too
+    SERVER = "server"  # and the client has not; or one of the two streams has ended
+    NEITHER = "neither"  # has sent a byte in time
 
 
 def patience(client: "Connection") -> float:
-    """Seconds that a client that speaks first may take for it: twice the round trip to it (RFC 6298), and a little."""
+    """Seconds that a client has to speak first: twice the round trip to it (RFC 6298), and `GRACE`."""
     try:
         info = client.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, _RTT.size)
     except OSError:
@@ -42,7 +42,7 @@ def patience(client: "Connection") -> float:
 
 
 def has_spoken_within(client: "Connection", seconds: float) -> bool:
-    """Wait for a byte of the client, or its end, for `seconds` at most; whether there is one."""
+    """Wait for a byte of the client, or its end, for `seconds` at most. True where there is one."""
     waits = client.gettimeout()
     client.settimeout(seconds)
     try:
@@ -51,14 +51,14 @@ def has_spoken_within(client: "Connection", seconds: float) -> bool:
     except TimeoutError:
         return False
     except OSError:
-        return True  # for the code that reads next to find out
+        return True  # the next read raises it
     finally:
         client.settimeout(waits)
         client.settle()
 
 
 def first_to_speak(client: "Connection", server: "Connection", seconds: float) -> Speaker:
-    """Wait until either side says something, or ends, for `seconds` at most."""
+    """Wait until either side sends a byte, or ends, for `seconds` at most."""
     said = [gevent.spawn(says_something, side) for side in (client, server)]
     try:
         gevent.wait(said, timeout=seconds, count=1)
@@ -73,7 +73,7 @@ def first_to_speak(client: "Connection", server: "Connection", seconds: float) -
 
 
 def says_something(side: "Connection") -> bool:
-    """Wait for a byte, and leave it there. False where the stream ends, or breaks, which is for the code that reads next to find out."""
+    """Wait for a byte, without consuming it. False where the stream ends or breaks: the next read shows which."""
     try:
         return bool(side.peek_beyond(0, 1))
     except OSError:
