@@ -90,13 +90,19 @@ def run(app: str | None, config: str | None, **flags: Any) -> object:
     app = app or values["wsgi_app"]
     if app is None:
         raise click.UsageError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
+    from muxwsgi.cli.workers import become_worker, wanted_of_workers
+
+    role = None
+    if wanted_of_workers(values) is not None:
+        role = become_worker(lambda: collect(flags, config, proxy=False), values, signals)
+        values = role.values
     # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
     from muxwsgi.patch import patch_all
 
     patch_all()
     from muxwsgi.cli.run import serve
 
-    serve(app, values, signals)
+    serve(app, values, signals, role)
     return _SERVED
 
 
@@ -107,6 +113,11 @@ def proxy(config: str | None, **flags: Any) -> object:
     """Serve the forward proxy, for HTTP, SOCKS and clients that are redirected to it. It listens on 127.0.0.1:8080 by default."""
     signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
+    from muxwsgi.cli.workers import wanted_of_workers
+
+    option = wanted_of_workers(values)
+    if option is not None:
+        raise OperatorError(f"{option}: `muxwsgi proxy` is one process; `muxwsgi run` has workers")
     from muxwsgi.patch import patch_all
 
     patch_all()

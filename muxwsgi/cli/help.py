@@ -11,10 +11,8 @@ __all__ = ["Commands", "SectionOption", "SectionedCommand"]
 
 #: Options of gunicorn that have another name here, or none.
 _GUNICORN = {
-    ("-w", "--workers"): "this is one process: run several behind a balancer",
     ("-k", "--worker-class", "--threads"): "every connection has a greenlet",
     ("--worker-connections",): "here it is --max-connections",
-    ("-t", "--timeout"): "clients have deadlines: --request-head-timeout, --body-min-rate, --keep-alive",
     ("--cert-reqs",): "here it is --client-certificates",
     ("--check-config",): "here it is `muxwsgi check`",
     ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"): "the service manager does that",

@@ -16,7 +16,7 @@ from typing import Any
 from muxwsgi.cli.option import PREFIX, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
-from muxwsgi.settings import BIND, HTTP, PROCESS, ROUTES, TLS, HTTPSettings, MuxSettings, ServerSettings
+from muxwsgi.settings import BIND, HTTP, PROCESS, ROUTES, TLS, WORKERS, HTTPSettings, MuxSettings, ServerSettings, WorkerSettings
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
 
@@ -28,7 +28,7 @@ _APP = "The application"
 _LOGS = "Logs"
 
 #: In the order of the page.
-_SECTIONS = (BIND, TLS, ROUTES, HTTP, _APP, PROCESS, _LOGS)
+_SECTIONS = (BIND, TLS, ROUTES, HTTP, _APP, PROCESS, WORKERS, _LOGS)
 
 #: Those that are more than a field of the settings. All others are such fields.
 _ROWS = (
@@ -47,13 +47,24 @@ _ROWS = (
     option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
     option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
+    option(
+        "workers",
+        str,
+        "1",
+        WORKERS,
+        "How many processes serve: a number, or auto for one a CPU. The variable WEB_CONCURRENCY counts where none is given.",
+        flags=("-w",),
+        metavar="N",
+    ),
     option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
     option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
     option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
     option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-OPTIONS = by_section(_SECTIONS, [*_ROWS, *options_of(ServerSettings), *options_of(MuxSettings), *options_of(HTTPSettings)])
+_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings)
+
+OPTIONS = by_section(_SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 
 ALL = (*OPTIONS, *PROXY_OPTIONS)
 
@@ -78,6 +89,8 @@ def collect(
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
     if "bind" not in (defaults or {}) and environ.get("PORT"):
         values["bind"] = [_bind_of_port(environ["PORT"])]
+    if environ.get("WEB_CONCURRENCY") and not proxy:  # as platforms set it that know the size of the machine, and as gunicorn reads it
+        values["workers"] = environ["WEB_CONCURRENCY"]
     path = config or environ.get("MUXWSGI_CONFIG")
     found = {} if not path else _from_file(path)
     for where, given in ((path, found), ("environment", _from_environ(environ))):

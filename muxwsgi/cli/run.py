@@ -13,6 +13,8 @@ from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.load_app import load_app, mounted
+from muxwsgi.cli.place import Place
+from muxwsgi.cli.workers import Role
 from muxwsgi.observe.access_format import DEFAULT_FORMAT
 from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ErrorLog
@@ -43,20 +45,24 @@ class Log(Protocol):
         """Write what waits. Nothing comes after it."""
 
 
-def serve(app_spec: str, values: Mapping[str, Any], signals: Signals) -> None:
-    """Serve the application that `app_spec` names until a signal says stop. Raises `OperatorError` before anything is served."""
-    serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals)
+Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 
 
-def serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
+def serve(app_spec: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
+    """Serve the application that `app_spec` names until a signal says stop. `role` is that of a worker, None in a process without a
+    master. Raises `OperatorError` before anything is served."""
+    serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals, role)
+
+
+def serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
     """The same with an application that is made once the process is prepared, with what it writes. `signals` were taken already."""
     try:
-        _serve_made(make, name, values, signals)
+        _serve_made(make, name, values, signals, role)
     finally:
         signals.end()
 
 
-def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name: str, values: Mapping[str, Any], signals: Signals) -> None:
+def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None) -> None:
     take_streams()
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
@@ -80,16 +86,29 @@ def _serve_made(make: Callable[[Mapping[str, Any]], tuple[Any, list[Log]]], name
     if values["access_logfile"]:
         access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
         logs.append(access_log)
+    place = None if role is None else Place(role)
     server = Server(
-        app, hijackers=hijackers, settings=settings, registered=installed, on_exchange=access_log, errors=error_log.stream
+        app,
+        hijackers=hijackers,
+        settings=settings,
+        registered=installed,
+        on_exchange=access_log,
+        errors=error_log.stream,
+        listening=None if role is None else role.listening,
+        multiprocess=role is not None,
     )
     _act_on_signals(signals, server, [error_log, *logs])
     keep_frames()
-    announce(server, app, name, hijackers)  # its reader may send a signal then
+    if role is None or role.worker.announces:
+        announce(server, app, name, hijackers)  # its reader may send a signal then
     keeper = gevent.spawn(_keep_logs, error_log, access_log)
+    if place is not None:
+        place.start(server)
     try:
         server.serve_forever()
     finally:
+        if place is not None:
+            place.stop()
         keeper.kill()
         for each in logs:
             _do(each.close)

@@ -133,6 +133,7 @@ class Listening:
     def __init__(self, bind: BindSettings, backlog: int, *, both_families: bool = False) -> None:
         """With `both_families` a bind to `[::]` serves IPv4 too. Raises `OperatorError` naming the bind where the address cannot be had."""
         self._inode: tuple[int, int] | None = None
+        self._pid = os.getpid()  # a process that is forked serves the same socket, or none
         try:
             if bind.fd is not None:
                 self.socket = _inherited(bind.fd)
@@ -183,7 +184,7 @@ class Listening:
 
     def unlink(self) -> None:
         """Remove a unix socket's file where it is still ours: nobody connects from then on. Idempotent."""
-        if self._inode is not None and self.bind.path is not None:
+        if self._inode is not None and self.bind.path is not None and os.getpid() == self._pid:
             with contextlib.suppress(FileNotFoundError):
                 information = os.stat(self.bind.path)
                 if (information.st_dev, information.st_ino) == self._inode:

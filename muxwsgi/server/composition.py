@@ -87,6 +87,7 @@ class Composition:
         registered: Sequence[Registered] = (),
         errors: ErrorStream | None = None,
         before: "Composition | None" = None,
+        multiprocess: bool = False,
     ) -> None:
         """The parameters are those of `Server`. `before` is the composition that this one is to replace: TLS contexts are taken from it
         where nothing about them has changed, because the session tickets that clients hold are good for those contexts alone.
@@ -114,7 +115,7 @@ class Composition:
         else:  # a proxy passes bodies and WebSockets on as they come
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
-        self._http = HTTP1(app, settings.http, events=events)
+        self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess)
         self._engines = [self._http]
         if self._proxy is not None:
             self._engines.append(self._proxy.engine)

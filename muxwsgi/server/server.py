@@ -54,12 +54,15 @@ class Server:
         registered: Sequence[Registered] = (),
         on_exchange: OnExchange | None = None,
         errors: ErrorStream | None = None,
+        listening: Sequence[Listening] | None = None,
+        multiprocess: bool = False,
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
         `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
         `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is what applications get as `wsgi.errors`, None for
-        standard error. Raises `OperatorError`.
+        standard error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` says that
+        other processes serve the same application, and goes into the environ. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
@@ -69,6 +72,7 @@ class Server:
         if on_exchange is not None:
             self.events.subscribe(exchange=on_exchange)
         self._errors = errors
+        self._multiprocess = multiprocess
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
         self._serving = Serving(self._lines, self.events)
@@ -79,8 +83,10 @@ class Server:
         self._stopped: Event | None = None
         self._cut_at = 0.0
         self._cut_wanted = False
-        wanted = settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
-        self._listening: list[Listening] = listen_on(wanted, settings.backlog)
+        if listening is None:
+            wanted = settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
+            listening = listen_on(wanted, settings.backlog)
+        self._listening = list(listening)
         try:
             self._composition = self._composed(app, hijackers, settings, registered, None)
         except BaseException:
@@ -104,6 +110,7 @@ class Server:
             registered=registered,
             errors=self._errors,
             before=before,
+            multiprocess=self._multiprocess,
         )
 
     # What it is composed of

@@ -43,10 +43,8 @@ def test_there_are_rows() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-w", "4"], r"no option -w; .*behind a balancer"),
-        (["--workers=4"], r"no option --workers; .*behind a balancer"),
         (["-k", "gevent"], r"no option -k; every connection has a greenlet"),
-        (["--timeout", "30"], r"no option --timeout; .*--request-head-timeout"),
+        (["--threads", "4"], r"no option --threads; every connection has a greenlet"),
         (["--worker-connections", "9"], r"no option --worker-connections; here it is --max-connections"),
         (["--mitm"], r"`muxwsgi run` has no option --mitm; `muxwsgi proxy` and `muxwsgi check` have it"),
         (["--bnd", "x"], r"--bnd.*--bind"),

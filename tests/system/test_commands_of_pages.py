@@ -422,6 +422,13 @@ def test_the_command_in_the_place_of_gunicorn(reader: MakeReader, files: Path) -
         assert curl(f"http://127.0.0.1:{served.port(8000)}/") == "hello from /\n"
 
 
+@follows("docs/workers.md", "muxwsgi run app:application -b 0.0.0.0:8000 --workers 4")
+def test_several_workers(reader: MakeReader, files: Path) -> None:
+    with reader("docs/workers.md", "muxwsgi run app:application -b 0.0.0.0:8000 --workers 4") as served:
+        served.serve("muxwsgi run", 8000)
+        assert curl(f"http://127.0.0.1:{served.port(8000)}/") == "hello from /\n"
+
+
 # The proxy
 
 

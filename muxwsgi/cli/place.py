@@ -1,0 +1,91 @@
+"""`Place`: what a worker does for its master while it serves. Once a second it says that its event loop runs, and looks whether it has
+served for long enough, or has grown too large."""
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import gevent
+
+from muxwsgi.http.exchange import Exchange
+from muxwsgi.wire.every import Every
+
+if TYPE_CHECKING:
+    from muxwsgi.cli.workers import Role
+    from muxwsgi.server.server import Server
+
+__all__ = ["Place"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Seconds between two heartbeats.
+BEAT = 1.0
+
+
+class Place:
+    """A worker's place among those of its master."""
+
+    def __init__(self, role: "Role", memory: Callable[[], int] | None = None) -> None:
+        """`memory` returns the bytes that the process has in memory, for tests."""
+        settings = role.settings
+        self._worker = role.worker
+        self._master = os.getppid()
+        self._memory = memory or resident_bytes
+        self._most_memory = settings.max_worker_memory << 20
+        self._most_requests = settings.max_requests
+        if self._most_requests:
+            self._most_requests += random.randint(0, settings.max_requests_jitter)
+        self._leaves_at = monotonic() + settings.worker_lifetime if settings.worker_lifetime else None
+        self._requests = 0
+        self._left = False
+        self._orphaned = False
+        self._server: Server | None = None
+        self._every = Every(BEAT, self._look)
+
+    def start(self, server: "Server") -> None:
+        """Tell the master that this worker is ready, as soon as the event loop runs."""
+        self._server = server
+        if self._most_requests:
+            server.events.subscribe(exchange=self._count)
+        gevent.spawn(self._worker.ready)
+        self._every.start()
+
+    def stop(self) -> None:
+        """End what `start` has begun."""
+        self._every.stop()
+
+    def _count(self, exchange: Exchange) -> None:
+        self._requests += 1
+
+    def _look(self) -> None:
+        self._worker.beat()
+        if os.getppid() != self._master and not self._orphaned:  # where the kernel has sent no signal
+            assert self._server is not None
+            self._orphaned = True
+            log.error("the master has ended: this worker ends too")
+            self._server.request_stop()
+        reason = None if self._left else self._reason_to_leave()
+        if reason is not None:
+            self._left = True
+            log.info("this worker is to be replaced: %s", reason)
+            self._worker.leave()
+
+    def _reason_to_leave(self) -> str | None:
+        if self._most_requests and self._requests >= self._most_requests:
+            return f"it has served {self._requests} requests"
+        if self._leaves_at is not None and monotonic() >= self._leaves_at:
+            return "it has reached its lifetime"
+        if self._most_memory:
+            used = self._memory()
+            if used > self._most_memory:
+                return f"it has {used >> 20} MiB in memory"
+        return None
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,397 @@
+"""`Master`: starts worker processes, replaces those that end, and acts on signals. It imports no gevent and runs no code of an application.
+
+Theory of operation
+-------------------
+
+**One loop.** `select` waits for a signal's byte (`signal.set_wakeup_fd`), for the byte of a worker that has become ready, or until the next
+deadline. Then four things happen, in this order: signals are acted on, children that have ended are reaped, deadlines are looked at, and
+the workers are made what they should be (`_reconcile`). Only the last one starts workers, so a signal in the middle of a reload needs no
+code of its own.
+
+**Slots and generations.** There are as many slots as workers. A reload begins a new generation, which boots beside the one that serves.
+When all its workers are ready, the old generation is told to end. When one of them ends before it is ready, the new generation is told to
+end, and the old one goes on. The first generation has none before it: then the master ends too, with the status of the worker that failed.
+
+**Delays.** A worker that ends after it has lived for `settled_after` seconds is replaced at once. One that ends earlier is replaced after
+half a second. Each further failure in the same slot doubles that delay, up to 30 s.
+
+**A blocked event loop** (`server/heartbeat.py`). The worker is asked what blocks it, another worker starts in its slot, and it is killed
+when that one is ready. If it runs again before, it ends as others do.
+
+**A child is not the master.** `run` returns in each process: in the master when all has ended, and in each child as soon as it is forked,
+with a `Worker`. So the frames and the descriptors of the loop are gone in the child, and the child ends as any program does.
+
+Reference: signal names and their meaning are gunicorn's (docs.gunicorn.org, "Signal Handling").
+"""
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from muxwsgi.server.heartbeat import ASK, DUMP
+from muxwsgi.server.worker import State, Worker, WorkerProcess, start
+from muxwsgi.settings import WorkerSettings
+
+__all__ = ["Master", "Owner"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: Seconds between two looks where no deadline is near. A signal or a worker's byte wakes the master at once.
+LONGEST_WAIT = 60.0
+
+#: Delays before a worker that failed is started again, seconds.
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+
+#: Seconds between two looks at the heartbeats of workers.
+BEAT = 1.0
+
+#: Seconds that a blocked worker has to say what blocks it.
+ANSWER_TIME = 0.5
+
+#: How it is asked. `DUMP` is heard where C code holds the GIL, and knows no request.
+QUESTIONS = (ASK, DUMP)
+
+_STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+_TAKEN = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGCHLD)
+
+
+class _Forked(BaseException):
+    """Raised in a child, through the master's frames, up to `run`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+
+class Owner(Protocol):
+    """The program that a master works for. Each method returns at once, and raises nothing.
+
+    settings    how many workers there are, and when one is replaced; read again after each reload
+    """
+
+    settings: WorkerSettings
+
+    def reload(self) -> bool:
+        """Read the configuration again: a new generation of workers is about to start. False where that fails; the log has said why."""
+
+    def reloaded(self, whole: bool) -> None:
+        """The new generation serves, or has failed and the one before goes on."""
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1 has come."""
+
+    def stop(self) -> None:
+        """The master stops: nobody should connect any more."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """How often its worker failed since one settled, and when the next one may start."""
+
+    failures: int = 0
+    start_at: float = 0.0
+
+
+class Master:
+    """Keeps `owner.settings.workers` processes."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._size = owner.settings.workers
+        self._workers: dict[int, WorkerProcess] = {}
+        self._slots: dict[int, _Slot] = {}
+        self._serving = 0  # the generation that serves; 0 before the first is ready
+        self._booting: int | None = None  # the generation that boots
+        self._last = 0  # number of the last generation
+        self._reload_wanted = False
+        self._status: int | None = None  # of the master, once it stops
+        self._pid = 0
+
+    @property
+    def _settings(self) -> WorkerSettings:
+        return self._owner.settings
+
+    def run(self) -> "int | Worker":
+        """Keep workers until a signal says stop. Returns the exit status: 0, or that of the worker that could not start. In each child it
+        returns the `Worker`, with the default action for each signal that the master takes."""
+        self._pid = os.getpid()
+        self._wakeup, wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = {number: signal.signal(number, _noted) for number in _TAKEN}
+        previous = signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
+        try:
+            self._begin_generation()
+            self._reconcile()
+            while self._status is None or self._workers:
+                self._wait()
+                for number in self._signals():
+                    self._act(number)
+                self._reap()
+                self._look_at_deadlines()
+                self._reconcile()
+            return self._status
+        except _Forked as forked:
+            return forked.worker
+        finally:
+            if os.getpid() == self._pid:
+                signal.set_wakeup_fd(previous)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+            os.close(self._wakeup)
+            os.close(wakeup_end)
+            for worker in self._workers.values():
+                worker.close()
+
+    # Waiting
+
+    def _wait(self) -> None:
+        """Until something has happened, or the next deadline."""
+        now = monotonic()
+        timeout = max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now)
+        words = {worker.told: worker for worker in self._workers.values() if worker.told is not None}
+        readable = select.select([self._wakeup, *words], [], [], min(timeout, LONGEST_WAIT))[0]
+        for fd in readable:
+            if fd in words:
+                words[fd].hear()
+
+    def _deadlines(self) -> Iterator[float]:
+        for worker in self._workers.values():
+            if worker.kill_at is not None:
+                yield worker.kill_at
+            elif worker.state is State.BOOTING:
+                yield worker.started + self._settings.boot_timeout
+            elif self._settings.timeout:
+                yield monotonic() + BEAT
+        if self._status is None and self._booting is None:
+            for number, slot in self._slots.items():
+                if number < self._size and self._worker_of(number, self._serving) is None:
+                    yield slot.start_at
+
+    def _signals(self) -> Iterator[int]:
+        try:
+            numbers = os.read(self._wakeup, 4096)
+        except BlockingIOError:
+            return
+        yield from numbers
+
+    # Signals
+
+    def _act(self, number: int) -> None:
+        if number != signal.SIGCHLD:
+            log.info("master: %s", signal.Signals(number).name)
+        if number in _STOPPING:
+            self._stop(cut=number == signal.SIGQUIT or self._status is not None)
+        elif number == signal.SIGHUP:
+            self._reload_wanted = True
+        elif number == signal.SIGUSR1:
+            self._owner.reopen_logs()
+            self._tell_all(signal.SIGUSR1)
+        elif number == signal.SIGTTIN:
+            self._size += 1
+        elif number == signal.SIGTTOU:
+            self._size = max(1, self._size - 1)
+        elif number == signal.SIGWINCH and not any(os.isatty(fd) for fd in range(3)):  # a terminal sends it when its size changes
+            self._size = 0
+
+    def _stop(self, *, cut: bool, status: int = 0) -> None:
+        """End all workers, gracefully or by cutting their connections, and then the master."""
+        if self._status is None:
+            self._status = status
+            self._owner.stop()
+        for worker in self._workers.values():
+            self._end(worker, cut=cut)
+
+    def _end(self, worker: WorkerProcess, *, cut: bool = False) -> None:
+        """Tell a worker to end. A worker that is ending already is told again only to cut."""
+        worker.end(0.0 if cut else self._settings.graceful_timeout, self._settings.kill_after)
+
+    def _tell_all(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.state is State.SERVING:
+                worker.tell(number)
+
+    # Children that have ended
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self._workers.pop(pid, None)
+            if worker is None:
+                continue  # the first process of a container is given the orphans of all others
+            if worker.told is not None:
+                worker.hear()
+            worker.close()
+            if worker.state in (State.ENDING, State.BLOCKED, State.LEAVING) or self._status is not None:
+                log.info("%s has ended%s", worker, _reason(status))
+            else:
+                self._failed(worker, status)
+
+    def _failed(self, worker: WorkerProcess, status: int) -> None:
+        """A worker that nobody has told to end has ended."""
+        now = monotonic()
+        if worker.generation == self._booting:
+            self._could_not_boot(worker, status)
+            return
+        slot = self._slots.setdefault(worker.slot, _Slot())
+        if now - worker.started >= self._settings.settled_after and worker.state is not State.BOOTING:
+            slot.failures = 0
+            slot.start_at = now
+        else:
+            slot.start_at = now + min(FIRST_DELAY * 2**slot.failures, LONGEST_DELAY)
+            slot.failures += 1
+        delay = slot.start_at - now
+        log.error(
+            "%s has ended%s%s: %s",
+            worker,
+            " before it was ready" if worker.state is State.BOOTING else "",
+            _reason(status),
+            f"another one starts in {delay:.1f} s" if delay else "another one starts",
+        )
+
+    def _could_not_boot(self, worker: WorkerProcess, status: int) -> None:
+        log.error("%s has ended before it was ready%s", worker, _reason(status))
+        code = os.waitstatus_to_exitcode(status)
+        self._give_up_booting(code if code > 0 else 1)
+
+    def _give_up_booting(self, status: int) -> None:
+        """The generation that boots ends: one of its workers has failed. The first one has none before it, and the master ends."""
+        generation, self._booting = self._booting, None
+        if not self._serving:
+            self._stop(cut=True, status=status)
+            return
+        log.error("the reload failed: what served before goes on")
+        for worker in self._workers.values():
+            if worker.generation == generation:
+                self._end(worker, cut=True)
+        self._owner.reloaded(False)
+
+    # Deadlines
+
+    def _look_at_deadlines(self) -> None:
+        now = monotonic()
+        for worker in self._workers.values():
+            if worker.kill_at is not None and now >= worker.kill_at:
+                log.error("%s has not ended in time: it is killed", worker)
+                worker.kill(self._settings.kill_after)
+            elif worker.state is State.BOOTING and worker.kill_at is None and now >= worker.started + self._settings.boot_timeout:
+                log.error("%s is not ready after %g s: it is killed", worker, self._settings.boot_timeout)
+                worker.kill(self._settings.kill_after)
+            elif worker.state not in (State.BOOTING, State.ENDING) and self._settings.timeout:
+                self._look_at_heartbeat(worker, now)
+
+    def _look_at_heartbeat(self, worker: WorkerProcess, now: float) -> None:
+        """A worker whose event loop is blocked is asked what blocks it, and replaced. It is killed when its replacement is ready."""
+        last = worker.heartbeat.last
+        since = 0.0 if last is None else now - last
+        if since < self._settings.timeout:
+            if worker.state is State.BLOCKED:  # another worker has its slot
+                log.warning("%s runs again: it ends its connections", worker)
+                self._end(worker)
+            worker.asked = 0
+            return
+        if now < worker.asked_at + ANSWER_TIME:
+            return
+        if worker.state in (State.SERVING, State.LEAVING):
+            answer = worker.heartbeat.answer()
+            if not answer and worker.asked < len(QUESTIONS):
+                worker.ask(QUESTIONS[worker.asked])
+                return
+            worker.state = State.BLOCKED
+            log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "nobody knows")
+
+    # What should be
+
+    def _reconcile(self) -> None:
+        """Start the workers that are missing, and end those that are too many."""
+        if self._status is not None:
+            return
+        if self._reload_wanted and self._booting is None:
+            self._reload_wanted = False
+            if self._owner.reload():
+                self._size = self._settings.workers
+                self._begin_generation()
+        generation = self._serving if self._booting is None else self._booting
+        now = monotonic()
+        for number in range(self._size):
+            slot = self._slots.setdefault(number, _Slot())
+            due = self._booting is not None or now >= slot.start_at
+            if due and self._worker_of(number, generation) is None:
+                self._start(number, generation)
+        for worker in list(self._workers.values()):
+            if worker.slot >= self._size:
+                self._end(worker)
+            elif worker.state in (State.LEAVING, State.BLOCKED) and self._is_ready(worker.slot, worker.generation):
+                self._replaced(worker)
+        if self._booting is not None and all(self._is_ready(number, self._booting) for number in range(self._size)):
+            self._serving, self._booting = self._booting, None
+            self._owner.reloaded(True)
+            log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
+            for worker in list(self._workers.values()):
+                if worker.generation != self._serving:
+                    self._end(worker)
+
+    def _replaced(self, worker: WorkerProcess) -> None:
+        """Another worker is ready in its place."""
+        if worker.state is State.LEAVING:
+            self._end(worker)
+            return
+        log.error("%s is killed: its event loop is still blocked", worker)
+        worker.state = State.ENDING
+        worker.kill(self._settings.kill_after)
+
+    def _begin_generation(self) -> None:
+        self._last += 1
+        self._booting = self._last
+
+    def _worker_of(self, slot: int, generation: int) -> WorkerProcess | None:
+        for worker in self._workers.values():
+            if worker.slot == slot and worker.generation == generation and worker.state in (State.BOOTING, State.SERVING):
+                return worker
+        return None
+
+    def _is_ready(self, slot: int, generation: int) -> bool:
+        worker = self._worker_of(slot, generation)
+        return worker is not None and worker.state is State.SERVING
+
+    # Starting one
+
+    def _start(self, slot: int, generation: int) -> None:
+        try:
+            started = start(slot, generation, _TAKEN)
+        except OSError as error:
+            self._no_worker(slot, error)
+            return
+        if isinstance(started, Worker):
+            raise _Forked(started)
+        self._workers[started.pid] = started
+
+    def _no_worker(self, slot: int, error: OSError) -> None:
+        """The machine has no process, no descriptor or no memory left."""
+        log.error("no worker can be started: %s", error.strerror)
+        each = self._slots.setdefault(slot, _Slot())
+        each.start_at = monotonic() + min(FIRST_DELAY * 2**each.failures, LONGEST_DELAY)
+        each.failures += 1
+        if self._booting is None:
+            return
+        self._give_up_booting(status=1)
+
+
+def _noted(number: int, frame: object) -> None:
+    """The byte in the wakeup pipe says all."""
+
+
+def _reason(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f" by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL else "")
+    return f" with status {code}" if code else ""

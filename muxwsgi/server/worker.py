@@ -1,0 +1,192 @@
+"""A worker process, as the master sees it (`WorkerProcess`) and as it sees itself (`Worker`). No gevent here.
+
+    booting --ready--> serving --------------------told to end--> ending --reaped--> (gone)
+                         |                              |
+                         +--wants to leave--> leaving --+
+                         +--blocked---------> blocked --+
+
+A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot.
+
+**Signals at the fork.** They are blocked from before the fork until the child has the default actions. A child with the handlers of the
+master would lose a SIGTERM that comes while it boots.
+
+**The master dies.** Linux sends SIGTERM to the worker (PR_SET_PDEATHSIG), which ends as it does when the master tells it to.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from time import monotonic
+
+from muxwsgi.server.heartbeat import Heartbeat
+
+__all__ = ["State", "Worker", "WorkerProcess", "start"]
+
+log = logging.getLogger("muxwsgi.error")
+
+#: prctl(2): the signal that this process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+
+#: What a worker tells the master, a byte each.
+_READY, _LEAVES = b"R", b"L"
+
+
+class Worker:
+    """What a child process knows of itself.
+
+    number      its slot, from 0 on
+    announces   whether it says what is served: all workers serve the same
+    beat        to be called once a second by its event loop, once it is ready
+    """
+
+    def __init__(self, number: int, tells: int, heartbeat: Heartbeat, *, announces: bool) -> None:
+        self.number = number
+        self.announces = announces
+        self.beat = heartbeat.beat
+        self._heartbeat = heartbeat
+        self._tells = tells
+
+    def ready(self) -> None:
+        """Tell the master that connections are accepted from now on. To be called once, in the main thread."""
+        self._heartbeat.answer_signals()
+        self.beat()
+        self._tell(_READY)
+
+    def leave(self) -> None:
+        """Ask the master for another worker in this one's place. It goes on to serve until it is told to end."""
+        self._tell(_LEAVES)
+
+    def _tell(self, byte: bytes) -> None:
+        try:
+            os.write(self._tells, byte)
+        except BrokenPipeError:
+            pass  # the master has ended, and its signal is on its way
+
+
+class State(Enum):
+    """What a worker does."""
+
+    BOOTING = "booting"
+    SERVING = "serving"
+    LEAVING = "leaving"  #: it serves until another worker has its place
+    BLOCKED = "blocked"  #: its event loop, for so long that another worker has its place
+    ENDING = "ending"
+
+
+class WorkerProcess:
+    """What the master knows of a worker.
+
+    told        the pipe by which it says that it is ready, or leaves; None when it has ended
+    kill_at     when it is killed, if it has not ended by then (`monotonic`)
+    asked       how often it was asked what blocks its event loop; asked_at is when that was last
+    """
+
+    def __init__(self, pid: int, slot: int, generation: int, told: int, heartbeat: Heartbeat) -> None:
+        self.pid = pid
+        self.slot = slot
+        self.generation = generation
+        self.started = monotonic()
+        self.state = State.BOOTING
+        self.told: int | None = told
+        self.heartbeat = heartbeat
+        self.kill_at: float | None = None
+        self.asked = 0
+        self.asked_at = 0.0
+
+    def __str__(self) -> str:
+        return f"worker {self.pid}"
+
+    def hear(self) -> None:
+        """Read what it has told. The end of the stream says that it has ended."""
+        assert self.told is not None
+        said = os.read(self.told, 16)
+        if not said:
+            os.close(self.told)
+            self.told = None
+        if _READY in said and self.state is State.BOOTING:
+            self.state = State.SERVING
+        if _LEAVES in said and self.state is State.SERVING:
+            log.info("%s leaves: another one starts", self)
+            self.state = State.LEAVING
+
+    def tell(self, number: int) -> None:
+        """Send it a signal."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass  # it has ended, and is reaped next
+
+    def ask(self, number: int) -> None:
+        """Ask what blocks its event loop, by one of the signals of `server/heartbeat.py`."""
+        self.asked += 1
+        self.asked_at = monotonic()
+        self.tell(number)
+
+    def end(self, seconds: float, kill_after: float) -> None:
+        """Tell it to end its connections within so many seconds, 0 to cut them, and kill it `kill_after` seconds later."""
+        if self.state is State.ENDING and seconds:
+            return
+        self.state = State.ENDING
+        kill_at = monotonic() + seconds + kill_after
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+        self.tell(signal.SIGTERM if seconds else signal.SIGQUIT)
+
+    def kill(self, again_after: float) -> None:
+        """Let the kernel end it, and look again so many seconds later: a process that waits for a disk does not end at once."""
+        self.kill_at = monotonic() + again_after
+        self.tell(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give up the descriptors, when it was reaped or in another child."""
+        self.heartbeat.close()
+        if self.told is not None:
+            os.close(self.told)
+            self.told = None
+
+
+def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | Worker:
+    """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child, with the default actions for the signals `taken`.
+
+    Raises `OSError` where the machine has no process, no descriptor or no memory left; in the master alone.
+    """
+    heartbeat = Heartbeat()
+    told = tells = -1
+    master = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        told, tells = os.pipe2(os.O_CLOEXEC)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # what waits there would be written by both
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        heartbeat.close()
+        for fd in (told, tells):
+            if fd >= 0:
+                os.close(fd)
+        raise
+    if pid != 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(tells)
+        heartbeat.in_master()
+        return WorkerProcess(pid, slot, generation, told, heartbeat)
+    signal.set_wakeup_fd(-1)
+    for number in taken:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(told)
+    _end_with(master)
+    return Worker(slot, tells, heartbeat, announces=generation == 1 and slot == 0)
+
+
+def _end_with(parent: int) -> None:
+    """Let Linux send SIGTERM when the parent ends. It may have ended already."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        log.warning("prctl: %s: a worker will go on when its master is killed", os.strerror(ctypes.get_errno()))
+    if os.getppid() != parent:
+        os._exit(1)

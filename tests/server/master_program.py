@@ -1,0 +1,100 @@
+"""A master without a server: its workers write what they do, a line each, and behave as the file named in TEST_HOW says."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from muxwsgi.server.master import Master
+from muxwsgi.server.worker import Worker
+from muxwsgi.settings import WorkerSettings
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+def in_python(environ: dict[str, object]) -> None:
+    """Compute until told otherwise."""
+    give_up = time.monotonic() + 60
+    while Path(os.environ["TEST_HOW"]).read_text().startswith("python") and time.monotonic() < give_up:
+        pass
+
+
+def in_c(environ: dict[str, object]) -> None:
+    """Hold the GIL in C code, about a minute."""
+    sum(range(3 * 10**9))
+
+
+def work(worker: Worker) -> int:
+    how = Path(os.environ["TEST_HOW"]).read_text().split()
+    ended = []
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    signal.signal(signal.SIGQUIT, lambda number, frame: ended.append(number))
+    signal.signal(signal.SIGUSR1, lambda number, frame: say(f"{os.getpid()} usr1"))
+    say(f"{os.getpid()} boots {worker.number}")
+    if "fail" in how:
+        return 7
+    if f"fail-{worker.number}" in how:
+        time.sleep(0.2)
+        return 7
+    if "hang" in how:
+        time.sleep(60)
+    if "slow" in how:
+        time.sleep(0.4)
+    if "slower" in how:
+        time.sleep(6)
+    worker.ready()
+    say(f"{os.getpid()} ready {worker.number} {' '.join(how)}")
+    give_up = time.monotonic() + 60
+    left = False
+    blocks = {"python": in_python, "c": in_c}
+    while not ended and time.monotonic() < give_up:
+        worker.beat()
+        now = Path(os.environ["TEST_HOW"]).read_text().split()
+        if now == ["leave", str(os.getpid())] and not left:
+            left = True
+            worker.leave()
+        if now[0] in blocks and now[1] == str(os.getpid()):
+            blocks[now[0]]({"muxwsgi.connection": None, "REQUEST_METHOD": "GET", "RAW_URI": "/slow", "REMOTE_ADDR": "192.0.2.1"})
+        time.sleep(0.01)
+    if "stubborn" in how and signal.SIGQUIT not in ended:
+        while signal.SIGQUIT not in ended and time.monotonic() < give_up:
+            time.sleep(0.01)
+    say(f"{os.getpid()} ends {signal.Signals(ended[-1]).name}")
+    return 0
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.settings = WorkerSettings(
+            workers=int(sys.argv[1]),
+            graceful_timeout=float(os.environ.get("TEST_GRACEFUL", "30")),
+            boot_timeout=float(os.environ.get("TEST_BOOT", "30")),
+            kill_after=float(os.environ.get("TEST_KILL", "10")),
+            timeout=float(os.environ.get("TEST_TIMEOUT", "30")),
+        )
+
+    def reload(self) -> bool:
+        return "unreadable" not in Path(os.environ["TEST_HOW"]).read_text()
+
+    def reloaded(self, whole: bool) -> None:
+        say(f"{os.getpid()} reloaded {whole}")
+
+    def reopen_logs(self) -> None:
+        say(f"{os.getpid()} reopens")
+
+    def stop(self) -> None:
+        say(f"{os.getpid()} stops")
+
+
+def main() -> None:
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    result = Master(Owner()).run()
+    sys.exit(work(result) if isinstance(result, Worker) else result)
+
+
+main()

@@ -1,0 +1,368 @@
+"""The master: real processes, with workers that serve nothing."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.server_process import ROOT
+
+
+def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, f"it did not come: {what()}"
+        time.sleep(0.01)
+
+
+class Running:
+    """A master. `how` is the file that tells workers how to behave; `lines` are those that workers wrote, `log` is the master's."""
+
+    def __init__(self, how: Path, workers: int, **environment: str) -> None:
+        self.how = how
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.server.master_program", str(workers)],
+            cwd=ROOT,
+            env={**os.environ, "TEST_HOW": str(how), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self.log = ""
+        self._readers = [threading.Thread(target=self._read_lines, daemon=True), threading.Thread(target=self._read_log, daemon=True)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(line.rstrip("\n") for line in iter(self.process.stdout.readline, ""))
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log += line
+
+    def said(self, pattern: str) -> list[int]:
+        """The pids of the workers that wrote a line like that."""
+        found = (re.fullmatch(rf"(\d+) {pattern}", line) for line in list(self.lines))
+        return [int(match[1]) for match in found if match is not None]
+
+    def wait_for(self, pattern: str, times: int = 1) -> list[int]:
+        wait_until(lambda: len(self.said(pattern)) >= times, lambda: f"{pattern!r} {times} times in {self.lines}\n{self.log}")
+        return self.said(pattern)
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        wait_until(lambda: self.log.count(text) >= times, lambda: f"{text!r} {times} times in {self.log}")
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        status = self.process.wait(20)
+        for reader in self._readers:
+            reader.join(5)
+        return status
+
+
+def tell(how: Path, text: str) -> None:
+    """Whole at once: workers read the file all the time."""
+    new = how.with_suffix(".new")
+    new.write_text(text)
+    new.rename(how)
+
+
+@pytest.fixture
+def how(tmp_path: Path) -> Path:
+    path = tmp_path / "how"
+    path.write_text("one")
+    return path
+
+
+@contextlib.contextmanager
+def running(how: Path, workers: int, **environment: str) -> Iterator[Running]:
+    master = Running(how, workers, **environment)
+    try:
+        yield master
+    finally:
+        if master.process.poll() is None:
+            master.process.kill()  # its workers end with it
+            master.process.wait()
+
+
+def test_all_workers_start_and_end_with_the_master(how: Path) -> None:
+    with running(how, 3) as master:
+        pids = master.wait_for("ready . one", 3)
+        assert len(set(pids)) == 3 and sorted(line.split()[2] for line in master.lines if " ready " in line) == ["0", "1", "2"]
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted(pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_cuts(how: Path, number: signal.Signals) -> None:
+    tell(how, "stubborn")
+    with running(how, 2) as master:
+        master.wait_for("ready .*", 2)
+        master.send(number)
+        master.wait_for_log(f"master: {number.name}")
+        master.send(number)
+        assert master.ended() == 0
+        assert len(master.said("ends SIGQUIT")) == 2
+
+
+def test_quit_cuts_at_once(how: Path) -> None:
+    with running(how, 2) as master:
+        master.wait_for("ready .*", 2)
+        master.send(signal.SIGQUIT)
+        assert master.ended() == 0
+        assert len(master.said("ends SIGQUIT")) == 2
+
+
+def test_a_worker_that_does_not_end_in_time_is_killed(how: Path) -> None:
+    tell(how, "stubborn")
+    with running(how, 1, TEST_GRACEFUL="0.1", TEST_KILL="0.1") as master:
+        master.wait_for("ready .*")
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert "has not ended in time: it is killed" in master.log
+
+
+def test_a_worker_that_cannot_start_ends_the_start_with_its_status(how: Path) -> None:
+    tell(how, "fail-1 slow")
+    with running(how, 3) as master:
+        assert master.ended() == 7
+        assert "has ended before it was ready with status 7" in master.log
+
+
+def test_a_worker_that_is_not_ready_in_time_ends_the_start(how: Path) -> None:
+    tell(how, "hang")
+    with running(how, 1, TEST_BOOT="0.2", TEST_KILL="0.2") as master:
+        assert master.ended() == 1
+        assert "is not ready after 0.2 s: it is killed" in master.log
+
+
+def test_a_stop_while_workers_boot_is_heard(how: Path) -> None:
+    tell(how, "hang")
+    with running(how, 2) as master:
+        master.wait_for("boots .", 2)
+        master.send(signal.SIGTERM)
+        master.wait_for_log("master: SIGTERM")
+        master.send(signal.SIGTERM)
+        # `hang` sleeps through its own handler, as an application may that imports for a minute.
+        for pid in master.said("boots ."):
+            os.kill(pid, signal.SIGKILL)
+        assert master.ended() == 0
+
+
+def test_a_worker_that_dies_is_replaced(how: Path) -> None:
+    with running(how, 2) as master:
+        first, other = master.wait_for("ready . one", 2)
+        os.kill(first, signal.SIGKILL)
+        third = master.wait_for("ready . one", 3)[2]
+        assert third not in (first, other)
+        assert "has ended by SIGKILL, perhaps for want of memory: another one starts in 0.5 s" in master.log
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted([other, third])
+
+
+def test_failures_in_a_row_are_followed_by_longer_delays(how: Path) -> None:
+    with running(how, 1) as master:
+        master.wait_for("ready . one")
+        tell(how, "fail")
+        os.kill(master.said("ready . one")[0], signal.SIGKILL)
+        master.wait_for_log("starts in 2.0 s")
+        delays = re.findall(r"another one starts in ([\d.]+) s", master.log)
+        assert delays == ["0.5", "1.0", "2.0"]
+        tell(how, "well")
+        master.wait_for("ready 0 well")
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
+def test_a_reload_starts_new_workers_before_the_old_ones_end(how: Path) -> None:
+    with running(how, 2) as master:
+        old = master.wait_for("ready . one", 2)
+        tell(how, "two slow")
+        master.send(signal.SIGHUP)
+        new = master.wait_for("ready . two slow", 2)
+        assert sorted(master.wait_for("ends SIGTERM", 2)) == sorted(old)
+        lines = list(master.lines)
+        last_ready = max(index for index, line in enumerate(lines) if "ready" in line)
+        assert last_ready < min(index for index, line in enumerate(lines) if "ends" in line)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted(old + new)
+
+
+def test_a_reload_that_fails_leaves_what_serves(how: Path) -> None:
+    with running(how, 2) as master:
+        old = master.wait_for("ready . one", 2)
+        tell(how, "fail-1 slow")
+        master.send(signal.SIGHUP)
+        master.wait_for_log("the reload failed: what served before goes on")
+        tell(how, "unreadable")
+        master.send(signal.SIGHUP)
+        master.wait_for_log("master: SIGHUP", 2)
+        assert master.said("ends SIGTERM") == []
+        tell(how, "three")
+        master.send(signal.SIGHUP)
+        new = master.wait_for("ready . three", 2)
+        assert sorted(master.wait_for("ends SIGTERM", 2)) == sorted(old)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert set(new) <= set(master.said("ends SIGTERM"))
+
+
+def test_reloads_that_come_while_one_runs_become_one(how: Path) -> None:
+    tell(how, "slow")
+    with running(how, 2) as master:
+        master.wait_for("ready .*", 2)
+        for times in range(1, 6):
+            master.send(signal.SIGHUP)
+            master.wait_for_log("master: SIGHUP", times)
+        master.wait_for("ends SIGTERM", 4)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        started = len(master.said("boots ."))
+        assert 6 <= started <= 8, "two workers at first, and two for each of two or three reloads"
+
+
+def test_ttin_and_ttou_change_how_many_serve(how: Path) -> None:
+    with running(how, 1) as master:
+        master.wait_for("ready .*")
+        master.send(signal.SIGTTIN)
+        master.wait_for("ready 1 .*")
+        master.send(signal.SIGTTOU)
+        assert master.wait_for("ends SIGTERM") == master.said("ready 1 .*")
+        master.send(signal.SIGTTOU)
+        master.wait_for_log("master: SIGTTOU", 2)
+        assert len(master.said("ends SIGTERM")) == 1, "one stays"
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
+def test_winch_ends_the_workers_of_a_master_without_a_terminal(how: Path) -> None:
+    with running(how, 2) as master:
+        master.wait_for("ready .*", 2)
+        master.send(signal.SIGWINCH)
+        master.wait_for("ends SIGTERM", 2)
+        assert master.process.poll() is None
+        master.send(signal.SIGTTIN)
+        master.wait_for("ready .*", 3)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
+def test_usr1_reaches_every_worker(how: Path) -> None:
+    with running(how, 2) as master:
+        pids = master.wait_for("ready .*", 2)
+        master.send(signal.SIGUSR1)
+        assert sorted(master.wait_for("usr1", 2)) == sorted(pids)
+
+
+def test_a_blocked_worker_is_reported_with_its_request_and_replaced(how: Path) -> None:
+    with running(how, 2, TEST_TIMEOUT="0.5") as master:
+        first, other = master.wait_for("ready . one", 2)
+        tell(how, f"python {first}")
+        third = master.wait_for("ready . python .*", 1)[0]
+        master.wait_for_log(f"worker {first} is killed: its event loop is still blocked")
+        master.wait_for_log(f"worker {first} has ended by SIGKILL")
+        assert "It serves GET '/slow' from 192.0.2.1" in master.log and "in in_python" in master.log
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted([other, third])
+
+
+def test_a_worker_that_is_blocked_in_c_is_reported_with_its_stack(how: Path) -> None:
+    with running(how, 1, TEST_TIMEOUT="0.5") as master:
+        (first,) = master.wait_for("ready . one")
+        tell(how, f"c {first}")
+        master.wait_for("ready . c .*")
+        master.wait_for_log(f"worker {first} has ended by SIGKILL")
+        assert "in in_c" in master.log
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
+def test_a_worker_that_was_blocked_and_runs_again_ends_as_others_do(how: Path) -> None:
+    with running(how, 1, TEST_TIMEOUT="0.5") as master:
+        (first,) = master.wait_for("ready . one")
+        tell(how, f"python {first} slower")  # the replacement takes its time
+        master.wait_for("boots .", 2)
+        tell(how, "well")
+        master.wait_for_log(f"worker {first} runs again: it ends its connections")
+        assert master.wait_for("ends SIGTERM") == [first]
+
+
+def test_a_worker_that_leaves_is_replaced_first(how: Path) -> None:
+    with running(how, 2) as master:
+        first, other = master.wait_for("ready . one", 2)
+        tell(how, f"leave {first}")
+        (third,) = master.wait_for("ready . leave .*")
+        assert master.wait_for("ends SIGTERM") == [first]
+        lines = list(master.lines)
+        assert lines.index(next(line for line in lines if "ready" in line and str(third) in line)) < lines.index(f"{first} ends SIGTERM")
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted([first, other, third])
+
+
+def test_workers_end_with_a_master_that_is_killed(how: Path) -> None:
+    with running(how, 2) as master:
+        pids = master.wait_for("ready .*", 2)
+        master.process.kill()
+        master.process.wait()
+        assert sorted(master.wait_for("ends SIGTERM", 2)) == sorted(pids)
+
+
+def test_orphans_that_a_master_inherits_are_reaped_without_a_word(how: Path) -> None:
+    """As the first process of a container does: it is the parent of every process whose parent has ended."""
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", "--map-root-user", "--user")
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine allows no PID namespaces")
+    script = (
+        "import os, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork() == 0: time.sleep(0.3)\n"  # its parent ends first
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "sys.argv = ['master', '1']\n"
+        "import runpy; runpy.run_module('tests.server.master_program', run_name='__main__')\n"
+    )
+    process = subprocess.Popen(
+        [*unshare, sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "TEST_HOW": str(how)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert any(" ready " in process.stdout.readline() for _ in range(3))
+        inside = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+        children = Path(f"/proc/{inside}/task/{inside}/children")
+        wait_until(lambda: len(children.read_text().split()) == 1, lambda: f"one child in {children.read_text()}")
+        os.kill(int(inside), signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0 and "Traceback" not in log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_master_imports_no_gevent() -> None:
+    program = "import sys, muxwsgi.server.master; print([name for name in sys.modules if name.startswith('gevent')])"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,235 @@
+"""`muxwsgi run --workers N`: real processes, an application that says which of them answers."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.server_process import ROOT, ServerProcess
+
+APPLICATION = """
+import os, time
+
+VERSION = "first"
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/spin":
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            pass
+    if path == "/sleep":
+        time.sleep(2)
+    if path == "/exit":
+        os._exit(9)
+    body = f"{VERSION} {os.getpid()} {environ['wsgi.multiprocess']}".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "worker_app.py").write_text(APPLICATION)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def serving(folder: Path, workers: str, *options: str) -> Iterator[ServerProcess]:
+    with ServerProcess(
+        "worker_app:app", "-w", workers, "--pythonpath", str(folder), *options, environment={"PYTHONDONTWRITEBYTECODE": "1"}
+    ) as server:
+        server.wait_for_log(" ready", patience=30)
+        yield server
+
+
+def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, f"it did not come: {what()}"
+        time.sleep(0.02)
+
+
+def answers(server: ServerProcess, times: int = 12) -> set[tuple[str, int]]:
+    """Versions and pids of those that answer."""
+    found = set()
+    for _ in range(times):
+        status, body = server.get("/")
+        assert status == 200
+        version, pid, multiprocess = body.decode().split()
+        assert multiprocess == "True"
+        found.add((version, int(pid)))
+    return found
+
+
+def workers_of(server: ServerProcess) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+
+
+def test_any_worker_answers_while_another_one_is_busy(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        pids = workers_of(server)
+        assert len(pids) == 2
+        busy = server.connect()
+        busy.sendall(b"GET /spin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.3)
+        answering = {pid for _, pid in answers(server, 5)}
+        assert len(answering) == 1 and answering < set(pids)
+        assert server.stop(signal.SIGQUIT, timeout=30) == 0
+
+
+def test_an_option_for_workers_makes_a_worker_of_the_only_process_too(folder: Path) -> None:
+    with serving(folder, "1", "--max-requests", "3") as server:
+        first = answers(server, 4)
+        assert {pid for _, pid in first} <= set(workers_of(server))
+        wait_until(lambda: bool(answers(server, 1) - first), lambda: server.log)
+        assert server.stop() == 0
+
+
+def test_the_proxy_has_no_workers() -> None:
+    ran = subprocess.run([sys.executable, "-m", "muxwsgi", "proxy", "-w", "2"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (2, "muxwsgi: error: workers: `muxwsgi proxy` is one process; `muxwsgi run` has workers\n")
+
+
+def test_a_reload_serves_new_code_and_loses_no_request(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        stop = threading.Event()
+        lost: list[BaseException] = []
+        seen: set[str] = set()
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    seen.add(server.get("/")[1].decode().split()[0])
+                except BaseException as error:
+                    lost.append(error)
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for number in range(1, 6):
+            (folder / "worker_app.py").write_text(APPLICATION.replace("first", f"number-{number}"))
+            server.send_signal(signal.SIGHUP)
+            wait_until(lambda number=number: f"number-{number}" in seen, lambda: server.log)
+        stop.set()
+        for client in clients:
+            client.join()
+        assert lost == []
+        wait_until(lambda: {version for version, _ in answers(server)} == {"number-5"}, lambda: server.log)
+        assert server.stop() == 0 and server.tracebacks() == []
+
+
+def test_code_that_cannot_be_loaded_leaves_what_serves(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        before = answers(server)
+        (folder / "worker_app.py").write_text("def app(environ:\n")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_log("the reload failed: what served before goes on", patience=20)
+        assert "SyntaxError" in server.log
+        assert answers(server) & before
+        assert server.stop() == 0
+
+
+def test_an_application_that_cannot_be_loaded_ends_the_start(folder: Path) -> None:
+    (folder / "worker_app.py").write_text("raise RuntimeError('no database')\n")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", "-w", "2", "--pythonpath", str(folder), "-b", f"127.0.0.1:{port}"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 2 and "muxwsgi: error: app 'worker_app:app'" in ran.stderr and "no database" in ran.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("count", ["0", "x", "-1", "2000"])
+def test_a_number_of_workers_that_cannot_be_is_one_line(folder: Path, count: str) -> None:
+    command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", f"--workers={count}", "-b", "127.0.0.1:0"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (2, f"muxwsgi: error: workers: {count!r} is not a number from 1 to 1024, or auto\n")
+
+
+def test_web_concurrency_is_the_number_of_workers(folder: Path) -> None:
+    with ServerProcess("worker_app:app", "--pythonpath", str(folder), environment={"WEB_CONCURRENCY": "2"}) as server:
+        server.wait_for_log("2 workers are ready", patience=30)
+        assert server.stop() == 0
+
+
+def test_a_worker_that_dies_is_replaced_while_the_other_one_serves(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        with contextlib.suppress(ConnectionError, OSError):
+            server.get("/exit")
+        server.wait_for_log("has ended with status 9: another one starts in 0.5 s")
+        assert len(answers(server)) >= 1
+        assert server.stop() == 0
+
+
+def test_a_worker_that_computes_for_too_long_is_named_with_its_request_and_replaced(folder: Path) -> None:
+    with serving(folder, "2", "--timeout", "1") as server:
+        sock = server.connect()
+        sock.sendall(b"GET /spin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.wait_for_log("is killed: its event loop is still blocked", patience=30)
+        assert "It serves GET '/spin' from 127.0.0.1" in server.log and 'worker_app.py", line' in server.log
+        assert sock.recv(1) == b""
+        assert len(answers(server)) >= 1
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--max-requests", "5"], "it has served"),
+        (["--worker-lifetime", "1"], "it has reached its lifetime"),
+        (["--max-worker-memory", "1"], "MiB in memory"),
+    ],
+)
+def test_a_worker_is_replaced_before_it_ends(folder: Path, options: list[str], reason: str) -> None:
+    with serving(folder, "2", *options) as server:
+        first = answers(server, 20)
+        server.wait_for_log(reason, patience=20)
+        server.wait_for_log("leaves: another one starts", patience=20)
+        wait_until(lambda: bool(answers(server, 2) - first), lambda: server.log)
+        assert server.stop() == 0 and server.tracebacks() == []
+
+
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_cuts_nothing(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        sock = server.connect()
+        sock.sendall(b"GET /sleep HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.3)
+        for pid in [server.pid, *workers_of(server)]:
+            os.kill(pid, signal.SIGINT)
+        assert server.ended() == 0
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_unix_socket_outlives_a_worker_and_goes_with_the_master(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with serving(folder, "2", "-b", f"unix:{path}") as server:
+
+        def ask() -> bytes:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return sock.recv(1000)
+
+        assert b"first" in ask()
+        server.send_signal(signal.SIGTTOU)
+        server.wait_for_log("has ended", patience=20)
+        assert path.exists() and b"first" in ask()
+        assert server.stop() == 0
+        assert not path.exists()
+
+
+def test_workers_end_with_a_master_that_is_killed(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        children = workers_of(server)
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
