@@ -59,6 +59,11 @@ class Heartbeat:
         except BlockingIOError:
             return ""
 
+    def forget_answers(self) -> None:
+        """Drop what the worker has said: the answer to a question that came too late is about another request."""
+        while self.answer():
+            pass
+
     def in_master(self) -> None:
         """After the fork: the end for answers belongs to the child."""
         os.close(self._answers)

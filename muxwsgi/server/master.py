@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 
-**One loop.** `select` waits for a signal's byte (`signal.set_wakeup_fd`), for the byte of a worker that has become ready, or until the next
+**One loop.** `poll` waits for a signal's byte (`signal.set_wakeup_fd`), for the byte of a worker that has become ready, or until the next
 deadline. Then four things happen, in this order: signals are acted on, children that have ended are reaped, deadlines are looked at, and
 the workers are made what they should be (`_reconcile`). Only the last one starts workers, so a signal in the middle of a reload needs no
 code of its own.
@@ -153,8 +153,10 @@ class Master:
         now = monotonic()
         timeout = max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now)
         words = {worker.told: worker for worker in self._workers.values() if worker.told is not None}
-        readable = select.select([self._wakeup, *words], [], [], min(timeout, LONGEST_WAIT))[0]
-        for fd in readable:
+        poll = select.poll()  # and not `select`, which takes no descriptor from 1024 on
+        for fd in (self._wakeup, *words):
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(min(timeout, LONGEST_WAIT) * 1000):
             if fd in words:
                 words[fd].hear()
 
@@ -168,7 +170,7 @@ class Master:
                 yield monotonic() + BEAT
         if self._status is None and self._booting is None:
             for number, slot in self._slots.items():
-                if number < self._size and self._worker_of(number, self._serving) is None:
+                if number < self._size and self._is_missing(number, self._serving):
                     yield slot.start_at
 
     def _signals(self) -> Iterator[int]:
@@ -301,6 +303,8 @@ class Master:
         if now < worker.asked_at + ANSWER_TIME:
             return
         if worker.state in (State.SERVING, State.LEAVING):
+            if not worker.asked:
+                worker.heartbeat.forget_answers()
             answer = worker.heartbeat.answer()
             if not answer and worker.asked < len(QUESTIONS):
                 worker.ask(QUESTIONS[worker.asked])
@@ -324,14 +328,14 @@ class Master:
         for number in range(self._size):
             slot = self._slots.setdefault(number, _Slot())
             due = self._booting is not None or now >= slot.start_at
-            if due and self._worker_of(number, generation) is None:
+            if due and self._is_missing(number, generation):
                 self._start(number, generation)
         for worker in list(self._workers.values()):
             if worker.slot >= self._size:
                 self._end(worker)
             elif worker.state in (State.LEAVING, State.BLOCKED) and self._is_ready(worker.slot, worker.generation):
                 self._replaced(worker)
-        if self._booting is not None and all(self._is_ready(number, self._booting) for number in range(self._size)):
+        if self._booting is not None and all(self._is_served(number, self._booting) for number in range(self._size)):
             self._serving, self._booting = self._booting, None
             self._owner.reloaded(True)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
@@ -357,6 +361,24 @@ class Master:
             if worker.slot == slot and worker.generation == generation and worker.state in (State.BOOTING, State.SERVING):
                 return worker
         return None
+
+    def _is_missing(self, slot: int, generation: int) -> bool:
+        """Whether a worker is to be started in `slot`.
+
+        A worker that leaves waits for its replacement until the process before it has ended. Otherwise clients that send many requests
+        (`max_requests`) and keep one open in each worker would have processes for as long as the graceful timeout lasts.
+        """
+        if self._worker_of(slot, generation) is not None:
+            return False
+        states = [(worker.state, worker.generation) for worker in self._workers.values() if worker.slot == slot]
+        return (State.LEAVING, generation) not in states or all(state is not State.ENDING for state, _ in states)
+
+    def _is_served(self, slot: int, generation: int) -> bool:
+        """Whether a worker of `generation` accepts connections in `slot`, also one that leaves."""
+        return any(
+            worker.slot == slot and worker.generation == generation and worker.state in (State.SERVING, State.LEAVING)
+            for worker in self._workers.values()
+        )
 
     def _is_ready(self, slot: int, generation: int) -> bool:
         worker = self._worker_of(slot, generation)

@@ -104,7 +104,10 @@ class WorkerProcess:
     def hear(self) -> None:
         """Read what it has told. The end of the stream says that it has ended."""
         assert self.told is not None
-        said = os.read(self.told, 16)
+        try:
+            said = os.read(self.told, 16)
+        except BlockingIOError:  # it has ended, and a process that its application has forked still holds the other end
+            return
         if not said:
             os.close(self.told)
             self.told = None
@@ -173,6 +176,7 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
     if pid != 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(tells)
+        os.set_blocking(told, False)
         heartbeat.in_master()
         return WorkerProcess(pid, slot, generation, told, heartbeat)
     signal.set_wakeup_fd(-1)

@@ -1,6 +1,7 @@
 """A master without a server: its workers write what they do, a line each, and behave as the file named in TEST_HOW says."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -45,6 +46,10 @@ def work(worker: Worker) -> int:
         time.sleep(0.4)
     if "slower" in how:
         time.sleep(6)
+    if "forks" in how and os.fork() == 0:  # as an application does with `multiprocessing`
+        say(f"{os.getpid()} was forked")
+        time.sleep(60)
+        os._exit(0)
     worker.ready()
     say(f"{os.getpid()} ready {worker.number} {' '.join(how)}")
     give_up = time.monotonic() + 60
@@ -92,6 +97,11 @@ class Owner:
 def main() -> None:
     import logging
 
+    descriptors = int(os.environ.get("TEST_DESCRIPTORS", "0"))
+    if descriptors:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for _ in range(descriptors):
+            os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     result = Master(Owner()).run()
     sys.exit(work(result) if isinstance(result, Worker) else result)

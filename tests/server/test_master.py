@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from muxwsgi.server.heartbeat import ASK
 from tests.system.server_process import ROOT
 
 
@@ -66,6 +67,10 @@ class Running:
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def ended(self) -> int:
         status = self.process.wait(20)
@@ -295,6 +300,17 @@ def test_a_worker_that_is_blocked_in_c_is_reported_with_its_stack(how: Path) -> 
         assert master.ended() == 0
 
 
+def test_an_answer_that_came_too_late_is_not_reported_as_what_blocks_now(how: Path) -> None:
+    with running(how, 1, TEST_TIMEOUT="0.5") as master:
+        (first,) = master.wait_for("ready . one")
+        os.kill(first, ASK)  # as the master does just before the worker runs again
+        time.sleep(0.2)
+        tell(how, f"python {first}")
+        master.wait_for_log("It serves ")
+        master.send(signal.SIGQUIT)
+        assert "It serves GET '/slow' from 192.0.2.1" in master.log
+
+
 def test_a_worker_that_was_blocked_and_runs_again_ends_as_others_do(how: Path) -> None:
     with running(how, 1, TEST_TIMEOUT="0.5") as master:
         (first,) = master.wait_for("ready . one")
@@ -316,6 +332,50 @@ def test_a_worker_that_leaves_is_replaced_first(how: Path) -> None:
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert sorted(master.said("ends SIGTERM")) == sorted([first, other, third])
+
+
+def test_a_slot_has_one_process_that_ends_however_often_its_workers_leave(how: Path) -> None:
+    """Clients choose how often: they send `max_requests`, and keep connections open."""
+    tell(how, "stubborn")
+    with running(how, 1) as master:
+        (first,) = master.wait_for("ready . stubborn")
+        tell(how, f"leave {first}")
+        (second,) = master.wait_for("ready . leave .*")
+        master.wait_for_log(f"worker {first} leaves")
+        tell(how, f"leave {second}")
+        master.wait_for_log(f"worker {second} leaves")
+        before = master.cpu_seconds()
+        time.sleep(0.5)
+        assert len(master.said("boots .")) == 2, "a third process starts while the first one ends"
+        assert master.cpu_seconds() - before < 0.1, "the master waits and does not turn"
+        os.kill(first, signal.SIGKILL)
+        third = master.wait_for("ready . leave .*", 2)[1]
+        assert master.wait_for("ends SIGTERM") == [second]
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert master.said("ends SIGTERM") == [second, third]
+
+
+def test_a_process_that_a_worker_has_forked_does_not_hold_the_master_up(how: Path) -> None:
+    tell(how, "forks")
+    with running(how, 1) as master:
+        (forked,) = master.wait_for("was forked")
+        try:
+            (first,) = master.wait_for("ready . forks")
+            tell(how, "well")
+            os.kill(first, signal.SIGKILL)
+            master.wait_for("ready . well")
+            master.send(signal.SIGTERM)
+            assert master.process.wait(20) == 0
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_a_master_may_have_more_than_a_thousand_descriptors(how: Path) -> None:
+    with running(how, 2, TEST_DESCRIPTORS="1100") as master:
+        master.wait_for("ready . one", 2)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
 
 
 def test_workers_end_with_a_master_that_is_killed(how: Path) -> None:
