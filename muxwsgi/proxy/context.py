@@ -1,4 +1,4 @@
-"""`Context`: what rules, hooks and hijackers know of the exchange or tunnel that they look at. goproxy's `ProxyCtx`."""
+"""`Context`: the exchange or tunnel that rules, hooks and hijackers are given. goproxy's `ProxyCtx`."""
 
 import itertools
 from collections.abc import Callable
@@ -22,45 +22,46 @@ __all__ = ["Context", "Dial", "Door", "Layer"]
 #: How a client came in.
 Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
 
-#: (host, port) -> a plain connection to there. What a rule may give a request of its own as `ctx.dial`.
+#: (host, port) -> a plain connection to it. A rule may set `ctx.dial` to such a function.
 Dial = Callable[[str, int], Connection]
 
 _sessions = itertools.count(1)
 
 
 def _no_side() -> None:
-    """Nobody looks into this tunnel."""
+    """For a tunnel that is not intercepted."""
 
 
 class Layer(NamedTuple):
-    """A layer of TLS as an upstream gets it: done with `server_name`, offering the protocol ids `alpn`."""
+    """A layer of TLS to an upstream: `server_name` is the SNI, `alpn` the protocol ids that are offered."""
 
     server_name: str
     alpn: tuple[str, ...] = ()
 
 
 class Context:
-    """One per request, and one per tunnel, whose `user_data` all that happens inside shares.
+    """One per request and one per tunnel. The requests inside a tunnel share its `user_data`.
 
     session         number of the request or tunnel in this process
     door            how the client came in
     client          its address
-    connection      the client's connection, as far as its layers are peeled off
+    connection      the client's connection, decrypted as far as its layers of TLS have been removed
     destination     (host, port) of the tunnel or of the request
-    identity        who authenticated, None where nobody had to
-    tls             what the client said in its ClientHello, None without TLS
-    passed          the Via field of the request to the proxy, of a CONNECT for all that happens inside; "" without one
-    user_data       for rules: what they put here at CONNECT is here in every request and hijack inside
+    identity        the user that authenticated, None without authentication
+    tls             the client's ClientHello, None without TLS
+    passed          the Via field of the request to the proxy, inside a tunnel that of its CONNECT; "" without one
+    user_data       for rules: values that they set at CONNECT are there in every request and hijack inside
     tunnel          the context of the tunnel that a request runs in, None outside
     request         None until there is one (in tunnels that carry no HTTP, always)
     response        None until there is one
     error           why the upstream gave no response, None where it did
-    dial            a rule's own way to connect for this request or tunnel, None for the proxy's
+    dial            a rule's function that connects for this request or tunnel, None for the proxy's
     upstream        the proxy to go through: None for the proxy's own choice, `DIRECT` for none
-    action          what was decided about the tunnel, one of `rules.actions`; None outside
-    server_side     makes what a hijacker in the tunnel serves TLS with (`Connection.start_tls()`); None where nobody looks inside
-    layers          the layers of TLS that were taken off inside the tunnel, the outermost first
-    flow            what the flow log will say, None without one
+    action          the action that was decided for the tunnel, one of `rules.actions`; None outside
+    server_side     returns the TLS settings with which a hijacker in the tunnel serves (`Connection.start_tls()`); None if the tunnel is
+                    not intercepted
+    layers          the layers of TLS that were removed inside the tunnel, the outermost first
+    flow            the record for the flow log, None without one
     """
 
     __slots__ = (

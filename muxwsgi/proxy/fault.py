@@ -1,6 +1,7 @@
-"""`Fault`: why the proxy cannot do what a client asked of it, by the phase in which that showed.
+"""`Fault`: why the proxy cannot serve a client, with the phase that failed.
 
-Each front door says it in its own words: HTTP by a status and a text (RFC 9110 section 15.6), SOCKS by a reply code, a tunnel by its end.
+Each front door sends it in its own protocol: HTTP as a status and a text (RFC 9110 section 15.6), SOCKS as a reply code. An established
+tunnel just ends.
 """
 
 from enum import Enum
@@ -11,25 +12,25 @@ __all__ = ["Fault", "Phase"]
 
 
 class Phase(Enum):
-    """Where it went wrong."""
+    """The phase that failed."""
 
-    TARGET = "target"  # what is asked for is not a host and a port
-    POLICY = "policy"  # the client may not be connected to it
+    TARGET = "target"  # the target is not a host and a port
+    POLICY = "policy"  # the client may not connect to the destination
     LOOP = "loop"  # the destination is this proxy (RFC 5842 section 7.2)
     RESOLVE = "resolve"  # the name has no address
     CONNECT = "connect"  # no address takes the connection
     TLS = "tls"  # the handshake or the verification failed
     CHAIN = "chain"  # the next proxy refused
     SEND = "send"  # the request could not be sent
-    HEAD = "head"  # the response's head is missing, broken or no HTTP
-    BODY = "body"  # the response's body broke off
-    TIMEOUT = "timeout"  # any of it took too long
+    HEAD = "head"  # the response's head is missing, broken or not HTTP
+    BODY = "body"  # the response's body is incomplete
+    TIMEOUT = "timeout"  # a phase took too long
 
 
 _STATUSES = {Phase.TARGET: 400, Phase.POLICY: 403, Phase.LOOP: 508, Phase.TIMEOUT: 504}
 
 
-#: What a dial raises, by the phase that clients and flows are told.
+#: The phase for each error of a dial.
 _PHASES = {
     errors.InvalidTarget: Phase.TARGET,
     errors.Forbidden: Phase.POLICY,
@@ -55,10 +56,10 @@ class Fault(Exception):
 
     @classmethod
     def of_dial(cls, error: errors.DialError) -> "Fault":
-        """Why there is no connection to an upstream."""
+        """The fault for a dial that failed."""
         return cls(_PHASES[type(error)], error.reason)
 
     @property
     def status(self) -> int:
-        """The HTTP status that the fault deserves."""
+        """The HTTP status for this fault."""
         return _STATUSES.get(self.phase, 502)

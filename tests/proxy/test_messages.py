@@ -216,7 +216,7 @@ def test_a_bomb_is_inflated_as_far_as_the_bound_and_what_came_after_is_counted(m
     first, cut = record.messages
     assert first.content.data == b"first" and first.complete and record.count == 3 and record.close == Close(True, 1000, "")
     assert not cut.complete and cut.content.data == bytes(1000) and 1 << 20 <= cut.content.size < (1 << 20) + 2 * BLOCK
-    assert record.stopped == "more than 1048576 bytes come out of permessage-deflate, and no more are read"
+    assert record.stopped == "permessage-deflate made more than 1048576 bytes, which is the limit"
 
 
 # What is kept
@@ -239,7 +239,7 @@ def test_a_number_of_messages_is_kept_and_all_are_counted() -> None:
         recording.add_bytes(on_wire(b"more", from_client=False), False)
     recording.end()
     assert [bytes(message.content.data) for message in record.messages] == [b"0", b"1", b"2"]
-    assert record.count == 53 and record.stopped == "3 messages are kept, and no more"
+    assert record.count == 53 and record.stopped == "the limit of 3 messages is reached"
 
 
 def test_what_messages_keep_together_is_bounded() -> None:
@@ -249,7 +249,7 @@ def test_what_messages_keep_together_is_bounded() -> None:
     recording.end()
     assert [len(message.content.data) for message in record.messages] == [18000, 18000, 10 * CONTENT_PER_MESSAGE - 36000]
     assert record.count == 4 and record.messages[-1].content.truncated and record.messages[-1].complete
-    assert record.stopped == f"{10 * CONTENT_PER_MESSAGE} bytes of messages are kept, and no more"
+    assert record.stopped == f"the limit of {10 * CONTENT_PER_MESSAGE} bytes of messages is reached"
 
 
 @pytest.mark.parametrize("deflate", [False, True])
@@ -294,7 +294,7 @@ def test_a_broken_frame_ends_the_record_of_its_direction(wire: bytes, why: str) 
     recording.add_bytes(on_wire(b"answer", from_client=False) + on_wire(b"\x03\xea", opcode=Opcode.CLOSE, from_client=False), False)
     recording.end()
     assert said(record) == [(True, 1, b"before"), (False, 1, b"answer")] and record.close == Close(False, 1002, "")
-    assert str(record.stopped).startswith("what the client sent cannot be read further: ") and why in str(record.stopped)
+    assert str(record.stopped).startswith("the frames from the client are broken: ") and why in str(record.stopped)
 
 
 @pytest.mark.parametrize(

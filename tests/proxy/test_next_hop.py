@@ -165,7 +165,7 @@ def test_a_proxy_in_a_tunnel_that_switches_protocols_in_place_of_an_answer_is_a_
     client = lab.tunnel(lab.serve_proxy(proxy), f"127.0.0.1:{other.port}")
     client.sendall(b"CONNECT inner.example:80 HTTP/1.1\r\nHost: inner.example:80\r\n\r\n")
     answer = read_answer(client)
-    assert answer.status == 502 and b"which nobody asked for" in answer.body
+    assert answer.status == 502 and b"without a request for it" in answer.body
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])

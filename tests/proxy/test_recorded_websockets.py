@@ -90,7 +90,7 @@ def test_a_broken_frame_is_relayed_as_it_came_and_ends_the_record(lab: Lab, way:
     record = talk.flow.websocket
     assert [bytes(message.content.data) for message in record.messages if message.complete and not message.from_client] == [b"answer", b"more"]
     assert [bytes(message.content.data) for message in record.messages if message.complete and message.from_client] == [b"before"]
-    assert str(record.stopped).startswith("what the client sent cannot be read further: ")
+    assert str(record.stopped).startswith("the frames from the client are broken: ")
 
 
 @pytest.mark.parametrize("extensions", ["permessage-deflate", "x-of-its-own"])

@@ -190,8 +190,8 @@ def test_a_websocket_is_what_a_browser_would_write() -> None:
     ]
     assert entry["_webSocketClose"] == {"type": "send", "code": 1000, "reason": "bye"} and "comment" not in entry
     assert entry["request"]["bodySize"] == 0 and entry["response"]["content"] == {"size": 0, "mimeType": "text/plain"}
-    flow = websocket_flow(*said, stopped="5 messages are kept, and no more", count=12)
-    assert har_entry(flow)["comment"] == "5 of 12 messages: 5 messages are kept, and no more"
+    flow = websocket_flow(*said, stopped="the limit of 5 messages is reached", count=12)
+    assert har_entry(flow)["comment"] == "5 of 12 messages: the limit of 5 messages is reached"
 
 
 def test_secrets_are_left_out() -> None:

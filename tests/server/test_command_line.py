@@ -269,8 +269,8 @@ def test_beside_a_proxy_only_hijackers_that_are_named_are_served(tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--proxy", "-b", ":8080"], r"bind 0\.0\.0\.0:8080: anybody who reaches it could use the proxy"),
-        (["--proxy", "-b", "[::]:8080,transparent=redirect"], r"bind \[::\]:8080: anybody who reaches it could use the proxy"),
+        (["--proxy", "-b", ":8080"], r"bind 0\.0\.0\.0:8080: every host that reaches it could use the proxy"),
+        (["--proxy", "-b", "[::]:8080,transparent=redirect"], r"bind \[::\]:8080: every host that reaches it could use the proxy"),
         (["--proxy", "--mitm", "--ca-folder", "/no/such/folder"], r"there is no CA in /no/such/folder"),
         (["--proxy", "--flows", "/no/such/folder/flows"], r"flows: no file can be written in /no/such/folder"),
         (["--proxy", "--flow-filter", "~m GET"], r"flow_filter: nothing is recorded that it could choose from \(--flows, or --har\)"),

@@ -1,1 +1,1 @@
-"""Ways in, and who may use them: SOCKS, transparent connections, access control, the proxy's own pages."""
+"""Front doors, which accept clients: HTTP, SOCKS, transparent connections. Access control and the proxy's own pages."""

@@ -1,7 +1,6 @@
-"""Who may use the proxy: by address, by password (RFC 7617, and RFC 1929 of SOCKS), by client certificate.
+"""Access control: by address, by password (RFC 7617 for HTTP, RFC 1929 for SOCKS), by client certificate.
 
-Every front door asks here, and says the refusal in its own words. How passwords are kept is the business of what is given as `credentials`:
-see `muxwsgi.proxy.doors.htpasswd`.
+Every front door asks here, and sends the refusal in its own protocol. `credentials` checks passwords: see `muxwsgi.proxy.doors.htpasswd`.
 """
 
 import base64
@@ -22,7 +21,8 @@ from muxwsgi.wire.peer import is_on_loopback, peer_address
 
 __all__ = ["Access", "Credentials", "CredentialsWanted", "Network", "NotAdmitted", "certificate_identity", "one_user", "parse_networks"]
 
-#: (user, password) -> whether they are right, or who that is. Called in the greenlet of the connection: it may wait as gevent waits.
+#: (user, password) -> True and False for right and wrong, or the identity (None for wrong). It runs in the greenlet of the connection, and
+#: may wait in gevent.
 Credentials = Callable[[str, str], bool | str | None]
 
 Network = IPv4Network | IPv6Network
@@ -34,10 +34,10 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class NotAdmitted(PeerError):
-    """Nothing that the client could say would help, at least not now. `status` is 403, or 429 after too many wrong passwords, or 503 where
-    too many are being checked.
+    """The client is refused, and other credentials would not help now. `status` is 403, or 429 after too many wrong passwords, or 503
+    while too many passwords are being checked.
 
-    retry_after     seconds until it may try again (RFC 9110 section 10.2.3), None for never
+    retry_after     seconds until the client may try again (RFC 9110 section 10.2.3), None for never
     """
 
     def __init__(self, reason: str, status: int = 403, retry_after: int | None = None) -> None:
@@ -51,7 +51,7 @@ class NotAdmitted(PeerError):
 
 
 class CredentialsWanted(PeerError):
-    """The client has to say who it is (RFC 9110 section 15.5.8). `challenge` is the value of Proxy-Authenticate."""
+    """The client has to authenticate (RFC 9110 section 15.5.8). `challenge` is the value of Proxy-Authenticate."""
 
     def __init__(self, reason: str, challenge: str) -> None:
         super().__init__(407, reason)
@@ -64,17 +64,16 @@ class CredentialsWanted(PeerError):
 
 
 class Access:
-    """Who may use the proxy.
+    """Decides which clients may use the proxy.
 
-    An address and somebody behind it are asked for separately, and both have to do:
+    A client has to pass both checks:
 
-    - **Address.** Those in `allow`, where it is given. Without it everybody where passwords or certificates are asked for, or where the
-      proxy is `open`; else loopback alone. A list of addresses says nothing of unix sockets: who may connect there is up to the
-      permissions of the file.
-    - **Identity.** With `credentials` or `client_certificates`, one of the two has to be shown; with both, either.
+    - **Address.** With `allow`, only the addresses in it. Without `allow`, every address if passwords or certificates are asked for, or if
+      the proxy is `open`; else loopback alone. Clients of unix sockets always pass: the permissions of the file decide there.
+    - **Identity.** With `credentials` or `client_certificates`, the client has to authenticate. With both, either one is enough.
 
-    Who answers wrongly too often is not asked again for a while (`Failures`). That does not hold for loopback and unix sockets: behind a
-    TLS terminator on the same machine everybody comes from there, and one of them could lock out the rest.
+    An address with too many wrong passwords is refused for a while (`Failures`). Loopback and unix sockets are not: behind a TLS terminator
+    on the same machine all clients come from there, and one client could lock out the rest.
     """
 
     def __init__(
@@ -88,8 +87,8 @@ class Access:
         failures: Failures | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`realm` is shown to people by their browser. `allow` are networks or addresses; None for no list, while an empty one admits
-        nobody. `clock` counts seconds. Raises `OperatorError` for what is no network, and for a realm that cannot be sent.
+        """Browsers show `realm` to their users. `allow` are networks or addresses; None means no list, and an empty list admits no address.
+        `clock` returns seconds. Raises `OperatorError` for an entry that is not a network, and for a realm that cannot be sent.
         """
         if not realm.isascii() or not realm.isprintable():
             raise OperatorError(f"realm: {realm!r} is not printable ASCII")
@@ -103,18 +102,18 @@ class Access:
 
     @property
     def asks_password(self) -> bool:
-        """Whether a client may have to say a user and a password."""
+        """Whether a client may be asked for a user and a password."""
         return self._credentials is not None
 
     @property
     def asks_identity(self) -> bool:
-        """Whether a client has to say who it is in one way or the other."""
+        """Whether a client has to authenticate, by password or by certificate."""
         return self._credentials is not None or self._client_certificates
 
     # The address
 
     def admits_address(self, client: Address) -> bool:
-        """Whether somebody at `client` may use the proxy, as far as the address goes."""
+        """Whether the address `client` may use the proxy. The identity is another check."""
         address = peer_address(client)
         if address is None:
             return True
@@ -123,30 +122,30 @@ class Access:
         return self._open or self.asks_identity or is_on_loopback(client)
 
     def check_bind(self, address: Address, *, can_ask: bool = True) -> None:
-        """Raises `OperatorError` where anybody could use the proxy at `address`, what `getsockname` says of a listening socket, and
-        nobody has said that this is wanted.
+        """Raises `OperatorError` if every host that reaches `address` could use the proxy, unless the operator has allowed that.
 
-        `can_ask` is False for binds whose clients know of no proxy (transparent ones): they are asked for no password.
+        `address` is the `getsockname` of a listening socket. `can_ask` is False for transparent binds: their clients do not know that
+        there is a proxy, so they cannot be asked for a password.
         """
         if self._open or self._allow is not None or (can_ask and self.asks_identity):
             return
         listening = peer_address(address)
         if listening is not None and not listening.is_loopback:
             where = join_host_port(str(listening), int(address[1]))
-            ways = "list the addresses of its clients (--allow), or say that it is to be open (--open-proxy)"
+            ways = "list the addresses of its clients (--allow), or open it to all (--open-proxy)"
             if can_ask:
                 ways = f"ask for passwords (--proxy-auth) or certificates (--client-certificates), {ways}"
-            raise OperatorError(f"bind {where}: anybody who reaches it could use the proxy: {ways}")
+            raise OperatorError(f"bind {where}: every host that reaches it could use the proxy: {ways}")
 
     # The identity
 
     def admit(self, connection: Connection) -> None:
-        """For clients that cannot say who they are, as those of a transparent door: raises `NotAdmitted` by the address alone."""
+        """Check the address alone, for clients that cannot authenticate, such as those of a transparent door. Raises `NotAdmitted`."""
         if not self.admits_address(connection.client):
             raise NotAdmitted("this address may not use the proxy")
 
     def identify(self, connection: Connection, proxy_authorization: str | None) -> str | None:
-        """Who is on `connection`, who sent the field value `proxy_authorization`; None where nobody has to say.
+        """The identity of the client of `connection`; None if no identity is asked for. `proxy_authorization` is the value of that field.
 
         Raises `NotAdmitted` and `CredentialsWanted`.
         """
@@ -159,19 +158,19 @@ class Access:
         if self._credentials is None:
             raise NotAdmitted("a client certificate is needed to use the proxy")
         if proxy_authorization is None:
-            raise CredentialsWanted("the proxy wants to know who you are", self._challenge)
+            raise CredentialsWanted("the proxy needs a user and a password", self._challenge)
         known = self.basic(connection.client, proxy_authorization)
         if known is None:
             raise CredentialsWanted("the user or the password is wrong", self._challenge)
         return known
 
     def basic(self, client: Address, value: str) -> str | None:
-        """Who the field value `value` proves to be there, None for nobody. Another scheme than Basic and a broken value are nobody too."""
-        said = _user_and_password(value)
-        return None if said is None else self.password(client, *said)
+        """The identity that the field value `value` proves. None for wrong credentials, a scheme other than Basic, and a broken value."""
+        credentials = _user_and_password(value)
+        return None if credentials is None else self.password(client, *credentials)
 
     def password(self, client: Address, user: str, password: str) -> str | None:
-        """Who `user` with `password` is, None where that is wrong. Raises `NotAdmitted` where `client` was wrong too often."""
+        """The identity of `user` with `password`, None if they are wrong. Raises `NotAdmitted` if `client` was wrong too often."""
         if self._credentials is None:
             return None
         source = peer_address(client)
@@ -179,7 +178,7 @@ class Access:
             return _identity(self._credentials(user, password), user)
         self._check_failures(source)
         known = _identity(self._credentials(user, password), user)
-        # Again: who asked a hundred times at once, while none was answered yet, learns no more than who asked one by one.
+        # Checked again, because a client can send a hundred passwords at once, before the first of them is counted as wrong.
         self._check_failures(source)
         if known is None:
             self._failures.note(source)
@@ -191,8 +190,8 @@ class Access:
             raise NotAdmitted("too many wrong passwords came from this address", 429, wait)
 
     def certificate(self, connection: Connection) -> str | None:
-        """The common name of the client certificate that `connection` was opened with, else its first alternative name, else its whole
-        subject; None without one that was verified, and where certificates are not asked for.
+        """The name in the client certificate of `connection`: its common name, else its first alternative name, else its whole subject.
+        None without a verified certificate, and if certificates are not asked for.
         """
         tls = connection.tls
         if not self._client_certificates or tls is None or tls.peer_certificate is None or not tls.peer_verified:
@@ -201,7 +200,7 @@ class Access:
 
 
 def certificate_identity(certificate: x509.Certificate) -> str:
-    """The name that a certificate's owner goes by, with whatever is not printable in it escaped."""
+    """The name in a certificate: common name, first alternative name or subject. Characters that are not printable are escaped."""
     names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if names:
         name = names[0].value
@@ -219,20 +218,20 @@ def certificate_identity(certificate: x509.Certificate) -> str:
 
 
 def one_user(user: str, password: str) -> Credentials:
-    """Credentials of one user, for a setting such as `user:password`. Comparing takes as long for a wrong one as for the right one."""
+    """Credentials of one user, for a setting such as `user:password`. The comparison takes constant time."""
     expected = user.encode(), password.encode()
 
-    def check(said_user: str, said_password: str) -> bool:
+    def check(given_user: str, given_password: str) -> bool:
         # Both are compared, so that the time does not tell which was wrong.
-        right_user = hmac.compare_digest(said_user.encode(), expected[0])
-        right_password = hmac.compare_digest(said_password.encode(), expected[1])
+        right_user = hmac.compare_digest(given_user.encode(), expected[0])
+        right_password = hmac.compare_digest(given_password.encode(), expected[1])
         return right_user and right_password
 
     return check
 
 
 def parse_networks(networks: Iterable[str | Network]) -> tuple[Network, ...]:
-    """`10.0.0.0/8`, `fd00::/8`, `192.0.2.7` and the like. Raises `OperatorError` naming the one that is none."""
+    """Networks such as `10.0.0.0/8`, `fd00::/8` and `192.0.2.7`. Raises `OperatorError` that names the first invalid one."""
     found: list[Network] = []
     for network in networks:
         try:
@@ -243,8 +242,8 @@ def parse_networks(networks: Iterable[str | Network]) -> tuple[Network, ...]:
 
 
 def decode_credentials(data: bytes) -> str | None:
-    """A user or a password as a client sent it: in UTF-8, or else Latin-1, which old ones send (RFC 7617 appendix B.3). None where control
-    characters are in it, which neither may have.
+    """A user or a password that a client sent, as text. It is UTF-8, or Latin-1 from old clients (RFC 7617 appendix B.3). None if it has
+    control characters, which are not allowed in either.
     """
     try:
         text = data.decode()
@@ -254,7 +253,7 @@ def decode_credentials(data: bytes) -> str | None:
 
 
 def _identity(answer: bool | str | None, user: str) -> str | None:
-    """What `Credentials` answered about `user`."""
+    """The identity in `answer`, which `Credentials` returned for `user`."""
     if answer is True:
         return user
     return answer if isinstance(answer, str) else None
@@ -266,14 +265,14 @@ def _user_and_password(value: str) -> tuple[str, str] | None:
         return None
     token = match[1].rstrip("=")
     try:
-        # Some leave the padding out.
+        # Some clients omit the padding.
         user, colon, password = base64.b64decode(token + "=" * (-len(token) % 4), validate=True).partition(b":")
     except binascii.Error:
         return None
-    said = decode_credentials(user), decode_credentials(password)
-    if not colon or not said[0] or said[1] is None:
+    credentials = decode_credentials(user), decode_credentials(password)
+    if not colon or not credentials[0] or credentials[1] is None:
         return None
-    return said[0], said[1]
+    return credentials[0], credentials[1]
 
 
 def _printable(text: str) -> str:

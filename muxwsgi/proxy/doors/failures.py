@@ -1,4 +1,4 @@
-"""`Failures`: how often somebody at an address was wrong lately, in a table that does not grow."""
+"""`Failures`: counts recent wrong passwords for each address, in a table of bounded size."""
 
 import math
 import time
@@ -8,16 +8,15 @@ from ipaddress import IPv4Address, IPv6Address
 
 __all__ = ["Failures"]
 
-#: An IPv6 client has a /64 at least (RFC 6177), and could come from another of its addresses each time.
+#: Bits of an IPv6 address that are counted. A client has a /64 at least (RFC 6177), and could use another address of it each time.
 _IPV6_NETWORK = 64
 
 
 class Failures:
     """A leaky bucket for each address: `burst` failures are free, and one is forgotten every `forget` seconds.
 
-    Only failures fill it, and success does not empty it: else who has a password of their own could guess others' in between for ever.
-    When there are more than `size` addresses, the one that was wrong the longest ago is forgotten: who has that many to come from is
-    held up by no table.
+    A right password does not empty the bucket. If it did, a client with an account could guess the passwords of others without limit.
+    When there are more than `size` addresses, the address whose last failure is the oldest is forgotten.
     """
 
     def __init__(self, burst: int = 10, forget: float = 6.0, size: int = 4096, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +24,7 @@ class Failures:
         self._forget = forget
         self._size = size
         self._clock = clock
-        #: When each address is clean again: `burst * forget` from now is a full bucket. So the leak needs no bookkeeping.
+        #: When the bucket of each address is empty again. It is full at `burst * forget` seconds from now. So the leak needs no timer.
         self._clean_at: OrderedDict[int, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -34,7 +33,7 @@ class Failures:
 
     def wait(self, address: IPv4Address | IPv6Address) -> int:
         """Seconds until `address` may try again, rounded up; 0 for now."""
-        if not self._clean_at:  # nobody was wrong yet
+        if not self._clean_at:  # no failure yet
             return 0
         clean_at = self._clean_at.get(_key(address))
         if clean_at is None:
@@ -42,7 +41,7 @@ class Failures:
         return max(0, math.ceil(clean_at - self._clock() - (self._burst - 1) * self._forget))
 
     def note(self, address: IPv4Address | IPv6Address) -> None:
-        """`address` was wrong once more."""
+        """Count one more failure of `address`."""
         key = _key(address)
         now = self._clock()
         self._clean_at[key] = max(self._clean_at.get(key, now), now) + self._forget
@@ -52,5 +51,5 @@ class Failures:
 
 
 def _key(address: IPv4Address | IPv6Address) -> int:
-    """A number for the network that one client has. IPv4 and IPv6 do not meet: the latter's are above 2**32, or nobody's."""
+    """A number for the network of one client. The numbers of IPv4 and IPv6 do not overlap: those of IPv6 are above 2**32."""
     return int(address) >> (128 - _IPV6_NETWORK) << 32 if address.version == 6 else int(address)

@@ -1,7 +1,6 @@
-"""What the proxy answers to requests that are meant for itself: how browsers find it (PAC), its CA certificate, and a page that says what
-it is.
+"""The proxy's own pages: a PAC file for browsers, the CA certificate, and a page that says how to use the proxy.
 
-PAC has no standard but Netscape's of 1996 and what browsers made of it; the script is in the JavaScript of that time.
+The only standard for PAC is Netscape's of 1996, so the script is in the JavaScript of that time.
 """
 
 import json
@@ -15,8 +14,8 @@ from muxwsgi.names import Breadth, join_host_port, parse_host
 
 __all__ = ["FrontPage", "pac"]
 
-#: `uri-host [ ":" port ]` (RFC 9112 section 3.2): a name or an IPv4 address, or an IPv6 address in brackets. What a client says here ends
-#: up in a script.
+#: `uri-host [ ":" port ]` (RFC 9112 section 3.2): a name or an IPv4 address, or an IPv6 address in brackets. It is strict, because the
+#: value that the client sends is put into a script.
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5})?)?")
 
 _SCRIPT = """\
@@ -44,30 +43,29 @@ function FindProxyForURL(url, host) {
 """
 
 
-#: Gives a certificate when it is asked for, None where there is none.
+#: Returns a certificate, None if the proxy has none.
 Certificate = Callable[[], bytes | None]
 
 
 class FrontPage:
     """A WSGI application.
 
-    /proxy.pac, /wpad.dat       the script that tells a browser to use the proxy, at the address at which it was asked
+    /proxy.pac, /wpad.dat       the PAC script, with the address of the proxy that the request used
     /ca.pem, /ca.der            the CA certificate, for clients to trust
-    /                           what this is, in plain text
+    /                           how to use the proxy, in plain text
 
-    Everything else is 404, methods other than GET and HEAD are 405.
+    Every other path is 404, methods other than GET and HEAD are 405.
     """
 
     def __init__(
         self, *, direct: Iterable[str] = (), ca_pem: Certificate | None = None, ca_der: Certificate | None = None
     ) -> None:
-        """`direct` are hosts that browsers reach without the proxy, as in `pac`. `ca_pem` and `ca_der` give the certificate, None
-        where there is none.
+        """`direct` are hosts that browsers reach without the proxy, as in `pac`. `ca_pem` and `ca_der` return the certificate.
 
         Raises `OperatorError`.
         """
         self._direct = tuple(direct)
-        pac("PROXY localhost:1", self._direct)  # what is wrong with them shows now and not to a browser
+        pac("PROXY localhost:1", self._direct)  # raises now for a wrong entry, and not at the first request
         self._ca_pem = ca_pem
         self._ca_der = ca_der
 
@@ -101,7 +99,7 @@ class FrontPage:
         fields += [
             ("Content-Type", kind),
             ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-cache"),  # the script is another for who comes by another name
+            ("Cache-Control", "no-cache"),  # the script depends on Host
             ("X-Content-Type-Options", "nosniff"),
         ]
         start_response(status, fields)
@@ -119,7 +117,7 @@ class FrontPage:
         if _asked(self._ca_pem) is not None:
             lines += [
                 "",
-                "It may look into TLS. Clients that are to let it need its CA certificate:",
+                "It may intercept TLS. Clients that accept this need its CA certificate:",
                 f"PEM             {scheme}://{address}/ca.pem",
             ]
             if _asked(self._ca_der) is not None:
@@ -128,15 +126,14 @@ class FrontPage:
 
 
 def pac(proxy: str, direct: Iterable[str] = ()) -> str:
-    """The script for browsers that are to use `proxy`, such as `PROXY 192.0.2.1:8080`, for all but loopback, names without a dot, and
-    what is in `direct`:
+    """The PAC script. Browsers use `proxy` (for example `PROXY 192.0.2.1:8080`) except for loopback, names without a dot, and `direct`:
 
     `www.example.com`   this host; an IP address too
     `*.example.com`     the hosts below
-    `.example.com`      both it and the hosts below
-    `10.0.0.0/8`        addresses of an IPv4 network, where a URL has one. Names are not looked up: that would make every page slower
+    `.example.com`      the host and the hosts below
+    `10.0.0.0/8`        URLs with an address of this IPv4 network. Names are not looked up, because that would slow down every page
 
-    It never says `DIRECT` as the second choice: a browser that cannot reach the proxy does not get around it. Raises `OperatorError`.
+    `DIRECT` is never a second choice, so a browser that cannot reach the proxy does not go around it. Raises `OperatorError`.
     """
     names: list[str] = []
     domains: list[str] = []
@@ -147,13 +144,13 @@ def pac(proxy: str, direct: Iterable[str] = ()) -> str:
             if "/" in text:
                 network = ip_network(text)
                 if not isinstance(network, IPv4Network):
-                    raise OperatorError(f"direct: {entry!r}: PAC knows no IPv6 networks, only addresses")
+                    raise OperatorError(f"direct: {entry!r}: PAC has no IPv6 networks, only IPv6 addresses")
                 networks.append((str(network.network_address), str(network.netmask)))
                 continue
             breadth = Breadth.BELOW if text.startswith("*.") else Breadth.WITH_ITSELF if text.startswith(".") else None
             host = parse_host(text.removeprefix("*").removeprefix("."))
         except ValueError:
-            raise OperatorError(f"direct: {entry!r} is no host name, *.DOMAIN, .DOMAIN, address or IPv4 network") from None
+            raise OperatorError(f"direct: {entry!r} is not a host name, *.DOMAIN, .DOMAIN, an address or an IPv4 network") from None
         if breadth is not None and isinstance(host, str):
             domains.append(f".{host}")
         if breadth is not Breadth.BELOW:
@@ -167,9 +164,9 @@ def _asked(certificate: Certificate | None) -> bytes | None:
 
 
 def _reached_at(environ: dict[str, Any], secure: bool) -> str:
-    """`host:port` by which the client has reached us."""
-    said = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
-    if said is not None and int(said["port"] or 1) in range(1, 65536):
-        return f"{said['host']}:{said['port'] or (443 if secure else 80)}"
+    """`host:port` by which the client has reached the proxy."""
+    field = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
+    if field is not None and int(field["port"] or 1) in range(1, 65536):
+        return f"{field['host']}:{field['port'] or (443 if secure else 80)}"
     host, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
     return join_host_port(host, port)

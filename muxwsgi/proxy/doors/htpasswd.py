@@ -1,9 +1,10 @@
-"""Passwords in a file as `htpasswd` makes it, for `Access`.
+"""Passwords in a file that `htpasswd` makes, for `Access`.
 
-`password_hash` knows the schemes. Refused are DES-crypt, of which only eight characters count, and passwords as they are.
+`password_hash` has the schemes. DES-crypt is refused, because only eight characters of a password count, and so are passwords in the clear.
 
-Checking is slow on purpose (bcrypt: 50 to 250 ms), so it is done in threads of its own: those of the hub also look up names, and whoever
-sends wrong passwords should not hold up everybody's. What was right is remembered for a while: a browser says it with every request.
+Hashing is slow on purpose (bcrypt: 50 to 250 ms). It runs in a separate thread pool, because the hub's threads also look up names, and a
+client that sends wrong passwords must not delay all lookups. Right passwords are remembered for a while, because a browser sends its
+password with every request.
 """
 
 import hmac
@@ -32,13 +33,13 @@ LOOK_AGAIN = 1.0
 #: Right passwords that are remembered at most.
 REMEMBERED = 1024
 
-#: Threads that check. One for each core of a small machine.
+#: Threads that hash. One for each core of a small machine.
 THREADS = 2
 
 #: Seconds until a thread without work ends.
 IDLE_THREAD = 30.0
 
-#: Passwords that wait to be checked at most: further ones are turned away instead of waiting for longer than a client has patience.
+#: Passwords that wait to be checked at most. Further ones are refused, because clients would time out before their turn.
 WAITING = 64
 
 #: Bytes of a password; a longer one is wrong.
@@ -46,23 +47,23 @@ LONGEST = 1024
 
 
 class Htpasswd:
-    """`Credentials` from a file, which is read again when it has changed. A file that is broken then is logged, and what it said before
-    goes on counting.
+    """`Credentials` from a file, which is read again when it has changed. If it is broken then, the error is logged and the old content
+    stays valid.
 
-    checked     passwords that were hashed, since the start
+    checked     passwords that were hashed since the start
     """
 
     def __init__(self, path: str | os.PathLike[str], *, remember: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """`remember` a right password for so many seconds; 0 checks it each time. Raises `OperatorError` naming the line that is broken."""
+        """`remember` a right password for so many seconds; 0 hashes it each time. Raises `OperatorError` that names the broken line."""
         self._path = os.fspath(path)
         self._remember = remember
         self._clock = clock
         self._secret = secrets.token_bytes(32)
-        #: HMACs of what was right, with the time until which that is remembered. Nobody can tell a password from them without the secret.
+        #: HMACs of right passwords, with the time until which each is remembered. Without the secret they do not reveal a password.
         self._right: OrderedDict[bytes, float] = OrderedDict()
-        #: One greenlet for each password that is being checked, however many connections say it.
+        #: One greenlet for each password that is being checked, however many connections send it.
         self._checks: dict[bytes, gevent.Greenlet[..., bool]] = {}
-        self._pool: Any = None  # made at the first check: it belongs to the hub of the process that serves
+        self._pool: Any = None  # made at the first check, because it belongs to the hub of the process that serves
         self.checked = 0
         self._seen = self._signature()
         self._hashes = _read(self._path)
@@ -72,7 +73,7 @@ class Htpasswd:
         return f"<Htpasswd {self._path!r}: {len(self._hashes)} users>"
 
     def __call__(self, user: str, password: str) -> bool:
-        """Whether `user` has this password. Raises `NotAdmitted` (503) where too many are being checked already."""
+        """Whether `user` has this password. Raises `NotAdmitted` (503) while too many are being checked."""
         now = self._clock()
         if now >= self._look_at:
             self._look_at = now + LOOK_AGAIN
@@ -94,7 +95,7 @@ class Htpasswd:
         try:
             hashes = self._hashes
             known = user in hashes
-            # For somebody unknown it takes as long: else the time would tell who is known.
+            # A password is hashed for unknown users too. Otherwise the time would tell which users exist.
             hashed = hashes[user] if known else next(iter(hashes.values()), None)
             if hashed is None:
                 return False
@@ -102,7 +103,7 @@ class Htpasswd:
                 self._pool = ThreadPool(THREADS, idle_task_timeout=IDLE_THREAD)
             self.checked += 1
             right = bool(self._pool.apply(is_password, (password.encode(), hashed))) and known
-            if right and self._remember > 0 and hashes is self._hashes:  # else the file has changed meanwhile
+            if right and self._remember > 0 and hashes is self._hashes:  # not if the file has changed meanwhile
                 self._right[key] = self._clock() + self._remember
                 if len(self._right) > REMEMBERED:
                     self._right.popitem(last=False)
@@ -115,17 +116,17 @@ class Htpasswd:
         signature = self._signature()
         if signature == self._seen:
             return
-        self._seen = signature  # also of a broken file, which is complained about once and not once a second
+        self._seen = signature  # also of a broken file, so that the error is logged once and not once a second
         try:
             self._hashes = _read(self._path)
         except OperatorError as error:
-            log.error("%s; what the file said before goes on counting", error)
+            log.error("%s; the content that was read before stays valid", error)
             return
         self._right.clear()
-        self._checks = {}  # those that are under way end with what they began with
+        self._checks = {}  # checks that are under way end with the old content
 
     def _signature(self) -> tuple[int, int, int] | None:
-        """What is another after somebody has written the file, or its permissions; None where it cannot be found."""
+        """It changes when the file or its permissions are written; None if the file cannot be found."""
         try:
             status = os.stat(self._path)
         except OSError:
@@ -134,7 +135,7 @@ class Htpasswd:
 
 
 def _read(path: str) -> dict[str, str]:
-    """The hashes by user. Raises `OperatorError` naming the line that is broken."""
+    """The hashes by user. Raises `OperatorError` that names the broken line."""
     try:
         with open(path, "rb") as file:
             lines = file.read().splitlines()
@@ -153,7 +154,7 @@ def _read(path: str) -> dict[str, str]:
         if not colon or not user:
             raise OperatorError(f"{where}: it is not USER:HASH")
         if user in hashes:
-            raise OperatorError(f"{where}: user {user!r} is there twice")
+            raise OperatorError(f"{where}: user {user!r} appears twice")
         wrong = what_is_wrong(hashed)
         if wrong is not None:
             raise OperatorError(f"{where}: the password of {user!r} is {wrong}; make it with htpasswd -B")

@@ -1,4 +1,4 @@
-"""`HTTPDoor`: the way in for requests, those inside of tunnels too. It is the WSGI application of a proxy."""
+"""`HTTPDoor`: the front door for HTTP requests, also for those inside tunnels. It is the WSGI application of a proxy."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -28,10 +28,10 @@ log = logging.getLogger("muxwsgi.proxy")
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
 
-#: The key of `environ` with the `Entrance` for tunnels. A proxy has one for each server that it is served in, and the same door.
+#: The key of `environ` with the `Entrance` for tunnels. A proxy has one door, and an entrance for each server that serves it.
 ENTRANCE = "muxwsgi.proxy.entrance"
 
-#: What the client of a CONNECT is told when its tunnel stands.
+#: The response to a CONNECT whose tunnel is established.
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -49,7 +49,7 @@ class HTTPDoor:
         entrance: Callable[[], Entrance],
         connect_timeout: float,
     ) -> None:
-        """`nonproxy` answers requests that are meant for the proxy itself. `entrance` gives the one for requests without `ENTRANCE`."""
+        """`nonproxy` answers requests to the proxy itself. `entrance` returns the one for requests without `ENTRANCE`."""
         self._access = access
         self._rules = rules
         self._exchanges = exchanges
@@ -66,13 +66,13 @@ class HTTPDoor:
         if environ["REQUEST_METHOD"] == "CONNECT":
             return self._connect(environ, start_response, connection, tunnel, entrance)
 
-        # 1. Inside of a tunnel it is known where requests go.
+        # 1. Inside a tunnel, the tunnel has the destination.
         if tunnel is not None:
             assert tunnel.destination is not None
             ctx = Context(connection, tunnel.door, tunnel.destination, tunnel)
             return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, tunnel.layers))
 
-        # 2. Outside, the target says so; without one the request is for the proxy itself.
+        # 2. Outside, the target has the destination. A target without a host is a request to the proxy itself.
         target: str = environ["RAW_URI"]
         if target[:1] == "/" or target == "*":
             try:
@@ -102,7 +102,7 @@ class HTTPDoor:
             except (NotAdmitted, CredentialsWanted) as refusal:
                 return _refuse(start_response, refusal)
         host, port = split_host_port(environ["RAW_URI"])
-        assert port is not None  # the engine has looked
+        assert port is not None  # the engine has checked
         if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
             raise _refused_body(environ)
         ctx = Context(connection, "connect", (host, port), tunnel)
@@ -110,7 +110,7 @@ class HTTPDoor:
         if tunnel is None:
             ctx.passed = environ.get("HTTP_VIA", "")
         else:
-            # The client takes the destination of its tunnel for a proxy: the inner tunnel leads through that proxy.
+            # A CONNECT inside a tunnel: the tunnel's destination is another proxy, and the inner tunnel goes through it.
             ctx.dial = NestedConnect(self._upstreams, tunnel, environ["muxwsgi.fields"], self._connect_timeout)
 
         def established() -> Connection:
@@ -130,12 +130,12 @@ class HTTPDoor:
         except PeerError as error:
             if not environ["muxwsgi.response"].head_sent:
                 raise
-            log.debug("%r: %s", ctx, error)  # what a client does wrong in its tunnel is no error of this application
+            log.debug("%r: %s", ctx, error)  # the client's error inside its tunnel, not an error of this application
         return ()
 
 
 def _refused_body(environ: Environ) -> PeerError:
-    """A CONNECT with a body: left in the stream it would be taken for the tunnel's first bytes (RFC 9110 section 9.3.6)."""
+    """The error for a CONNECT with a body, which would be taken for the tunnel's first bytes (RFC 9110 section 9.3.6)."""
     error = PeerError(400, "CONNECT has no body")
     environ["muxwsgi.response"].peer_error = error
     return error

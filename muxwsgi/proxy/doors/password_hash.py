@@ -1,8 +1,8 @@
-"""Password hashes as `htpasswd` and `openssl passwd` make them: which scheme one is in, and whether a password fits.
+"""Password hashes that `htpasswd` and `openssl passwd` make: finds the scheme of a hash, and checks a password.
 
-bcrypt is the package's. apr1 (Apache's variant of MD5-crypt: apr_md5.c), sha256-crypt and sha512-crypt (Ulrich Drepper, "Unix crypt using
-SHA-256 and SHA-512", version 0.6) are small constructions over hashlib and are written here. Python had them in `crypt`, which
-3.13 dropped, and libpass, the package that has them, installs itself over passlib. {SHA} is base64 of SHA-1.
+bcrypt comes from the package. apr1 (Apache's variant of MD5-crypt: apr_md5.c), sha256-crypt and sha512-crypt (Ulrich Drepper, "Unix crypt
+using SHA-256 and SHA-512", version 0.6) are written here over hashlib. Python had them in `crypt`, which 3.13 dropped. The package libpass
+has them, but it installs itself over passlib. {SHA} is base64 of SHA-1.
 
 `is_password` takes 1 to 250 ms and may run in a thread.
 """
@@ -17,7 +17,7 @@ import bcrypt
 
 __all__ = ["is_password", "what_is_wrong"]
 
-#: The order in which all of these write their bits, least significant first.
+#: The base64 alphabet of all these schemes.
 _ALPHABET = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 _BCRYPT = re.compile(r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
@@ -26,18 +26,18 @@ _SHA256 = re.compile(r"\$5\$(?:rounds=([1-9][0-9]{0,8})\$)?([^$:]{0,16})\$([./0-
 _SHA512 = re.compile(r"\$6\$(?:rounds=([1-9][0-9]{0,8})\$)?([^$:]{0,16})\$([./0-9A-Za-z]{86})")
 _SHA1 = re.compile(r"\{SHA\}([A-Za-z0-9+/]{27}=)")
 
-#: Bytes of a password that bcrypt looks at; `htpasswd` leaves the rest out too.
+#: Bytes of a password that bcrypt uses; `htpasswd` drops the rest too.
 _BCRYPT_BYTES = 72
 
-#: Rounds of SHA-crypt: what counts without `rounds=`, and the bounds that a number is moved into (section 3 of its text).
+#: Rounds of SHA-crypt: the default without `rounds=`, and the least; a smaller number is raised to it (section 3 of its text).
 _ROUNDS, _FEWEST_ROUNDS = 5000, 1000
 
-#: Which bytes of the digest are written together, the most significant first. MD5's order is the one of its text.
+#: The bytes of the digest that are written together, the most significant first.
 _APR1_ORDER = ((0, 6, 12), (1, 7, 13), (2, 8, 14), (3, 9, 15), (4, 10, 5), (11,))
 
 
 def _sha_order(size: int, step: int, last: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """SHA-crypt writes three columns of the digest, and which of them leads moves on by `step` with each group."""
+    """SHA-crypt writes the digest in groups of three columns. The first column of a group moves on by `step` with each group."""
     third = size // 3
     rows = []
     for row in range(third):
@@ -50,7 +50,7 @@ def _sha_order(size: int, step: int, last: tuple[int, ...]) -> tuple[tuple[int, 
 _SHA256_ORDER = _sha_order(32, 2, (31, 30))
 _SHA512_ORDER = _sha_order(64, 1, (63,))
 
-#: What people have in such files beside these, by how it begins.
+#: Other schemes that such files contain, by their first characters.
 _OTHERS = (
     (re.compile(r"[./0-9A-Za-z]{13}"), "DES-crypt, of which 8 characters count"),
     (re.compile(r"_[./0-9A-Za-z]{19}"), "extended DES-crypt"),
@@ -66,25 +66,25 @@ _OTHERS = (
     (re.compile(r"\{(?!SHA\})[A-Za-z0-9._-]+\}.*"), "a scheme of LDAP"),
 )
 
-#: How each of ours begins, for one that does and is broken.
+#: The prefixes of the supported schemes, to report a broken hash.
 _OURS = (("$2a$", "bcrypt"), ("$2b$", "bcrypt"), ("$2y$", "bcrypt"), ("$apr1$", "apr1"), ("$5$", "sha256-crypt"), ("$6$", "sha512-crypt"))
 
 
 def what_is_wrong(hashed: str) -> str | None:
-    """Why no password could be checked against `hashed`, in words that do not contain it; None where one can be."""
+    """Why `hashed` cannot be used, in words that do not contain it; None if it can."""
     if any(pattern.fullmatch(hashed) for pattern in (_BCRYPT, _APR1, _SHA256, _SHA512, _SHA1)):
         return None
     for begin, name in (*_OURS, ("{SHA}", "{SHA}")):
         if hashed.startswith(begin):
-            return f"broken: it begins as {name} does and does not go on so"
+            return f"broken: it begins like {name}, but the rest does not fit"
     for pattern, name in _OTHERS:
         if pattern.fullmatch(hashed):
-            return f"in a form that is not supported: {name}"
-    return "in no form that is known, or not hashed at all"
+            return f"in a scheme that is not supported: {name}"
+    return "in an unknown scheme, or not hashed"
 
 
 def is_password(password: bytes, hashed: str) -> bool:
-    """Whether `password`, which has no NUL, is the one of `hashed`. Compares in constant time. False where nothing can be checked."""
+    """Whether `password`, which has no NUL, fits `hashed`. Compares in constant time. False for a hash that cannot be used."""
     if _BCRYPT.fullmatch(hashed):
         try:
             return bcrypt.checkpw(password[:_BCRYPT_BYTES], hashed.encode("ascii"))
@@ -106,7 +106,7 @@ def _same(made: str, hashed: str) -> bool:
 
 
 def _encode(digest: bytes, order: tuple[tuple[int, ...], ...]) -> str:
-    """6 bits a character, the least significant first."""
+    """6 bits for each character, the least significant first."""
     text = []
     for places in order:
         value = int.from_bytes(bytes(digest[at] for at in places), "big")
@@ -117,7 +117,7 @@ def _encode(digest: bytes, order: tuple[tuple[int, ...], ...]) -> str:
 
 
 def _repeated(digest: bytes, length: int) -> bytes:
-    """`length` bytes of `digest` after `digest`."""
+    """`digest` repeated, cut to `length` bytes."""
     return digest * (length // len(digest)) + digest[: length % len(digest)]
 
 

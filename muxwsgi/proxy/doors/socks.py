@@ -1,8 +1,8 @@
-"""SOCKS: the door that learns from the first bytes where a client wants to go.
+"""The front door for SOCKS: the first bytes of a connection have the destination.
 
-CONNECT alone is served: BIND wants a listening socket of ours for somebody else, UDP ASSOCIATE is no stream.
+Only CONNECT is served. BIND needs a listening socket of the proxy for another host, and UDP ASSOCIATE is not a stream.
 
-What happens with the tunnel is not known here. The door calls `open` and lends it `reply`, which says how it went in the client's version.
+The door calls `open` with the destination and with `reply`, which sends the result in the client's version of SOCKS.
 """
 
 import math
@@ -39,8 +39,8 @@ from muxwsgi.wire.lingering_close import linger
 
 __all__ = ["SocksDoor"]
 
-#: None of the replies is made for a proxy that looks names up, checks certificates and asks other proxies. TTL expired is what others
-#: (Tor, for one) say when it took too long.
+#: The reply for each phase. RFC 1928 has no replies for failures of DNS, TLS or further proxies, so the nearest ones are used.
+#: "TTL expired" stands for a timeout, as in Tor.
 _REPLIES = {
     Phase.POLICY: NOT_ALLOWED,
     Phase.LOOP: NOT_ALLOWED,
@@ -50,13 +50,13 @@ _REPLIES = {
     Phase.TIMEOUT: TTL_EXPIRED,
 }
 
-#: Seconds that a refused client has to read why before the connection is closed, and the bytes of it that are thrown away meanwhile.
+#: Seconds that a refused client has to read the reply before the connection is closed, and bytes from it that are discarded meanwhile.
 LINGER = 2.0
 LINGER_BYTES = 1 << 16
 
 
 class SocksDoor:
-    """The way in for SOCKS clients."""
+    """The front door for SOCKS clients."""
 
     def __init__(self, access: Access, open: Open, handshake_timeout: float = HANDSHAKE_TIMEOUT) -> None:
         """`handshake_timeout` is in seconds, from the first byte to the end of the request."""
@@ -65,7 +65,7 @@ class SocksDoor:
         self._handshake_timeout = handshake_timeout
 
     def routes(self) -> list[Route]:
-        """For the mux in front, in any order: their first bytes are nobody else's."""
+        """For the mux, in any order: no other protocol has the same first bytes."""
         return [Route("socks5", socks5, self.serve_socks5), Route("socks4", socks4, self.serve_socks4)]
 
     def serve_socks5(self, connection: Connection) -> None:
@@ -80,7 +80,7 @@ class SocksDoor:
         self._enter(connection, "socks5", destination, answer5)
 
     def serve_socks4(self, connection: Connection) -> None:
-        """The same for SOCKS 4 and 4a. They have no passwords: where one is needed, they are refused."""
+        """The same for SOCKS 4 and 4a. They have no passwords, so clients are refused if one is needed."""
         connection.deadline = monotonic() + self._handshake_timeout
         try:
             if self._access.admits_address(connection.client):
@@ -97,7 +97,7 @@ class SocksDoor:
         self._enter(connection, "socks4", destination, answer4)
 
     def _greet(self, connection: Connection) -> str | None:
-        """Agree on how the client says who it is, and hear it (RFC 1928 section 3); who it is."""
+        """Agree on a method of authentication, and perform it (RFC 1928 section 3). Returns the identity."""
         offered = take(connection, take(connection, 2)[1])
         access = self._access
         if not access.admits_address(connection.client):
@@ -123,11 +123,11 @@ class SocksDoor:
                 raise Refusal("the user or the password is wrong", b"\x01\x01")
             connection.sendall(b"\x01\x00")
             return identity
-        raise Refusal("the client offers no way to say who it is that would do", bytes((5, NONE_ACCEPTABLE)))
+        raise Refusal("the client offers no acceptable method of authentication", bytes((5, NONE_ACCEPTABLE)))
 
     def _enter(self, connection: Connection, door: Door, destination: tuple[str, int], answer: Callable[[int], bytes]) -> None:
         connection.destination = destination
-        connection.trace.append(f"{door}: to {destination[0]} port {destination[1]}, {connection.identity or 'nobody in particular'}")
+        connection.trace.append(f"{door}: to {destination[0]} port {destination[1]}, {connection.identity or 'not authenticated'}")
         answered = False
 
         def reply(fault: Fault | None) -> None:
@@ -154,10 +154,10 @@ class SocksDoor:
 
 
 def _part(connection: Connection, answer: bytes) -> None:
-    """Send the last `answer`, and see to it that it arrives."""
+    """Send the last `answer`, and linger so that a reset does not destroy it."""
     connection.deadline = monotonic() + LINGER
     try:
         connection.sendall(answer)
     except OSError:
-        return  # the client is gone, or it is late
+        return  # the client is gone or too slow
     linger(connection, LINGER, LINGER_BYTES)

@@ -1,10 +1,9 @@
-"""The messages of SOCKS: read from a connection, and the answers to them.
+"""The messages of SOCKS: reads requests from a connection, and makes the replies.
 
-SOCKS 4 and 4a have no RFC ("SOCKS: A protocol for TCP proxy across firewalls", Ying-Da Lee; "SOCKS 4A", the same); SOCKS 5 is RFC 1928, its
-user and password RFC 1929.
+SOCKS 4 and 4a have no RFC ("SOCKS: A protocol for TCP proxy across firewalls" and "SOCKS 4A", both by Ying-Da Lee). SOCKS 5 is RFC 1928,
+its authentication by user and password RFC 1929.
 
-Never is a byte more read than belongs to the message: what follows it may be the ClientHello of the tunnel, which TLS wants to find in the
-kernel.
+No byte behind a message is read. The ClientHello of the tunnel may follow, and TLS on a descriptor has to find it in the kernel.
 """
 
 import re
@@ -41,12 +40,12 @@ IPV4, DOMAIN, IPV6 = 1, 3, 4
 #: Replies of RFC 1928 section 6.
 SUCCEEDED, FAILED, NOT_ALLOWED, HOST_UNREACHABLE, REFUSED, TTL_EXPIRED, NO_SUCH_COMMAND, NO_SUCH_ADDRESS_TYPE = 0, 1, 2, 4, 5, 6, 7, 8
 
-#: Letters, digits, "-" and ".", and "_", which some names have although RFC 952 knows none. IPv4 addresses are of these too.
+#: Letters, digits, "-" and ".", and "_", which some names have although RFC 952 does not allow it. IPv4 addresses match too.
 _NAME = re.compile(rb"[A-Za-z0-9._-]+")
 
 
 class Refusal(Exception):
-    """The client is sent `answer` and away."""
+    """The client is refused: `answer` is sent, and the connection is closed."""
 
     def __init__(self, reason: str, answer: bytes) -> None:
         super().__init__(reason)
@@ -55,7 +54,7 @@ class Refusal(Exception):
 
 
 def take(connection: Connection, n: int) -> bytes:
-    """The next `n` bytes. Raises `PeerError` where the stream ends before."""
+    """The next `n` bytes. Raises `PeerError` if the stream ends before."""
     data = connection.recv(n) if n else b""
     while len(data) < n:
         more = connection.recv(n - len(data))
@@ -79,10 +78,10 @@ def read_user_and_password(connection: Connection) -> tuple[str, str]:
 
 
 def read_request5(connection: Connection) -> tuple[str, int]:
-    """RFC 1928 section 4; where the client wants to go."""
+    """Read a request (RFC 1928 section 4). Returns the destination."""
     version, command, _, kind = take(connection, 4)
     if version != 5:
-        raise Refusal(f"the request is one of version {version}", answer5(FAILED))
+        raise Refusal(f"the request has version {version}", answer5(FAILED))
     if kind == IPV4:
         host: str | None = str(IPv4Address(take(connection, 4)))
     elif kind == IPV6:
@@ -100,7 +99,7 @@ def read_request5(connection: Connection) -> tuple[str, int]:
 
 
 def read_request4(connection: Connection) -> tuple[str, int]:
-    """Where the client wants to go. Its user id is what it calls itself (RFC 1413 was to check it), and counts for nothing."""
+    """Read a request. Returns the destination. The user id is ignored, because a client can send any."""
     command, port, address = struct.unpack("!xBH4s", take(connection, 8))
     _take_string(connection)
     host: str | None
@@ -116,7 +115,7 @@ def read_request4(connection: Connection) -> tuple[str, int]:
 
 
 def _take_string(connection: Connection) -> bytes:
-    """The bytes up to the next NUL, which is taken too."""
+    """The bytes before the next NUL. The NUL is consumed too."""
     limit = LONGEST_STRING + 1
     seen = b""
     try:
@@ -131,23 +130,23 @@ def _take_string(connection: Connection) -> bytes:
 
 
 def _host_name(data: bytes) -> str | None:
-    """`data` as a name or address to connect to; None where it can be none, which ends up in logs otherwise.
+    """`data` as a name or an address; None if it cannot be either, so that such bytes do not reach logs.
 
-    Clients with an internationalised name send its ASCII form, as for DNS.
+    Clients send the ASCII form of an internationalised name, as for DNS.
     """
     if _NAME.fullmatch(data):
         return data.decode("ascii")
     try:
-        return str(IPv6Address(data.decode("ascii"))) if b"%" not in data else None  # a zone of the client's is none of ours
+        return str(IPv6Address(data.decode("ascii"))) if b"%" not in data else None  # a zone has a meaning on the client's host only
     except ValueError:
         return None
 
 
 def answer5(reply: int) -> bytes:
-    """RFC 1928 section 6. The address that we connect from is told to nobody, and often there is none: 0.0.0.0, port 0."""
+    """A reply (RFC 1928 section 6). The address is always 0.0.0.0 port 0: the proxy does not reveal the address that it connects from."""
     return bytes((5, reply, 0, IPV4, 0, 0, 0, 0, 0, 0))
 
 
 def answer4(reply: int) -> bytes:
-    """Version 0, 5A for granted or 5B for rejected or failed, and an address that only means something for BIND."""
+    """A reply: version 0, then 5A for granted or 5B for rejected or failed, then an address that only BIND uses."""
     return bytes((0, 0x5A if reply == SUCCEEDED else 0x5B, 0, 0, 0, 0, 0, 0))

@@ -1,13 +1,13 @@
-"""The transparent doors: clients that know of no proxy, whose connections the kernel brings here.
+"""The transparent front doors: for clients that do not know about the proxy. The kernel redirects their connections here.
 
-There are two ways, both nftables':
+nftables has two ways:
 
-- **REDIRECT** rewrites the destination to this machine. What it was before, connection tracking knows: SO_ORIGINAL_DST.
-- **TPROXY** rewrites nothing. The kernel hands connections to addresses that are not its own to a listening socket that says it is
-  transparent, and the accepted socket's own name is what the client wanted.
+- **REDIRECT** rewrites the destination to this machine. Connection tracking keeps the original destination: SO_ORIGINAL_DST.
+- **TPROXY** rewrites nothing. The kernel gives connections to foreign addresses to a listening socket with IP_TRANSPARENT. The name of the
+  accepted socket is the original destination.
 
-The rules are the operator's, and have to leave out what the proxy itself sends: a rule that redirects a whole machine's traffic
-brings the proxy's own connections back to it, by its user (`meta skuid`) or by a mark they can be told apart.
+The operator writes the rules. They must not match what the proxy itself sends, because that would come back to it. Its user
+(`meta skuid`) or a mark tells its connections apart.
 """
 
 import errno
@@ -33,22 +33,22 @@ IP6T_SO_ORIGINAL_DST = 80
 _SOCKADDR_IN = struct.Struct("=H2s4s8x")
 _SOCKADDR_IN6 = struct.Struct("=H2s4x16s4x")
 
-#: What connection tracking says of a connection that it does not know, and the kernel where there is no connection tracking.
+#: Errors for a connection that is not tracked, and of a kernel without connection tracking.
 _NOT_TRACKED = frozenset({errno.ENOENT, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 
 
 class Accepted(Protocol):
-    """What is needed of an accepted stream: a `Connection`, or a socket."""
+    """An accepted stream: a `Connection` or a socket."""
 
     def getsockname(self) -> Address: ...
     def getsockopt(self, level: int, option: int, length: int, /) -> int | bytes: ...
 
 
 def original_destination(accepted: Accepted, way: Way, listening: Address) -> tuple[str, int]:
-    """(address, port) that the client of `accepted` connected to, when it knew of no proxy.
+    """The original destination of `accepted`: the (address, port) that the client connected to.
 
-    `listening` is what `getsockname` says of the listening socket. Raises `Fault` (LOOP) where the client connected to us, on purpose:
-    there is nowhere to go on to. Raises `OSError` where the connection is gone.
+    `listening` is the `getsockname` of the listening socket. Raises `Fault` (LOOP) if the client connected to the proxy directly, because
+    then there is no destination. Raises `OSError` if the connection is gone.
     """
     name = _host_and_port(accepted.getsockname())
     if way == "tproxy":
@@ -58,18 +58,18 @@ def original_destination(accepted: Accepted, way: Way, listening: Address) -> tu
         wanted = _before_redirect(accepted, name)
         direct = wanted == name
     if direct:
-        raise Fault(Phase.LOOP, f"the client connected to {name[0]} port {name[1]}, which is the proxy, and not through it")
+        raise Fault(Phase.LOOP, f"the client connected to the proxy itself, at {name[0]} port {name[1]}")
     return wanted
 
 
 class TransparentDoor:
-    """The way in for connections that come by a redirect, or by TPROXY: a handler for all of a bind, asked before any byte is read.
+    """The front door for redirected connections: the handler for all connections of a bind. It runs before any byte is read.
 
-    Such a client cannot be asked who it is: its address decides.
+    Such a client cannot be asked for credentials, so only its address is checked.
     """
 
     def __init__(self, access: Access, open: Open, way: Way, listening: Address) -> None:
-        """`listening` is what `getsockname` says of the listening socket."""
+        """`listening` is the `getsockname` of the listening socket."""
         self._access = access
         self._open = open
         self._way: Way = way
@@ -79,7 +79,7 @@ class TransparentDoor:
         return f"<TransparentDoor {self._way} at {self._listening!r}>"
 
     def __call__(self, connection: Connection) -> None:
-        """Raises `PeerError` where the client may not, or is no transparent one, the connection's errors and what `open` raises."""
+        """Raises `PeerError` if the client is not allowed or was not redirected, the connection's errors, and what `open` raises."""
         try:
             self._access.admit(connection)
             destination = original_destination(connection, self._way, self._listening)
@@ -103,15 +103,13 @@ class TransparentDoor:
 
 
 def _reset(connection: Connection) -> None:
-    """Let the close that comes be a reset. For a client that knows of no proxy, that is how a connection fails that had been accepted: a
-    regular end would say that the server had nothing to say.
-    """
+    """Make the next close a reset, so that the client sees a failed connection. After a FIN it would see a server without an answer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _before_redirect(accepted: Accepted, name: tuple[str, int]) -> tuple[str, int]:
     try:
-        # An IPv4 client of a socket for both is asked about as IPv4.
+        # An IPv4 client of a dual-stack socket needs the option of IPv4.
         if ":" in name[0]:
             data = accepted.getsockopt(socket.IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
             _, port, address = _SOCKADDR_IN6.unpack(cast(bytes, data))
@@ -128,15 +126,15 @@ def _before_redirect(accepted: Accepted, name: tuple[str, int]) -> tuple[str, in
 
 
 def _host_and_port(address: Address) -> tuple[str, int]:
-    """Without scope, and IPv4 in IPv6 clothes as what it is. Raises `Fault` for what is no TCP address."""
+    """Host and port without scope. IPv4-mapped addresses are returned as IPv4. Raises `Fault` for a unix socket."""
     if not isinstance(address, tuple):
-        raise Fault(Phase.LOOP, "a unix socket is nowhere that a client could have been redirected from")
+        raise Fault(Phase.LOOP, "a connection to a unix socket cannot have been redirected")
     host = str(address[0]).partition("%")[0]
     return host.removeprefix("::ffff:") if "." in host else host, int(address[1])
 
 
 def _is_local(host: str) -> bool:
-    """Whether `host` is an address of this machine: only such a one can be bound to, unless `ip_nonlocal_bind` is set."""
+    """Whether `host` is an address of this machine. Other addresses cannot be bound to, unless `ip_nonlocal_bind` is set."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

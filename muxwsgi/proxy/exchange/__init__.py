@@ -1,1 +1,1 @@
-"""One request to the upstream, and its response back."""
+"""Forwards one request to the upstream, and its response back to the client."""

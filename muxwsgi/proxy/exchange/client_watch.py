@@ -1,9 +1,9 @@
-"""`ClientWatch`: notices clients that go away while the proxy waits for an upstream on their behalf.
+"""`ClientWatch`: detects clients that go away while the proxy waits for an upstream.
 
-Who waits for an upstream does not read from the client, so that nobody would tell. About once a second the descriptors of all waiting
-clients are polled, which costs nothing per exchange. A reset counts at once. An end of the client's sending direction alone may be a
-half-close by a client that still reads, which TCP cannot tell from a close: it counts after a while in which nothing was sent to it, since
-who is gone answers what is sent with a reset.
+An exchange that waits for an upstream does not read from its client, so it does not see that the client has gone. About once a second, the
+descriptors of all waiting clients are polled. An exchange pays nothing for that. A reset counts at once. A FIN may be a half-close by a
+client that still reads, and TCP cannot tell that from a close. So a FIN counts only after `HALF_CLOSED_AT_MOST` seconds in which nothing
+was sent to the client: a closed client would answer with a reset to anything that is sent.
 """
 
 import select
@@ -23,26 +23,26 @@ INTERVAL = 1.0
 #: Seconds that an exchange goes on without a byte for a client that has ended its sending direction.
 HALF_CLOSED_AT_MOST = 10.0
 
-#: The kernel's own, patched process or not: gevent's knows nothing of POLLRDHUP.
+#: The unpatched function, because gevent's does not support POLLRDHUP.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 
 
 class ClientGone(ConnectionAbortedError):
-    """The client for whom somebody waits has left."""
+    """The client of an exchange has gone away."""
 
 
 class ClientWatch(Every):
-    """Pairs of a client and the upstream connection that is waited on for it: add one to `waiting`, and take it out again."""
+    """Watches the clients of exchanges that wait. An exchange adds its client and upstream connection to `waiting`, and removes them."""
 
     def __init__(self) -> None:
         #: client -> upstream
         self.waiting: dict[Connection, Connection] = {}
-        #: client -> since when, and the bytes that were sent to it then
+        #: client -> the time of its FIN or of the last byte sent after it, and the bytes sent to it by then
         self._half_closed: dict[Connection, tuple[float, int]] = {}
         super().__init__(INTERVAL, lambda: self.look(monotonic()))
 
     def look(self, now: float) -> None:
-        """Make the waits fail whose clients are gone. `now` is `time.monotonic()`."""
+        """Fail the upstream connections whose clients are gone. `now` is `time.monotonic()`."""
         by_descriptor: dict[int, Connection] = {}
         poll = _poll()
         for client in self.waiting:

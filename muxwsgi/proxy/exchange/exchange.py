@@ -1,6 +1,6 @@
-"""One HTTP exchange of a client with the proxy: rules, whoever answers, rules again. It reads from `serve` down.
+"""One HTTP exchange of a client with the proxy: request rules, the upstream, response rules. Read it from `serve` down.
 
-Where there are no rules, nothing of werkzeug is made and the message passes as it is.
+Without rules, no werkzeug object is made, and the message passes unchanged.
 """
 
 import logging
@@ -47,7 +47,7 @@ log = logging.getLogger("muxwsgi.proxy")
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
 
-#: A body of known length up to this size is waited for before the head is sent on: both leave in one write then.
+#: A body of known length up to this size is awaited before the head is sent on, so that both leave in one write.
 WAIT_FOR_BODY = 65536
 
 #: Error types of the Proxy-Status field (RFC 9209 section 2.3).
@@ -67,7 +67,7 @@ _ERROR_TYPES = {
 
 
 class Exchanges:
-    """Serves requests that are meant for somebody else."""
+    """Serves requests to other servers."""
 
     def __init__(self, settings: "ProxySettings", rules: Rules, forwarder: Forwarder, recorder: Recorder) -> None:
         self._settings = settings
@@ -77,13 +77,13 @@ class Exchanges:
         self._relay_limits = (settings.tunnel_idle_timeout, settings.tunnel_fin_timeout)
 
     def serve(self, environ: Environ, start_response: StartResponse, ctx: Context, endpoint: Endpoint) -> Iterable[bytes]:
-        """Answer the request of `environ`, whose client has `endpoint` in mind."""
+        """Answer the request of `environ`. `endpoint` is the destination that the client asked for."""
         flow = ctx.record(self._recorder, "http", ctx.connection)
         try:
             if "HTTP_MAX_FORWARDS" in environ and (last := answer_of_the_last(environ)) is not None:
                 return self._answer_ourselves(last, environ, start_response, ctx, flow)
 
-            # 1. Rules on the request: they may answer it, or send it elsewhere.
+            # 1. Rules on the request. They may answer it, or redirect it.
             rules = self._rules
             request: Request | None = None
             if rules.has_request_rules or rules.has_response_rules:
@@ -107,7 +107,7 @@ class Exchanges:
             outcome = self._forwarder.forward(plan, endpoint, incoming, ctx)
             if outcome.head.status == 101:
                 return self._switch(outcome, environ, ctx, flow)
-            if plan.method == "HEAD" and environ["REQUEST_METHOD"] != "HEAD":  # a rule's doing: nothing comes of what the length is of
+            if plan.method == "HEAD" and environ["REQUEST_METHOD"] != "HEAD":  # by a rule: there is no body that the length is true of
                 outcome.fields = [field for field in outcome.fields if field[0].lower() != "content-length"]
 
             # 3. Rules on the response.
@@ -117,7 +117,7 @@ class Exchanges:
         except Fault as fault:
             return self._fail(fault, environ, start_response, ctx, flow)
         except (BrokenBody, ClientGone, Draining) as error:
-            # The engine treats it as what it is, the peer's doing: a body that a rule cannot decode, or nobody left to be answered.
+            # An error of the peer for the engine: the body cannot be decoded, or the client has gone.
             environ["muxwsgi.response"].peer_error = error
             self._recorder.end(flow, str(error))
             raise
@@ -131,7 +131,7 @@ class Exchanges:
         if request is None:
             target = environ["RAW_URI"]
             absolute = target[:1] != "/" and target != "*"
-            # Inside of a tunnel the absolute form is for the proxy that the client thinks it speaks to.
+            # Inside a tunnel, the absolute form means that the tunnel's destination is another proxy.
             keep = endpoint.is_proxy = absolute and ctx.tunnel is not None
             if absolute and not keep:
                 target = _origin_form(target, environ["REQUEST_METHOD"])
@@ -170,7 +170,7 @@ class Exchanges:
         ctx: Context,
         flow: Flow | None,
     ) -> Iterable[bytes]:
-        """A rule has the answer, or an application that is mounted here."""
+        """Send the response of a rule or of a mounted application."""
         if flow is not None:
             flow.answered_by = "application" if isinstance(answer, MountedApp) else "rule"
             flow.request = Head((request.method, request.url, environ["SERVER_PROTOCOL"]), request.fields)
@@ -178,7 +178,7 @@ class Exchanges:
             if flow is None and not self._rules.has_response_rules:
                 return answer.app(answer.request.to_environ(), start_response)
             response: werkzeug.wrappers.Response | None = _run(answer.app, answer.request.to_environ())
-            if response is None:  # it has taken the connection over, and it has ended
+            if response is None:  # the application has hijacked the connection, which has ended
                 self._recorder.end(flow, None)
                 return []
             answer = response
@@ -209,7 +209,7 @@ class Exchanges:
     def _respond(
         self, outcome: Outcome, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None
     ) -> Iterable[bytes]:
-        """Pass the response on as it is."""
+        """Pass the response on unchanged."""
         head, body = outcome.head, outcome.body
         try:
             write = _start(start_response, f"{head.status} {head.reason}", outcome.fields)
@@ -226,7 +226,7 @@ class Exchanges:
                     self._recorder.end(flow, None)
                     if not body.trailers:
                         return (first,)
-                    write(first)  # in a chunk: only behind chunks there is room for them
+                    write(first)  # in a chunk, because trailers can only follow chunks
                     response.trailers = body.trailers
                     return iter(())
                 body.put_back(first)
@@ -251,7 +251,7 @@ class Exchanges:
         )
         upstreams_own = response
         ctx.response = response
-        body.flow = None  # what is recorded is what goes on, and that is what rules leave of it
+        body.flow = None  # the flow records what is sent on, after the rules
         try:
             response = self._rules.response(response, ctx)
             status, fields, pieces = to_wsgi(response, request.method)
@@ -275,7 +275,7 @@ class Exchanges:
         return self._record(status, fields, pieces, flow)
 
     def _record(self, status: str, fields: Fields, pieces: Iterable[bytes], flow: Flow | None) -> Iterable[bytes]:
-        """Let the flow, where there is one, see what goes to the client. It ends with it."""
+        """Record what goes to the client in the flow, if there is one. The flow ends with the body."""
         if flow is None:
             return pieces
         flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
@@ -287,7 +287,7 @@ class Exchanges:
         return Recorded(pieces, flow, self._recorder)
 
     def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
-        """There is no response: say why."""
+        """Answer for an exchange without a response from the upstream."""
         ctx.error = fault
         if flow is not None:
             flow.answered_by = "proxy"
@@ -295,7 +295,7 @@ class Exchanges:
         try:
             response = self._rules.error(fault, ctx) or error_response(fault)
             status, fields, pieces = to_wsgi(response, environ["REQUEST_METHOD"])
-            # There may have been a head that could not be sent.
+            # start_response may have been called before, with a head that could not be sent.
             start_response(status, fields, sys.exc_info())
             if flow is not None:
                 flow.response = Head(("HTTP/1.1", status[:3], status[4:]), fields)
@@ -306,7 +306,7 @@ class Exchanges:
     # Leaving HTTP
 
     def _switch(self, outcome: Outcome, environ: Environ, ctx: Context, flow: Flow | None) -> Iterable[bytes]:
-        """101: client and upstream speak something else from here on (RFC 9110 section 15.2.2), a WebSocket most of the time."""
+        """After a 101, relay the other protocol (RFC 9110 section 15.2.2), mostly a WebSocket."""
         upstream = outcome.body.take_over()
         reason: str | None = None
         try:
@@ -314,7 +314,7 @@ class Exchanges:
             head = outcome.head
             lines = [f"HTTP/1.1 101 {head.reason}", *(f"{name}: {value}" for name, value in head.fields), "", ""]
             connection.sendall("\r\n".join(lines).encode("latin-1"))
-            # What the server says counts: the client may have offered a choice.
+            # The response decides, because the client may have offered several protocols.
             if is_websocket(head.fields):
                 if flow is not None:
                     flow.kind = "websocket"
@@ -360,7 +360,7 @@ class Exchanges:
 
 
 def error_response(fault: Fault) -> Response:
-    """What a client is told of a fault: the reason in the body, and by its type in Proxy-Status (RFC 9209)."""
+    """The response for a fault: the reason is in the body, and the error type in Proxy-Status (RFC 9209)."""
     response = Response(f"{fault.reason}\n", f"{fault.status} {HTTPStatus(fault.status).phrase}", mimetype="text/plain")
     response.headers["Proxy-Status"] = f"muxwsgi; error={_ERROR_TYPES[fault.phase]}"
     response.headers["Cache-Control"] = "no-store"
@@ -375,7 +375,7 @@ def _start(start_response: StartResponse, status: str, fields: Fields) -> Callab
 
 
 def _first(body: ResponseBody) -> bytes:
-    """The first bytes of a response whose head is not sent on yet, so that the client can still be told that there are none."""
+    """The first bytes of a response whose head is not sent on yet. So if there are none, the client can still get an error response."""
     try:
         return body.read()
     except ResponseAborted as error:
@@ -387,7 +387,7 @@ def _first(body: ResponseBody) -> bytes:
 
 
 def _begun(pieces: Iterable[bytes]) -> Iterable[bytes]:
-    """The same, read as far as the first of them, for the same reason."""
+    """`pieces`, with the first one read already, for the same reason."""
     if isinstance(pieces, (list, tuple)):
         return pieces
     iterator = iter(pieces)
@@ -399,7 +399,7 @@ def _begun(pieces: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _absolute_scheme(target: str) -> str | None:
-    """The scheme of a target in absolute form, None where it has another form."""
+    """The scheme of a target in absolute form, None for another form."""
     return None if target[:1] in ("/", "*") else target.partition("://")[0].lower()
 
 
@@ -415,7 +415,7 @@ def _origin_form(target: str, method: str) -> str:
 
 
 def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
-    """Whether the client asks for another protocol, and rules have left that in."""
+    """Whether the client asks for another protocol, and rules have not removed that."""
     if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
         return False
     options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
@@ -428,7 +428,7 @@ def _redirected(request: Request) -> Endpoint:
 
 
 def _run(app: Any, environ: Environ) -> werkzeug.wrappers.Response | None:
-    """What an application answers, as a response; None where it has taken the connection over."""
+    """The response of an application; None if it has hijacked the connection."""
     try:
         return Response.from_app(app, environ)
     except StopIteration:

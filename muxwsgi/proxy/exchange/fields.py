@@ -1,7 +1,7 @@
-"""Which fields pass a proxy, and how a request head is written for the next hop (RFC 9110 section 7.6.1).
+"""Removes hop-by-hop fields, and writes the request head for the next hop (RFC 9110 section 7.6.1).
 
-Fields keep the order, the names' case and the repetitions that the client gave them: servers, and those who take fingerprints of
-clients, notice. What is hop-by-hop goes; everything else stays as it is.
+All other fields stay unchanged, with their order, the case of their names and repetitions, because some servers fingerprint clients by
+these.
 """
 
 from collections.abc import Iterable
@@ -12,30 +12,30 @@ __all__ = ["RequestPlan", "end_to_end", "passable_upgrades", "request_head"]
 
 Fields = list[tuple[str, str]]
 
-#: Of requests. Transfer-Encoding is not among them: whether the body is chunked is the caller's to say, at the place where the client did.
+#: Hop-by-hop fields of requests. Transfer-Encoding is written separately, at the place of the client's field.
 _REQUEST_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te", "upgrade", "http2-settings"})
 
-#: Framing to servers that take an underscore for a hyphen (CGI and its like), and to nobody else: what they say was never looked at.
+#: Framing fields for servers that take an underscore for a hyphen (CGI and others). The proxy has not validated their values.
 _FRAMING_ALIKE = frozenset({"transfer_encoding", "content_length"})
 
 _NOT_SENT = _REQUEST_HOP | _FRAMING_ALIKE
 
-#: Not even where hop-by-hop fields are kept: the first two are written anew.
+#: Removed even if hop-by-hop fields are kept. The first two are written anew.
 _NEVER_SENT = frozenset({"te", "upgrade"}) | _FRAMING_ALIKE
 
-#: Meant for us where we are the proxy that the client speaks to, and for the next server inside of a tunnel.
+#: Meant for this proxy outside a tunnel, and for the next server inside a tunnel.
 _FOR_US = frozenset({"proxy-authorization"})
 
 _RESPONSE_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "te", "upgrade", "transfer-encoding"})
 
-#: Those that need no closer look.
+#: Known methods, which need no validation.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"})
 
-#: Protocols that carry requests, or hide them: who has switched to one would go on to the same server past all rules (HTTP/2 in the clear,
-#: which RFC 9113 has given up; TLS, RFC 2817). A server that is not asked for them goes on in HTTP/1.1.
+#: Protocols that carry or hide requests: HTTP/2 in the clear (dropped by RFC 9113), TLS (RFC 2817). After an upgrade to one, requests would
+#: bypass all rules. So the proxy does not pass these on, and the server continues in HTTP/1.1.
 _REQUESTS_INSIDE = frozenset({"h2c", "h2", "http", "tls"})
 
-#: Names as they come, with what they are in lower case. Learned, and forgotten when there are too many.
+#: A cache of field names in lower case. It is cleared when it is full.
 _LOWER: dict[str, str] = {}
 _LOWER_AT_MOST = 2048
 
@@ -50,17 +50,17 @@ def _lower(name: str) -> str:
 
 
 class RequestPlan:
-    """A request as it goes to the next hop.
+    """A request for the next hop.
 
-    method, target      of the request line; the target in the form that the next hop wants
-    host                what the Host field has to say, None to leave the client's
-    fields              all fields of the request, hop-by-hop ones included
+    method, target      of the request line; the target has the form that the next hop expects
+    host                the value for Host, None for the client's
+    fields              all fields of the request, with the hop-by-hop ones
     chunked             whether the body is sent in chunks
-    length              its Content-Length; None where it is chunked and where there is no body and nothing says so
+    length              the Content-Length to send, None for none
     upgrade             whether the client's Upgrade is passed on
-    in_tunnel           whether Proxy-Authorization is for the next server, and not for us
-    keep_hop            leave hop-by-hop fields in (framing excepted)
-    extra               fields that we add, at the end
+    in_tunnel           whether Proxy-Authorization is for the next server, and not for this proxy
+    keep_hop            whether hop-by-hop fields are kept (except for framing)
+    extra               fields that the proxy adds at the end
     """
 
     __slots__ = ("chunked", "extra", "fields", "host", "in_tunnel", "keep_hop", "length", "method", "target", "upgrade")
@@ -83,7 +83,7 @@ class RequestPlan:
 
 
 def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
-    """See `RequestPlan.head`. Raises `ValueError` for a method, a target or a field, given by a rule, that no head can hold."""
+    """See `RequestPlan.head`. Raises `ValueError` for an invalid method, target or field, which a rule may have set."""
     if plan.method not in _METHODS and not is_token(plan.method):
         raise ValueError(f"{plan.method!r} is no method")
     if not plan.target or " " in plan.target or "\t" in plan.target:
@@ -139,28 +139,28 @@ def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
 
 
 def passable_upgrades(value: str) -> str:
-    """What an Upgrade field may ask of the next hop; "" where nothing of it is left."""
+    """The value of Upgrade with the protocols that may be passed on; "" if none is left."""
     asked = value.split(",")
     kept = [protocol for protocol in asked if protocol.partition("/")[0].strip(" \t").lower() not in _REQUESTS_INSIDE]
     return value if len(kept) == len(asked) else ",".join(kept).strip(" \t")
 
 
 def _options(value: str) -> set[str]:
-    """The names that a Connection field makes hop-by-hop. Those that say where a message goes and ends are never taken for that: naming
-    them is an attack on whoever stands behind us."""
+    """The names that a Connection field makes hop-by-hop, without those for routing, framing and authorization. Removing these would allow
+    attacks on the next servers."""
     return {option.strip().lower() for option in value.split(",")} - {"host", "content-length", "transfer-encoding", "authorization", ""}
 
 
 def _framing(plan: RequestPlan, name: str | None) -> Fields:
-    """The field that says where the body ends, as the client spelled it where it had the same."""
+    """The framing field. Its name is spelled as the client's, if the client sent the same one."""
     if plan.chunked:
         return [(name or "Transfer-Encoding", "chunked")]
     return [] if plan.length is None else [(name or "Content-Length", str(plan.length))]
 
 
 def end_to_end(fields: Fields, *, keep: bool = False, upgrade: bool = False) -> Fields:
-    """The fields of a response that go on to the client, Content-Length included. `keep` leaves in what the engine does not refuse,
-    `upgrade` the protocols that the server asks for."""
+    """The fields of a response that are sent on to the client, with Content-Length. `keep` keeps hop-by-hop fields that the engine allows,
+    `upgrade` keeps Upgrade."""
     named: frozenset[str] | set[str] = frozenset()
     for name, value in fields:
         if _lower(name) == "connection":

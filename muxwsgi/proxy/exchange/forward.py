@@ -1,7 +1,7 @@
-"""One request on its way to where the client wants it, and the response on its way back. An exchange reads from `forward` down.
+"""Forwards one request to the upstream, and its response back. Read it from `forward` down.
 
-Bodies pass as they come, both ways: the next block is read when the last one is sent. Nothing of one exchange is left on the upstream
-connection when another may have it: only a response that was read to its end gives it back.
+Bodies are streamed both ways: the next block is read when the last one is sent. An upstream connection goes back to the pool only after its
+response was read to the end, so another exchange never gets bytes of this one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Forwarder", "Incoming", "Outcome"]
 
-#: Bodies up to this size are read before the request is sent, so that they leave with the head; larger ones are sent while the response is
-#: waited for.
+#: Bodies up to this size are read first and sent together with the head. Larger ones are sent while the proxy waits for the response.
 SEND_WITH_HEAD = 65536
 
-#: Seconds that a client's `Expect: 100-continue` keeps the body back from a server that does not answer it (RFC 9110 section 10.1.1).
+#: With `Expect: 100-continue`: seconds after which the body is sent to a server that does not answer 100 (RFC 9110 section 10.1.1).
 CONTINUE_TIMEOUT = 1.0
 
 #: Requests that may be sent again when a kept connection turns out to be closed (RFC 9110 section 9.2.2).
@@ -38,9 +37,9 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 class Incoming:
     """A request's body on its way upstream.
 
-    pieces              what it consists of, as it comes; a tuple where it is in memory
-    length, chunked     how it is framed; neither where there is none
-    expects_continue    whether the client waits for 100 before it sends it
+    pieces              its bytes, as they come; a tuple if the body is in memory
+    length, chunked     its framing; None and False without a body
+    expects_continue    whether the client waits for a 100 before it sends the body
     environ             of the request
     """
 
@@ -55,19 +54,19 @@ class Incoming:
 
     @property
     def fits_with_head(self) -> bool:
-        """Whether the whole body leaves with the head: it is small, and there is nothing to wait for."""
+        """Whether the whole body is sent with the head: it is small, and the client does not wait for a 100."""
         if type(self.pieces) is tuple:
             return sum(map(len, self.pieces)) <= SEND_WITH_HEAD
         return self.length is not None and self.length <= SEND_WITH_HEAD and not self.expects_continue
 
     @property
     def trailers(self) -> Mapping[str, str]:
-        """The client's, there once the body has been read to its end; none where it is not sent in chunks."""
+        """The client's trailer fields, known after the end of the body. Empty if the body is not chunked."""
         return self.environ.get("muxwsgi.trailers", {}) if self.chunked else {}
 
     @classmethod
     def untouched(cls, environ: dict[str, Any]) -> "Incoming":
-        """As the client sends it."""
+        """The body as the client sends it."""
         if "HTTP_TRANSFER_ENCODING" in environ:
             return cls(environ, None, True, pieces_of(environ["wsgi.input"]))
         text = environ.get("CONTENT_LENGTH")
@@ -78,7 +77,7 @@ class Incoming:
 
 
 class Outcome:
-    """An upstream's response: its head, and its body as an iterator that is to be closed."""
+    """An upstream's response: its head, and its body as an iterator. The caller closes the body."""
 
     __slots__ = ("body", "fields", "head")
 
@@ -98,7 +97,7 @@ class Forwarder:
         self._client_watch = client_watch
 
     def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
-        """Send the request and return its response as soon as its head is there. Raises `Fault`, and `ClientGone`."""
+        """Send the request, and return its response as soon as the head is complete. Raises `Fault` and `ClientGone`."""
         if "HTTP_VIA" in incoming.environ:
             self._via.check(incoming.environ["HTTP_VIA"])
         via = self._upstreams.next_proxy(endpoint, ctx)
@@ -109,11 +108,11 @@ class Forwarder:
         if to_proxy:
             if plan.target[:1] == "/" or plan.target == "*":
                 plan.target = f"http://{endpoint.authority.removesuffix(':80')}{plan.target if plan.target != '*' else ''}"
-            plan.in_tunnel = False  # the next hop is our proxy, which gets our credentials and nobody else's
+            plan.in_tunnel = False  # the next hop is the upstream proxy, which gets this proxy's credentials and not the client's
             if via.authorization is not None:
                 plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
 
-        # 1. The request, and as much of its body as leaves with the head.
+        # 1. The request head, and a small body.
         plan.chunked = incoming.chunked
         plan.length = incoming.length
         try:
@@ -136,8 +135,8 @@ class Forwarder:
         if any(map(_authenticates_connection, fields)):
             self._upstreams.bind(ctx)
 
-        # 2. A connection, and the response's head. A kept connection may have been closed by the server a moment ago: that is no answer,
-        # and the request is sent once more, on a new one, where that can do no harm.
+        # 2. A connection, and the response's head. The server may have just closed a kept connection. Then an idempotent request is sent
+        # once more, on a new connection.
         may_retry = not streamed and plan.method in _IDEMPOTENT
         pooled = True
         while True:
@@ -158,7 +157,7 @@ class Forwarder:
                     continue
                 raise _fault(error, endpoint) from error
 
-        # 3. Its body follows.
+        # 3. The response's body.
         if flow is not None:
             flow.first_byte = flow.now()
             flow.answered_by = "upstream"
@@ -172,14 +171,14 @@ class Forwarder:
     def _ask(
         self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
-        """Send the request and read the head of the response. From then on the client is watched: see `ClientWatch`."""
+        """Send the request and read the head of the response. `ClientWatch` watches the client from the start."""
         upload: Upload | None = None
         self._client_watch.waiting[ctx.connection] = client.connection
         try:
             try:
                 client.send(data, more=streamed)
             except ConnectionError:
-                pass  # the server may have answered and closed before it had it all: what it said counts more
+                pass  # the server may have responded and closed before it had the whole request, so its response is read first
             if ctx.flow is not None:
                 ctx.flow.sent = ctx.flow.now()
             if streamed:
@@ -187,7 +186,7 @@ class Forwarder:
                 upload.start(CONTINUE_TIMEOUT if incoming.expects_continue else 0.0)
             answer = client.receive(plan.method, self._pass_interim(incoming, upload))
             if upload is not None and not upload.begun:
-                upload.stop()  # it has its answer, and the client still waits to be asked for the body: it never will be
+                upload.stop()  # the final response has come before a 100, so the client need not send the body
             return answer, upload
         except BaseException:
             if upload is not None:
@@ -195,7 +194,7 @@ class Forwarder:
             raise
 
     def _pass_interim(self, incoming: Incoming, upload: Upload | None) -> Callable[[ResponseHead], None]:
-        """What is done with a 1xx: 100 lets the body go, any other goes on to the client."""
+        """Handles a 1xx: a 100 starts the upload, any other is sent on to the client."""
 
         def on_interim(head: ResponseHead) -> None:
             if head.status == 100:
@@ -211,7 +210,7 @@ class Forwarder:
 
 
 def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
-    """What is asked for, as a log has it."""
+    """The URL of the request, for the flow."""
     target = plan.target
     if target[:1] != "/" and target != "*":
         return target
@@ -220,27 +219,27 @@ def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
 
 
 def _authenticates_connection(field: tuple[str, str]) -> bool:
-    """Whether a field that is sent says who the client is for all that follows on the connection. Inside of a tunnel that may be to
-    another proxy."""
+    """Whether a field authenticates the connection, and not only its request: NTLM and Negotiate. Inside a tunnel it may be for another
+    proxy."""
     name, value = field
     return value[:9].lower().startswith(("ntlm", "negotiate")) and name.lower() in ("authorization", "proxy-authorization")
 
 
 def _check_switch(plan: RequestPlan, upload: Upload | None) -> None:
-    """Whether a 101 answers what was asked (RFC 9110 section 15.2.2): what follows it is no HTTP, and nobody's whose client goes on with
-    HTTP. Raises `BrokenResponse`."""
+    """Raises `BrokenResponse` if a 101 is not allowed (RFC 9110 section 15.2.2): the client must have asked for it, and its body must be
+    complete."""
     if not plan.upgrade:
-        raise BrokenResponse("the upstream switches to another protocol, which nobody asked for")
+        raise BrokenResponse("the upstream switches to another protocol without a request for it")
     if upload is not None and not upload.complete:
         raise BrokenResponse("the upstream switches to another protocol before it has the request's body")
 
 
 def _fault(error: OSError, endpoint: Endpoint) -> Fault:
-    """What the exchange fails with, for what `_ask` raised."""
+    """The fault for an error of `_ask`."""
     if isinstance(error, NoResponse):
         return Fault(Phase.HEAD, f"{endpoint.authority}: the connection was closed without a response")
     if isinstance(error, BrokenResponse):
         return Fault(Phase.HEAD, f"{endpoint.authority}: {error.reason}")
     if isinstance(error, TimeoutError):
         return Fault(Phase.TIMEOUT, f"{endpoint.authority}: no response in time")
-    return Fault(Phase.HEAD, f"{endpoint.authority}: the connection broke before the response was there: {error.strerror or error}")
+    return Fault(Phase.HEAD, f"{endpoint.authority}: the connection broke before the response: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Max-Forwards (RFC 9110 section 7.6.2): how far TRACE and OPTIONS may go. Where it says 0, we are where the request was meant to end."""
+"""Max-Forwards (RFC 9110 section 7.6.2): limits the hops of TRACE and OPTIONS. If it is 0, the proxy answers the request itself."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ __all__ = ["answer_of_the_last", "one_less"]
 
 _LIMITED = frozenset({"TRACE", "OPTIONS"})
 
-#: Longer numbers are none: nobody counts that far.
+#: Digits of a valid value. Longer ones are passed on unchanged.
 DIGITS_AT_MOST = 18
 
-#: What a TRACE must not show (RFC 9110 section 9.3.8).
+#: Fields that a response to TRACE must not contain (RFC 9110 section 9.3.8).
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 def answer_of_the_last(environ: dict[str, Any]) -> Response | None:
-    """Our answer to a request that goes no further than here, None where it does."""
+    """The proxy's response to a request with Max-Forwards 0, None for other requests."""
     method = environ["REQUEST_METHOD"]
     if method not in _LIMITED or environ.get("HTTP_MAX_FORWARDS") != "0":
         return None
@@ -29,7 +29,7 @@ def answer_of_the_last(environ: dict[str, Any]) -> Response | None:
 
 
 def one_less(method: str, fields: Fields) -> Fields:
-    """`fields` for the next hop. A value that is no number stays as it is: it says nothing, and is not ours to correct."""
+    """`fields` for the next hop. A value that is not a number is passed on unchanged."""
     if method not in _LIMITED:
         return fields
     return [(name, _less(value) if name.lower() == "max-forwards" else value) for name, value in fields]

@@ -1,4 +1,4 @@
-"""`NestedConnect`: CONNECT inside of an intercepted tunnel, whose destination is a proxy too. The inner tunnel leads through that proxy."""
+"""`NestedConnect`: CONNECT inside an intercepted tunnel to another proxy. The inner tunnel goes through that proxy."""
 
 from collections.abc import Iterable
 from time import monotonic
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NestedConnectRefused", "NestedConnect"]
 
-#: Bytes of the other proxy's page that are passed on where it refuses.
+#: Bytes of the other proxy's error page that are passed on at most.
 PAGE_AT_MOST = 65536
 
 
 class NestedConnectRefused(Fault):
-    """The other proxy refuses the tunnel; `response` is what it said. It may be 407, which the client has an answer to."""
+    """The other proxy refuses the tunnel. `response` is its response; after a 407 the client can authenticate."""
 
     def __init__(self, proxy: str, response: Response) -> None:
         super().__init__(Phase.CHAIN, f"the proxy {proxy} answered {response.status}")
@@ -32,12 +32,11 @@ class NestedConnectRefused(Fault):
 
 
 class NestedConnect:
-    """A `Dial`: connects as the tunnel would, and repeats there what the client has said to the proxy behind it, credentials included."""
+    """A `Dial`: connects to the tunnel's destination, and sends the client's CONNECT there, with its credentials."""
 
     def __init__(self, upstreams: Upstreams, tunnel: "Context", fields: Iterable[tuple[str, str]], timeout: float) -> None:
-        """`tunnel` is the one that leads to the other proxy, `fields` are those of the client's CONNECT. The answer has
-        `timeout` seconds."""
-        assert tunnel.destination is not None  # there is no tunnel to nowhere
+        """`tunnel` goes to the other proxy. `fields` are those of the client's CONNECT. The other proxy has `timeout` seconds to answer."""
+        assert tunnel.destination is not None  # every tunnel has one
         self._upstreams = upstreams
         self._tunnel = tunnel
         self._proxy = Endpoint(*tunnel.destination, tunnel.layers)
@@ -58,7 +57,7 @@ class NestedConnect:
             client.send(plan.head()[0])
             answer = client.receive("CONNECT")
             if answer.status == 101:
-                raise BrokenResponse("it switches to another protocol, which nobody asked for")
+                raise BrokenResponse("it switches to another protocol without a request for it")
             if not 200 <= answer.status < 300:
                 raise NestedConnectRefused(name, _page(client, answer.status, answer.reason, end_to_end(answer.fields)))
             connection.lifeline.deadline = float("inf")
@@ -74,7 +73,7 @@ class NestedConnect:
 
 
 def _page(client: ClientConnection, status: int, reason: str, fields: list[tuple[str, str]]) -> Response:
-    """The refusal with its page, or without one that is too long."""
+    """The refusal with its page. A page that is too long is left out."""
     page = b""
     while not client.body.done and len(page) <= PAGE_AT_MOST:
         page += client.body.read_some(PAGE_AT_MOST)

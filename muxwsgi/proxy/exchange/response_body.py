@@ -1,4 +1,4 @@
-"""`ResponseBody`: an upstream's response on its way to the client, block by block, and what becomes of its connection at the end."""
+"""`ResponseBody`: streams an upstream's response body to the client, and gives the upstream connection back at the end."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ class ResponseBody:
         give_back: Callable[[], None],
         switched: bool,
     ) -> None:
-        """`switched` says that no HTTP follows the head, so that there is nothing to give back."""
+        """`switched`: the response is a 101, so the connection carries another protocol and is not given back."""
         self._client = client
         self._upload = upload
         self._ctx = ctx
@@ -41,11 +41,11 @@ class ResponseBody:
         self._give_back = give_back
         self._done = False
         self._first = b""
-        #: Where the bytes are recorded.
+        #: Records the bytes; None if they are not recorded here.
         self.flow = ctx.flow
-        #: The trailer fields, once it is done.
+        #: The trailer fields, known after the end of the body.
         self.trailers: Fields = []
-        #: Called once with what broke it, None where it was whole.
+        #: Called once, with the error, or with None after a complete body.
         self.on_end: Callable[[str | None], None] | None = None
         if client.body.done and not switched:
             self._finish()
@@ -61,7 +61,7 @@ class ResponseBody:
 
     @property
     def done(self) -> bool:
-        """Whether all of it has been given out."""
+        """Whether the whole body has been read."""
         return self._done
 
     @property
@@ -70,7 +70,7 @@ class ResponseBody:
         return self._done or self._client.body.ready
 
     def read(self) -> bytes:
-        """The next bytes as they come; b"" at the end. Raises `ResponseAborted` where it breaks off."""
+        """The next bytes as they come; b"" at the end. Raises `ResponseAborted` if the body is incomplete."""
         if self._first:
             block, self._first = self._first, b""
             return block
@@ -89,16 +89,16 @@ class ResponseBody:
         return block
 
     def close(self) -> None:
-        """Called by the engine in any case."""
+        """The engine always calls this."""
         if not self._done:
             self._end("the client went away")
 
     def put_back(self, block: bytes) -> None:
-        """Give `block`, which was read already, out first."""
+        """Let the next `read` return `block`, which was read already."""
         self._first = block
 
     def take_over(self) -> "Connection":
-        """The upstream connection, which speaks another protocol from here on (101). It is the caller's to close."""
+        """The upstream connection, which carries another protocol after a 101. The caller closes it."""
         self._done = True
         self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None:
@@ -108,7 +108,7 @@ class ResponseBody:
     def _finish(self) -> None:
         self._done = True
         if self._client.body.trailers:
-            self.trailers = list(self._client.body.trailers.items())  # now: the connection may be another exchange's soon
+            self.trailers = list(self._client.body.trailers.items())  # copied, because another exchange may get the connection
         self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None and not self._upload.complete:
             self._upload.stop()

@@ -1,7 +1,7 @@
-"""`Upload`: sends a request's body upstream while the response is waited for.
+"""`Upload`: sends a request's body upstream while the proxy waits for the response.
 
-A server may answer before it has read the body (413, or a stream both ways), and one that stops reading must not keep its answer from us.
-So a body that is not in memory has a greenlet of its own.
+A server may respond before it has read the body (413, or streams both ways), and it may stop reading then. The proxy still has to read the
+response. So a body that is not in memory is sent by a separate greenlet.
 """
 
 import logging
@@ -24,7 +24,7 @@ BLOCK = 65536
 
 
 def pieces_of(source: Any) -> Iterator[bytes]:
-    """What `wsgi.input` gives, as it comes."""
+    """The bytes of `wsgi.input`, as they come."""
     while piece := source.read1(BLOCK):
         yield piece
 
@@ -40,28 +40,27 @@ def _last_chunk(trailers: Mapping[str, str]) -> bytes:
 
 
 class Upload:
-    """A body on its way. It ends when all is sent, when either side fails, or with `stop`."""
+    """A body that is being sent. It ends when the whole body is sent, when either side fails, or with `stop`."""
 
     __slots__ = ("_client", "_flow", "_greenlet", "_left", "_pieces", "_trailers", "begun", "complete")
 
     def __init__(
         self, pieces: Iterable[bytes], trailers: Mapping[str, str], client: "ClientConnection", length: int | None, flow: "Flow | None"
     ) -> None:
-        """`trailers` is filled when `pieces` have been read to their end. `length` is what the request's head says, None where it is sent
-        in chunks."""
+        """`trailers` is filled once `pieces` are exhausted. `length` is the Content-Length of the request, None for chunks."""
         self._pieces = pieces
         self._trailers = trailers
         self._client = client
         self._left = length
         self._flow = flow
         self._greenlet: gevent.Greenlet[..., None] | None = None
-        #: Whether the client was asked for the body.
+        #: Whether it has begun to read the body. Reading sends the client a 100.
         self.begun = False
-        #: Whether all of it is sent.
+        #: Whether the whole body is sent.
         self.complete = False
 
     def start(self, after: float = 0.0) -> None:
-        """Send from now on, or at the latest `after` seconds from now. Called again, it starts at once what still waits."""
+        """Start to send, `after` seconds from now. A second call without `after` ends that wait."""
         if self._greenlet is None:
             self._greenlet = gevent.spawn_later(after, self._run) if after else gevent.spawn(self._run)
         elif not after and not self.begun and not self._greenlet.dead:
@@ -69,7 +68,7 @@ class Upload:
             self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
-        """Send no more: what is half sent makes the upstream connection useless."""
+        """Stop sending. A body that is half sent makes the upstream connection unusable."""
         if self._greenlet is not None:
             self._greenlet.kill(Cut)
 
@@ -80,7 +79,7 @@ class Upload:
             try:
                 piece = next(pieces, b"")
             except (PeerError, OSError):
-                # The engine has taken note, and answers for it. Whoever waits for the response has nobody to give it to.
+                # The engine has noted the error, and answers the client. Closing ends the wait for the response.
                 self._client.close()
                 return
             except Cut:
@@ -92,14 +91,14 @@ class Upload:
             if self._left is not None:
                 self._left -= len(piece)
                 if self._left < 0 or (self._left and not piece):
-                    # Sent on, the server would take what follows for the rest of it, or the rest for what follows.
+                    # If it were sent, the server would take the next request for the rest of this body, or the rest for a request.
                     log.error("a rule's request body is not as long as its Content-Length")
                     self._client.close()
                     return
             try:
                 self._send(piece)
             except OSError:
-                return  # whoever waits for the response will see: it may have come before the end of the body
+                return  # the exchange reads the response, which may have come before the end of the body
             if not piece:
                 self.complete = True
                 return

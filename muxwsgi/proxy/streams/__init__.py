@@ -1,1 +1,1 @@
-"""Bytes and frames on their way through hooks."""
+"""Relays that pass bytes and WebSocket frames through hooks."""

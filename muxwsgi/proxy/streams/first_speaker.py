@@ -1,6 +1,6 @@
-"""Who speaks first in a tunnel: the client, as in HTTP and TLS, or the server, as in SMTP, IMAP, MySQL and SSH.
+"""Finds which side of a tunnel sends first: the client, as in HTTP and TLS, or the server, as in SMTP, IMAP, MySQL and SSH.
 
-Nothing is consumed here: the bytes stay in their stream.
+It only peeks: no byte is consumed.
 """
 
 import socket as socket_module
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Speaker", "first_to_speak", "has_spoken_within", "patience", "says_something"]
 
-#: Seconds that a client has for its first byte, besides the round trip to it, before the server is connected to. Clients that speak first
-#: do so within two milliseconds, and the wait costs less than a connection to the server that is made in vain.
+#: Seconds that a client has for its first byte, in addition to the round trips, before the proxy connects to the server. Clients that speak
+#: first do so within two milliseconds, and this wait costs less than a connection to the server that is not needed.
 GRACE = 0.03
 
 #: struct tcp_info: tcpi_rtt, microseconds.
@@ -28,11 +28,11 @@ class Speaker(Enum):
 
     CLIENT = "client"  # whether or not the server has too
     SERVER = "server"  # and the client has not; or one of the two streams has ended
-    NEITHER = "neither"  # has sent a byte in time
+    NEITHER = "neither"  # neither has sent a byte in time
 
 
 def patience(client: "Connection") -> float:
-    """Seconds that a client has to speak first: twice the round trip to it (RFC 6298), and `GRACE`."""
+    """Seconds that a client has to speak first: twice the round trip to it (RFC 6298) plus `GRACE`."""
     try:
         info = client.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, _RTT.size)
     except OSError:
@@ -42,7 +42,7 @@ def patience(client: "Connection") -> float:
 
 
 def has_spoken_within(client: "Connection", seconds: float) -> bool:
-    """Wait for a byte of the client, or its end, for `seconds` at most. True where there is one."""
+    """Wait for a byte of the client, or its end, for `seconds` at most. Whether one came."""
     waits = client.gettimeout()
     client.settimeout(seconds)
     try:
@@ -59,12 +59,12 @@ def has_spoken_within(client: "Connection", seconds: float) -> bool:
 
 def first_to_speak(client: "Connection", server: "Connection", seconds: float) -> Speaker:
     """Wait until either side sends a byte, or ends, for `seconds` at most."""
-    said = [gevent.spawn(says_something, side) for side in (client, server)]
+    waits = [gevent.spawn(says_something, side) for side in (client, server)]
     try:
-        gevent.wait(said, timeout=seconds, count=1)
-        from_client, from_server = (greenlet.value if greenlet.dead else None for greenlet in said)
+        gevent.wait(waits, timeout=seconds, count=1)
+        from_client, from_server = (greenlet.value if greenlet.dead else None for greenlet in waits)
     finally:
-        gevent.killall(said)
+        gevent.killall(waits)
         client.settle()
         server.settle()
     if from_client is True:
@@ -73,7 +73,7 @@ def first_to_speak(client: "Connection", server: "Connection", seconds: float) -
 
 
 def says_something(side: "Connection") -> bool:
-    """Wait for a byte, without consuming it. False where the stream ends or breaks: the next read shows which."""
+    """Wait for a byte, without consuming it. False if the stream ends or breaks; the next read raises the error."""
     try:
         return bool(side.peek_beyond(0, 1))
     except OSError:

@@ -1,4 +1,4 @@
-"""A relayed stream that is looked at: each block passes the chunk hooks, the flow and the recorder of messages on its way."""
+"""A relay with hooks: each block of bytes goes through the chunk hooks, the flow and the recorder of messages."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ __all__ = ["relay_inspected"]
 
 
 class _Inspected:
-    """One side of the relay: what is received from it is shown to the hooks first."""
+    """One side of the relay. Bytes that are received from it go through the hooks first."""
 
     __slots__ = ("_ctx", "_from_client", "_hooks", "_messages", "_stream")
 
@@ -78,10 +78,10 @@ def relay_inspected(
     fin_timeout: float,
     messages: "MessageRecorder | None" = None,
 ) -> Relayed:
-    """Relay both ways until both have ended, as `wire.relay`; with `hooks`, or a flow to fill in, through them.
+    """Relay both ways until both have ended, as `wire.relay` does, through `hooks` and into the flow of `ctx`.
 
-    A hook gets blocks as they arrive: where they are cut says nothing. What it raises ends both directions and passes through. Where the
-    stream is a WebSocket, `messages` reads along.
+    A hook gets blocks as they arrive, cut at any byte. An exception of a hook ends both directions, and is raised. `messages` records the
+    messages of a WebSocket.
     """
     if not hooks and ctx.flow is None:
         return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)

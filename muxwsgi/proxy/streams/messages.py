@@ -1,8 +1,8 @@
-"""`MessageRecorder`: the messages of a WebSocket on their way into its flow. It reads along, and changes nothing that is relayed.
+"""`MessageRecorder`: records the messages of a WebSocket in its flow. It does not change what is relayed.
 
-The recorder gets bytes, as a relay without hooks has them, or the frames that hooks have left. It joins fragments, undoes
-permessage-deflate, and keeps the first messages. All that it takes is bounded: the number of messages, what each may keep, what they keep
-together, and what is inflated at all. A message beyond these bounds is counted. Broken frames end the record of their direction.
+The recorder gets bytes from a relay without hooks, or the frames that hooks have passed on. It joins fragments, decompresses
+permessage-deflate, and keeps the first messages. There are limits on the number of messages, the bytes kept of each, the bytes kept of all,
+and the bytes that are decompressed. Messages beyond these limits are only counted. A broken frame ends the record of its direction.
 """
 
 from collections.abc import Iterable
@@ -16,33 +16,33 @@ from muxwsgi.wire.ready import give_turn
 
 __all__ = ["CONTENT_PER_MESSAGE", "INFLATED_AT_MOST", "MessageRecorder"]
 
-#: Bytes of content that messages keep together: as many for each that may be kept.
+#: All messages of a WebSocket together may keep this many bytes for each message that may be kept.
 CONTENT_PER_MESSAGE = 4096
 
-#: Bytes that are inflated in one WebSocket. A peer can have a thousand bytes inflated with each byte that it sends.
+#: Bytes that are decompressed in one WebSocket. One byte from a peer can become a thousand decompressed bytes.
 INFLATED_AT_MOST = 64 << 20
 
-#: Frames longer than this are read as they arrive, so that no more of them waits in memory.
+#: Frames longer than this are read in pieces, so that no more of a frame waits in memory.
 PIECE = 4096
 
 
 class _Way:
     """One direction: how far it has been read."""
 
-    __slots__ = ("broken", "fragments", "message", "parser", "who")
+    __slots__ = ("broken", "fragments", "message", "parser", "sender")
 
     def __init__(self, from_client: bool, inflater: Inflater | None) -> None:
-        self.who = "client" if from_client else "server"
+        self.sender = "client" if from_client else "server"
         self.parser = FrameParser(from_client, piece=PIECE, extensions=inflater is not None)
         self.fragments = Fragments(inflater)
-        self.message: Message | None = None  # the message that is under way, where it is kept
+        self.message: Message | None = None  # the message that is being received, if it is kept
         self.broken = False
 
 
 class MessageRecorder:
-    """Fills in `flow.websocket`, from the first byte behind the handshake on, whose response has `fields`. `end` ends it.
+    """Fills in `flow.websocket`, from the first byte after the handshake. `fields` are those of the handshake's response. `end` ends it.
 
-    `message_limit` is how many messages are kept, of each of them `flow.capture_limit` bytes.
+    At most `message_limit` messages are kept, and `flow.capture_limit` bytes of each.
     """
 
     __slots__ = ("_begun", "_flow", "_from_client", "_from_server", "_inflated", "_limit", "_record", "_room", "_room_limit")
@@ -66,7 +66,7 @@ class MessageRecorder:
             self._stop(why)
 
     def add_bytes(self, data: bytes, from_client: bool) -> None:
-        """What is relayed next in that direction, cut anywhere."""
+        """The bytes that are relayed next in that direction, cut anywhere."""
         way = self._from_client if from_client else self._from_server
         if way.broken:
             return
@@ -87,10 +87,10 @@ class MessageRecorder:
             self._break_off(way, fault)
 
     def end(self) -> None:
-        """The relay has ended: what is under way stays incomplete."""
+        """The relay has ended. Unfinished messages are recorded as incomplete."""
         for way in (self._from_client, self._from_server):
             if not way.broken and way.parser.within_frame:
-                self._stop(f"the stream from the {way.who} ended within a frame")
+                self._stop(f"the stream from the {way.sender} ended within a frame")
             self._leave(way)
 
     def _take(self, way: _Way, frame: Frame) -> None:
@@ -111,7 +111,7 @@ class MessageRecorder:
         if self._inflated > INFLATED_AT_MOST:
             return
         if self._begun == self._limit:
-            self._stop(f"{self._limit} messages are kept, and no more")
+            self._stop(f"the limit of {self._limit} messages is reached")
         elif self._room <= 0:
             self._stop_full()
         else:
@@ -120,7 +120,7 @@ class MessageRecorder:
 
     def _read(self, way: _Way, frame: Frame) -> None:
         message = way.message
-        # Where a message is not kept, none will be: nothing will refer to it that is read.
+        # After a message that is not kept no further one is kept, so the decompressor's window need not stay complete.
         if message is None or not message.complete:
             return
         for block in way.fragments.content(frame):
@@ -129,7 +129,7 @@ class MessageRecorder:
                 continue
             self._inflated += len(block)
             if self._inflated > INFLATED_AT_MOST:
-                self._stop(f"more than {INFLATED_AT_MOST} bytes come out of permessage-deflate, and no more are read")
+                self._stop(f"permessage-deflate made more than {INFLATED_AT_MOST} bytes, which is the limit")
                 message.complete = False
                 return
             if len(block) == BLOCK:
@@ -151,8 +151,8 @@ class MessageRecorder:
         way.message = None
 
     def _break_off(self, way: _Way, fault: BrokenFrame) -> None:
-        """Nothing can be known of what follows in this direction."""
-        self._stop(f"what the {way.who} sent cannot be read further: {fault.reason}")
+        """After a broken frame, the rest of this direction cannot be parsed."""
+        self._stop(f"the frames from the {way.sender} are broken: {fault.reason}")
         way.broken = True
         self._leave(way)
 
@@ -162,7 +162,7 @@ class MessageRecorder:
         self._finish(way)
 
     def _stop_full(self) -> None:
-        self._stop(f"{self._room_limit} bytes of messages are kept, and no more")
+        self._stop(f"the limit of {self._room_limit} bytes of messages is reached")
 
     def _stop(self, why: str) -> None:
         if self._record.stopped is None:

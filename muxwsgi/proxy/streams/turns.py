@@ -1,4 +1,4 @@
-"""Frames out of bytes, with turns for other connections: 64 KiB may be 32,000 frames."""
+"""Parses frames, and lets other connections run in between, because 64 KiB may be 32,000 frames."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,15 @@ from muxwsgi.wire.ready import give_turn
 
 __all__ = ["frames_in_turns"]
 
-#: Frames after which other connections have their turn.
+#: Frames after which other connections run.
 FRAMES_PER_TURN = 200
 
-#: Bytes that are parsed at once: 8,000 frames at most, which take plain Python about 10 ms.
+#: Bytes that are parsed at once: 8,000 frames at most, about 10 ms in plain Python.
 BYTES_AT_ONCE = 16384
 
 
 def frames_in_turns(parser: FrameParser, data: bytes) -> Iterator[Frame]:
-    """The frames that `data` completes. Raises `BrokenFrame` behind those that are in order. Exhaust it before the next."""
+    """The frames that `data` completes. Raises `BrokenFrame` after the valid ones. Exhaust it before the next call."""
     count = 0
     for at in range(0, len(data), BYTES_AT_ONCE):
         for frame in parser.feed(data[at : at + BYTES_AT_ONCE]):

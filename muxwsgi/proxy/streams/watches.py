@@ -1,4 +1,4 @@
-"""Chunk hooks of the proxy itself, for streams that are relayed though it is not clear yet what they are."""
+"""Chunk hooks of the proxy itself, for streams that are relayed before their protocol is known."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ __all__ = ["NoRequest", "SlowStart"]
 
 
 class SlowStart:
-    """A chunk hook that goes on asking what a stream is, whose first bytes could not tell in time. Raises `Refused` as soon as it is
-    something that would have been looked into: else waiting for a moment in the middle of "GET" would take anything past the rules."""
+    """A chunk hook for a stream whose first bytes came too slowly to detect its protocol. It continues the detection, and raises `Refused`
+    for a protocol that would have been intercepted. Otherwise a pause in the middle of "GET" would bypass the rules."""
 
     __slots__ = ("_begun", "_mux")
 
@@ -30,11 +30,11 @@ class SlowStart:
         if decision is not None:
             self._begun = None
             if decision.reason is not Reason.UNMATCHED:
-                raise Refused(f"it began too slowly to be looked into: {decision.text}")
+                raise Refused(f"its first bytes came too slowly to intercept it: {decision.text}")
 
 
 class NoRequest:
-    """A chunk hook that raises `Refused` where the client's first line could be a request to some server."""
+    """A chunk hook that raises `Refused` if some servers would accept the client's first line as an HTTP request."""
 
     __slots__ = ("_line",)
 
@@ -43,4 +43,4 @@ class NoRequest:
 
     def __call__(self, chunk: Chunk, ctx: "Context") -> None:
         if chunk.from_client and self._line.is_request(chunk.data):
-            raise Refused("it begins with what some servers take for a request, and nothing that can be looked into")
+            raise Refused("some servers would accept its first line as a request, and it cannot be intercepted")

@@ -1,10 +1,10 @@
-"""A relay for WebSockets (RFC 6455) that shows each frame to a hook on its way.
+"""A relay for WebSockets (RFC 6455) that passes each frame through a hook.
 
-Without a hook nothing here looks at a byte. With one, both directions are parsed and held to the protocol, as a peer would: what one side
-may not say is not passed on to the other. Frames that the hook leaves alone are sent on as they came, masking key included.
+Without a hook, bytes are relayed unparsed. With a hook, both directions are parsed and checked as a peer does, and invalid frames are not
+passed on. Frames that the hook does not change are sent on unchanged, with their masking key.
 
-A caller whose hook reads payloads takes the offer of extensions out of the handshake, see `handshake.without_extensions`: otherwise
-payloads are compressed.
+A caller whose hook reads payloads removes the offer of extensions from the handshake (`handshake.without_extensions`), because payloads
+could be compressed otherwise.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from muxwsgi.wire.relay import Relayed, cut_both, relay
 
 __all__ = ["FrameHook", "relay_frames"]
 
-#: Seconds that both sides have to read why the relay ends, before their connections are closed.
+#: Seconds that both sides have to read the Close frame before their connections are closed.
 GOODBYE = 2.0
 
 #: Close codes (RFC 6455 section 7.4.1).
@@ -30,7 +30,7 @@ GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 
-#: Returns what is sent on in place of the frame, the same one to leave it alone, None to drop it.
+#: Returns the frame to send on: the same one, another one, or None to drop it.
 FrameHook = Callable[[Frame], Frame | None]
 
 
@@ -39,14 +39,14 @@ class _BothClosed(Exception):
 
 
 class _HookFailed(Exception):
-    """Carries what a hook raised past `relay`, which takes every `OSError` for its streams'."""
+    """Carries an exception of a hook through `relay`, which would take an `OSError` for an error of its streams."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 class _Side:
-    """One end of the relay: what is received from it has been shown to the hook."""
+    """One side of the relay. Frames that are received from it go through the hook."""
 
     __slots__ = (
         "_dropping",
@@ -55,8 +55,8 @@ class _Side:
         "_on_frame",
         "_on_passed",
         "_parser",
+        "closed",
         "other",
-        "said_close",
         "sent",
         "stream",
         "writing",
@@ -78,19 +78,19 @@ class _Side:
         self._on_frame = on_frame
         self._on_passed = on_passed
         self._dropping = False  # the rest of a message whose first fragment was dropped
-        self._fault: Exception | None = None  # what is wrong behind the frames that were passed on last
-        self.said_close = False  # and it has been passed on
+        self._fault: Exception | None = None  # raised once the frames before it are sent
+        self.closed = False  # it has sent a Close, which has been passed on
         self.sent = 0
-        self.writing = False  # where it stays so, the other side waits for the rest of a frame
+        self.writing = False  # if it stays True, a frame to this side is half sent
 
     def recv(self, n: int, /) -> bytes:
         """The next frames to send to the other side, b"" at the end of the stream."""
         while True:
-            # What was returned before is sent by now.
-            self.said_close = self._parser.closed
+            # The frames that the last call returned have been sent.
+            self.closed = self._parser.closed
             if self._fault is not None:
                 raise self._fault
-            if self.said_close and self.other.said_close:
+            if self.closed and self.other.closed:
                 raise _BothClosed
             data = self.stream.recv(n)
             if not data:
@@ -101,7 +101,7 @@ class _Side:
 
     def _passed(self, data: bytes) -> bytes:
         parts = []
-        # Faults are raised when what came before them is sent: cuts between packets make no difference then.
+        # A fault is raised once the frames before it are sent, so the result does not depend on where packets are cut.
         try:
             for frame in frames_in_turns(self._parser, data):
                 kept = self._kept(frame)
@@ -109,7 +109,7 @@ class _Side:
                     continue
                 if self._on_passed is not None:
                     self._on_passed(kept)
-                # With the key that it came with, a frame is the bytes that it came as: its length has one form only.
+                # With its own key, an unchanged frame is encoded to the bytes that were received, because a length has one form only.
                 parts.append(encode_frame(kept, masked=self._from_client, key=frame.key if kept is frame else None))
         except BrokenFrame as fault:
             self._fault = fault
@@ -120,7 +120,7 @@ class _Side:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _kept(self, frame: Frame) -> Frame | None:
-        """What the hook makes of `frame`, as far as the other side can make sense of the rest."""
+        """The frame that the hook returns for `frame`, corrected so that the other side gets a valid sequence."""
         if frame.opcode >= Opcode.CLOSE:
             kept = self._on_frame(frame)
             return frame if kept is None and frame.opcode == Opcode.CLOSE else kept
@@ -132,7 +132,7 @@ class _Side:
             if frame.opcode != Opcode.CONTINUATION:
                 self._dropping = not frame.fin
             elif frame.fin:
-                return Frame(Opcode.CONTINUATION, b"", True, 0, self._from_client)  # the message was begun: it has to end
+                return Frame(Opcode.CONTINUATION, b"", True, 0, self._from_client)  # the message has begun, so it has to end
         return kept
 
     def sendall(self, data: bytes, /) -> None:
@@ -160,9 +160,9 @@ class _Side:
         self.stream.cut(grace)
 
     def say_goodbye(self, code: int, reason: str) -> None:
-        """Send a Close, unless one was passed on already or a frame is half sent, and read on so that it is not lost to a reset."""
+        """Send a Close, unless one was passed on already or a frame is half sent. Then read on, so that no reset destroys it."""
         try:
-            if not self.writing and not self.other.said_close:
+            if not self.writing and not self.other.closed:
                 close = Frame(Opcode.CLOSE, close_payload(code, reason))
                 self.stream.sendall(encode_frame(close, masked=not self._from_client))
         except OSError:
@@ -181,17 +181,22 @@ def relay_frames(
     piece: int = PIECE,
     extensions: bool = False,
 ) -> Relayed:
-    """Relay a WebSocket, whose handshake is over, until it ends; each frame through `on_frame`. Closes neither connection.
+    """Relay a WebSocket after its handshake, with each frame through `on_frame`, until it ends. Closes neither connection.
 
-    It ends when both sides have said Close, or ended, or one fails, or after `idle_timeout` seconds without a byte (`fin_timeout`, once
-    one side has ended). A side that breaks the protocol ends it with 1002, idleness with 1001, both ways; a stream that breaks cuts both.
-    Bytes, and what ended it before its time (`BrokenFrame`, `Expired`, another `OSError`), are in the result. What the hook raises ends it
-    too, with 1008 for `Refused` and 1011 for anything else, and is raised.
+    The relay ends when:
 
-    Frames longer than `piece` bytes are shown, and sent on, in fragments. A hook that drops the first fragment of a message drops all of
-    it; if it drops a later one, the message lacks it. A Close that it drops is passed on all the same. `on_passed` is told of each frame
-    that is sent on. `extensions` says that the handshake agreed on permessage-deflate. Without a hook nothing is parsed, and all of this is
-    between the two sides.
+    - both sides have sent a Close, or have ended;
+    - no byte came for `idle_timeout` seconds (`fin_timeout`, once one side has ended). Both sides get a Close with 1001;
+    - a side breaks the protocol. Both sides get a Close with 1002;
+    - the hook raises. Both sides get a Close with 1008 for `Refused`, 1011 for anything else, and the exception is raised;
+    - a stream breaks. Both are cut.
+
+    The result has the numbers of bytes, and the error (`BrokenFrame`, `Expired`, another `OSError`) if there was one.
+
+    Frames longer than `piece` bytes go through the hook, and are sent on, in fragments. If a hook drops the first fragment of a message,
+    the whole message is dropped. If it drops a later fragment, only that one is missing. A Close is passed on even if the hook drops it.
+    `on_passed` is called with each frame that is sent on. `extensions`: the handshake agreed on permessage-deflate. Without a hook nothing
+    is parsed.
     """
     if on_frame is None:
         return relay(client, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)

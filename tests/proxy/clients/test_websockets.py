@@ -129,11 +129,11 @@ def test_bounds_are_those_that_were_asked_for(start_proxy: StartProxy, echo: int
         ("x" * 10, 1000, True),
         ("y" * 10, 100_000, True),
     ]
-    assert said["count"] == 8 and said["stopped"] == "3 messages are kept, and no more"
+    assert said["count"] == 8 and said["stopped"] == "the limit of 3 messages is reached"
     assert said["close"] == {"type": "send", "code": 1000, "reason": "done"}
     assert proxy.stop() == 0
     (entry,) = read_har(tmp_path / "flows.har")
-    assert entry["comment"] == "3 of 8 messages: 3 messages are kept, and no more"
+    assert entry["comment"] == "3 of 8 messages: the limit of 3 messages is reached"
     assert [message["comment"] for message in entry["_webSocketMessages"]] == ["the first 10 of 1000 bytes"] * 2 + ["the first 10 of 100000 bytes"]
 
 

@@ -83,7 +83,7 @@ def test_what_is_no_network_is_the_operators_error() -> None:
 
 @pytest.mark.parametrize("address", [("0.0.0.0", 8080), ("::", 8080, 0, 0), ("192.0.2.1", 8080), ("fe80::1%eth0", 8080, 0, 2)])
 def test_a_bind_that_anybody_could_use_is_refused(address: Any) -> None:
-    with pytest.raises(OperatorError, match=r"bind .*8080: anybody who reaches it could use the proxy"):
+    with pytest.raises(OperatorError, match=r"bind .*8080: every host that reaches it could use the proxy"):
         Access().check_bind(address)
     for access in (Access(ANN), Access(client_certificates=True)):
         access.check_bind(address)

@@ -133,7 +133,7 @@ def test_who_connects_to_the_proxy_itself_is_not_sent_round_in_circles(way: Way,
     (error,) = one.errors
     assert isinstance(error, PeerError)
     assert error.status == 508
-    assert f"connected to {ROUTER[family]} port {one.port}, which is the proxy" in error.reason
+    assert f"connected to the proxy itself, at {ROUTER[family]} port {one.port}" in error.reason
 
 
 @ways
@@ -144,7 +144,7 @@ def test_the_same_holds_where_the_proxy_listens_on_every_address(way: Way, famil
     port = int(door.stdout.readline())
     (lab.tproxy if way == "tproxy" else lab.redirect)(port)
     assert is_reset(lab, ROUTER[family], port)
-    assert door.stdout.readline() == f"508: the client connected to {ROUTER[family]} port {port}, which is the proxy, and not through it\n"
+    assert door.stdout.readline() == f"508: the client connected to the proxy itself, at {ROUTER[family]} port {port}\n"
     assert hear(lab.client.connect(SERVER[family], port)) == f"{way} to {SERVER[family]} port {port}\n"
 
 
@@ -207,7 +207,7 @@ def test_without_a_redirect_everybody_connects_to_us() -> None:
             accepted, _ = listening.accept()
             with accepted:
                 for way in ("redirect", "tproxy"):
-                    with pytest.raises(Fault, match="which is the proxy") as refused:
+                    with pytest.raises(Fault, match="connected to the proxy itself") as refused:
                         original_destination(accepted, way, listening.getsockname())  # type: ignore[arg-type]
                     assert refused.value.phase is Phase.LOOP
 
