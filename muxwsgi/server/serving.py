@@ -2,10 +2,9 @@
 
 import errno
 import logging
-from collections.abc import MutableMapping
+from functools import partial
 
-import gevent
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 from muxwsgi.errors import Cut, Draining, Expired, PeerError, TLSError
 from muxwsgi.events import Events, tell
@@ -30,7 +29,7 @@ class Serving:
     peer_errors     how many connections ended with an error of the peer
     """
 
-    def __init__(self, lines: MutableMapping[Lifeline, greenlet | None], events: Events) -> None:
+    def __init__(self, lines: dict[Lifeline, greenlet | None], events: Events) -> None:
         """`lines` holds the connections that are served right now, each with its greenlet."""
         self.peer_errors = 0
         self._lines = lines
@@ -38,45 +37,43 @@ class Serving:
 
     def with_handler(self, handler: Handler) -> Serve:
         """What serves a connection with `handler`, and closes it then."""
-        lines = self._lines
-        events = self._events
+        return partial(self.serve, handler)
 
-        def serve(connection: Connection) -> None:
-            line = connection.lifeline
-            lines[line] = gevent.getcurrent()
-            cut = False
-            ended_by: BaseException | None = None
-            try:
-                if events.accepted:
-                    tell(events.accepted, connection)
-                handler(connection)
-            except Cut as error:
-                ended_by = error
-                cut = True
-                raise
-            except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
-                ended_by = error
+    def serve(self, handler: Handler, connection: Connection) -> None:
+        """Have `handler` serve `connection`, and close it then."""
+        line = connection.lifeline
+        self._lines[line] = getcurrent()
+        cut = False
+        ended_by: BaseException | None = None
+        try:
+            if self._events.accepted:
+                tell(self._events.accepted, connection)
+            handler(connection)
+        except Cut as error:
+            ended_by = error
+            cut = True
+            raise
+        except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
+            ended_by = error
+            self._note_peer_error(connection, error)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
+            ended_by = error
+            fork.end_child(error)
+            if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
                 self._note_peer_error(connection, error)
-            except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
-                ended_by = error
-                fork.end_child(error)
-                if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
-                    self._note_peer_error(connection, error)
-                else:
-                    log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
-                    line.reset_at_close = True  # the client must see that what it got is incomplete
-                    if may_be_ctrl_c(error):
-                        raise
+            else:
+                log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
+                line.reset_at_close = True  # the client must see that what it got is incomplete
+                if may_be_ctrl_c(error):
+                    raise
+        finally:
+            try:
+                connection.finish(cut)
             finally:
-                try:
-                    connection.finish(cut)
-                finally:
-                    lines.pop(line, None)
-                    if events.closed:
-                        tell(events.closed, connection, ended_by)
-                    ended_by = None  # its traceback refers to this frame
-
-        return serve
+                self._lines.pop(line, None)
+                if self._events.closed:
+                    tell(self._events.closed, connection, ended_by)
+                ended_by = None  # its traceback refers to this frame
 
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1
