@@ -13,12 +13,14 @@ import pytest
 import muxwsgi
 from muxwsgi.errors import HandshakeError
 from muxwsgi.events import Refusal
+from muxwsgi.http import gateway
 from muxwsgi.http.h1 import h1
 from muxwsgi.mux import mux
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
+from muxwsgi.server import serving
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.wire.connection import Connection
 from tests.http.conftest import hello
@@ -274,8 +276,9 @@ def test_without_subscribers_nothing_is_made_for_them(monkeypatch: pytest.Monkey
     subscribed = {name: getattr(server.events, name) for name in EVENTS}
     assert [name for name, subscribers in subscribed.items() if subscribers] == ["refused", "handshake"]  # they are counted
     made: list[object] = []
-    monkeypatch.setattr(h1, "Exchange", lambda *arguments: made.append(arguments))
-    for module in (h1, mux):
+    for module in (gateway, h1):
+        monkeypatch.setattr(module, "Exchange", lambda *arguments: made.append(arguments))
+    for module in (gateway, h1, mux, serving):
         monkeypatch.setattr(module, "tell", lambda *arguments: made.append(arguments))
     server.start()
     try:
