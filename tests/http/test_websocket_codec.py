@@ -26,8 +26,8 @@ from muxwsgi.http.websocket.frame import PIECE, BrokenFrame, Frame, FrameParser,
 from muxwsgi.http.websocket.handshake import accept_of, asks_for_websocket, extensions, is_key, is_websocket, subprotocols
 from muxwsgi.http.websocket.messages import Fragments, Messages, close_payload, close_reason
 
-CLOSES = [b"", *(code.to_bytes(2) + b"bye" for code in (1000, 1001, 1011, 3000, 4999))]
-BROKEN_CLOSES = [b"\x03", *(code.to_bytes(2) for code in (0, 999, 1004, 1005, 1006, 1015, 5000, 65535))]
+CLOSES = [b"", *(code.to_bytes(2) + b"bye" for code in (1000, 1001, 1011, 1012, 1013, 3000, 4999))]
+BROKEN_CLOSES = [b"\x03", *(code.to_bytes(2) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, 65535))]
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,22 @@ def test_any_messages_are_taken_or_refused_as_wsproto_does(data: Any, from_clien
                 expected.append((Opcode.CLOSE, None if event.code == 1005 else int(event.code)))
             break
     assert read_messages(wire, cuts, from_client, Messages(1 << 30)) == (expected, code)
+
+
+def test_a_close_may_have_a_code_that_was_registered_after_wsproto_was_written() -> None:
+    wire = encode_frame(Frame(Opcode.CLOSE, (1014).to_bytes(2)), masked=False)
+    assert read_messages(wire, [], False, Messages(1 << 30)) == ([(Opcode.CLOSE, 1014)], None)
+    their = Protocol(Side.CLIENT, state=State.OPEN, max_size=None)
+    their.receive_data(wire)
+    assert their.parser_exc is None
+
+
+def test_the_reason_of_a_close_is_utf8() -> None:
+    wire = encode_frame(Frame(Opcode.CLOSE, b"\x03\xe8bye \xff"), masked=False)
+    assert read_messages(wire, [], False, Messages(1 << 30)) == ([], 1007)
+    their = Protocol(Side.CLIENT, state=State.OPEN, max_size=None)
+    their.receive_data(wire)
+    assert isinstance(their.parser_exc, UnicodeDecodeError)
 
 
 DEFLATES = st.fixed_dictionaries({"takeover": st.booleans(), "bits": st.integers(9, 15)})

@@ -159,6 +159,8 @@ BROKEN = {
     "close with half a code": masked(0x88, 1, data=b"\x03"),
     "close 1005": masked(0x88, 2, data=b"\x03\xed"),
     "close 999": masked(0x88, 2, data=b"\x03\xe7"),
+    "close 1016": masked(0x88, 2, data=b"\x03\xf8"),
+    "close 2999": masked(0x88, 2, data=b"\x0b\xb7"),
     "close 5000": masked(0x88, 2, data=b"\x13\x88"),
 }
 

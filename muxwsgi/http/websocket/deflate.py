@@ -4,16 +4,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from muxwsgi.http.websocket.frame import BrokenFrame
+from muxwsgi.http.websocket.frame import INVALID_PAYLOAD, BrokenFrame
 from muxwsgi.http.websocket.handshake import extensions
 
-__all__ = ["BLOCK", "INVALID_PAYLOAD", "Deflate", "Inflater", "agreed_deflate"]
+__all__ = ["BLOCK", "Deflate", "Inflater", "agreed_deflate"]
 
 #: Bytes that come out of an `Inflater` at once, at most.
 BLOCK = 65536
-
-#: The Close code for a payload that is not UTF-8 in a text, or cannot be inflated (RFC 6455 section 7.4.1).
-INVALID_PAYLOAD = 1007
 
 #: What a sender leaves out behind each message (RFC 7692 section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"

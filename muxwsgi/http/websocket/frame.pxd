@@ -110,6 +110,6 @@ cdef class FrameParser:
     cdef Frame _next_piece(self, source, Py_ssize_t at, Py_ssize_t count)
 
 
-cdef bint _may_close(bytes data) except -1
+cdef _close_fault(bytes data)
 @cython.locals(data=bytes, opcode=int)
 cdef bytes _encode(Frame frame, bytes key)

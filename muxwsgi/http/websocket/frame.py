@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["COMPRESSED", "CONTROL_AT_MOST", "PIECE", "TOO_BIG", "BrokenFrame", "Frame", "FrameParser", "Opcode", "encode_frame", "mask"]
+__all__ = [
+    "COMPRESSED",
+    "CONTROL_AT_MOST",
+    "INVALID_PAYLOAD",
+    "PIECE",
+    "TOO_BIG",
+    "BrokenFrame",
+    "Frame",
+    "FrameParser",
+    "Opcode",
+    "encode_frame",
+    "mask",
+]
 
 #: Payload of a frame that comes out in one piece. A longer frame comes out in fragments.
 PIECE = 1 << 20
@@ -17,8 +29,10 @@ PIECE = 1 << 20
 #: Payload of a control frame (section 5.5).
 CONTROL_AT_MOST = 125
 
-#: Close codes (section 7.4.1): for a frame that is malformed or stands where it may not, and for one that is longer than its reader takes.
+#: Close codes (section 7.4.1): for a frame that is malformed or stands where it may not; for a text that is not UTF-8 or a payload that
+#: cannot be inflated; and for a frame that is longer than its reader takes.
 PROTOCOL_ERROR = 1002
+INVALID_PAYLOAD = 1007
 TOO_BIG = 1009
 
 #: The longest payload that a frame can have.
@@ -27,8 +41,8 @@ LONGEST = (1 << 63) - 1
 #: RSV1 in `Frame.rsv`: it marks a compressed message (RFC 7692 section 6).
 COMPRESSED = 4
 
-#: Codes that a Close frame may not carry (section 7.4.1).
-_NO_CODES = frozenset({1004, 1005, 1006, 1015})
+#: Codes below 3000 that a Close frame may carry (IANA "WebSocket Close Code Number Registry"). All others are reserved (section 7.4.2).
+_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
 class Opcode(IntEnum):
@@ -219,9 +233,10 @@ class FrameParser:
             if number < 8:
                 self._in_message = first < 128
             elif number == 8:
-                if length > 0 and not _may_close(data):
-                    self.fault = BrokenFrame("a Close frame has no code that may be sent")
-                    return end
+                if length > 0:
+                    self.fault = _close_fault(data)
+                    if self.fault is not None:
+                        return end
                 self.closed = True
             frames.append(_frame(_OPCODES[number], data, first >= 128, first >> 4 & 7, self._from_client, key))  # type: ignore[name-defined]  # noqa: F821
         return end
@@ -260,10 +275,16 @@ class FrameParser:
         return made
 
 
-def _may_close(data: bytes) -> bool:
-    """Whether a Close frame's payload begins with a code that may be sent (RFC 6455 sections 5.5.1 and 7.4)."""
+def _close_fault(data: bytes) -> BrokenFrame | None:
+    """What is wrong with the payload of a Close frame: a code that may be sent, and a reason in UTF-8 (RFC 6455 sections 5.5.1 and 7.4)."""
     code = int.from_bytes(data[:2]) if len(data) > 1 else 0
-    return 1000 <= code < 5000 and code not in _NO_CODES
+    if code not in _CODES and not 3000 <= code < 5000:
+        return BrokenFrame("a Close frame has no code that may be sent")
+    try:
+        data[2:].decode()
+    except UnicodeDecodeError:
+        return BrokenFrame("the reason of a Close frame is not UTF-8", INVALID_PAYLOAD)
+    return None
 
 
 def mask(data: bytes, key: bytes) -> bytes:

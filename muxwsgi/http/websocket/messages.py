@@ -7,8 +7,8 @@ what an endpoint needs: it collects whole messages up to a size. Control frames 
 import codecs
 from collections.abc import Iterable
 
-from muxwsgi.http.websocket.deflate import INVALID_PAYLOAD, Inflater
-from muxwsgi.http.websocket.frame import COMPRESSED, CONTROL_AT_MOST, TOO_BIG, BrokenFrame, Frame, Opcode
+from muxwsgi.http.websocket.deflate import Inflater
+from muxwsgi.http.websocket.frame import COMPRESSED, CONTROL_AT_MOST, INVALID_PAYLOAD, TOO_BIG, BrokenFrame, Frame, Opcode
 
 __all__ = ["Fragments", "Messages", "close_payload", "close_reason"]
 
