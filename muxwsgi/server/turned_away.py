@@ -68,29 +68,31 @@ class TurnedAway:
                 self._note("refused", connection, f"its request was refused: {refusal.status}: {refusal.reason}", str(refusal.status))
             case "limit":
                 self._note("limit", connection, f"closed: {refusal.reason}", refusal.route or "")
+            case "unmatched" if connection.tunnel is None:
+                self._note("unmatched", connection, _why_unmatched)
+            case "silent" if connection.tunnel is None:
+                self._note("silent", connection, "closed: it has not sent a byte in time")
             case kind if connection.tunnel is None:
-                self._note(kind, connection, _why_unserved(kind, connection))
+                self._note(kind, connection, None)
 
     def _handshake(self, connection: Connection, error: OSError | None) -> None:
         if isinstance(error, HandshakeError) and connection.tunnel is None:
             self._note("handshake", connection, f"closed: {error.strerror or error}")
 
-    def _note(self, kind: str, connection: Connection, text: str | None, detail: str = "") -> None:
+    def _note(self, kind: str, connection: Connection, text: str | Callable[[Connection], str] | None, detail: str = "") -> None:
+        """Count it, and log `text` where the throttle lets it through. Only then is a function called, because that takes time."""
         self.counts[kind] += 1
         if text is None or not log.isEnabledFor(logging.INFO):
             return
         before = self._throttle.admit(f"{kind} {detail}")
         if before is not None:
             more = f" ({before} more like it since the last line)" if before else ""
+            text = text(connection) if callable(text) else text
             log.info("connection %d from %s %s%s", connection.id, address_text(connection.client), text, more)
 
 
-def _why_unserved(kind: str, connection: Connection) -> str | None:
+def _why_unmatched(connection: Connection) -> str:
     """A text for the log about a connection that no route takes. Its first bytes are still there."""
-    if kind == "silent":
-        return "closed: it has not sent a byte in time"
-    if kind != "unmatched":
-        return None
     try:
         data = connection.peek_beyond(0, _LOOK)
     except OSError:

@@ -15,6 +15,7 @@ from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.matchers import never, prefix
 from muxwsgi.protocols import looks_like
+from muxwsgi.server import turned_away
 from muxwsgi.server.turned_away import Throttle, TurnedAway
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.testing import connection_pair
@@ -141,6 +142,28 @@ def test_a_flood_of_one_kind_is_a_few_lines_and_hides_no_other(caplog: pytest.Lo
     tell(events.refused, server, Refusal("refused", "no", status=400))
     assert caplog.records[-1].getMessage().endswith("400: no")
     assert away.counts == {"refused": 1003, "handshake": 1}
+    server.close()
+    client.close()
+
+
+def test_first_bytes_are_looked_at_for_lines_alone(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends junk on many connections must not have twenty matchers asked each time."""
+    looked: list[bytes] = []
+
+    def look(data: bytes) -> str:
+        looked.append(data)
+        return "junk"
+
+    monkeypatch.setattr(turned_away, "looks_like", look)
+    caplog.set_level(logging.INFO, "muxwsgi.error")
+    events = Events()
+    away = TurnedAway(events, Throttle(most=3))
+    server, client = connection_pair()
+    client.sendall(b"junk")
+    for _ in range(100):
+        tell(events.refused, server, Refusal("unmatched", "no route"))
+    assert away.counts == {"unmatched": 100}
+    assert looked == [b"junk"] * 3
     server.close()
     client.close()
 
