@@ -245,7 +245,7 @@ class Proxy:
         return [address for served in self._served for address in served.addresses()]
 
     def _own_entrance(self) -> Entrance:
-        """The entrance for requests that came by no server that knows of the proxy, because another application is around it."""
+        """The entrance for requests that came by no server that knows of the proxy, because another application or proxy is around it."""
         if self._without_server is None:
             self._without_server = self.serve_in(HTTPSettings(), (), list)
             self._without_server.start()

@@ -37,3 +37,15 @@ def test_middleware_sees_requests_outside_and_inside_of_tunnels(lab: Lab) -> Non
     head, body = read_response(inside)
     assert body == b"2" and b"\r\nX-Middleware: was here\r\n" in head
     assert seen == [("GET", f"http://127.0.0.1:{plain}/a"), ("CONNECT", f"localhost:{secure}"), ("GET", "/b")]
+
+
+def test_a_proxy_that_another_one_passes_requests_to_follows_its_own_rules(lab: Lab) -> None:
+    origin = lab.serve(lambda environ, start_response: (start_response("200 OK", []), [b"hello"])[1])
+    outer, guests = lab.proxy(), lab.proxy()
+    guests.on_connect().reject()
+    outer.wsgi_app = guests.wsgi_app
+    port = lab.serve_proxy(outer)
+    sock = lab.connect(port)
+    sock.sendall(f"CONNECT 127.0.0.1:{origin} HTTP/1.1\r\nHost: 127.0.0.1:{origin}\r\n\r\n".encode())
+    head, _ = read_response(sock)
+    assert head.startswith(b"HTTP/1.1 403 ")

@@ -49,7 +49,8 @@ class HTTPDoor:
         entrance: Callable[[], Entrance],
         connect_timeout: float,
     ) -> None:
-        """`nonproxy` answers requests to the proxy itself. `entrance` returns the one for requests without `ENTRANCE`."""
+        """`nonproxy` answers requests to the proxy itself. `entrance` returns the one for requests that have none of this proxy in
+        `ENTRANCE`."""
         self._access = access
         self._rules = rules
         self._exchanges = exchanges
@@ -60,7 +61,9 @@ class HTTPDoor:
         self._connect_timeout = connect_timeout
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        entrance = environ.get(ENTRANCE) or self._entrance()
+        entrance: Entrance | None = environ.get(ENTRANCE)
+        if entrance is None or not entrance.follows(self._rules):  # middleware may pass the request on to another proxy
+            entrance = self._entrance()
         connection: Connection = environ["muxwsgi.connection"]
         tunnel: Context | None = connection.tunnel
         if environ["REQUEST_METHOD"] == "CONNECT":

@@ -54,6 +54,10 @@ class Entrance:
         self._tunnels = tunnels
         self._relays = relays
 
+    def follows(self, rules: Rules) -> bool:
+        """Whether these rules decide here."""
+        return self._rules is rules
+
     def open(self, connection: "Connection", door: Door, destination: tuple[str, int], reply: Callable[[Fault | None], None]) -> None:
         """Serve a tunnel whose client is told of it by `reply`: `Open` of the doors."""
 
