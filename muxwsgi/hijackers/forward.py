@@ -10,8 +10,9 @@ from ipaddress import IPv6Address
 import gevent.socket
 
 from muxwsgi.dial.attempt import Attempt
-from muxwsgi.dial.errors import DialError, InvalidTarget
-from muxwsgi.dial.resolve import Resolver, check_target, system_resolver
+from muxwsgi.dial.concurrency_limit import ConcurrencyLimit
+from muxwsgi.dial.errors import DialError, InvalidTarget, ResolveTimeout
+from muxwsgi.dial.resolve import Resolved, Resolver, check_target, system_resolver
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
@@ -28,6 +29,10 @@ CONNECT_TIMEOUT = 10.0
 
 #: Seconds of these that the name servers have.
 RESOLVE_TIMEOUT = 5.0
+
+#: Lookups of the name at a time; more wait in line. A slow name server holds a thread for each, and all that resolves names shares these
+#: threads (`resolve.THREADS`).
+LOOKUPS_AT_ONCE = 32
 
 #: Seconds without a byte either way. An hour is what HAProxy's documentation suggests for tunnels; SSH's own
 #: keep-alives come sooner.
@@ -46,6 +51,7 @@ class Forward:
     def __init__(self, address: tuple[str, int] | str, resolver: Resolver = system_resolver) -> None:
         self.address = address
         self._resolver = resolver
+        self._lookups = ConcurrencyLimit(LOOKUPS_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<forward to {self}>"
@@ -82,9 +88,15 @@ class Forward:
         host, port = self.address
         attempt = Attempt(CONNECT_TIMEOUT, RESOLVE_TIMEOUT)
         # The operator's zone is one of this machine's interfaces. It is not part of a name, and no client can choose it.
-        found = [(int(socket_module.AF_INET6), host)] if "%" in host else attempt.resolve(self._resolver, host, port)
+        found = [(int(socket_module.AF_INET6), host)] if "%" in host else self._resolve(attempt, host, port)
         sock, _ = attempt.connect(found, port)
         return Connection.from_socket(sock)
+
+    def _resolve(self, attempt: Attempt, host: str, port: int) -> list[Resolved]:
+        with self._lookups.slot(host, attempt.resolve_time_left) as acquired:
+            if not acquired:
+                raise ResolveTimeout(f"{host}: too many lookups of it are under way")
+            return attempt.resolve(self._resolver, host, port)
 
 
 def _connect_unix(path: str) -> "gevent.socket.socket":

@@ -368,6 +368,25 @@ def test_resolving_and_connecting_share_one_deadline(caplog: pytest.LogCaptureFi
         each.close()
 
 
+def test_a_crowd_holds_only_some_of_the_threads_that_look_names_up() -> None:
+    asked = 0
+
+    def hangs(host: str, port: int) -> list[tuple[int, str]]:
+        nonlocal asked
+        asked += 1
+        return hanging(host, port)
+
+    forward = Forward(("hanging.example", 22), hangs)
+    pairs = [MAKERS["memory"]() for _ in range(50)]
+    crowd = [gevent.spawn(forward, server) for server, _ in pairs]
+    gevent.sleep(0.1)
+    assert asked == 32
+    gevent.killall(crowd)
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
 def test_a_unix_socket_that_is_not_there_is_said_in_the_same_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server, client = MAKERS["memory"]()
     Forward(f"{tmp_path}/none.sock")(server)
