@@ -1,1 +1,1 @@
-"""The CA, the leaves that it signs, and the hosts that are passed through."""
+"""The CA, the leaf certificates that it signs, and the hosts whose TLS is not intercepted."""

@@ -1,10 +1,10 @@
-"""The certificate authority that signs leaves: one for each installation, its key readable for its owner alone.
+"""The certificate authority (CA) that signs leaves. Each installation has one.
 
-It is two files in a folder. `ca.pem` holds the certificate, followed by those that lead from it to a root where it is an intermediate of
-a company's own; `ca-key.pem` its private key. `rotate` keeps the certificate that was there as `ca-OLD-<serial>.pem`, without its key.
+It is two files in a folder. `ca.pem` has the certificate, followed by its issuers up to the root if it is an intermediate. `ca-key.pem` has
+the private key. `rotate` keeps the old certificate as `ca-OLD-<serial>.pem`, and deletes its key.
 
-Whoever has the key can be anybody to every client that trusts the certificate. So it is made where nobody else could ever read it, one
-that others can read is refused instead of used, and it never leaves: exports hold certificates alone.
+With the key, a certificate for any host can be made, and clients that trust the CA accept it. So the key file is created with mode 0600, a
+key file that others can read is refused, and exports contain certificates only.
 """
 
 import fcntl
@@ -35,10 +35,10 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 CERTIFICATE_FILE = "ca.pem"
 KEY_FILE = "ca-key.pem"
 
-#: It signs for ten years: as strong as P-256 (NIST SP 800-57 part 1, table 2).
+#: The CA is valid for ten years, so its RSA key is as strong as P-256 (NIST SP 800-57 part 1, table 2).
 RSA_BITS = 3072
 
-#: A common name is no longer (RFC 5280 appendix A.1, ub-common-name), and ends in a space and eight digits here.
+#: A common name has at most 64 characters (RFC 5280 appendix A.1, ub-common-name). A space and eight digits follow the name.
 NAME_LIMIT = 64 - 9
 
 # RFC 5758 section 3.2, RFC 8017 appendix A.2.4
@@ -63,24 +63,24 @@ _FOR_CERTIFICATES = x509.KeyUsage(
 
 
 def default_folder() -> Path:
-    """`$XDG_DATA_HOME/muxwsgi/ca`. Raises `OperatorError` for a user who has no such place."""
+    """`$XDG_DATA_HOME/muxwsgi/ca`. Raises `OperatorError` for a user without a home folder."""
     return data_folder() / "ca"
 
 
 class Authority:
-    """A certificate that may sign others, and its key.
+    """A CA certificate and its key.
 
     Attributes:
-        certificate: the one that signs.
-        chain: what a server sends after its leaf: the intermediates. A root is left out, clients have it or do not trust it.
-        anchor: what clients are told to trust: the last certificate of the file.
-        ends: when the first of them expires.
+        certificate: the certificate that signs.
+        chain: the intermediates, which a server sends after its leaf. Without the root, because clients have it or do not trust it.
+        anchor: the certificate for clients to trust: the last one of the file.
+        ends: the earliest expiry of all these certificates.
     """
 
     def __init__(self, certificates: tuple[x509.Certificate, ...], key: Key) -> None:
-        """`certificates` are the signing one and those that lead to the root; `key` is the key of the first.
+        """`certificates` are the signing one and its issuers up to the root. `key` is the key of the first.
 
-        Raises `OperatorError` where the first may not sign, the key is not its own, or one does not lead to the next.
+        Raises `OperatorError` if the first may not sign, if the key does not belong to it, or if one was not issued by the next.
         """
         self.certificate = certificates[0]
         self.anchor = certificates[-1]
@@ -93,18 +93,18 @@ class Authority:
     def create(
         cls, folder: Path | None = None, *, key_type: KeyType = "ec", name: str = "muxwsgi CA", lifetime_days: int = 3650
     ) -> "Authority":
-        """Make one in `folder`, which is made too (0700) unless it is there and for its owner alone.
+        """Create a CA in `folder`. A missing folder is created with mode 0700; an existing one must not be open to others.
 
-        `name` becomes the organization, and the common name together with eight random hexadecimal digits, so that one
-        installation's certificate is not taken for another's. Raises `OperatorError`, also where there is one already.
+        `name` becomes the organization. The common name is `name` with eight random hexadecimal digits, which tell installations apart.
+        Raises `OperatorError`, also if the folder has a CA already.
         """
         folder = folder or default_folder()
         with _faults("made", folder):
-            for missing in [folder, *folder.parents][::-1]:  # `parents=True` would make those above by the umask
+            for missing in [folder, *folder.parents][::-1]:  # `parents=True` would apply the umask to the parents, not this mode
                 missing.mkdir(mode=0o700, exist_ok=True)
             mode = folder.stat().st_mode & 0o777
-            if mode & 0o077:  # not closed here: it may be /tmp that was named
-                raise OperatorError(f"{folder} is open to others (mode {mode:03o}): chmod 700 it, or name a folder that is not there yet")
+            if mode & 0o077:  # not changed here, because the operator may have named /tmp
+                raise OperatorError(f"{folder} is open to others (mode {mode:03o}): chmod 700 it, or name a folder that does not exist yet")
             with _locked(folder, fcntl.LOCK_EX):
                 for path in (folder / CERTIFICATE_FILE, folder / KEY_FILE):
                     if path.exists():
@@ -113,8 +113,8 @@ class Authority:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Authority":
-        """The one in `folder`. Raises `OperatorError` for what is missing, cannot be read, does not fit together, is not valid
-        today, and for a key that others can read.
+        """Load the CA in `folder`. Raises `OperatorError` if a file is missing or cannot be read, if key and certificate do not belong
+        together, if the certificate is not valid today, and if others can read the key.
         """
         folder = folder or default_folder()
         with _faults("read", folder), _locked(folder, fcntl.LOCK_SH):
@@ -128,10 +128,10 @@ class Authority:
 
     @classmethod
     def rotate(cls, folder: Path | None = None, *, key_type: KeyType | None = None, lifetime_days: int = 3650) -> "Authority":
-        """Replace the one in `folder` by a new certificate with a new key, of the same type unless one is given.
+        """Replace the CA in `folder` by a new certificate with a new key. The type of the key stays, unless one is given.
 
-        The certificate that was there is kept as `ca-OLD-<serial>.pem`; its key is not. The old key is not needed, so this also
-        repairs a folder whose key is lost. Raises `OperatorError`, also for a certificate that somebody else issued.
+        The old certificate is kept as `ca-OLD-<serial>.pem`, its key is deleted. The old key is not needed, so this also repairs a folder
+        whose key is lost. Raises `OperatorError`, also for a certificate that is not self-signed.
         """
         folder = folder or default_folder()
         with _faults("rotated", folder), _locked(folder, fcntl.LOCK_EX):
@@ -147,12 +147,12 @@ class Authority:
 
     @property
     def key_type(self) -> KeyType:
-        """Of its key."""
+        """The type of the key."""
         return "rsa" if isinstance(self._key, rsa.RSAPrivateKey) else "ec"
 
     @property
     def signature_algorithm(self) -> bytes:
-        """What `sign` does, as certificates name it: an AlgorithmIdentifier in DER (RFC 5280 section 4.1.1.2)."""
+        """The algorithm of `sign`: an AlgorithmIdentifier in DER (RFC 5280 section 4.1.1.2)."""
         return ECDSA_WITH_SHA256 if isinstance(self._key, ec.EllipticCurvePrivateKey) else RSA_WITH_SHA256
 
     def sign(self, data: bytes) -> bytes:
@@ -174,7 +174,7 @@ class Authority:
             raise OperatorError(f"a CA cannot be valid for {lifetime_days} days")
         key: Key = ec.generate_private_key(ec.SECP256R1()) if key_type == "ec" else rsa.generate_private_key(65537, RSA_BITS)
         certificate = _self_signed(key, name, now - BACKDATED, ends)
-        # The key first: were we stopped in between, what is left is refused, and rotating once more repairs it.
+        # The key first. If the process stops between the two, the files do not belong together, so they are refused. Rotating repairs that.
         write_private(folder / KEY_FILE, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         write_private(folder / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM))
         return cls((certificate,), key)
@@ -198,7 +198,7 @@ class Authority:
 
 
 def read_certificates(folder: Path) -> tuple[x509.Certificate, ...]:
-    """The certificates in the folder's `ca.pem`, without a look at the key. Raises `OperatorError`."""
+    """The certificates in the folder's `ca.pem`. The key is not read. Raises `OperatorError`."""
     path = folder / CERTIFICATE_FILE
     try:
         return tuple(x509.load_pem_x509_certificates(path.read_bytes()))
@@ -215,25 +215,25 @@ def _missing(folder: Path) -> OperatorError:
 
 
 def replaced_certificates(folder: Path) -> dict[str, Path]:
-    """What `rotate` kept: hexadecimal serial number to file."""
+    """The certificates that `rotate` kept: hexadecimal serial number to file."""
     return {path.stem.removeprefix("ca-OLD-"): path for path in sorted(folder.glob("ca-OLD-*.pem"))}
 
 
 def _read_key(path: Path) -> Key:
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777  # of what is read, not of what the name leads to a moment later
+            mode = os.fstat(file.fileno()).st_mode & 0o777  # of the open file: the path may lead to another file by now
             if mode & 0o077:
-                raise OperatorError(f"{path}: others can read the key (mode {mode:03o}): chmod 600 it, or rotate if they may have")
+                raise OperatorError(f"{path}: others can read the key (mode {mode:03o}): chmod 600 it, or rotate if they may have read it")
             key = load_pem_private_key(file.read(), password=None)
     except TypeError:
-        raise OperatorError(f"{path} is encrypted: a proxy has nobody to ask for the passphrase") from None
+        raise OperatorError(f"{path} is encrypted: a proxy cannot ask for the passphrase") from None
     except OSError as error:
         raise OperatorError(f"{path}: {error.strerror}") from None
     except (ValueError, UnsupportedAlgorithm):
         raise OperatorError(f"{path} does not hold a private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise OperatorError(f"{path} is neither an EC nor an RSA key, and browsers take no other")
+        raise OperatorError(f"{path} is neither an EC nor an RSA key; browsers accept no other")
     return key
 
 
@@ -269,7 +269,7 @@ def _self_signed(key: Key, name: str, begins: datetime, ends: datetime) -> x509.
 
 @contextmanager
 def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Whoever reads while another replaces the two files would get one of each."""
+    """Lock the folder. Otherwise a reader could get one old and one new file while both are being replaced."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""`KeyLog`: the secrets of TLS sessions in NSS's format (SSLKEYLOGFILE), for Wireshark.
+"""`KeyLog`: writes the secrets of TLS sessions in NSS's format (SSLKEYLOGFILE), for Wireshark.
 
-Whoever reads the file reads the traffic. It is for its owner alone, and written only when somebody asked for it.
+The file decrypts recorded traffic. It must be readable for its owner alone, and it is written only if the operator asks for it.
 """
 
 import os
@@ -14,16 +14,16 @@ __all__ = ["KeyLog"]
 
 
 class KeyLog:
-    """Appends lines to a file; what OpenSSL contexts call. Many contexts and processes can write to one file.
+    """A callback of OpenSSL contexts that appends lines to a file. Many contexts and processes can write to one file.
 
-    The traffic goes on when the disk is full.
+    Traffic continues if the disk is full.
 
     Attributes:
-        written, lost: numbers of lines that are in the file, and that could not be written.
+        written, lost: numbers of lines that were written, and of lines that could not be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises `OperatorError` where the file cannot be written, or others can read it."""
+        """Raises `OperatorError` if the file cannot be written, or if others can read it."""
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         except OSError as error:
@@ -31,13 +31,13 @@ class KeyLog:
         mode = os.fstat(self._fd).st_mode
         if not stat.S_ISREG(mode) or mode & 0o077:
             os.close(self._fd)
-            why = f"others can read it (mode {mode & 0o777:03o}): chmod 600 it" if stat.S_ISREG(mode) else "it is no plain file"
+            why = f"others can read it (mode {mode & 0o777:03o}): chmod 600 it" if stat.S_ISREG(mode) else "it is not a regular file"
             raise OperatorError(f"key log: {os.fspath(path)}: {why}")
         self.written = self.lost = 0
         self._torn = False
 
     def attach(self, context: SSL.Context) -> None:
-        """Log the sessions of a context that has made no connection yet."""
+        """Log the sessions of a context. Call it before the context makes its first connection."""
         context.set_keylog_callback(self)
 
     def __call__(self, ssl: SSL.Connection, line: bytes) -> None:
@@ -52,10 +52,10 @@ class KeyLog:
             self._torn = False
         else:
             self.lost += 1
-            self._torn = self._torn or done > 0  # what comes next must not go on in the middle of this line
+            self._torn = self._torn or done > 0  # the next line must not continue this half-written one
 
     def close(self) -> None:
-        """Close the file: what comes later is lost, and counted."""
+        """Close the file. Later lines are lost, and counted."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,12 +1,12 @@
-"""What TLS with minted leaves is served with: one OpenSSL context for all, which shows the leaf of the connection that is made next.
+"""Serves TLS with minted leaves. One OpenSSL context is shared by all leaves, and gets the leaf of the next connection before each one.
 
-A context for each leaf would cost 120 us and 20 KiB, and its sessions would go with it. The price of sharing one is that OpenSSL would
-resume one host's TLS 1.3 session for another (in 1.3 it does not associate the server name with the session). So each connection is made
-with a session id context of its own, which OpenSSL keeps in the ticket and compares.
+A context for each leaf would cost 120 us and 20 KiB, and its sessions would be lost with it. With a shared context, OpenSSL would resume
+the TLS 1.3 session of one host for another, because in 1.3 it does not bind the server name to the session. So the leaf's hosts are set as
+the session id context of each connection. OpenSSL stores it in the ticket and compares it.
 
-Neither has a public name in pyOpenSSL that fits: `Connection.use_certificate` parses the certificate anew each time (65 us instead of 4)
-or warns, and contexts cannot be changed after their first use. The functions that do it directly stand at the end, with what serves where
-they are missing.
+pyOpenSSL has no suitable public function for either. `Connection.use_certificate` parses the certificate each time (65 us instead of 4) or
+warns, and contexts cannot be changed after their first use. So the functions at the end call OpenSSL directly. If those are missing, slower
+public ones are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ __all__ = ["LeafContext"]
 
 
 class LeafContext:
-    """Serves hosts with the operator's own certificates where there are any, and with minted leaves where not.
+    """Serves hosts with the operator's certificates where they match, else with minted leaves.
 
-    Make it once, before a process forks: sessions of a context are resumed by all who share it.
+    Make it once, before a process forks, so that all workers resume the same sessions.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class LeafContext:
         own: Mapping[str, CertificateFiles] | None = None,
         key_log: KeyLog | None = None,
     ) -> None:
-        """`alpn` are the ids offered, the one we like best first. `own` are certificates for a host, or for `*.example.com`: all hosts
-        that are one label longer than `example.com`. Raises `OperatorError` where one of them cannot be served.
+        """`alpn` are the ids offered, in the order of preference. `own` are certificates for a host, or for `*.example.com`: all hosts one
+        label longer than `example.com`. Raises `OperatorError` if one of them cannot be used.
         """
         self.leaves = leaves
         self._alpn = tuple(protocol.encode("ascii") for protocol in alpn)
         self._key_log = key_log
         self._front = self._context()
-        self._shown: Leaf | None = None  # what connections begin with that are made in the front context now
+        self._shown: Leaf | None = None  # the leaf that the front context has now
         self._front.use_privatekey(leaves.key)
         for certificate in leaves.authority.chain:
             self._front.add_extra_chain_cert(certificate)
         self._own = {_pattern(pattern): self._own_context(pattern, files) for pattern, files in (own or {}).items()}
 
     def for_host(self, host: str, also: tuple[str, ...] = (), like: x509.Certificate | None = None) -> ServerSide:
-        """What `Connection.start_tls` takes to serve `host`; the arguments and errors are those of `Leaves.get`."""
+        """The argument for `Connection.start_tls` to serve `host`. The arguments and errors are those of `Leaves.get`."""
         if self._own:
             name = canonical(host)
             context = self._own.get(name) or self._own.get("*." + name.partition(".")[2])
@@ -68,8 +68,8 @@ class LeafContext:
         return _LeafSide(self, leaf)
 
     def _begin_with(self, leaf: Leaf, sock: socket | None) -> SSL.Connection:
-        """A connection in the front context that shows `leaf`. OpenSSL looks at a certificate's key each time that it is given one: so it
-        is given one only where it is another than the last one."""
+        """A connection in the front context with `leaf`. The leaf is set only if it differs from the last one, because OpenSSL checks the
+        key of each certificate that is set."""
         if leaf is not self._shown:
             self._shown = None
             _show(self._front, leaf)
@@ -78,7 +78,7 @@ class LeafContext:
 
     def _context(self) -> SSL.Context:
         context = server_openssl(self._alpn)
-        # Only where there is a callback does a TLS 1.2 session remember the name, and the client hear that it was understood.
+        # Without a callback, a TLS 1.2 session does not keep the server name, and the client gets no confirmation of it.
         context.set_tlsext_servername_callback(_take_name)
         _prepare(context)
         if self._key_log is not None:
@@ -90,12 +90,12 @@ class LeafContext:
         use_certificate(context, files)
         name, names = _pattern(pattern), certificate_names(files)
         if name not in names and "*." + name.partition(".")[2] not in names:
-            raise OperatorError(f"certfile: {files.certfile} is not for {pattern} but for {', '.join(names) or 'nobody'}")
+            raise OperatorError(f"certfile: {files.certfile} is not for {pattern} but for {', '.join(names) or 'no host'}")
         return context
 
 
 class _LeafSide:
-    """A leaf in the context that all leaves share."""
+    """A leaf, in the shared context."""
 
     __slots__ = ("_leaf", "_leaves")
 
@@ -110,7 +110,7 @@ class _LeafSide:
 
 
 class _OwnSide:
-    """A certificate of the operator's, in a context of its own."""
+    """A certificate of the operator, in a separate context."""
 
     __slots__ = ("_context", "_session_id")
 
@@ -133,11 +133,11 @@ def _pattern(pattern: str) -> str:
 
 
 def _take_name(ssl: SSL.Connection) -> None:
-    """Says that the server name is fine: the leaf was chosen before the handshake."""
+    """Accepts the server name. The leaf was chosen before the handshake."""
 
 
 def _prepare_public(context: SSL.Context) -> None:
-    context.set_options(SSL.OP_NO_TICKET)  # no session is resumed: better than one for another host
+    context.set_options(SSL.OP_NO_TICKET)  # so no session is resumed, and none for another host
     context.set_session_id(b"muxwsgi")
 
 
@@ -146,7 +146,7 @@ def _begin_public(context: SSL.Context, sock: socket | None, session_id: bytes) 
 
 
 def _show_public(context: SSL.Context, leaf: Leaf) -> None:
-    """Nothing: what a context shows cannot be changed after its first connection."""
+    """Does nothing: the certificate of a context cannot be changed after its first connection."""
 
 
 def _begin_shown_public(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
@@ -162,13 +162,13 @@ try:
     _clear_error = _lib.ERR_clear_error
 
     def _prepare_direct(context: SSL.Context) -> None:
-        """Nothing: sessions are told apart by the session id context."""
+        """Does nothing: the session id context keeps sessions apart."""
 
-    # SSL_new copies what the context has, and nobody else runs between that and what is set here.
+    # SSL_new copies the settings of the context. No other greenlet runs between setting them here and SSL_new.
 
     def _bind_sessions(context: SSL.Context, session_id: bytes) -> None:
         if _set_session_id(context._context, session_id, len(session_id)) != 1:
-            raise ValueError("OpenSSL does not take the session id context")
+            raise ValueError("OpenSSL does not accept the session id context")
 
     def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
         _bind_sessions(context, session_id)
@@ -178,7 +178,7 @@ try:
         _bind_sessions(context, leaf.session_id)
         if _use_certificate(context._context, leaf.openssl._x509) != 1:
             _clear_error()
-            raise ValueError(f"OpenSSL does not take the leaf for {leaf.names[0]}")
+            raise ValueError(f"OpenSSL does not accept the leaf for {leaf.names[0]}")
 
     def _begin_shown_direct(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
         return SSL.Connection(context, sock)

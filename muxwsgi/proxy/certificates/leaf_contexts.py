@@ -1,4 +1,4 @@
-"""`LeafContexts`: the contexts that intercepted TLS is served with, one for each list of ALPN ids, and the CA behind them."""
+"""`LeafContexts`: the TLS contexts for interception, one for each list of ALPN ids, and the CA that signs their leaves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +11,12 @@ from muxwsgi.settings import CertificateFiles
 
 __all__ = ["LeafContexts"]
 
-#: Contexts that are kept. Servers name protocols as they like, so there is no end to the lists.
+#: Contexts that are kept at most, because servers can name any protocols.
 CONTEXTS_AT_MOST = 16
 
 
 class LeafContexts:
-    """Makes contexts when they are first asked for, and keeps them."""
+    """Creates contexts at their first use, and keeps them."""
 
     def __init__(
         self,
@@ -27,8 +27,8 @@ class LeafContexts:
         own: Mapping[str, CertificateFiles] | None,
         key_log: KeyLog | None,
     ) -> None:
-        """`authority` mints the leaves; None for the one in `ca_folder` (None for the usual folder), read when it is first needed. `own`
-        are certificates by host, served instead of minted ones."""
+        """`authority` signs the leaves. If it is None, the CA in `ca_folder` (None for the default folder) is loaded at its first use.
+        `own` are certificates by host, served instead of minted ones."""
         self._authority = authority
         self._ca_folder = ca_folder
         self._key_type = key_type
@@ -43,13 +43,13 @@ class LeafContexts:
         return self._authority is not None
 
     def authority(self) -> Authority:
-        """The CA. Raises `OperatorError` where there is none."""
+        """The CA. Raises `OperatorError` without one."""
         if self._authority is None:
             self._authority = Authority.load(None if self._ca_folder is None else Path(self._ca_folder))
         return self._authority
 
     def offering(self, alpn: tuple[str, ...]) -> LeafContext:
-        """The context that offers the ids `alpn`. Raises `OperatorError` where there is no CA."""
+        """The context that offers the ids `alpn`. Raises `OperatorError` without a CA."""
         context = self._contexts.get(alpn)
         if context is None:
             if self._leaves is None:

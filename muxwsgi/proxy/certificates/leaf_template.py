@@ -1,8 +1,8 @@
-"""What is in every leaf of one authority and one key, encoded once: a certificate is its rest, put in between, and a signature.
+"""Encodes the parts that are equal in all leaves of one authority and one key once. For each leaf only the rest is encoded, and signed.
 
-cryptography's `CertificateBuilder` does the same in a third more time (235 us a leaf instead of 178), to encode again what never changes.
-What a name or an extension looks like in DER is left to cryptography here too; only what holds them together is written out (RFC 5280
-section 4.1, X.690 section 8). A test compares the outcome with the builder's, byte for byte.
+cryptography's `CertificateBuilder` needs a third more time (235 us for a leaf instead of 178), because it encodes all parts each time.
+cryptography also encodes the names and extensions here. This module writes the structure around them (RFC 5280 section 4.1, X.690
+section 8). A test compares the result with the builder's, byte for byte.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from muxwsgi.wire.tls.development_certificate import FOR_SIGNATURES
 
 __all__ = ["LeafTemplate"]
 
-# Universal tags (X.690 section 8; X.680 section 8.6), and two of the certificate's own.
+# Universal tags (X.690 section 8; X.680 section 8.6), and two that are specific to certificates.
 BOOLEAN_TRUE = b"\x01\x01\xff"
 INTEGER, BIT_STRING, OCTET_STRING, SEQUENCE, UTC_TIME, GENERALIZED_TIME = 0x02, 0x03, 0x04, 0x30, 0x17, 0x18
 VERSION_3 = b"\xa0\x03\x02\x01\x02"
@@ -24,14 +24,14 @@ EXTENSIONS = 0xA3
 
 
 class LeafTemplate:
-    """Makes certificates of an authority for servers that have one key."""
+    """Makes certificates of one authority for one key."""
 
     def __init__(self, authority: Authority, key: Key) -> None:
         self._authority = authority
         self._algorithm = authority.signature_algorithm
         public, issuer = key.public_key(), authority.certificate
         try:
-            # A company's CA may have an identifier of its own making (RFC 5280 section 4.2.1.2).
+            # A company's CA may have any identifier, not only a hash of its key (RFC 5280 section 4.2.1.2).
             identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
             signed_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
         except x509.ExtensionNotFound:
@@ -51,7 +51,7 @@ class LeafTemplate:
     def mint(
         self, subject: x509.Name, alternative: x509.SubjectAlternativeName, serial: int, begins: datetime, ends: datetime
     ) -> bytes:
-        """A signed certificate in DER. Dates are in UTC, and whole seconds of them count."""
+        """A signed certificate in DER. Dates are in UTC, cut to whole seconds."""
         to_be_signed = _encoded(
             SEQUENCE,
             VERSION_3,
@@ -60,14 +60,14 @@ class LeafTemplate:
             _encoded(SEQUENCE, _time(begins), _time(ends)),
             subject.public_bytes(),
             self._public_key,
-            # Without a subject the names are all there is, and critical then (RFC 5280 section 4.2.1.6).
+            # Without a subject, the extension with the names is critical (RFC 5280 section 4.2.1.6).
             _encoded(EXTENSIONS, _encoded(SEQUENCE, self._extensions, _extension(alternative, critical=not subject.rdns))),
         )
         return _encoded(SEQUENCE, to_be_signed, self._algorithm, _encoded(BIT_STRING, b"\0", self._authority.sign(to_be_signed)))
 
 
 def _extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
-    """All of ours are 2.5.29.n (id-ce)."""
+    """An Extension in DER. All OIDs used here are 2.5.29.n (id-ce)."""
     oid = bytes([0x06, 3, 0x55, 0x1D, int(value.oid.dotted_string.removeprefix("2.5.29."))])
     return _encoded(SEQUENCE, oid, BOOLEAN_TRUE if critical else b"", _encoded(OCTET_STRING, value.public_bytes()))
 

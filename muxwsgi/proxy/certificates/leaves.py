@@ -1,10 +1,10 @@
-"""Leaves: certificates minted for the hosts that clients ask for, and kept for as long as they serve.
+"""Leaves: certificates that are minted for the hosts that clients ask for, and cached.
 
-All leaves of a process share one key, random and never written anywhere: making a key costs as much again as signing, and a leaf is no
-better protected by one of its own, in the same memory.
+All leaves of a process share one random key, which is never written to a file. Making a key costs as much as signing, and separate keys in
+the same memory would not protect the leaves better.
 
-Names come from peers and are hostile until `canonical` has taken them. They stand in certificates and in no file name, and in messages
-only escaped.
+Names come from peers, so they are hostile until `canonical` has validated them. They are used in certificates and, escaped, in messages,
+but never in file names.
 """
 
 from collections import OrderedDict
@@ -31,29 +31,29 @@ __all__ = ["Leaf", "Leaves", "MintingFailed"]
 LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=1)
 
-#: As strong as a leaf of 90 days needs; three times as fast in each handshake as 3072.
+#: Strong enough for 90 days, and three times as fast in each handshake as 3072.
 RSA_BITS = 2048
 
-#: A common name or organization is no longer (RFC 5280 appendix A.1).
+#: Characters of a common name or organization (RFC 5280 appendix A.1).
 NAME_LIMIT = 64
 
-#: Names taken over from an upstream's certificate. The largest that are seen in public carry 100 to 250.
+#: Names copied from an upstream's certificate at most. The largest public certificates have 100 to 250.
 MIMICKED_NAMES = 250
 
 
 class MintingFailed(Exception):
-    """The authority could not sign; its `__cause__` says why."""
+    """The authority could not sign. `__cause__` is the error."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
     """A minted certificate.
 
-    certificate, openssl    the same certificate, as cryptography and as pyOpenSSL have it
-    names                   what it was asked for: host names and addresses
-    not_after               its end
-    renew_at                seconds since the epoch from which on another is minted
-    session_id              what a session is bound to: only a leaf for the same names resumes it (32 bytes)
+    certificate, openssl    the same certificate, for cryptography and for pyOpenSSL
+    names                   the host names and addresses that were asked for
+    not_after               its expiry
+    renew_at                when it is replaced, in seconds since the epoch
+    session_id              the session id context: only a leaf for the same names resumes its sessions (32 bytes)
     """
 
     certificate: x509.Certificate
@@ -64,27 +64,27 @@ class Leaf:
     session_id: bytes
 
 
-#: What a leaf was asked for.
+#: The key of the cache: the names, and the certificate to mimic.
 _Wanted = tuple[tuple[str, ...], x509.Certificate | None]
 
 
 class Leaves:
-    """Mints leaves and keeps the `size` that were used last.
+    """Mints leaves, and caches the `size` most recently used ones.
 
     Attributes:
-        authority: who signs.
-        key: the key of every leaf.
-        minted, hits, evicted, failed: numbers of leaves made, found, dropped to stay within `size`, and refused by the authority.
+        authority: the CA that signs.
+        key: the key of all leaves.
+        minted, hits, evicted, failed: numbers of leaves made, found in the cache, dropped from it, and of failures to sign.
     """
 
     def __init__(
         self, authority: Authority, *, key_type: KeyType | None = None, size: int = 1000, clock: Callable[[], float] = time
     ) -> None:
-        """`key_type` None is that of the authority: a client that knows no ECDSA can verify neither. `clock` returns seconds since the
-        epoch.
+        """`key_type` None means the type of the authority's key, because a client that does not support ECDSA could verify neither. `clock`
+        returns seconds since the epoch.
         """
         if size < 1:
-            raise ValueError("there is no cache of less than one leaf")
+            raise ValueError("the cache needs room for one leaf at least")
         self.authority = authority
         key_type = key_type or authority.key_type
         self.key: Key = ec.generate_private_key(ec.SECP256R1()) if key_type == "ec" else rsa.generate_private_key(65537, RSA_BITS)
@@ -101,13 +101,13 @@ class Leaves:
         return len(self._kept)
 
     def get(self, host: str, also: tuple[str, ...] = (), like: x509.Certificate | None = None) -> Leaf:
-        """A leaf for `host` and the names or addresses in `also`; each exactly, without wildcards.
+        """A leaf for `host` and the names or addresses in `also`, without wildcards.
 
-        It looks like `like`, if that is given: with its common name, organization and names besides ours, but with our key and our
-        dates. What is malformed there is left out. Give only a certificate that was verified: a client will believe what it says.
+        `like` is a certificate to mimic: its common name, organization and names are copied, without malformed ones. Key and dates are the
+        leaf's. Pass only a verified certificate, because clients trust the names in the leaf.
 
-        Many who ask for the same at once wait for one to mint it. Raises `InvalidName`, and `MintingFailed` for all who waited; the next
-        to ask tries again.
+        If several greenlets ask for the same leaf at once, one mints it and the others wait. Raises `InvalidName`. Raises `MintingFailed`
+        in all greenlets that waited; the next call tries again.
         """
         wanted = (_distinct(host, also), like)
         while True:
@@ -123,10 +123,10 @@ class Leaves:
             if minted is not None:
                 self.hits += 1
                 return minted
-            # Whoever minted was killed, or ran out of its own time: that is no failure of ours.
+            # The greenlet that minted was killed or hit a timeout. So this one tries again.
 
     def _mint_for_all(self, wanted: _Wanted) -> Leaf:
-        # Our authority signs without ever switching greenlets. One whose key lies elsewhere would have to wait for it.
+        # `Authority` signs without a switch of greenlets. An authority with a remote key would switch.
         result = self._minting[wanted] = AsyncResult()
         try:
             leaf = self._mint(*wanted)
@@ -205,7 +205,7 @@ def _first(like: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
 
 
 def _subject(shown: dict[x509.ObjectIdentifier, str]) -> x509.Name:
-    """What fits: a common name is optional, and clients have not looked at it for years (RFC 9525 section 2)."""
+    """The attributes that are not too long. A common name is optional, and current clients ignore it (RFC 9525 section 2)."""
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in shown.items() if 0 < len(value) <= NAME_LIMIT])
 
 

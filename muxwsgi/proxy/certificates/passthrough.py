@@ -1,10 +1,10 @@
-"""The hosts whose TLS is passed through as it is: those that somebody listed, and those whose clients do not take our leaves.
+"""The hosts whose TLS is passed through without interception: hosts in a list, and learned hosts, whose clients refuse leaves.
 
-Applications that know their server's certificate ("pinning") refuse ours with an alert, whatever the system trusts. They go on working
-when the host is learned after some refusals. Learning is off unless asked for: whoever can refuse a leaf a few times then opens a way
-around inspection, for that host and for everybody, until it is forgotten.
+Applications with certificate pinning refuse a leaf with an alert, even if the system trusts the CA. They work again once the host is
+learned, after some refusals. Learning is off by default, because a client could refuse a few leaves on purpose, and then the host would not
+be intercepted for any client until it is forgotten.
 
-Decisions about names and numbers: no I/O, and the clock is given.
+This module does no I/O, and its clock is a parameter.
 """
 
 import re
@@ -18,7 +18,7 @@ from muxwsgi.names import Breadth, HostPatterns, InvalidName, canonical, parse_p
 
 __all__ = ["CERTIFICATE_ALERTS", "PassThrough", "alert"]
 
-#: What a client says that does not take a certificate (RFC 8446 section 6.2).
+#: Alerts of clients that refuse a certificate (RFC 8446 section 6.2).
 CERTIFICATE_ALERTS = frozenset(
     {
         "bad_certificate",
@@ -30,12 +30,12 @@ CERTIFICATE_ALERTS = frozenset(
     }
 )
 
-#: OpenSSL's words for it: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate", as `HandshakeError` repeats them.
+#: OpenSSL's text for an alert, which `HandshakeError` has: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate".
 _ALERT = re.compile(r"\balert ([a-z]+(?: [a-z]+)*)")
 
 
 def alert(reason: str) -> str | None:
-    """The alert, as RFC 8446 spells it, that the text of a `HandshakeError` tells of; None where the handshake failed without one."""
+    """The alert in the text of a `HandshakeError`, spelled as in RFC 8446; None if the handshake failed without an alert."""
     found = _ALERT.search(reason.lower())
     return found[1].replace(" ", "_") if found else None
 
@@ -47,11 +47,11 @@ class _Refusals:
 
 
 class PassThrough:
-    """A list of host patterns, and what was learned.
+    """A list of host patterns, and the learned hosts.
 
     Attributes:
         rejections: number of leaves that clients refused.
-        learned: number of times that a host was put on the list for it.
+        learned: number of times that a host was learned.
         forgotten: number of hosts whose count was dropped to stay within `size`.
     """
 
@@ -65,16 +65,16 @@ class PassThrough:
         size: int = 1000,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`patterns` are hosts and addresses; `*.example.com` for all that end in `.example.com`; `/regex/`, which is searched for in
-        the host's canonical form. Raises `OperatorError` for one that cannot be.
+        """`patterns` are hosts and addresses, `*.example.com` for all hosts that end in `.example.com`, and `/regex/`, which is searched in
+        the canonical form of the host. Raises `OperatorError` for an invalid one.
 
-        A host whose leaf was refused `learn_after` times (None: never) within `window` seconds is passed through for `learn_for`
-        seconds. `size` bounds the hosts that are counted, and those that are learned.
+        A host whose leaf was refused `learn_after` times within `window` seconds is passed through for `learn_for` seconds. With None no
+        host is learned. `size` limits the hosts that are counted, and those that are learned.
         """
         if learn_after is not None and learn_after < 1:
             raise OperatorError(f"learn_after: {learn_after} is less than 1")
         if window <= 0 or learn_for <= 0 or size < 1:
-            raise OperatorError("window, learn_for and size are more than 0")
+            raise OperatorError("window, learn_for and size must be more than 0")
         self.rejections = self.learned = self.forgotten = 0
         self._learn_after = learn_after
         self._window = window
@@ -85,11 +85,11 @@ class PassThrough:
         self._expressions: list[re.Pattern[str]] = []
         for pattern in patterns:
             self._add(pattern)
-        self._refusals: OrderedDict[str, _Refusals] = OrderedDict()  # refused last stands last
-        self._until: OrderedDict[str, float] = OrderedDict()  # learned first, and forgotten first, stands first
+        self._refusals: OrderedDict[str, _Refusals] = OrderedDict()  # the last refused host is the last
+        self._until: OrderedDict[str, float] = OrderedDict()  # the first learned host is the first, and is forgotten first
 
     def covers(self, host: str) -> bool:
-        """Whether TLS for `host` is passed through. Never for what is no host."""
+        """Whether TLS for `host` is passed through. False for an invalid host."""
         if not (self._patterns or self._expressions or self._until):
             return False
         try:
@@ -99,10 +99,10 @@ class PassThrough:
         return self._listed(name) or self._is_learned(name)
 
     def rejected(self, host: str, reason: str) -> bool:
-        """Count a client that did not take the leaf for `host`; whether the host was learned by it.
+        """Count a client that refused the leaf for `host`. Returns whether the host was learned.
 
-        `reason` is the text of the `HandshakeError`. Every reason counts; one is learned from only where it is an alert about the
-        certificate: clients that go away, or speak another version, would do so without us too. What is no host counts for nothing.
+        `reason` is the text of the `HandshakeError`. Every reason is counted, but only alerts about the certificate lead to learning:
+        clients that go away, or use another version, would do that without the proxy too. An invalid host is not counted.
         """
         try:
             name = canonical(host)
@@ -132,12 +132,12 @@ class PassThrough:
 
     @property
     def rejections_by_host(self) -> Mapping[str, int]:
-        """How often each host's leaf was refused, of those that are still counted."""
+        """The number of refusals for each host that is still counted."""
         return {host: refusals.count for host, refusals in self._refusals.items()}
 
     @property
     def learned_hosts(self) -> Mapping[str, float]:
-        """The hosts that are passed through because of it, and for how many seconds yet."""
+        """The learned hosts, and the seconds until each is forgotten."""
         now = self._clock()
         return {host: until - now for host, until in self._until.items() if until > now}
 
@@ -146,7 +146,7 @@ class PassThrough:
             try:
                 self._expressions.append(re.compile(pattern[1:-1], re.IGNORECASE))
             except re.error as error:
-                raise OperatorError(f"pass-through: {pattern!a} is no regular expression: {error}") from None
+                raise OperatorError(f"pass-through: {pattern!a} is not a regular expression: {error}") from None
             return
         try:
             self._patterns.add(parse_pattern(pattern, Breadth.BELOW))

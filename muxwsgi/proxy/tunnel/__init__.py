@@ -1,1 +1,1 @@
-"""What happens to a tunnel: the rules decide, and it is relayed, intercepted, hijacked or refused."""
+"""Tunnels: the rules decide whether a tunnel is relayed, intercepted, hijacked or refused."""

@@ -1,11 +1,11 @@
 """`Entrance`: every tunnel begins here. CONNECT, SOCKS and transparent binds call it once they know the client and its destination.
 
-The connect rules decide what happens to the tunnel, the proxy's default where they say nothing:
+The connect rules decide about the tunnel. If none of them decides, the proxy's default action applies:
 
-    Accept      the destination is connected to, and bytes are relayed
-    Reject      there is no tunnel
+    Accept      the proxy connects to the destination, and relays bytes
+    Reject      the tunnel is refused
     Mitm        the tunnel is intercepted: see `Tunnels`
-    Hijack      a function of the operator's owns the connection
+    Hijack      a function of the operator gets the connection
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ __all__ = ["Entrance", "Rejected"]
 
 
 class Rejected(Fault):
-    """A rule refuses the tunnel. `response` is what it gives the client; None for the proxy's own."""
+    """A rule refuses the tunnel. `response` is the rule's response to the client, None for the proxy's."""
 
     def __init__(self, response: werkzeug.wrappers.Response | None) -> None:
         super().__init__(Phase.POLICY, "a rule refuses this destination")
@@ -59,7 +59,7 @@ class Entrance:
         return self._rules is rules
 
     def open(self, connection: "Connection", door: Door, destination: tuple[str, int], reply: Callable[[Fault | None], None]) -> None:
-        """Serve a tunnel whose client is told of it by `reply`: `Open` of the doors."""
+        """Serve a tunnel. `reply` tells the client the result. This is `Open` of the doors."""
 
         def established() -> "Connection":
             reply(None)
@@ -71,17 +71,17 @@ class Entrance:
             reply(fault)
 
     def enter(self, ctx: Context, established: Callable[[], "Connection"]) -> None:
-        """Decide about a tunnel and serve it to its end. Raises `Fault` where there is none: `established` was not called then."""
+        """Decide about a tunnel, and serve it to its end. Raises `Fault` if it is refused; then `established` was not called."""
         assert ctx.destination is not None
         decided, goes_to = self._rules.connect(address_text(ctx.destination), ctx)
         if goes_to != address_text(ctx.destination):
             host, port = split_host_port(goes_to)
-            assert port is not None  # `Rules` has looked
+            assert port is not None  # `Rules` has checked
             ctx.destination = (host, port)
         ctx.action = action = decided or self._default
         if isinstance(action, (Accept, Mitm)):
             try:
-                check_target(*ctx.destination)  # now: once the tunnel stands, the client can no longer be told
+                check_target(*ctx.destination)  # now, because the client cannot get an error once the tunnel is established
             except InvalidTarget as error:
                 raise Fault.of_dial(error) from error
         match action:
@@ -97,7 +97,7 @@ class Entrance:
                 handler(_in_tunnel(established(), ctx), ctx)
 
     def _accept(self, ctx: Context, established: Callable[[], "Connection"], *, asked_by_name: bool) -> None:
-        """Relay. The upstream comes first: the client is told what is wrong with it while it still can be."""
+        """Relay. It connects to the upstream before the tunnel is established, so that the client can get an error."""
         assert ctx.destination is not None
         flow = ctx.record(self._recorder, "raw", ctx.connection)
         try:

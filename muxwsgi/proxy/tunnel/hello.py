@@ -1,4 +1,4 @@
-"""What a tunnel begins with, where that is TLS or nearly TLS."""
+"""The first bytes of a tunnel that begins with TLS, or with bytes that some servers accept as TLS."""
 
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,12 +13,12 @@ __all__ = ["peek_client_hello", "refuse_lookalike"]
 
 
 def refuse_lookalike(connection: "Connection") -> NoReturn:
-    """Raise `PeerError`: some servers take the first bytes for TLS, and the rules cannot be asked about it."""
-    raise PeerError(400, "what the tunnel begins with is TLS to some servers, and nothing that can be looked into")
+    """Raise `PeerError`: some servers accept the first bytes as TLS, but the proxy cannot parse them, so the rules cannot be applied."""
+    raise PeerError(400, "some servers would accept the first bytes of the tunnel as TLS, and they cannot be intercepted")
 
 
 def peek_client_hello(connection: "Connection") -> ClientHello | None:
-    """The ClientHello that the first bytes begin, left in the stream; None where we cannot read it."""
+    """The ClientHello at the start of the stream, without consuming it; None if it cannot be parsed."""
     seen = 0
     try:
         while True:

@@ -1,4 +1,4 @@
-"""`Relays`: bytes of tunnels to their destinations and back, through the chunk hooks."""
+"""`Relays`: relays the bytes of tunnels to their destinations and back, through the chunk hooks."""
 
 import logging
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Relays:
         self._recorder = recorder
 
     def relay(self, connection: "Connection", watches: "Sequence[ChunkFunction]" = ()) -> None:
-        """Carry the bytes to the destination and back, through `watches` and the chunk hooks."""
+        """Relay the bytes to the destination and back, through `watches` and the chunk hooks."""
         ctx: Context = connection.tunnel
         flow = ctx.record(self._recorder, "raw", connection)
         upstream = self.open(connection, ctx, flow)
@@ -42,7 +42,7 @@ class Relays:
             self.relay_to(connection, upstream, ctx, flow, watches)
 
     def open(self, connection: "Connection", ctx: Context, flow: Flow | None) -> "Connection | None":
-        """A connection to the destination; None where there is none, of which the client hears by the end of its own."""
+        """A connection to the destination; None if it fails. Then the client's connection is closed."""
         try:
             assert ctx.destination is not None
             return self._upstreams.stream(Endpoint(*ctx.destination, ctx.layers), ctx)
@@ -64,7 +64,7 @@ class Relays:
         flow: Flow | None,
         watches: "Sequence[ChunkFunction]" = (),
     ) -> None:
-        """The same to an `upstream` that is there already, which is closed at the end."""
+        """The same with a given `upstream`, which is closed at the end."""
         reason: str | None = None
         hooks = [*watches, *self._rules.chunk_hooks(ctx)]
         try:
@@ -85,7 +85,7 @@ class Relays:
             self._recorder.end(flow, reason)
 
     def end_idle(self, connection: "Connection", ctx: Context, flow: Flow | None) -> None:
-        """Close a tunnel in which neither side has sent anything for too long."""
+        """Close a tunnel after its idle timeout."""
         reason = f"no byte in either direction for {self._settings.tunnel_idle_timeout:g} s"
         connection.trace.append(f"relay: {reason}")
         self._recorder.end(flow, reason)

@@ -1,12 +1,12 @@
-"""What runs inside of tunnels. One inner `Mux` serves all tunnels of a proxy, and asks again behind each layer of TLS:
+"""Intercepts tunnels. One inner `Mux` serves all tunnels of a proxy, and detects the protocol again inside each layer of TLS:
 
-    the tunnel's first bytes -+-> TLS: a leaf for the server name, the handshake, and the same question at the decrypted bytes
-                              +-> HTTP/1: the proxy's own WSGI application, rules and all
+    the tunnel's first bytes -+-> TLS: a handshake with a leaf for the server name, then the same detection on the decrypted bytes
+                              +-> HTTP/1: the proxy's WSGI application, with the rules
                               +-> a hijacker's protocol: that hijacker, which finds `connection.destination` and `connection.tunnel`
-                              +-> anything else, or silence: relayed to the destination, encrypted again where it came encrypted
+                              +-> anything else, or silence: relayed to the destination, encrypted again if it came encrypted
 
-Nothing here looks at a port number. Nor does time alone take a stream past the rules: one that begins slowly is watched until it is clear
-that it is none of these, and one that is silent is asked again unless the server speaks first.
+Port numbers are never used. A client cannot bypass the rules by waiting either: a stream whose first bytes come slowly is relayed, but
+detection continues on it. If the client is silent, detection starts with its first bytes, unless the server speaks first.
 """
 
 import logging
@@ -58,7 +58,7 @@ log = logging.getLogger("muxwsgi.proxy")
 
 
 class Tunnels:
-    """Serves the inside of tunnels, whose connections have a `Context` as `connection.tunnel`."""
+    """Serves intercepted tunnels. Their connections have a `Context` as `connection.tunnel`."""
 
     def __init__(
         self,
@@ -73,8 +73,7 @@ class Tunnels:
         relays: Relays,
         events: Events | None = None,
     ) -> None:
-        """`leaves` gives the context to serve TLS with that offers the protocol ids it is given. It may raise `OperatorError`, which ends
-        the connection."""
+        """`leaves` returns the TLS context that offers the given ALPN ids. It may raise `OperatorError`, which ends the connection."""
         self._settings = settings
         self._rules = rules
         self._upstreams = upstreams
@@ -92,7 +91,7 @@ class Tunnels:
                 first,
                 http_route(engine),
                 *hijackers,
-                # Asked last: a hijacker knows its protocol better.
+                # Last, because the matcher of a hijacker knows its protocol better.
                 Route("nearly tls", nearly_tls, refuse_lookalike, priority=LAST, is_stream=False),
                 Route("http/2", http2_preface, self._refuse_or_relay, priority=LAST),
                 Route("nearly http", self._nearly_http, engine, priority=LAST, is_stream=False),
@@ -106,7 +105,7 @@ class Tunnels:
         )
 
     def intercept(self, connection: "Connection", ctx: Context, action: Mitm) -> None:
-        """Serve what runs in the tunnel, with TLS taken off."""
+        """Decrypt the tunnel, and serve the protocol inside."""
         ctx.action = action
         ctx.server_side = partial(self._server_side, ctx)
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
@@ -117,8 +116,8 @@ class Tunnels:
             self._upstreams.drop_early(ctx)
 
     def _ask(self, connection: "Connection") -> None:
-        """Let the mux ask a client that speaks. While it is silent its destination is connected to. Where that speaks first, silence is the
-        client's answer. What was dialled serves the first request or relay."""
+        """Let the mux detect the protocol of a client that sends bytes. While the client is silent, connect to its destination, in case the
+        server speaks first. The connection serves the first request or relay."""
         ctx: Context = connection.tunnel
         mux = self.mux
         if connection.depth >= MAX_DEPTH or _is_agreed(connection, mux) or has_spoken_within(connection, patience(connection)):
@@ -138,7 +137,7 @@ class Tunnels:
                 self._relays.end_idle(connection, ctx, ctx.record(self._recorder, "raw", connection))
 
     def _dial_early(self, connection: "Connection", ctx: Context) -> "Connection | None":
-        """A connection to the destination of a client that says nothing meanwhile; None where it does, or where there is none."""
+        """Connect to the destination while the client is silent. None if the client speaks before, or if connecting fails."""
         assert ctx.destination is not None
         endpoint = Endpoint(*ctx.destination, ctx.layers)
         dialling = gevent.spawn(self._upstreams.dial_early, endpoint, ctx)
@@ -151,7 +150,7 @@ class Tunnels:
         return self._upstreams.early_connection(ctx)
 
     def _look_after(self, connection: "Connection") -> None:
-        """Give what is inside of a layer of TLS to the action's `after`, and go on where it says so."""
+        """Call the action's `after` with the connection inside a layer of TLS. Continue if it returns `CONTINUE`."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:
@@ -160,9 +159,9 @@ class Tunnels:
     # TLS
 
     def _serve_tls(self, connection: "Connection") -> None:
-        """Take TLS off, with a certificate for the host that the client asked for. Raises `HandshakeError` and what happens inside."""
+        """Decrypt TLS, with a certificate for the host that the client asked for. Raises `HandshakeError`, and errors from inside."""
         ctx: Context = connection.tunnel
-        assert ctx.destination is not None  # there is no tunnel to nowhere
+        assert ctx.destination is not None  # every tunnel has one
         host = ctx.destination[0]
 
         # 1. Which host does the client ask for?
@@ -172,10 +171,10 @@ class Tunnels:
             ctx.tls = ClientTLS(hello)
         name = (hello.sni if hello is not None else None) or host
 
-        # 2. A name that was not known before: the rules are asked about it too.
+        # 2. If the server name differs from the host, the rules decide about it too.
         if comparable(name) != comparable(host):
-            said, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
-            if said is not None and self._decided_by_name(name, said, goes_to, connection, ctx):
+            action, goes_to = self._rules.connect(address_text((name, ctx.destination[1])), ctx)
+            if action is not None and self._decided_by_name(name, action, goes_to, connection, ctx):
                 return
 
         # 3. Some hosts are exempt from interception.
@@ -187,7 +186,7 @@ class Tunnels:
             self._relays.relay(connection)
             return
 
-        # 4. The handshake, with a leaf that is minted before it. A hello that we cannot read is OpenSSL's to judge.
+        # 4. The handshake, with a leaf that is minted before it. OpenSSL handles a hello that cannot be parsed here.
         offered = self.mux.alpn
         if hello is not None and hello.alpn and not set(hello.alpn) & set(offered):
             offered = self._probe.agreed_alpn(ctx, name, hello.alpn)
@@ -195,27 +194,27 @@ class Tunnels:
             like = self._probe.certificate(ctx, name) if self._settings.mimic else None
             side = self._leaves(offered).for_host(name, () if name == host else (host,), like)
         except (ValueError, MintingFailed) as error:
-            raise PeerError(400, f"there is no leaf for {name!r}: {error}") from error
+            raise PeerError(400, f"no leaf can be minted for {name!r}: {error}") from error
         except OperatorError as error:
-            log.error("TLS for %s cannot be looked into: %s", name, error)
-            connection.trace.append("there is no CA to mint a leaf with: closed")
+            log.error("TLS for %s cannot be intercepted: %s", name, error)
+            connection.trace.append("closed, because there is no CA to mint a leaf with")
             return
         try:
             inside = connection.start_tls(side)
         except HandshakeError as error:
             self._recorder.end(ctx.record(self._recorder, "connect", connection), f"the client's {error.strerror}")
-            said_no = alert(str(error))
-            if said_no in CERTIFICATE_ALERTS:
+            refusal = alert(str(error))
+            if refusal in CERTIFICATE_ALERTS:
                 log.info(
-                    "%s does not trust our certificate for %s (%s): install our CA there (/ca.pem of this proxy, or `muxwsgi ca show`),"
-                    " or leave the host's TLS alone (--passthrough %s)",
+                    "%s does not trust the proxy's certificate for %s (%s): install the proxy's CA there (/ca.pem of this proxy, or"
+                    " `muxwsgi ca show`), or do not intercept the host's TLS (--passthrough %s)",
                     address_text(connection.client),
                     name,
-                    said_no,
+                    refusal,
                     name,
                 )
             if self._passthrough.rejected(name, str(error)):
-                log.warning("clients do not take our certificate for %s: its TLS is passed through from now on", name)
+                log.warning("clients refuse the proxy's certificate for %s: its TLS is passed through from now on", name)
             raise
         inside.deadline = math.inf
         ctx.connection = inside
@@ -224,7 +223,7 @@ class Tunnels:
         if agreed is not None:
             inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
 
-        # 5. The same question at the decrypted bytes.
+        # 5. The same detection on the decrypted bytes.
         self._look_after(inside)
 
     def _server_side(self, ctx: Context) -> "ServerSide":
@@ -232,22 +231,22 @@ class Tunnels:
         assert ctx.destination is not None
         return self._leaves(()).for_host(ctx.destination[0])
 
-    def _decided_by_name(self, name: str, said: Action, goes_to: str, connection: "Connection", ctx: Context) -> bool:
-        """Do what rules say of a tunnel once its server name is known (transparent clients, and those that resolve names themselves, give
-        us an address). Whether that has served the connection; where not, it is to be intercepted."""
+    def _decided_by_name(self, name: str, action: Action, goes_to: str, connection: "Connection", ctx: Context) -> bool:
+        """Perform the action that rules decided for the server name. Transparent clients, and those that resolve names themselves, connect
+        to an address, so the name is known only now. Returns whether the connection was served. If not, it is to be intercepted."""
         assert ctx.destination is not None
         connection.deadline = math.inf
-        if isinstance(said, Reject):
+        if isinstance(action, Reject):
             raise PeerError(403, f"a rule refuses {name}")
         if goes_to != address_text((name, ctx.destination[1])):
             host, port = split_host_port(goes_to)
-            assert port is not None  # `Rules` has looked
+            assert port is not None  # `Rules` has checked
             ctx.destination = connection.destination = (host, port)
-        ctx.action = said
-        if isinstance(said, Hijack):
-            said.handler(connection, ctx)
+        ctx.action = action
+        if isinstance(action, Hijack):
+            action.handler(connection, ctx)
             return True
-        if isinstance(said, Accept):
+        if isinstance(action, Accept):
             if goes_to == address_text((name, ctx.destination[1])):
                 _connect_by_name(name, connection, ctx)
             self._relays.relay(connection)
@@ -261,19 +260,19 @@ class Tunnels:
         return self._rules.has_http_rules
 
     def _nearly_http(self, data: bytes) -> Match:
-        """Without rules for HTTP nothing can be evaded."""
+        """Bytes that some servers accept as HTTP. Without rules for HTTP, no check is needed."""
         return nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:
-        """HTTP/2 without TLS in front or with: its requests cannot be read here."""
+        """HTTP/2, with or without TLS. The proxy cannot parse its requests, so they are refused if there are rules for HTTP."""
         if self._requests_are_judged:
             self._engine(connection)  # 505
         else:
             self._relays.relay(connection)
 
     def _relay_unmatched(self, connection: "Connection") -> None:
-        """No route has taken it, or none in time. Bytes that came slowly may still turn out to be TLS, HTTP or a hijacker's: they are
-        relayed until that is clear, and refused then. So is what some server could take for a request."""
+        """Relay a stream that no route matched, or none in time. Slow bytes may still become TLS, HTTP or a hijacker's protocol. They are
+        relayed until that is detected, and the stream is refused then. So is a stream that some servers accept as a request."""
         try:
             begun = connection.peek_beyond(0, self.mux.peek_limit)
         finally:
@@ -281,7 +280,7 @@ class Tunnels:
         watches: list[ChunkFunction] = []
         if self._requests_are_judged:
             if FirstLine().is_request(begun):
-                self._engine(connection)  # which says what is wrong with it
+                self._engine(connection)  # sends the error response
                 return
             watches.append(NoRequest())
         if self.mux.decide(begun) is None:
@@ -289,7 +288,7 @@ class Tunnels:
         self._relays.relay(connection, watches)
 
     def _relay_silent(self, connection: "Connection") -> None:
-        """The client says nothing. Where the server begins, it is relayed; where the client does after all, it is asked again."""
+        """The client is silent. If the server speaks first, relay. If the client speaks first, detect its protocol."""
         ctx: Context = connection.tunnel
         flow = ctx.record(self._recorder, "raw", connection)
         upstream = self._relays.open(connection, ctx, flow)
@@ -303,7 +302,7 @@ class Tunnels:
             raise
         if first is Speaker.CLIENT:
             upstream.finish()
-            self._recorder.end(flow, "the client spoke before the server did, and was asked again")
+            self._recorder.end(flow, "the client spoke before the server did, and its protocol was detected")
             self.mux(connection)
         elif first is Speaker.NEITHER:
             upstream.finish()
@@ -312,26 +311,26 @@ class Tunnels:
             self._relays.relay_to(connection, upstream, ctx, flow, (NoRequest(),) if self._requests_are_judged else ())
 
     def relay_by_name(self, connection: "Connection", upstream: "Connection", ctx: Context, flow: Flow | None) -> None:
-        """Relay a tunnel about whose host no rule had an opinion. The rules are asked about its server name too, which is read without
-        intercepting: else a client could evade a rule for a name by connecting to the address, or to another name of it."""
+        """Relay a tunnel for whose host no rule has decided. The rules also decide about its server name, which is read without
+        interception. Otherwise a client could bypass a rule for a name by connecting to its address, or to another name of it."""
         try:
             client_first = first_to_speak(connection, upstream, self._settings.tunnel_idle_timeout) is Speaker.CLIENT
             name = self._server_name(connection, ctx) if client_first else None
             assert ctx.destination is not None
             if name is not None and comparable(name) == comparable(ctx.destination[0]):
-                name = None  # they have been asked
-            said, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
+                name = None  # the rules have decided about it
+            action, goes_to = (None, "") if name is None else self._rules.connect(address_text((name, ctx.destination[1])), ctx)
         except BaseException as error:
             upstream.finish()
             self._recorder.end(flow, repr(error))
             raise
-        if name is None or said is None:
+        if name is None or action is None:
             self._relays.relay_to(connection, upstream, ctx, flow)
             return
         upstream.finish()
         self._recorder.end(flow, f"the rules decide by the server name {name}")
-        if not self._decided_by_name(name, said, goes_to, connection, ctx) and isinstance(said, Mitm):
-            self.intercept(connection, ctx, said)
+        if not self._decided_by_name(name, action, goes_to, connection, ctx) and isinstance(action, Mitm):
+            self.intercept(connection, ctx, action)
 
     def _server_name(self, connection: "Connection", ctx: Context) -> str | None:
         connection.deadline = monotonic() + self._settings.handshake_timeout
@@ -346,13 +345,13 @@ class Tunnels:
 
 
 def _is_agreed(connection: "Connection", mux: Mux) -> bool:
-    """Whether ALPN has said what comes next."""
+    """Whether ALPN has selected the protocol inside."""
     parent = connection.parent
     return connection.tls is not None and connection.tls.alpn in mux.alpn and parent is not None and connection.depth == parent.depth
 
 
 def _connect_by_name(name: str, connection: "Connection", ctx: Context) -> None:
-    """Let the tunnel lead to its server name. That name exempted it from interception, and a client can send any name: so the tunnel goes
-    to that host, and not to the original destination."""
+    """Set the tunnel's destination to its server name. That name exempted it from interception, but a client can send any name. So the
+    tunnel goes to that host, and not to the original destination."""
     assert ctx.destination is not None
     ctx.destination = connection.destination = (name, ctx.destination[1])

@@ -1,1 +1,1 @@
-"""What the proxy adds to the connections that it opens: TLS with the upstream, the pool, and what flows say of them."""
+"""Connections to upstreams: dialling, TLS, the pool, and their entries in flows."""

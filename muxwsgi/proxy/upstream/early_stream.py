@@ -1,4 +1,4 @@
-"""`EarlyStream`: a connection that was made for a tunnel before it was known what runs in it, for the first request or relay to use."""
+"""`EarlyStream`: a connection that is made for a tunnel before its protocol is known. The first request or relay uses it."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ __all__ = ["EarlyStream"]
 
 
 class EarlyStream:
-    """`connection` leads to `endpoint`, with its layers of TLS, by way of `via`, or was made by a rule's `dial`."""
+    """`connection` goes to `endpoint`, with its layers of TLS. It was made through `via` or by a rule's `dial`."""
 
     __slots__ = ("_dial", "_endpoint", "_via", "connection")
 
@@ -23,7 +23,7 @@ class EarlyStream:
         self._dial = dial
 
     def layers_left(self, endpoint: "Endpoint", via: "UpstreamProxy", dial: "Dial | None") -> "tuple[Layer, ...] | None":
-        """The layers of TLS that are still to be done for `endpoint`; None where this does not lead there."""
+        """The layers of TLS that `endpoint` still needs; None if this connection goes elsewhere."""
         made = self._endpoint
         if (made.host, made.port, self._via, self._dial) != (endpoint.host, endpoint.port, via, dial):
             return None
@@ -32,7 +32,7 @@ class EarlyStream:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the server has neither said something nor ended."""
+        """Whether the server has neither sent a byte nor ended the stream."""
         timeout = self.connection.gettimeout()
         self.connection.settimeout(0)
         try:

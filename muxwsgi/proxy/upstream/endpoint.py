@@ -1,4 +1,4 @@
-"""`Endpoint`: where a request or a stream goes."""
+"""`Endpoint`: the destination of a request or a stream."""
 
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ __all__ = ["Endpoint"]
 
 
 class Endpoint:
-    """Where a request or a stream goes.
+    """The destination of a request or a stream.
 
-    host, port      whom we connect to
-    layers          TLS to be done then, the outermost first; none for a plain stream
-    is_proxy        whether it is asked as a proxy: with targets in absolute form, of which nobody here has judged the host
+    host, port      the address to connect to
+    layers          the layers of TLS, the outermost first; empty for a plain stream
+    is_proxy        whether the client uses it as a proxy, with targets in absolute form. Their hosts are not checked here
     """
 
     __slots__ = ("host", "is_proxy", "layers", "port")
@@ -33,7 +33,7 @@ class Endpoint:
         return "https" if self.layers else "http"
 
     def is_asked_of(self, via: "UpstreamProxy") -> bool:
-        """Whether a request for it goes to `via` itself, with an absolute target, and not through a stream that `via` makes."""
+        """Whether requests for it go to the proxy `via` with an absolute target, and not through a tunnel of `via`."""
         return via.speaks_http and not self.layers and not self.is_proxy
 
     @property

@@ -1,4 +1,4 @@
-"""`UpstreamTLS`: TLS with upstreams: which certificates are accepted, which one of ours is shown, and what the handshake offers."""
+"""`UpstreamTLS`: TLS with upstreams: verification of their certificates, the client certificate, and the ALPN ids that are offered."""
 
 import errno
 import logging
@@ -33,15 +33,15 @@ _OP_IGNORE_UNEXPECTED_EOF = 1 << 7
 
 
 class UpstreamTLS:
-    """The contexts, one for each of our certificates, and the handshake."""
+    """Performs handshakes. There is a context for each client certificate."""
 
     def __init__(
         self, settings: "ProxySettings", key_log: KeyLog | None = None, certificates: Mapping[str, CertificateFiles] | None = None
     ) -> None:
-        """`key_log` gets the secrets of the connections. `certificates` are ours by the server's name (`host` or `*.domain`, which stands
-        for one label), for servers that ask for one; other servers are shown the one of the settings.
+        """`key_log` gets the secrets of the connections. `certificates` are client certificates by server name: `host` or `*.domain`, where
+        the star is one label. For other servers the certificate of the settings is used.
 
-        Raises `OperatorError` where `upstream_ca` or a certificate cannot be used."""
+        Raises `OperatorError` if `upstream_ca` or a certificate cannot be used."""
         self._settings = settings
         self._key_log = key_log
         self._contexts: dict[CertificateFiles | None, ClientContext] = {}
@@ -50,14 +50,14 @@ class UpstreamTLS:
         self._certificate = None
         if settings.upstream_cert is not None:
             self._certificate = CertificateFiles(certfile=settings.upstream_cert, keyfile=settings.upstream_key or settings.upstream_cert)
-        # A file that cannot be used is found before anybody is served.
+        # An unusable file is reported before the first connection.
         if settings.upstream_ca is not None or self._certificate is not None:
             self._context(self._certificate)
         for files in self._certificates.values():
             self._context(files)
 
     def secure(self, connection: Connection, authority: str, layer: Layer, ctx: Context) -> Connection:
-        """The handshake of one layer with the server of `authority` ("host:port"): the connection inside it. Raises `Fault`."""
+        """Perform the handshake of one layer with the server `authority` ("host:port"). Returns the connection inside. Raises `Fault`."""
         connection.deadline = monotonic() + self._settings.handshake_timeout
         try:
             context = _Offering(self._context(self._certificate_for(layer.server_name)), layer.alpn)
@@ -117,8 +117,8 @@ def _by_pattern(certificates: Mapping[str, CertificateFiles]) -> Iterator[tuple[
 
 
 class _Offering(ClientContext):
-    """A context with other protocol ids. Clients choose them freely. A context of OpenSSL for each choice would take ten milliseconds
-    and a megabyte, nearly all of it for the system's CAs."""
+    """A context with other ALPN ids, which clients choose freely. An OpenSSL context for each choice would take ten milliseconds and a
+    megabyte, nearly all of it for the system's CAs."""
 
     def __init__(self, context: ClientContext, alpn: tuple[str, ...]) -> None:
         self.openssl = context.openssl
@@ -136,7 +136,7 @@ class _Offering(ClientContext):
 
 
 def _tls_side(tls: TLSInfo) -> TLSSide:
-    """What a flow says of TLS."""
+    """The TLS entry of a flow."""
     certificate = tls.peer_certificate
     fingerprint = certificate.fingerprint(hashes.SHA256()).hex() if certificate is not None else None
     return TLSSide(version=tls.version, cipher=tls.cipher, sni=tls.sni, alpn=tls.alpn, peer_certificate=fingerprint)

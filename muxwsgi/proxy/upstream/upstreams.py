@@ -1,6 +1,6 @@
-"""`Upstreams`: connections to upstreams, from the pool or dialled, plain or TLS, directly or through a further proxy.
+"""`Upstreams`: connections to upstreams, from the pool or dialled, plain or TLS, directly or through another proxy.
 
-Here the errors of a dial become the proxy's `Fault`.
+It translates the errors of a dial to the proxy's `Fault`.
 """
 
 import logging
@@ -32,12 +32,12 @@ log = logging.getLogger("muxwsgi.proxy")
 
 
 class Upstreams:
-    """Finds or makes the connection for an endpoint."""
+    """Returns connections for endpoints: from the pool, or new ones."""
 
     def __init__(
         self, settings: "ProxySettings", dialer: Dialer, pool: Pool, sweeper: Sweeper, tls: UpstreamTLS, via: Via
     ) -> None:
-        """`sweeper` keeps the deadlines of connections that rules make. `via` is the proxy's entry in the Via field."""
+        """`sweeper` enforces the deadlines of connections that rules make. `via` is the proxy's entry in the Via field."""
         self._sweeper = sweeper
         self._settings = settings
         self._dialer = dialer
@@ -48,10 +48,10 @@ class Upstreams:
             response_head_timeout=settings.response_head_timeout, accept_invalid=settings.accept_invalid_http_response
         )
         self._early: dict[Context, EarlyStream] = {}
-        self._bound: WeakSet[Connection] | None = None  # made for the first one: most proxies never see any
+        self._bound: WeakSet[Connection] | None = None  # made for the first one, because most proxies never need it
 
     def next_proxy(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
-        """The proxy that requests for `endpoint` go through; `DIRECT` for none, and where a rule connects by itself. Raises `Fault`."""
+        """The proxy that requests for `endpoint` go through; `DIRECT` for none, and if a rule dials by itself. Raises `Fault`."""
         return self._next_proxy("tunnel" if endpoint.is_proxy else endpoint.scheme, endpoint, ctx)
 
     def _next_proxy(self, scheme: str, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
@@ -63,7 +63,7 @@ class Upstreams:
             raise Fault.of_dial(error) from error
 
     def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
-        """A connection that is ours alone until it is given back. Raises `Fault`."""
+        """A connection for the exclusive use of one exchange, until it is given back. Raises `Fault`."""
         if ctx.flow is not None:
             ctx.flow.dialling = ctx.flow.now()
         if ctx.dial is None and pooled:
@@ -93,7 +93,7 @@ class Upstreams:
         return ClientConnection(connection, self._client_settings)
 
     def _kept(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> ClientConnection | None:
-        """A kept connection that this client could have been given anew: it may have been made for one who may go further."""
+        """A kept connection, if this client is allowed to connect to its address. It may have been made for a client with more rights."""
         key = self._key(endpoint, via, ctx)
         kept = self._pool.take(key)
         if kept is None:
@@ -101,40 +101,40 @@ class Upstreams:
         try:
             self._dialer.check_reuse(kept.connection, ctx.client, via)
         except DialError:
-            self._pool.put(key, kept)  # others may have it; for this client the name may have another address
+            self._pool.put(key, kept)  # for other clients; for this one, the name may have another address that is allowed
             return None
         return kept
 
     def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: ClientConnection) -> None:
-        """The exchange on it is over: keep it where it can serve another, else close it."""
+        """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
         if ctx.dial is not None:
             client.close()
         else:
             self._pool.put(self._key(endpoint, via, ctx), client)
 
     def stream(self, endpoint: Endpoint, ctx: Context) -> Connection:
-        """A connection to `endpoint` for whatever protocol; the caller's to close. Raises `Fault`."""
+        """A connection to `endpoint` for any protocol. The caller closes it. Raises `Fault`."""
         return self._stream(endpoint, ctx, self._next_proxy("tunnel", endpoint, ctx))
 
-    # Streams that are there early
+    # Early streams
 
     def dial_early(self, endpoint: Endpoint, ctx: Context) -> None:
-        """Connect to `endpoint` for the tunnel `ctx` before it is known what runs in it. Where that fails it is tried again when it is."""
+        """Connect to `endpoint` for the tunnel `ctx` before its protocol is known. If it fails, the first request or relay retries."""
         try:
             via = self._next_proxy("tunnel", endpoint, ctx)
             connection = self._stream(endpoint, ctx, via)
         except Fault as fault:
-            log.debug("%r: %s cannot be connected to before its client speaks: %s", ctx, endpoint.authority, fault)
+            log.debug("%r: cannot connect to %s before its client speaks: %s", ctx, endpoint.authority, fault)
         else:
             self._early[ctx] = EarlyStream(connection, endpoint, via, ctx.dial)
 
     def early_connection(self, ctx: Context) -> Connection | None:
-        """What `dial_early` has made, left here for the first request or relay of the tunnel."""
+        """The connection that `dial_early` has made. It stays here for the first request or relay of the tunnel."""
         early = self._early.get(ctx)
         return None if early is None else early.connection
 
     def drop_early(self, ctx: Context) -> None:
-        """Close what was made early for the tunnel `ctx` where nothing has used it."""
+        """Close the early connection of the tunnel `ctx` if it has not been used."""
         early = self._early.pop(ctx, None)
         if early is not None:
             early.connection.finish()
@@ -143,8 +143,8 @@ class Upstreams:
         return ctx if ctx in self._early or ctx.tunnel is None else ctx.tunnel
 
     def _take_early(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool) -> tuple[Connection, tuple[Layer, ...]] | None:
-        """What was made early for the tunnel of `ctx`, and the layers of TLS that are still to be done. `quiet`: the server may not have
-        spoken yet, since it answers requests."""
+        """The early connection of the tunnel of `ctx`, and the layers of TLS that it still needs. `quiet`: use it only if the server has
+        not sent anything, because it has to answer requests."""
         owner = self._owner(ctx)
         early = self._early.get(owner)
         if early is None:
@@ -157,12 +157,12 @@ class Upstreams:
         return early.connection, left
 
     def close(self) -> None:
-        """Close what is kept."""
+        """Close the kept connections."""
         self._pool.close()
 
     def bind(self, ctx: Context) -> None:
-        """The client authenticates its connection, and not its requests (NTLM, Negotiate: RFC 4559 section 6). From now on, what is
-        dialled for this client connection serves no other, which would be taken for that user."""
+        """Bind upstream connections to the client connection of `ctx`, which authenticates connections and not requests (NTLM, Negotiate:
+        RFC 4559 section 6). From now on they are not given to other clients, which the server would take for that user."""
         if self._bound is None:
             self._bound = WeakSet()
         self._bound.add(ctx.connection)

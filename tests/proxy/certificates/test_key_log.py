@@ -78,7 +78,7 @@ def test_a_file_that_others_can_read_a_link_and_a_device_are_refused(path: Path,
     for name in ("link", "fifo", "none/keys.log", "."):
         with pytest.raises(OperatorError, match="key log: "):
             KeyLog(tmp_path / name)
-    with pytest.raises(OperatorError, match="it is no plain file"):
+    with pytest.raises(OperatorError, match="it is not a regular file"):
         KeyLog("/dev/null")
 
 
