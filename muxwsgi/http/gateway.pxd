@@ -4,7 +4,7 @@ import cython
 
 from muxwsgi.events cimport Events
 from muxwsgi.http.body cimport Body
-from muxwsgi.http.hijack cimport Hijack
+from muxwsgi.http.hijack cimport Hijack, hijack_of
 from muxwsgi.http.response cimport Response
 from muxwsgi.wire.connection cimport Connection
 from muxwsgi.wire.syscalls cimport clock
@@ -17,6 +17,6 @@ cdef class Gateway:
     cdef bint _multiprocess
 
     @cython.locals(hijack=Hijack, began=double, in_order=bint, request=dict, exchanges=tuple, streams=tuple)
-    cpdef bint serve(self, Connection connection, dict environ, Body body, Response response, str target) except -1
+    cdef bint serve(self, Connection connection, dict environ, Body body, Response response, str target) except -1
     cpdef note_refusal(self, Connection connection, error)
     cdef bint _answer_for(self, error, Connection connection, Body body, Response response, Hijack hijack, str target) except -1

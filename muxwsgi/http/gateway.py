@@ -13,7 +13,7 @@ from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, T
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, WSGIApplication, connection_environ
 from muxwsgi.http.exchange import Exchange
-from muxwsgi.http.hijack import Hijack
+from muxwsgi.http.hijack import Hijack, hijack_of
 from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire.fork import end_child
 from muxwsgi.wire.syscalls import clock
@@ -72,7 +72,7 @@ class Gateway:
             request = environ.copy()  # the application may change the other as it likes
 
         # 1. The request, as the application sees it.
-        hijack = Hijack(connection, body, response)
+        hijack = hijack_of(connection, body, response)
         environ["muxwsgi.hijack"] = hijack
         environ["muxwsgi.response"] = response
         environ["werkzeug.socket"] = hijack

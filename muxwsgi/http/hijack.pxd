@@ -1,10 +1,13 @@
 # Types for the compiled build: see docs/compiled.md.
 
+import cython
+
 from muxwsgi.http.body cimport Body
 from muxwsgi.http.response cimport Response
 from muxwsgi.wire.connection cimport Connection
 
 
+@cython.final
 cdef class Hijack:
     cdef Connection _connection
     cdef Body _body
@@ -13,4 +16,9 @@ cdef class Hijack:
     cdef bint _over
     cdef readonly bint taken
 
+    cdef _take(self, Connection connection, Body body, Response response)
     cpdef end(self)
+
+
+@cython.locals(hijack=Hijack)
+cpdef Hijack hijack_of(Connection connection, Body body, Response response)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.given import StreamSocket
 
-__all__ = ["Hijack"]
+__all__ = ["Hijack", "hijack_of"]
 
 
 #: What can be asked of the socket without taking the connection over.
@@ -31,7 +31,8 @@ class Hijack:
 
     __slots__ = ("_body", "_connection", "_over", "_response", "_socket", "taken")
 
-    def __init__(self, connection: "Connection", body: "Body", response: "Response") -> None:
+    def _take(self, connection: "Connection", body: "Body", response: "Response") -> None:
+        """Begin: see `hijack_of`. Not `__init__`, for the same reason as `Response._set_up`."""
         self._connection = connection
         self._body = body
         self._response = response
@@ -93,3 +94,10 @@ class Hijack:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self(), name)
+
+
+def hijack_of(connection: "Connection", body: "Body", response: "Response") -> Hijack:
+    """The right to take `connection` over from the request with `body`, as long as its `response` has not begun."""
+    hijack = Hijack.__new__(Hijack)
+    hijack._take(connection, body, response)
+    return hijack

@@ -6,16 +6,20 @@ Header = tuple[str, str]
 
 
 class Rendered:
-    """What was made of the `headers` of one status. They are tuples of two real strings each, so nothing about them can change."""
+    """What was made of the `headers` of one status. They are tuples of two real strings each, so nothing about them can change.
 
-    __slots__ = ("block", "code", "headers", "length", "stated")
+    `dated` and `served` say whether Date and Server are among them.
+    """
 
-    def __init__(self, headers: list[Header], code: int, block: bytes, length: int | None, stated: tuple[bool, bool]) -> None:
+    __slots__ = ("block", "code", "dated", "headers", "length", "served")
+
+    def __init__(self, headers: list[Header], code: int, block: bytes, length: int | None, *, dated: bool, served: bool) -> None:
         self.headers = headers
         self.code = code
         self.block = block
         self.length = length
-        self.stated = stated
+        self.dated = dated
+        self.served = served
 
     def is_for(self, headers: list[Header]) -> bool:
         """Whether `headers` say the same. Only a tuple of two real strings is compared: an instance of a subclass may be equal to a string

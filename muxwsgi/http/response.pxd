@@ -9,10 +9,9 @@ from muxwsgi.http.rendered cimport Rendered
 cdef class Response:
     cdef Body _body
     cdef bytes _block
-    cdef tuple _stated
     cdef dict _rendered
     cdef object _length, _total, _left
-    cdef bint _bodiless, _cut, _silent
+    cdef bint _bodiless, _cut, _dated, _served, _silent
     cdef public bint complete, head_sent, keep_alive
     cdef readonly long long body_bytes
     cdef readonly object method
@@ -25,7 +24,7 @@ cdef class Response:
     cpdef give_up(self)
     @cython.locals(code=int, rendered=Rendered)
     cdef _begin(self, status, headers)
-    @cython.locals(kinds=dict, fields=list, date=bint, server=bint, pure=bint, block=bytes)
+    @cython.locals(kinds=dict, fields=list, dated=bint, served=bint, pure=bint, block=bytes)
     cdef _render(self, status, headers, int code)
     cdef bint _take_length(self, value) except -1
     cdef object _open(self, total)

@@ -33,9 +33,6 @@ JOIN_AT_MOST = 1 << 17
 #: Enum members as globals: looking them up on the class costs more than the comparison.
 _PLAIN, _LENGTH = FieldKind.PLAIN, FieldKind.LENGTH
 
-#: Whether the application gave Date, and Server.
-_NOTHING_STATED = (False, False)
-
 #: Of heads that make more than this many bytes no copy is kept.
 _RENDERED_AT_MOST = 1024
 
@@ -61,11 +58,12 @@ class Response:
         "_bodiless",
         "_body",
         "_cut",
+        "_dated",
         "_left",
         "_length",
         "_rendered",
+        "_served",
         "_silent",
-        "_stated",
         "_total",
         "body_bytes",
         "complete",
@@ -100,7 +98,8 @@ class Response:
         self.status: str | None = None
         self.headers: list[Header] = []
         self._block = b""  # the status and the application's fields, as `_spell` has made them
-        self._stated = _NOTHING_STATED
+        self._dated = False  # whether the application gave Date
+        self._served = False  # and Server
         self._length: int | None = None  # Content-Length as the application gave it
         self._total: int | None = None  # bytes of the whole body where they are known otherwise
         self._left: int | None = None  # bytes of the body still owed, None where it is not counted
@@ -163,7 +162,7 @@ class Response:
 
     def omit_server(self) -> None:
         """Leave our Server field out: another server made the response (RFC 9110 section 10.2.4). Called after `start_response`."""
-        self._stated = (self._stated[0], True)
+        self._served = True
 
     # What the gateway calls
 
@@ -205,7 +204,8 @@ class Response:
             code = rendered.code
             self._block = rendered.block
             self._length = rendered.length
-            self._stated = rendered.stated
+            self._dated = rendered.dated
+            self._served = rendered.served
         else:
             code = code_of(status)
             self._render(status, headers, code)
@@ -225,7 +225,7 @@ class Response:
         kinds = KINDS
         self._length = None  # not that of fields which were refused before
         fields = []
-        date = server = False
+        dated = served = False
         pure = type(status) is str and type(headers) is list  # whether the same arguments would give the same block again
         for header in headers:
             try:
@@ -255,8 +255,8 @@ class Response:
                         fields.append((name, value))
                         fields.append(("Connection", "upgrade"))
                     continue
-                date = date or kind is FieldKind.DATE
-                server = server or kind is FieldKind.SERVER
+                dated = dated or kind is FieldKind.DATE
+                served = served or kind is FieldKind.SERVER
             fields.append((name, value))
             if not value.isprintable():
                 check_value(name, value)
@@ -267,10 +267,10 @@ class Response:
                 check_value(name, value)
             raise
         self._block = block
-        if date or server:
-            self._stated = (date, server)
+        self._dated = dated
+        self._served = served
         if pure and len(block) <= _RENDERED_AT_MOST and (status in self._rendered or len(self._rendered) < _STATUSES_AT_MOST):
-            self._rendered[status] = Rendered(headers.copy(), code, block, self._length, self._stated)
+            self._rendered[status] = Rendered(headers.copy(), code, block, self._length, dated=dated, served=served)
 
     def _take_length(self, value: str) -> bool:
         """Note Content-Length. False where it is there already."""

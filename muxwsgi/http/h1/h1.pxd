@@ -6,7 +6,7 @@ from muxwsgi.http.body cimport Body
 from muxwsgi.http.gateway cimport Gateway
 from muxwsgi.http.h1.head cimport Head
 from muxwsgi.http.h1.incoming cimport Incoming
-from muxwsgi.http.h1.response cimport H1Response, ResponseDefaults, put_refusal
+from muxwsgi.http.h1.response cimport H1Response, ResponseDefaults, put_refusal, response_to
 from muxwsgi.wire.connection cimport Connection
 from muxwsgi.wire.lifeline cimport Lifeline
 from muxwsgi.wire.syscalls cimport clock

@@ -50,7 +50,7 @@ from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
 from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.h1.incoming import Incoming
 from muxwsgi.http.h1.refused import refused_request
-from muxwsgi.http.h1.response import H1Response, ResponseDefaults, put_refusal
+from muxwsgi.http.h1.response import ResponseDefaults, put_refusal, response_to
 from muxwsgi.http.input import Input
 from muxwsgi.protocols.http1 import LEADING_CRLFS
 from muxwsgi.settings import HTTPSettings
@@ -235,7 +235,7 @@ class HTTP1:
     def _exchange(self, incoming: Incoming, head: Head, body: Body, environ: Environ) -> bool:
         """Answer one request. Whether another may follow on the connection."""
         connection = incoming.connection
-        response = H1Response(connection, self._defaults, body, head.method, head.minor, head.keep_alive)
+        response = response_to(connection, self._defaults, body, head.method, head.minor, head.keep_alive)
         if not self._gateway.serve(connection, environ, body, response, head.target):
             if isinstance(body.fault, PeerError) and not response.head_sent:  # refused in the middle of its body
                 linger(connection, self._settings.linger)

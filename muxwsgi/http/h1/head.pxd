@@ -4,7 +4,7 @@ import cython
 from cpython.bytes cimport PyBytes_AS_STRING
 
 from muxwsgi.http.h1.fields cimport Fields, is_length
-from muxwsgi.http.h1.sent_fields cimport SentFields
+from muxwsgi.http.h1.sent_fields cimport sent_fields
 
 
 cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:
@@ -15,6 +15,7 @@ cdef inline Py_ssize_t _target_end(bytes raw, Py_ssize_t at) noexcept:
     return at
 
 
+@cython.final
 cdef class Head:
     cdef readonly str method, target
     cdef readonly int minor

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 from muxwsgi.errors import PeerError
 from muxwsgi.grammar import BARE_LINE_END, TOKEN
 from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
-from muxwsgi.http.h1.sent_fields import SentFields
+from muxwsgi.http.h1.sent_fields import sent_fields
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Head", "refuse_early"]
@@ -135,7 +135,7 @@ class Head:
         # 2. The fields.
         fields = self._fields
         environ = fields.read(raw, line_end, minor)
-        environ["muxwsgi.fields"] = SentFields(raw, line_end)
+        environ["muxwsgi.fields"] = sent_fields(raw, line_end)
 
         # 3. What they mean together.
         host = environ.get("HTTP_HOST")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from muxwsgi.http.body import Body
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["H1Response", "ResponseDefaults", "put_refusal"]
+__all__ = ["H1Response", "ResponseDefaults", "put_refusal", "response_to"]
 
 #: What the last heads have become: see `Response._set_up`.
 _RENDERED: dict[str, Rendered] = {}
@@ -52,14 +52,14 @@ class ResponseDefaults:
 
 
 class H1Response(Response):
-    """One response on a connection of HTTP/1.0 or 1.1."""
+    """One response on a connection of HTTP/1.0 or 1.1. `response_to` makes it."""
 
     __slots__ = ("_chunked", "_connection", "_defaults", "_minor")
 
-    def __init__(
+    def _take(
         self, connection: "Connection", defaults: ResponseDefaults, body: "Body", method: str, minor: int, keep_alive: bool
     ) -> None:
-        """The request came in HTTP/1.`minor`, with `body`. `keep_alive`: whether the peer lets the connection go on."""
+        """Begin: see `response_to`. Not `__init__`, for the same reason as `Response._set_up`."""
         self._connection = connection
         self._defaults = defaults
         self._minor = minor
@@ -101,11 +101,10 @@ class H1Response(Response):
             connection = b"Connection: close\r\n"
 
         # 3. Date and Server, unless the application gave them.
-        stated = self._stated
-        if not stated[0] and not stated[1]:
+        if not self._dated and not self._served:
             ours = defaults.date_and_server
         else:
-            ours = (b"" if stated[0] else defaults.date) + (b"" if stated[1] else defaults.server)
+            ours = (b"" if self._dated else defaults.date) + (b"" if self._served else defaults.server)
         head = b"".join((self._block, framing, ours, connection, b"\r\n"))
 
         # 4. The head and the first of the body.
@@ -183,6 +182,15 @@ class H1Response(Response):
             self.body_bytes += min(max(connection.bytes_sent - before - in_front, 0), count)
             raise
         self.body_bytes += count
+
+
+def response_to(
+    connection: "Connection", defaults: ResponseDefaults, body: "Body", method: str, minor: int, keep_alive: bool
+) -> H1Response:
+    """The response to a request that came in HTTP/1.`minor`, with `body`. `keep_alive`: whether the peer lets the connection go on."""
+    response = H1Response.__new__(H1Response)
+    response._take(connection, defaults, body, method, minor, keep_alive)
+    return response
 
 
 def _last_chunk(trailers: list[Header]) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["SentFields", "fields_of"]
+__all__ = ["SentFields", "fields_of", "sent_fields"]
 
 
 def fields_of(block: bytes) -> list[tuple[str, str]]:
@@ -21,8 +21,8 @@ class SentFields:
 
     __slots__ = ("_at", "_head", "_pairs")
 
-    def __init__(self, head: bytes, at: int) -> None:
-        """The field lines of `head` begin at `at`."""
+    def _take(self, head: bytes, at: int) -> None:
+        """Begin: see `sent_fields`. Not `__init__`, for the same reason as `Response._set_up`."""
         self._head = head
         self._at = at
         self._pairs: list[tuple[str, str]] | None = None
@@ -58,6 +58,13 @@ class SentFields:
 
     def __repr__(self) -> str:
         return repr(self._read())
+
+
+def sent_fields(head: bytes, at: int) -> SentFields:
+    """The fields of `head`, whose lines begin at `at`."""
+    fields = SentFields.__new__(SentFields)
+    fields._take(head, at)
+    return fields
 
 
 Sequence.register(SentFields)
