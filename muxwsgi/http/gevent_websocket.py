@@ -17,6 +17,8 @@ from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.http.websocket.handshake import VERSION, accept_of, asks_for_websocket, is_key, subprotocols
 from muxwsgi.http.websocket.messages import Messages, close_payload, close_reason
+from muxwsgi.http.websocket.turns import BYTES_AT_ONCE, FRAMES_PER_TURN
+from muxwsgi.wire.ready import give_turn
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -43,6 +45,8 @@ class _Stream:
         self._head = head
         self._parser = FrameParser(from_client=True, at_most=MESSAGE_AT_MOST)
         self._frames: deque[Frame] = deque()
+        self._received = b""  # what the parser has not seen yet
+        self._taken = 0  # frames
         self.connection: "Connection | None" = None
         self.messages = Messages(MESSAGE_AT_MOST)
 
@@ -58,11 +62,17 @@ class _Stream:
         while not self._frames:
             if self._parser.fault is not None:
                 raise self._parser.fault
-            data = connection.recv(_BLOCK)
-            if not data:
-                raise ConnectionResetError("the client has ended the stream without a Close frame")
+            if not self._received:
+                self._received = connection.recv(_BLOCK)
+                if not self._received:
+                    raise ConnectionResetError("the client has ended the stream without a Close frame")
+            data, self._received = self._received[:BYTES_AT_ONCE], self._received[BYTES_AT_ONCE:]
             self._frames.extend(self._parser.feed(data))
-        return self._frames.popleft()
+        frame = self._frames.popleft()
+        self._taken += 1
+        if self._taken % FRAMES_PER_TURN == 0:
+            give_turn()
+        return frame
 
     def write(self, data: bytes) -> None:
         """All of `data`."""

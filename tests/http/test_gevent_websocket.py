@@ -6,10 +6,13 @@ import queue
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 import requests
 
 from muxwsgi.http import gevent_websocket
+from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
+from muxwsgi.testing import connection_pair
 from tests.http.conftest import Talk
 from tests.system.server_process import ServerProcess, read_until_closed
 
@@ -116,6 +119,27 @@ def test_a_message_has_a_limit_in_one_frame_or_in_many(talk: Talk, monkeypatch: 
     got.clear()
     talk(wrapped, ASKS, frame(text | 0x80, 1001))
     assert got == []
+
+
+def test_a_flood_of_small_frames_gives_others_their_turn() -> None:
+    server, client = connection_pair()
+    stream = gevent_websocket._Stream({"muxwsgi.hijack": lambda: server}, b"")
+    turns = 0
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    client.sendall(encode_frame(Frame(Opcode.PONG, b""), masked=True) * 9000)
+    other = gevent.spawn(others)
+    for _ in range(9000):
+        assert stream.next_frame().opcode == Opcode.PONG
+    assert turns > 40
+    other.kill()
+    server.close()
+    client.close()
 
 
 def test_an_application_without_the_package_pays_nothing() -> None:

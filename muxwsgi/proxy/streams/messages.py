@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from muxwsgi.http.websocket.deflate import BLOCK, Inflater, agreed_deflate
 from muxwsgi.http.websocket.frame import BrokenFrame, Frame, FrameParser, Opcode
 from muxwsgi.http.websocket.messages import Fragments, close_reason
-from muxwsgi.proxy.streams.turns import frames_in_turns
+from muxwsgi.http.websocket.turns import frames_in_turns
 from muxwsgi.records.flow import Captured, Close, Flow, Message, WebSocketRecord
 from muxwsgi.wire.ready import give_turn
 

@@ -14,8 +14,8 @@ import gevent
 from muxwsgi.errors import Cut, Expired
 from muxwsgi.http.websocket.frame import PIECE, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.http.websocket.messages import close_payload
+from muxwsgi.http.websocket.turns import frames_in_turns
 from muxwsgi.proxy.rules.actions import Refused
-from muxwsgi.proxy.streams.turns import frames_in_turns
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.lingering_close import linger
 from muxwsgi.wire.relay import Relayed, cut_both, relay

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from muxwsgi.http.websocket.frame import Frame, FrameParser
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["frames_in_turns"]
+__all__ = ["BYTES_AT_ONCE", "FRAMES_PER_TURN", "frames_in_turns"]
 
 #: Frames after which other connections run.
 FRAMES_PER_TURN = 200
