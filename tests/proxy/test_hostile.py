@@ -3,6 +3,7 @@
 import gzip
 import socket
 import threading
+import time
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -502,3 +503,16 @@ def test_the_addresses_of_this_machine_are_not_for_clients_elsewhere_whatever_th
             Guard(allow=["10.77.2.0/24", "fd77:2::/64"]).check(ip, 22, client)
         for ip in ("10.77.2.2", "fd77:2::2", "203.0.113.1"):
             guard.check(ip, 22, client)
+
+
+def test_a_connect_with_a_body_reads_why_it_is_refused(lab: Lab) -> None:
+    """A close with unread bytes is a reset, which takes the answer with it."""
+    port = lab.serve_proxy(lab.proxy())
+    for _ in range(5):
+        sock = lab.connect(port)
+        sock.sendall(b"CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: 127.0.0.1:9\r\nContent-Length: 200000\r\n\r\n" + bytes(100000))
+        time.sleep(0.1)
+        answer = b""
+        while block := sock.recv(65536):
+            answer += block
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"CONNECT has no body\n")

@@ -237,7 +237,7 @@ class HTTP1:
         connection = incoming.connection
         response = response_to(connection, self._defaults, body, head.method, head.minor, head.keep_alive)
         if not self._gateway.serve(connection, environ, body, response, head.target):
-            if isinstance(body.fault, PeerError) and not response.head_sent:  # refused in the middle of its body
+            if isinstance(response.peer_error or body.fault, PeerError) and not response.head_sent:  # refused before its body was read
                 linger(connection, self._settings.linger)
             return False
         if response.peer_error is not None:  # which the application has caught: the response is not complete
