@@ -30,6 +30,9 @@ ASK, DUMP = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
 #: Bytes of an answer that are kept. A pipe holds 64 KiB.
 LONGEST_ANSWER = 16384
 
+#: Characters of a request-target that are told: with a longer one, and a deep stack, an answer would be cut in front.
+_TARGET = 500
+
 #: Frames of a stack that are told, the innermost ones.
 _FRAMES = 30
 
@@ -109,4 +112,6 @@ def _request(frame: FrameType | None) -> str | None:
 
 
 def _described(environ: dict[str, Any]) -> str:
-    return f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')!r} from {environ.get('REMOTE_ADDR')}"
+    target = str(environ.get("RAW_URI"))
+    shown = repr(target[:_TARGET]) + ("..." if len(target) > _TARGET else "")
+    return f"{environ.get('REQUEST_METHOD')} {shown} from {environ.get('REMOTE_ADDR')}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from muxwsgi.server.heartbeat import ASK
+from muxwsgi.server.heartbeat import ASK, Heartbeat
 from tests.system.server_process import ROOT
 
 
@@ -309,6 +309,19 @@ def test_an_answer_that_came_too_late_is_not_reported_as_what_blocks_now(how: Pa
         master.wait_for_log("It serves ")
         master.send(signal.SIGQUIT)
         assert "It serves GET '/slow' from 192.0.2.1" in master.log
+
+
+def test_a_long_request_target_leaves_room_for_the_stack() -> None:
+    heartbeat = Heartbeat()
+
+    def serve(environ: dict[str, object]) -> None:
+        heartbeat._say(0, sys._getframe())
+
+    serve({"muxwsgi.connection": None, "REQUEST_METHOD": "GET", "RAW_URI": "/" + "a" * 8000, "REMOTE_ADDR": "192.0.2.1"})
+    first, _, stack = heartbeat.answer().partition("\n")
+    heartbeat.close()
+    assert first == f"GET '/{'a' * 499}'... from 192.0.2.1"
+    assert "in serve" in stack
 
 
 def test_a_worker_that_was_blocked_and_runs_again_ends_as_others_do(how: Path) -> None:
