@@ -111,9 +111,9 @@ def test_as_one_would_look_them_up_one_after_the_other(exact: list[str], below: 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("two words", "it has white space"), ("192.0.2.1 host.example", "does not begin with 0.0.0.0"), ("0.0.0.0 bad/host", "'bad/host' is no host"),
-        ("http://example.com/", "no host"), ("||example.com^", "no host"), ("*.", "no host"), ("*", "no host"), ("a*.example", "no host"), ("/a(b/", "unterminated"),
-        ("-leading.example", "no host"), ("x" * 254, "no host"), ("example.com:80", "no host"), ("/", "no host"), ("//", "no host"), ("a,b", "no host"),
+        ("two words", "it has white space"), ("192.0.2.1 host.example", "does not begin with 0.0.0.0"), ("0.0.0.0 bad/host", "'bad/host' is not a host"),
+        ("http://example.com/", "is not a host"), ("||example.com^", "is not a host"), ("*.", "is not a host"), ("*", "is not a host"), ("a*.example", "is not a host"), ("/a(b/", "unterminated"),
+        ("-leading.example", "is not a host"), ("x" * 254, "is not a host"), ("example.com:80", "is not a host"), ("/", "is not a host"), ("//", "is not a host"), ("a,b", "is not a host"),
     ],
 )  # fmt: skip
 def test_a_broken_line_is_named_before_anything_is_served(tmp_path: Path, line: str, says: str) -> None:
@@ -176,8 +176,8 @@ def test_a_file_that_is_broken_then_is_said_once_and_the_old_list_stays(tmp_path
         for _ in range(3):
             read_again(blocked, clock)
         assert [record.getMessage() for record in caplog.records] == [
-            f"block: {tmp_path}/list, line 2: 'bro ken' is no rule: it has white space, and does not begin with 0.0.0.0; "
-            "what the list said before goes on counting"
+            f"block: {tmp_path}/list, line 2: 'bro ken' is not a rule: it has white space, and does not begin with 0.0.0.0; "
+            "the rules that were read before still apply"
         ]
         assert blocked.blocked("old.example") and not blocked.blocked("new.example")
     (tmp_path / "list").unlink()

@@ -1,1 +1,1 @@
-"""What operators say is to be done: conditions, actions, and the messages that rules see."""
+"""The operator's rules: conditions, actions, and the messages that rules get."""

@@ -1,7 +1,7 @@
-"""What a rule may decide about a tunnel, and what hooks say of the bytes in it.
+"""The actions of rules for a tunnel, and the results of hooks for its bytes.
 
-A hijack takes the tunnel's connection after the client was told that there is one: the 200 of CONNECT, or the reply of SOCKS, is sent by
-the proxy and never by the hijacker. It owns the connection until it returns, and the proxy closes it then.
+A hijacker gets an established tunnel: the proxy has sent the 200 of CONNECT, or the reply of SOCKS. The hijacker owns the connection until
+it returns, and then the proxy closes it.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ __all__ = ["CONTINUE", "DROP", "Accept", "Action", "Chunk", "Hijack", "Hijacker"
 
 
 class Passage(Enum):
-    """What may become of what was looked at."""
+    """Results of a look or a hook."""
 
     CONTINUE = "continue"
     DROP = "drop"
@@ -29,37 +29,37 @@ class Passage(Enum):
         return self.name
 
 
-#: What a look at a tunnel returns when the proxy shall go on with the connection, and whatever was only peeked at.
+#: A look returns this to let the proxy go on with the connection. Bytes that it has peeked at stay in the stream.
 CONTINUE: Literal[Passage.CONTINUE] = Passage.CONTINUE
 
-#: What a hook returns for a chunk or frame that shall not be sent on.
+#: A hook returns this to drop a chunk or a frame.
 DROP: Literal[Passage.DROP] = Passage.DROP
 
 #: Owns the connection until it returns.
 Hijacker = Callable[[Connection, "Context"], None]
 
-#: May look (`peek`) and return `CONTINUE`; otherwise it has taken the connection, which ends when it returns.
+#: It may `peek` and return `CONTINUE`. Otherwise it owns the connection, which is closed when it returns.
 Look = Callable[[Connection, "Context"], Literal[Passage.CONTINUE] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Relay the bytes as they come, without a look at them (beyond chunk hooks). goproxy's `OkConnect`."""
+    """Relay the bytes without interception. Chunk hooks still see them. goproxy's `OkConnect`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """No tunnel: answer with `response`, 403 without one. SOCKS says "not allowed by ruleset". goproxy's `RejectConnect`."""
+    """Refuse the tunnel with `response`, by default a 403. SOCKS replies "not allowed by ruleset". goproxy's `RejectConnect`."""
 
     response: werkzeug.wrappers.Response | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Mitm:
-    """Look inside. goproxy's `MitmConnect`.
+    """Intercept the tunnel. goproxy's `MitmConnect`.
 
-    before      is given the tunnel's connection first, before any byte of it is decided upon
-    after       is given the decrypted connection, inside of each layer of TLS; never where the tunnel carries none
+    before      is called with the tunnel's connection, before its protocol is detected
+    after       is called with the decrypted connection, inside each layer of TLS. It is not called without TLS
     """
 
     before: Look | None = None
@@ -68,7 +68,7 @@ class Mitm:
 
 @dataclass(frozen=True, slots=True)
 class Hijack:
-    """The tunnel is the hijacker's. goproxy's `ConnectHijack`."""
+    """Give the tunnel to a hijacker. goproxy's `ConnectHijack`."""
 
     handler: Hijacker
 
@@ -78,7 +78,7 @@ Action = Accept | Reject | Mitm | Hijack
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Bytes of a tunnel that carries no HTTP, as they came in one read: how they are cut means nothing."""
+    """Bytes of a tunnel that does not carry HTTP, as they came in one read, cut at any byte."""
 
     data: bytes
     from_client: bool

@@ -1,14 +1,14 @@
-"""`BlockList`: hosts that nobody shall reach, in files as the makers of such lists publish them.
+"""`BlockList`: blocked hosts, in files of the common formats.
 
 One rule a line, `#` begins a comment:
 
     ads.example.com             this host, or address, and no other
-    *.tracker.example           all hosts below that name, not itself
+    *.tracker.example           all hosts below that name, but not the name itself
     /^ad[sv]?[0-9]*[.]/         hosts in which the regex is found
     0.0.0.0 ads.example.com     as in /etc/hosts: this host (several may follow)
 
-Looking a host up takes as long in a list of a million hosts as in one of ten: only regexes are tried one after the other. Case, a dot at
-the end, and other spellings of an address or of an international name make no difference.
+The time of a lookup does not depend on the number of hosts. Only regexes are tried one after the other. Hosts are compared without regard
+to case, a dot at the end, and the spelling of addresses and international names.
 """
 
 import io
@@ -34,25 +34,25 @@ log = logging.getLogger("muxwsgi.error")
 #: Seconds between two looks at the files.
 LOOK_AGAIN = 1.0
 
-#: Lines that are read before others get their turn, about a millisecond's work, and seconds that they get.
+#: Lines that are read before other greenlets run, which takes about a millisecond, and seconds to sleep then.
 SLICE = 1000
 PAUSE = 0.001
 
-#: What hosts files map to where they mean "nowhere", and the names in them that mean this machine and are not to be blocked.
+#: The addresses for "nowhere" in hosts files, and the names of this machine in them, which are not blocked.
 _NOWHERE = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "0"})
 _OURS = frozenset(
     {"localhost", "localhost.localdomain", "local", "broadcasthost", "0.0.0.0"}
     | {f"ip6-{name}" for name in ("localhost", "loopback", "localnet", "mcastprefix", "allnodes", "allrouters", "allhosts")}
 )
 
-#: A name that is spelt as it is looked up. One whose end is a digit could be an address.
+#: A name in canonical form. A name that ends in a digit could be an address.
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z_])?")
 _REGEX = re.compile(r"/(.+)/\s*(?:#.*)?")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class _Hosts:
-    """A set in parts: one set of a million hosts would stop the traffic for a moment whenever it grows, and when it is given up."""
+    """A set in parts. One set of a million hosts would block all greenlets for a moment when it grows, and when it is freed."""
 
     PARTS = 64
 
@@ -84,7 +84,7 @@ class _List:
         self.regexes: list[re.Pattern[str]] = []
 
     def add(self, line: str) -> None:
-        """Raises `ValueError` for a line that says nothing, with why."""
+        """Raises `ValueError` with the reason for an invalid line."""
         if _NAME.fullmatch(line):  # nearly all lines of lists of names
             self.hosts.add(line)
             return
@@ -93,7 +93,7 @@ class _List:
             try:
                 self.regexes.append(re.compile(regex[1], re.I))
             except re.error as error:
-                raise ValueError(f"the regex {line} is none: {error}") from None
+                raise ValueError(f"{line} is not a regex: {error}") from None
             return
         words = (_COMMENT.sub("", line) if "#" in line else line).split()
         if len(words) < 2:
@@ -104,7 +104,7 @@ class _List:
                 if name.lower() not in _OURS:
                     self._add_host(name)
         elif any(name.lower() not in _OURS for name in words[1:]):
-            raise ValueError(f"{' '.join(words)[:80]!r} is no rule: it has white space, and does not begin with 0.0.0.0")
+            raise ValueError(f"{' '.join(words)[:80]!r} is not a rule: it has white space, and does not begin with 0.0.0.0")
 
     def _add_host(self, text: str) -> None:
         if _NAME.fullmatch(text):
@@ -113,7 +113,7 @@ class _List:
         try:
             host, breadth = parse_pattern(text, Breadth.BELOW)
         except InvalidName:
-            raise ValueError(f"{text[:80]!r} is no host") from None
+            raise ValueError(f"{text[:80]!r} is not a host") from None
         (self.hosts if breadth is None else self.below).add(host)
 
     def blocked(self, host: str) -> str | None:
@@ -132,7 +132,7 @@ class _List:
 
 
 class _File:
-    """A list on disk, which is looked at again and again. `rules` are of when it was read last."""
+    """A list on disk, which is read again when it has changed. `rules` are those that were read last."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -145,12 +145,12 @@ class _File:
             pass
 
     def look(self) -> None:
-        """If the file has changed, begin to read it. Until that is done what it said before counts."""
+        """If the file has changed, begin to read it. Until that is done, the old rules apply."""
         if self._seen is None or self.reading is not None:
             return
         signature = self._signature()
         if signature is not None and signature != self._seen:
-            self._seen = signature  # also of a broken one, which is complained about once and not once a second
+            self._seen = signature  # also of a broken file, so that the error is logged once and not once a second
             self.reading = gevent.spawn(self._read_beside)
 
     def _read_beside(self) -> None:
@@ -159,12 +159,12 @@ class _File:
                 gevent.sleep(PAUSE)
             log.info("block: %s: read again", self.path)
         except OperatorError as error:
-            log.error("%s; what the list said before goes on counting", error)
+            log.error("%s; the rules that were read before still apply", error)
         finally:
             self.reading = None
 
     def _read(self, content: bytes) -> Iterator[None]:
-        """Gives way after each slice. Raises `OperatorError` naming the line that is broken."""
+        """Yields after each slice. Raises `OperatorError` that names the broken line."""
         rules = _List()
         for number, line in enumerate(io.BytesIO(content), 1):
             try:
@@ -179,7 +179,7 @@ class _File:
         yield from before.hosts.forget()
 
     def _signature(self) -> tuple[int, int, int, int] | None:
-        """What is another after somebody wrote the file; None where it is gone, or no file that could be read twice."""
+        """It changes when the file is written; None if the file is gone, or is not a regular file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -198,7 +198,7 @@ def _content(path: str) -> bytes:
 
 
 def _in_thread(path: str) -> bytes:
-    """The same, while others are served: the disk may be slow."""
+    """The same in a thread, because the disk may be slow."""
 
     def tried() -> bytes | OperatorError:  # the pool would print a traceback of what it raises
         try:
@@ -213,16 +213,16 @@ def _in_thread(path: str) -> bytes:
 
 
 class BlockList:
-    """A condition that holds for what goes to a blocked host: `proxy.on_connect(BlockList(["hosts.txt"])).reject()`.
+    """A condition for blocked hosts: `proxy.on_connect(BlockList(["hosts.txt"])).reject()`.
 
-    Files are looked at once a second at most, when something is asked, and read again when they have changed. One that is broken then is
-    logged, with the line; what it said before goes on counting, as when the file is gone.
+    At a lookup, but at most once a second, files that have changed are read again. If a file is broken then, the error is logged with the
+    line. The old rules still apply, also if the file is gone.
     """
 
     def __init__(
         self, paths: Iterable[str | os.PathLike[str]] = (), patterns: Iterable[str] = (), *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`patterns` are rules as in the files. Raises `OperatorError` naming the line or pattern that is broken."""
+        """`patterns` are rules as in the files. Raises `OperatorError` that names the broken line or pattern."""
         self._own = _List()
         for pattern in patterns:
             try:
@@ -239,7 +239,7 @@ class BlockList:
         return f"<BlockList {', '.join(file.path for file in self._files) or 'without files'}: {len(self)} rules>"
 
     def __len__(self) -> int:
-        """How many rules there are."""
+        """The number of rules."""
         return sum(len(rules.hosts) + len(rules.below) + len(rules.regexes) for rules in self._lists())
 
     def blocked(self, host: str) -> str | None:
@@ -250,7 +250,7 @@ class BlockList:
             for file in self._files:
                 file.look()
         name = comparable(host.strip("[]"))
-        if len(name) > LONGEST_NAME:  # once the dots behind it are gone, of which any number means the same to some server
+        if len(name) > LONGEST_NAME:  # after the dots at the end are removed, because some servers ignore any number of them
             return None
         return next((rule for rules in self._lists() if (rule := rules.blocked(name)) is not None), None)
 

@@ -1,4 +1,4 @@
-"""The fields Content-Encoding and Accept-Encoding, as rules need them (RFC 9110 sections 8.4 and 12.5.3)."""
+"""The fields Content-Encoding and Accept-Encoding, for rules (RFC 9110 sections 8.4 and 12.5.3)."""
 
 import re
 
@@ -12,15 +12,15 @@ _CODING = re.compile(r"\s*([^\s;,]+)\s*(?:;\s*(.*))?")
 
 
 def coding_of(headers: Headers) -> str | None:
-    """What Content-Encoding says, None without it. A repeated field is one list (RFC 9110 section 5.3), as it is to clients."""
+    """The value of Content-Encoding, None without it. A repeated field is one list (RFC 9110 section 5.3)."""
     values = headers.getlist("Content-Encoding")
     return ", ".join(values) if values else None
 
 
 def limit_accept_encoding(headers: Headers) -> None:
-    """Make a request's Accept-Encoding (RFC 9110 section 12.5.3) name only what can be decoded here, with the weights that it gave them.
+    """Remove from a request's Accept-Encoding (RFC 9110 section 12.5.3) the codings that the proxy cannot decode.
 
-    Nothing is added where the field is missing. With Range it becomes "identity", since a part of an encoded body cannot be decoded.
+    A missing field is not added. With Range it becomes "identity", because a part of an encoded body cannot be decoded.
     """
     values = headers.getlist("Accept-Encoding")
     if "Range" in headers:

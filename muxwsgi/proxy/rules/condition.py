@@ -1,4 +1,4 @@
-"""`Condition`: a question about a request, a response or a tunnel; and how conditions combine. The vocabulary is in `conditions`."""
+"""`Condition`: a test of a request, a response or a tunnel, and how conditions combine. `conditions` has the vocabulary."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,18 +10,18 @@ from muxwsgi.proxy.rules.request import Request
 
 __all__ = ["Condition", "Test", "all_of", "any_of", "condition", "never", "not_"]
 
-#: (request | response | "host:port", context) -> whether the rule is for it.
+#: (request | response | "host:port", context) -> whether the rule applies.
 Test = Callable[[Any, Context], bool]
 
 Response = werkzeug.wrappers.Response
 
 
 class Condition:
-    """What it says of each subject, and how it was written (`repr`). Made by the functions below.
+    """A test for each kind of subject. `repr` shows how it was written. The functions below make conditions.
 
     request, response, connect      (subject, ctx) -> bool
-    reads_response                  whether its answer in `on_response` cannot be known before there is a response
-    needs_response                  whether it is about responses alone, so that it makes no sense elsewhere
+    reads_response                  whether its result in `on_response` depends on the response
+    needs_response                  whether it tests responses only, so that it is an error elsewhere
     """
 
     __slots__ = ("_text", "connect", "needs_response", "reads_response", "request", "response")
@@ -44,7 +44,7 @@ class Condition:
         self.reads_response = response is not None if reads_response is None else reads_response
 
     def __call__(self, subject: Any, ctx: Context) -> bool:
-        """Ask it of a request, a response, or the "host:port" of a tunnel."""
+        """Test a request, a response, or the "host:port" of a tunnel."""
         if isinstance(subject, str):
             return self.connect(subject, ctx)
         if isinstance(subject, Response):
@@ -71,7 +71,7 @@ class Condition:
 
 
 def never(subject: object, ctx: Context) -> bool:
-    """The test that nothing passes."""
+    """A test that is always False."""
     return False
 
 
@@ -83,13 +83,13 @@ def _of_its_request(test: Callable[[Request, Context], bool]) -> Callable[[Respo
 
 
 def condition(test: Test) -> Condition:
-    """`test` itself, or a condition around a function, which is given whatever the rule is about."""
+    """`test` itself, or a condition that calls a function with the rule's subject."""
     if isinstance(test, Condition):
         return test
     if not callable(test):
-        raise TypeError(f"{test!r} is no condition and no function")
-    if getattr(test, "__module__", "") == "muxwsgi.proxy.rules.conditions":  # it returns a condition, which is as good as True
-        raise TypeError(f"{getattr(test, '__name__', test)} makes a condition of what it is given: call it")
+        raise TypeError(f"{test!r} is neither a condition nor a function")
+    if getattr(test, "__module__", "") == "muxwsgi.proxy.rules.conditions":  # it would return a condition, which is always true
+        raise TypeError(f"{getattr(test, '__name__', test)} returns a condition: call it with arguments")
     name = getattr(test, "__qualname__", repr(test))
     return Condition(name, request=test, response=test, connect=test)
 
@@ -98,17 +98,17 @@ def condition(test: Test) -> Condition:
 
 
 def all_of(*tests: Test) -> Condition:
-    """All of them hold. Also spelled `a & b`. Of none it is always true."""
+    """True if all of them are true. Also spelled `a & b`. Without arguments it is always true."""
     return _combined("all_of", " & ", all, [condition(test) for test in tests])
 
 
 def any_of(*tests: Test) -> Condition:
-    """One of them holds. Also spelled `a | b`."""
+    """True if one of them is true. Also spelled `a | b`."""
     return _combined("any_of", " | ", any, [condition(test) for test in tests])
 
 
 def not_(test: Test) -> Condition:
-    """It does not hold. Also spelled `~a`. Of a tunnel `~url_is(...)` is therefore true."""
+    """True if `test` is false. Also spelled `~a`. So `~url_is(...)` is true for a tunnel."""
     inner = condition(test)
     request, response, connect = inner.request, inner.response, inner.connect
     return Condition(

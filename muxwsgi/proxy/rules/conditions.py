@@ -1,13 +1,15 @@
-"""Conditions in goproxy's vocabulary: for which messages and tunnels a rule is.
+"""Conditions in goproxy's vocabulary: they select the messages and tunnels that a rule applies to.
 
-A condition can be asked three things: of a request (in `on_request`, `on_frame`), of a response (in `on_response`; what is about requests
-looks at the request that it answers), and of a tunnel that is being opened or relayed (in `on_connect`, `on_chunk`), of which no more is
-known than "host:port". What needs a path says no of a tunnel.
+A condition tests one of three subjects:
 
-They combine with `&`, `|`, `~`, and with any function `(subject, ctx) -> bool`, whose subject is the request, the response, or "host:port".
+- a request, in `on_request` and `on_frame`;
+- a response, in `on_response`. Conditions about requests test the request of the response;
+- a tunnel, in `on_connect` and `on_chunk`. Only "host:port" is known. Conditions about a path are false.
 
-How names and paths compare (see `place`): hosts without regard to case, to a dot at the end, to the spelling of an IP
-address, or to whether the scheme's default port is written; paths without their escapes. goproxy compares hosts letter by letter.
+They combine with `&`, `|`, `~`, and with any function `(subject, ctx) -> bool`. The subject is the request, the response, or "host:port".
+
+Hosts are compared without regard to case, a dot at the end, the spelling of an IP address, and a default port (see `place`). Paths are
+compared without their escapes. goproxy compares hosts letter by letter.
 """
 
 import re
@@ -48,7 +50,7 @@ __all__ = [
 
 Response = werkzeug.wrappers.Response
 
-#: Where a tunnel goes to has no scheme, so either port is the default one.
+#: The destination of a tunnel has no scheme, so both are default ports.
 _EITHER = (80, 443)
 
 
@@ -62,7 +64,7 @@ def _text(name: str, *arguments: object) -> str:
 def url_is(*urls: str) -> Condition:
     """The URL is one of these, each written as "/path" (of any host), "host/path" or "scheme://host/path".
 
-    The query counts only where one is written. goproxy's `UrlIs`.
+    The query is compared only if a URL has one. goproxy's `UrlIs`.
     """
     places = [Place(url) for url in urls]
     return Condition(_text("url_is", *urls), request=lambda request, ctx: any(place.is_url(request) for place in places))
@@ -71,17 +73,16 @@ def url_is(*urls: str) -> Condition:
 def url_has_prefix(*prefixes: str) -> Condition:
     """The URL begins with one of these: "/path", "host/path" or "scheme://host/path", where the path may stop anywhere.
 
-    The host counts as a whole: "example.com" is no prefix of "example.com.evil.test", as it is in goproxy's `UrlHasPrefix`.
+    The host is compared as a whole: "example.com" is not a prefix of "example.com.evil.test". In goproxy's `UrlHasPrefix` it is.
     """
     places = [Place(prefix) for prefix in prefixes]
     return Condition(_text("url_has_prefix", *prefixes), request=lambda request, ctx: any(place.begins(request) for place in places))
 
 
 def url_matches(*patterns: str | re.Pattern[str], query: bool = False) -> Condition:
-    """A pattern is found (`re.search`) in the path, in "host/path" or in "scheme://host/path"; with `query`, "?query" stands behind each.
+    """A pattern is found (`re.search`) in the path, in "host/path" or in "scheme://host/path"; with `query`, each followed by "?query".
 
-    Host and scheme are in lower case there, the port only where it is not the default one. goproxy's `UrlMatches`, which never
-    sees the query.
+    Host and scheme are in lower case, and a default port is left out. goproxy's `UrlMatches`, which ignores the query.
     """
     compiled = [re.compile(pattern) for pattern in patterns]
 
@@ -112,7 +113,7 @@ def _written(host: str, port: int, scheme: str) -> str:
 def req_host_is(*hosts: str) -> Condition:
     """The host that the request names is one of these, each "host" for the scheme's default port or "host:port".
 
-    A tunnel has no scheme: "host" is on port 80 or 443 there. goproxy's `ReqHostIs`, for which "host" and "host:443" differ.
+    A tunnel has no scheme, so "host" means port 80 or 443. goproxy's `ReqHostIs`, for which "host" and "host:443" differ.
     """
     wanted = {_host_and_port(host) for host in hosts}
 
@@ -147,10 +148,10 @@ def req_host_matches(*patterns: str | re.Pattern[str]) -> Condition:
 
 
 def dst_host_is(*hosts: str) -> Condition:
-    """The connection goes to one of these, each "host" for any port or "host:port": what the tunnel was asked for, whatever
-    the requests inside name; outside of tunnels, the host of the URL. goproxy's `DstHostIs`.
+    """The destination is one of these, each "host" for any port or "host:port". Inside a tunnel it is the tunnel's destination, not the
+    host of a request. Outside tunnels it is the host of the URL. goproxy's `DstHostIs`.
 
-    Of a connection that the kernel redirected to us only the address is known: there, names are `req_host_is`'s.
+    The destination of a redirected connection is an address. Use `req_host_is` there to compare names.
     """
     wanted = {_host_and_port(host) for host in hosts}
 
@@ -198,8 +199,8 @@ def _is_local(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-#: It goes to this machine by name ("localhost", RFC 6761) or address (loopback, or unspecified, which connects to loopback). goproxy's
-#: `IsLocalHost`. What other names resolve to is not looked up here: the proxy's guard does that.
+#: The destination is this machine, by name ("localhost", RFC 6761) or address (loopback, or unspecified, which connects to loopback).
+#: goproxy's `IsLocalHost`. Other names are not resolved here. The proxy's guard checks their addresses.
 is_localhost = Condition(
     "is_localhost",
     request=lambda request, ctx: _is_local(_destination(request, ctx)[0]) or _is_local(request.destination[0]),
@@ -211,8 +212,8 @@ is_localhost = Condition(
 
 
 def src_ip_is(*networks: str) -> Condition:
-    """The client's address is in one of these: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". Never true of a client on a unix
-    socket. goproxy's `SrcIpIs` knows addresses only."""
+    """The client's address is in one of these: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32". False for a client on a unix socket.
+    goproxy's `SrcIpIs` takes addresses only."""
     wanted: list[IPv4Network | IPv6Network] = [ip_network(network) for network in networks]
 
     def test(subject: object, ctx: Context) -> bool:
@@ -226,7 +227,7 @@ def src_ip_is(*networks: str) -> Condition:
 
 
 def method_is(*methods: str) -> Condition:
-    """The method is one of these, in any case. A tunnel being opened is "CONNECT", however the client asked for it."""
+    """The method is one of these, without regard to case. For a tunnel it is "CONNECT", also if the client used SOCKS."""
     wanted = frozenset(method.upper() for method in methods)
     return Condition(
         _text("method_is", *methods),
@@ -236,9 +237,9 @@ def method_is(*methods: str) -> Condition:
 
 
 def header_matches(name: str, pattern: str | re.Pattern[str] = "") -> Condition:
-    """A field of that name has a value in which the pattern is found (`re.search`); without a pattern, the field is there.
+    """A field of that name has a value in which the pattern is found (`re.search`). Without a pattern, the field exists.
 
-    Looks at the message that the rule is about: in `on_response` at the response. Of a tunnel, at the CONNECT request, if there is one.
+    It tests the message of the rule: in `on_response` the response. For a tunnel it tests the CONNECT request, if there is one.
     """
     compiled = re.compile(pattern)
 
@@ -276,9 +277,8 @@ Protocol = Literal["http", "https", "websocket", "tls", "tcp"]
 
 
 def protocol_is(*protocols: Protocol) -> Condition:
-    """What is spoken is one of these. Of requests: "http" or "https", and also "websocket" for one that asks for an upgrade to it. Of
-    tunnels that carry something else: "tls" where a ClientHello was seen, otherwise "tcp", which while a tunnel is being opened is all
-    that is known."""
+    """The protocol is one of these. Requests are "http" or "https", and also "websocket" if they ask for an upgrade to it. Tunnels are
+    "tls" once a ClientHello was read, otherwise "tcp". While a tunnel is being opened it is always "tcp"."""
     unknown = set(protocols) - {"http", "https", "websocket", "tls", "tcp"}
     if unknown:
         raise ValueError(f"{sorted(unknown)[0]!r} is none of http, https, websocket, tls and tcp")

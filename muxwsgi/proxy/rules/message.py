@@ -1,10 +1,10 @@
-"""`Request` and `Response` as rules see them: werkzeug's, but of a message that passes through.
+"""`Request` and `Response` for rules: werkzeug's classes, for messages that a proxy forwards.
 
-A gateway must send on what it was given. So fields keep their order, case and repetitions, the target keeps its escapes, bodies
-stream unless a rule asks for all of one, and nothing is corrected that no rule touched. What a rule did change, `Request.outgoing()` and
-`to_wsgi()` hand on exactly, with the framing that goes with it.
+A proxy must not change what rules do not change. So fields keep their order, case and repetitions, the target keeps its escapes, and
+werkzeug's corrections are off. Bodies stream unless a rule reads the whole body. `Request.outgoing()` and `to_wsgi()` return the message
+with the changes of the rules, and with the matching framing.
 
-Everything is made when it is asked for: most rules look at a host and go.
+Parts of a message are parsed at their first use, because most rules only need the host.
 """
 
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT

@@ -1,4 +1,4 @@
-"""A message's body as bytes that pass by: pieces of a file, a file over pieces, all of them up to a limit."""
+"""A message's body as an iterable of bytes: pieces of a file, a file over pieces, and all pieces joined up to a limit."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -8,17 +8,17 @@ from muxwsgi.proxy.fault import Fault, Phase
 
 __all__ = ["BUFFER_LIMIT", "OF_BYTES", "PieceFile", "Unread", "join", "pieces_of", "watched"]
 
-#: Bytes of one body that a rule may have in memory at once. A rule that reads all of everything should not be able to fill the machine.
+#: Bytes of one body that a rule may have in memory, so that a rule that reads all bodies does not use up the memory.
 BUFFER_LIMIT = 16 << 20
 
-#: Fields that say something of the exact bytes of a body: another body makes them wrong.
+#: Fields that describe the exact bytes of a body. They are wrong for another body.
 OF_BYTES = ("Transfer-Encoding", "Content-Encoding", "Content-Length", "Trailer", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest")
 
 BLOCK = 65536
 
 
 class Unread:
-    """The client's body as `Request.stream` gives it: it notices when somebody reads from it."""
+    """The client's body for `Request.stream`. It notices when it is read."""
 
     __slots__ = ("_file", "touched")
 
@@ -59,7 +59,7 @@ class PieceFile(io.RawIOBase):
 
 
 def pieces_of(file: Any) -> Iterator[bytes]:
-    """A file as it comes: without waiting for a block to fill where the file can do that."""
+    """The bytes of a file as they come. It does not wait for full blocks if the file has `read1`."""
     read = file.read1 if hasattr(file, "read1") else file.read
     while piece := read(BLOCK):
         yield piece
@@ -81,9 +81,9 @@ Pieces = Iterable[bytes]
 
 
 def watched(pieces: Pieces, watch: Callable[[Pieces], Pieces], decode: Callable[[Pieces], Pieces | None] | None) -> Pieces:
-    """`pieces` on their way, which go on when `watch` has been shown them: as `decode` leaves them, or as they are.
+    """`pieces`, each sent on after `watch` has got it, decoded by `decode`.
 
-    Raises `Fault` while iterating where more than `BUFFER_LIMIT` bytes wait for that, since they decode to nothing.
+    Raises `Fault` while iterating if more than `BUFFER_LIMIT` bytes decode to nothing.
     """
     passed = bytearray()
 

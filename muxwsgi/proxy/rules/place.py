@@ -1,4 +1,4 @@
-"""URLs in one spelling, so that a rule for one spelling is a rule for all of them: `%61dmin` is `admin`. Hosts are `names`' subject."""
+"""Normalizes URLs, so that a rule matches all spellings of a URL: `%61dmin` is `admin`. `names` normalizes hosts."""
 
 from typing import Protocol
 from urllib.parse import unquote
@@ -11,7 +11,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Located(Protocol):
-    """What a `Place` asks of a request."""
+    """The parts of a request that a `Place` compares."""
 
     @property
     def destination(self) -> tuple[str, int]: ...
@@ -24,9 +24,9 @@ class Located(Protocol):
 
 
 class Place:
-    """A URL as a rule writes it: "/path", "host", "host/path" or "scheme://host/path", each with or without "?query".
+    """A URL in a rule: "/path", "host", "host/path" or "scheme://host/path", each with or without "?query".
 
-    What is not written (scheme, host, query) may be anything.
+    A missing scheme, host or query matches any.
     """
 
     __slots__ = ("_host", "_path", "_port", "_query", "_scheme")
@@ -36,13 +36,13 @@ class Place:
         if not separator:
             scheme, rest = "", text
         if not rest:
-            raise ValueError(f"{text!r} is no URL")
+            raise ValueError(f"{text!r} is not a URL")
         rest, has_query, query = rest.partition("?")
         authority, slash, path = rest.partition("/")
         self._scheme = scheme.lower()
         host, port = split_host_port(authority)
         if self._scheme and not host:
-            raise ValueError(f"{text!r} has a scheme and no host")
+            raise ValueError(f"{text!r} has a scheme, but no host")
         self._host = comparable(host)
         self._port = port
         self._path = unquote(slash + path)
@@ -65,7 +65,7 @@ class Place:
         return self._query is None or request.query_string.decode() == self._query
 
     def begins(self, request: Located) -> bool:
-        """Whether the request's URL begins with this one. A query that is written stands behind a whole path."""
+        """Whether the request's URL begins with this one. If this one has a query, the paths must be equal."""
         if not self._is_at(request):
             return False
         path = request.path or "/"

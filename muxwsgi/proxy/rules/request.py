@@ -1,4 +1,4 @@
-"""`Request` as rules see it: see `message`."""
+"""`Request` for rules: see `message`."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Outgoing", "Request"]
 
-#: Options of Connection that say something of the connection, and fields that are never hop-by-hop, or have rules of their own.
+#: Options of Connection that are not field names, and fields that are never hop-by-hop or are handled separately.
 _NOT_NAMED = frozenset(
     {"close", "keep-alive", "upgrade", "te", "http2-settings", "proxy-connection", "connection"}
     | {"host", "content-length", "transfer-encoding", "authorization"}
 )
 
-#: What werkzeug remembers of a body.
+#: What werkzeug caches of a body.
 _OF_BODY = ("form", "files", "values")
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """The body that goes on with a request. Neither a length nor chunked: there is none, and no field says so."""
+    """The body to send with a request. `length` None and `chunked` False mean no body and no framing field."""
 
     length: int | None
     chunked: bool
@@ -46,22 +46,22 @@ _NOTHING = Outgoing(None, False, ())
 
 
 class Request(WholeBody, RequestTarget):
-    """A client's request on its way to the upstream.
+    """A client's request, before it is forwarded.
 
-    Beyond werkzeug's: `url`, `host`, `target`, `path`, `query_string`, `method`, `headers`, `data` and `text` can be set.
+    Unlike werkzeug's, `url`, `host`, `target`, `path`, `query_string`, `method`, `headers`, `data` and `text` can be set.
 
-    Whatever way a rule reads the body, it gets it without its Content-Encoding, and what it sets is sent as it is: without one. A body
-    that is only read goes on in its coding. Reading raises `BrokenBody` for a coding that cannot be taken off here (415), and for a body
-    that is none of its coding (400) or becomes too large (413).
+    Rules always read the body decoded, without its Content-Encoding. A body that a rule sets is sent unencoded. A body that is only read is
+    sent on in its original coding. Reading raises `BrokenBody` for an unsupported coding (415), for a body that cannot be decoded (400),
+    and for one that becomes too large (413).
 
-    `url` is as it was sent, escapes included, and not the IRI that werkzeug makes of it. Setting `url` or `host` sets the Host field too,
-    since an upstream would wonder otherwise; a rule that wants another one sets `headers["Host"]` afterwards.
+    `url` is the URL that was sent, with its escapes, and not werkzeug's IRI. Setting `url` or `host` also sets the Host field. A rule that
+    needs another Host sets `headers["Host"]` afterwards.
 
-    buffer_limit    bytes that `get_data()` keeps at most, above: 413
-    redirected      whether a rule sent the request elsewhere by setting `url` or `host`
-    carrier         scheme and port of the tunnel that the request came in, None outside of tunnels
+    buffer_limit    bytes that `get_data()` reads at most; a larger body is 413
+    redirected      whether a rule has redirected the request by setting `url` or `host`
+    carrier         scheme and port of the tunnel that the request came in, None outside tunnels
     body_buffered   whether the whole body is in memory
-    body_replaced   whether a rule gave it another body
+    body_replaced   whether a rule has set another body
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Request(WholeBody, RequestTarget):
         authority: str | None = None,
         buffer_limit: int = BUFFER_LIMIT,
     ) -> None:
-        """`url_scheme` and `authority` are where the request goes; without them what the request itself says."""
+        """`url_scheme` and `authority` are the destination; by default that of the request itself."""
         target, scheme, authority, absolute = read_target(environ, url_scheme, authority)
-        # What werkzeug's own constructor does, without decoding what nobody may ask for.
+        # Does what werkzeug's constructor does, but does not decode fields that rules may never use.
         self.method = environ.get("REQUEST_METHOD", "GET")
         self.scheme = scheme or environ.get("wsgi.url_scheme", "http")
         self.root_path = ""
@@ -92,9 +92,9 @@ class Request(WholeBody, RequestTarget):
         self._target = target
         self._authority = authority or environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         self._headers: Headers | None = None
-        self._came: list[tuple[str, str]] = []  # what was in them at first, by identity
-        self._data: bytes | None = None  # in its coding
-        self._plain: tuple[bytes, bytes] | None = None  # the same, and without its coding
+        self._came: list[tuple[str, str]] = []  # the client's fields, compared by identity
+        self._data: bytes | None = None  # encoded
+        self._plain: tuple[bytes, bytes] | None = None  # the same bytes, and decoded
         self._given: tuple[int | None, Iterable[bytes]] | None = None
         self._unread: Unread | None = None
         if populate_request:
@@ -112,7 +112,7 @@ class Request(WholeBody, RequestTarget):
 
     @property
     def headers(self) -> Headers:
-        """The fields in the client's order and spelling, hop-by-hop ones included. What a rule changes goes to the upstream."""
+        """The fields in the client's order and spelling, with the hop-by-hop ones. Changes of a rule go to the upstream."""
         if self._headers is None:
             self._headers = Headers()
             self._headers[:] = received_fields(self.environ, self._authority, absolute=self._absolute)
@@ -125,12 +125,12 @@ class Request(WholeBody, RequestTarget):
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """`headers` as a list of its own: for who sends them on."""
+        """A copy of `headers` as a list."""
         return received_fields(self.environ, self._authority, absolute=self._absolute) if self._headers is None else list(self._headers)
 
     def fields_onward(self) -> list[tuple[str, str]]:
-        """`fields` without those of the client that its Connection names (RFC 9110 section 7.6.1), and without their names in it: who sends
-        the rest on takes away what is named there, and a client could have that done to what a rule has set."""
+        """`fields` to send on, without the client's fields that Connection names (RFC 9110 section 7.6.1). Their names are removed from
+        Connection too. Otherwise a client could name a field there, and the field that a rule has set would be removed later."""
         if self._headers is None or "HTTP_CONNECTION" not in self.environ:
             return self.fields
         came = set(map(id, self._came))
@@ -152,10 +152,10 @@ class Request(WholeBody, RequestTarget):
 
     @property
     def stream(self) -> IO[bytes]:
-        """The body as a file. Where it is in memory, a new one at its beginning each time.
+        """The body as a file. If it is in memory, each call returns a new file at the beginning.
 
-        A rule that reads from it takes from what the upstream would get: it must give the request a body again (`set_data`,
-        `set_stream`), or answer by itself.
+        A rule that reads from a body that is not in memory consumes it. So it must set another body (`set_data`, `set_stream`), or return
+        a response.
         """
         if self._data is not None:
             return io.BytesIO(self.get_data())
@@ -169,11 +169,11 @@ class Request(WholeBody, RequestTarget):
         return cast(IO[bytes], self._unread)
 
     def _pieces(self) -> Iterable[bytes]:
-        """The body as it comes, in its coding."""
+        """The encoded body, as it comes."""
         return pieces_of(self.environ["wsgi.input"]) if self._given is None else self._given[1]
 
     def _uncoded(self, pieces: Iterable[bytes]) -> Iterable[bytes] | None:
-        """`pieces` without their coding; None where they have none that a server would take off."""
+        """`pieces` decoded; None if they have no coding that a server would decode."""
         coding = coding_of(self.headers) if self._may_be_coded else None
         if coding is None:
             return None
@@ -194,10 +194,9 @@ class Request(WholeBody, RequestTarget):
     def get_data(self, cache: bool = ..., as_text: Literal[True] = ..., parse_form_data: bool = ...) -> str: ...
 
     def get_data(self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False) -> bytes | str:
-        """The whole body without its Content-Encoding. It stays in memory and is sent on from there, in its coding. `cache` and
-        `parse_form_data` make no difference.
+        """The whole body, decoded. The encoded body stays in memory and is sent on. `cache` and `parse_form_data` have no effect.
 
-        Raises `RequestEntityTooLarge` (413) above `buffer_limit`, and what reading raises.
+        Raises `RequestEntityTooLarge` (413) above `buffer_limit`, and the errors of reading.
         """
         data = self._data
         if data is None:
@@ -206,7 +205,7 @@ class Request(WholeBody, RequestTarget):
             if length is not None and length > self.buffer_limit:
                 raise self._too_large()
             self._unread = self._unread or Unread(io.BytesIO())
-            self._unread.touched = True  # should it end in the middle
+            self._unread.touched = True  # in case reading fails in the middle
             data = join(self._pieces(), self.buffer_limit, self._too_large)
             if self._given is not None:
                 self._given = (None if self._given[0] is None else len(data), (data,))
@@ -219,26 +218,26 @@ class Request(WholeBody, RequestTarget):
 
     def _check_unread(self) -> None:
         if self._unread is not None and self._unread.touched:
-            raise RuntimeError("a rule has read from the request's body and put nothing in its place: what is left is not the whole body")
+            raise RuntimeError("a rule has read from the request's body and not set another one, so the rest is not the whole body")
 
     def _too_large(self) -> Exception:
         return RequestEntityTooLarge(f"The body is larger than the {self.buffer_limit} bytes that may be read at once.")
 
     def set_data(self, value: bytes | str) -> None:
-        """Give the request another body, without any encoding; Content-Length says its size."""
+        """Set another body, without a coding, and Content-Length."""
         data = value.encode() if isinstance(value, str) else bytes(value)
         self._replace(len(data), (data,))
         self._data = data
 
     def set_stream(self, pieces: Iterable[bytes], length: int | None = None) -> None:
-        """Give the request another body that is made while it is sent: chunked, unless its `length` is known. `pieces` may read from what
-        `request.stream` was."""
+        """Set another body that is made while it is sent. It is chunked, unless `length` is given. `pieces` may read from the old
+        `request.stream`."""
         self._replace(length, pieces)
         self._data = None
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way, without its Content-Encoding: it is given the pieces as they come, and gives them on, with
-        not a byte more or less. What is sent is the body as it was, coding included."""
+        """Let `watch` observe the decoded body while it is sent. It gets the pieces as they come, and must yield them unchanged. The body
+        is sent unchanged, in its coding."""
         body = self.outgoing()
         if body.length or body.chunked:
             self._given = (body.length, watched(body.pieces, watch, self._uncoded))
@@ -259,15 +258,15 @@ class Request(WholeBody, RequestTarget):
             headers["Content-Length"] = str(length)
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
-        """As werkzeug's, without a memory: the body may have changed."""
+        """As werkzeug's, without a cache, because the body may have changed."""
         return super().get_json(force=force, silent=silent, cache=False)
 
     def make_form_data_parser(self) -> "FormDataParser":
-        self.get_data()  # parsing must not take the body from the upstream
+        self.get_data()  # so that parsing does not consume the body
         return super().make_form_data_parser()
 
     def outgoing(self) -> Outgoing:
-        """The body as rules left it. Raises `RuntimeError` where one has read part of it and put nothing in its place."""
+        """The body after the rules. Raises `RuntimeError` if a rule has read a part of it and not set another one."""
         if self._data is None:
             self._check_unread()
         if self._given is not None:
@@ -283,7 +282,7 @@ class Request(WholeBody, RequestTarget):
         return Outgoing(length, chunked, pieces_of(environ["wsgi.input"]))
 
     def to_environ(self) -> dict[str, Any]:
-        """An environ for an application that answers in the upstream's place, with all that rules changed."""
+        """An environ for an application that answers instead of the upstream, with the changes of the rules."""
         environ = self.environ.copy()
         host, port = self.destination
         path, _, query = self._target.partition("?")
@@ -298,7 +297,7 @@ class Request(WholeBody, RequestTarget):
         environ["REQUEST_URI"] = environ["RAW_URI"] = self._target or self._authority
         if self._headers is not None:
             put_fields(environ, self._headers)
-        environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # that was for us
+        environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # it was meant for this proxy
         environ.pop("HTTP_PROXY_CONNECTION", None)
         if self._given is not None or self._data is not None:
             outgoing = self.outgoing()
@@ -308,7 +307,7 @@ class Request(WholeBody, RequestTarget):
 
 
 def _as_request(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """What is wrong with a request's body is the client's fault."""
+    """Turns errors of decoding into an error of the client."""
     try:
         yield from pieces
     except (Undecodable, Fault) as error:

@@ -1,4 +1,4 @@
-"""The fields of a request, out of an environ and into one."""
+"""Reads the fields of a request from an environ, and writes them to one."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def received_fields(environ: dict[str, Any], authority: str, *, absolute: bool) 
     sent = environ.get("muxwsgi.fields")
     fields = list(EnvironHeaders(environ) if sent is None else sent)  # another server has no such key
     if absolute:
-        # The target's authority counts, whatever Host says (RFC 9112 section 3.2.2).
+        # The target's authority replaces Host (RFC 9112 section 3.2.2).
         fields = [(name, authority if name.lower() == "host" else value) for name, value in fields]
     if "HTTP_HOST" not in environ and authority:
         fields.insert(0, ("Host", authority))  # HTTP/1.0
@@ -35,4 +35,4 @@ def put_fields(environ: dict[str, Any], headers: Headers) -> None:
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
         environ[key] = value
-    environ.pop("muxwsgi.fields", None)  # it says what the client sent, and that is not this
+    environ.pop("muxwsgi.fields", None)  # the client's fields, which these replace

@@ -1,4 +1,4 @@
-"""`RequestTarget`: where a request goes, as rules see and change it: URL, host, path, query. A part of `Request`."""
+"""`RequestTarget`: the URL, host, path and query of a request, which rules can change. A part of `Request`."""
 
 import re
 from collections.abc import Iterable
@@ -13,21 +13,21 @@ from muxwsgi.proxy.rules.place import DEFAULT_PORTS
 
 __all__ = ["RequestTarget", "read_target"]
 
-#: What may stand in a request-target: visible ASCII without "#" (RFC 9112 section 3.2).
+#: The characters of a request-target: visible ASCII without "#" (RFC 9112 section 3.2).
 _TARGET = re.compile(r"[!\"$-~]*")
 
-#: authority without userinfo, which no request to a proxy has (RFC 9110 section 4.2.4).
+#: authority without userinfo, which is not allowed in requests (RFC 9110 section 4.2.4).
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::([0-9]{0,5}))?")
 
 _ABSOLUTE = re.compile(r"(?i:(https?))://([^/?]*)(.*)")
 
-#: What werkzeug remembers of a URL.
+#: What werkzeug caches of a URL.
 _OF_URL = ("args", "values")
 
 
 def read_target(environ: dict[str, Any], url_scheme: str | None, authority: str | None) -> tuple[str, str | None, str | None, bool]:
     """(target in origin form, scheme, authority, whether it was in absolute form) of the request in `environ` (RFC 9112 section 3.2).
-    `url_scheme` and `authority` come before what the target says."""
+    `url_scheme` and `authority` replace those of the target."""
     target: str
     if "muxwsgi.fields" in environ:
         target = environ["RAW_URI"]
@@ -46,14 +46,14 @@ def read_target(environ: dict[str, Any], url_scheme: str | None, authority: str 
             authority = authority or absolute[2]
             target = absolute[3]
             if not target and environ.get("REQUEST_METHOD") == "OPTIONS":
-                target = "*"  # which is what is meant (RFC 9112 section 3.2.4)
+                target = "*"  # it means that (RFC 9112 section 3.2.4)
             elif target[:1] != "/":
                 target = "/" + target
     return target, url_scheme, authority, is_absolute
 
 
 class RequestTarget(werkzeug.wrappers.Request):
-    """Setting `url` or `host` sends the request elsewhere, and sets the Host field too."""
+    """Setting `url` or `host` redirects the request, and sets the Host field too."""
 
     redirected: bool
     carrier: tuple[str, int] | None
@@ -62,14 +62,14 @@ class RequestTarget(werkzeug.wrappers.Request):
 
     @property
     def target(self) -> str:
-        """Path and query with their escapes, as the upstream will get them: "/a%20b?c=d", "*" of OPTIONS, "" of CONNECT."""
+        """Path and query with their escapes: "/a%20b?c=d", "*" for OPTIONS, "" for CONNECT. The upstream gets the same bytes."""
         return self._target
 
     @target.setter
     def target(self, value: str) -> None:
         target = value if _TARGET.fullmatch(value) else iri_to_uri(value)
         if _TARGET.fullmatch(target) is None or not (target[:1] == "/" or target in ("*", "")):
-            raise ValueError(f"{value!r} is no request-target")
+            raise ValueError(f"{value!r} is not a request-target")
         value = target
         self._target = value
         self._forget(_OF_URL)
@@ -84,7 +84,7 @@ class RequestTarget(werkzeug.wrappers.Request):
         parts = urlsplit(value)
         scheme = parts.scheme.lower()
         if scheme not in ("http", "https"):
-            raise ValueError(f"{value!r} is no http or https URL")
+            raise ValueError(f"{value!r} is not an http or https URL")
         rest = parts.path or "/"
         target = f"{rest}?{parts.query}" if parts.query else rest
         moved = (scheme, parts.netloc) != (self.scheme, self._authority)
@@ -94,7 +94,7 @@ class RequestTarget(werkzeug.wrappers.Request):
 
     @property
     def host(self) -> str:
-        """Where the request goes: "host" or "host:port", as it was sent."""
+        """The destination, "host" or "host:port", spelled as it was sent."""
         return self._authority
 
     @host.setter
@@ -103,30 +103,30 @@ class RequestTarget(werkzeug.wrappers.Request):
 
     @property
     def destination(self) -> tuple[str, int]:
-        """Host without brackets and port that the URL says."""
+        """Host, without brackets, and port of the URL."""
         host, port = split_host_port(self._authority)
         return host, port or DEFAULT_PORTS.get(self.scheme, 0)
 
     @property
     def ways(self) -> tuple[tuple[str, int], ...]:
-        """Scheme and port by which the request reaches its host: what the request says, and inside of a tunnel also what the tunnel is.
+        """The schemes and ports that conditions compare: those of the request, and inside a tunnel also those of the tunnel.
 
-        A server in a tunnel has no use for the scheme of an absolute target or the port in Host, and answers whatever they are: who writes
-        a strange one there does not get past a rule.
+        A server in a tunnel ignores the scheme of an absolute target and the port in Host. So a client could send a wrong one to bypass a
+        rule, if only these were compared.
         """
         port = split_host_port(self._authority)[1]
-        said = (self.scheme, port or DEFAULT_PORTS.get(self.scheme, 0))
-        if self.carrier is None or self.redirected or self.carrier == said:
-            return (said,)
+        named = (self.scheme, port or DEFAULT_PORTS.get(self.scheme, 0))
+        if self.carrier is None or self.redirected or self.carrier == named:
+            return (named,)
         scheme, carried = self.carrier
-        ways = (said, (scheme, port or DEFAULT_PORTS.get(scheme, 0)), self.carrier, (self.scheme, carried))
+        ways = (named, (scheme, port or DEFAULT_PORTS.get(scheme, 0)), self.carrier, (self.scheme, carried))
         return tuple(dict.fromkeys(ways))
 
     def _move(self, scheme: str, authority: str) -> None:
         authority = authority if authority.isascii() else authority.encode("idna").decode()
         match = _AUTHORITY.fullmatch(authority)
         if match is None or (match[2] and not 0 < int(match[2]) <= 65535):
-            raise ValueError(f"{authority!r} is no host")
+            raise ValueError(f"{authority!r} is not a host")
         self.scheme = scheme
         self._authority = authority
         self.redirected = True
@@ -134,7 +134,7 @@ class RequestTarget(werkzeug.wrappers.Request):
 
     @property
     def path(self) -> str:
-        """The path without escapes; "" where there is none (CONNECT, OPTIONS *)."""
+        """The path without escapes; "" for CONNECT and OPTIONS *."""
         path = self._target.partition("?")[0]
         if path == "*":
             return ""
@@ -147,7 +147,7 @@ class RequestTarget(werkzeug.wrappers.Request):
 
     @property
     def query_string(self) -> bytes:
-        """What stands behind "?", with its escapes."""
+        """The query after "?", with its escapes."""
         return self._target.partition("?")[2].encode("ascii")
 
     @query_string.setter

@@ -1,4 +1,4 @@
-"""`Response` as rules see it: see `message`. And `to_wsgi`, which hands any response on."""
+"""`Response` for rules: see `message`. And `to_wsgi`, which converts any response for the server."""
 
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
@@ -19,40 +19,40 @@ __all__ = ["Response", "to_wsgi"]
 
 
 class Response(WholeBody, werkzeug.wrappers.Response):
-    """A response on its way to the client. A rule that answers by itself may make one, or any other of werkzeug's or Flask's.
+    """A response, before it is sent to the client. A rule can also return a new one, or any response of werkzeug or Flask.
 
-    Whatever way a rule reads the body, it gets it without its Content-Encoding, and what it sets is sent as it is: without one. A body
-    that is only read goes on in its coding. Reading raises a `Fault`, which is 502, for a coding that cannot be taken off here, and for
-    a body that is broken or becomes too large.
+    Rules always read the body decoded, without its Content-Encoding. A body that a rule sets is sent unencoded. A body that is only read is
+    sent on in its original coding. Reading raises a `Fault` (502) for an unsupported coding, and for a body that is broken or becomes too
+    large.
 
-    buffer_limit    bytes that `get_data()` keeps of an upstream's body at most, above: a `Fault`
+    buffer_limit    bytes that `get_data()` reads of an upstream's body at most; a larger body is a `Fault`
     """
 
     buffer_limit = BUFFER_LIMIT
     autocorrect_location_header = False
 
-    #: Whether a rule gave it another body.
+    #: Whether a rule has set another body.
     body_replaced = False
 
-    _body: Any  # as the Content-Encoding field says
+    _body: Any  # encoded
 
     @staticmethod
     def of_upstream(
         status: int, reason: str, fields: Iterable[tuple[str, str]], body: Iterable[bytes], *, buffer_limit: int = BUFFER_LIMIT
     ) -> "Response":
-        """The response that an upstream gave. `body` streams; its `close` gives the connection back, and may be called more than once."""
+        """An upstream's response. `body` streams. Its `close` gives the connection back, and may be called more than once."""
         headers = Headers()
         headers[:] = fields
         response = _UpstreamResponse(body, status=f"{status} {reason}", headers=headers)
         response.buffer_limit = buffer_limit
         close = getattr(body, "close", None)
         if close is not None:
-            response.call_on_close(close)  # also when a rule has put another body in its place
+            response.call_on_close(close)  # also after a rule has set another body
         return response
 
     @property
     def response(self) -> Any:
-        """The body as it comes: an iterable of bytes. Setting it is `set_stream`."""
+        """The decoded body as it comes: an iterable of bytes. Setting it is `set_stream`."""
         coding = coding_of(self.headers)
         return self._body if coding is None else _Uncoded(self._body, coding, self.status_code)
 
@@ -60,7 +60,7 @@ class Response(WholeBody, werkzeug.wrappers.Response):
     def response(self, pieces: Any) -> None:
         if "_body" in self.__dict__:
             self._replace(pieces)
-        else:  # werkzeug's constructor gives it its first body, whose fields are the caller's
+        else:  # werkzeug's constructor sets the first body; the caller sets its fields
             self._body = pieces
 
     @property
@@ -69,11 +69,11 @@ class Response(WholeBody, werkzeug.wrappers.Response):
         return isinstance(self._body, (list, tuple))
 
     def iter_coded(self) -> Iterator[bytes]:
-        """The body as it is sent: in its coding."""
+        """The body as it is sent, encoded."""
         return (piece.encode() if isinstance(piece, str) else piece for piece in self._body)
 
     def calculate_content_length(self) -> int | None:
-        """What Content-Length would say; None for a body that streams."""
+        """The value for Content-Length; None for a body that streams."""
         return sum(map(len, self.iter_coded())) if self.is_sequence else None
 
     @overload
@@ -83,9 +83,9 @@ class Response(WholeBody, werkzeug.wrappers.Response):
     def get_data(self, as_text: Literal[True]) -> str: ...
 
     def get_data(self, as_text: bool = False) -> bytes | str:
-        """The whole body without its Content-Encoding. It stays in memory and is sent on from there, in its coding.
+        """The whole body, decoded. The encoded body stays in memory and is sent on.
 
-        Raises `Fault` above `buffer_limit`, and for what reading from the upstream met.
+        Raises `Fault` above `buffer_limit`, and if reading from the upstream fails.
         """
         self.make_sequence()
         coded = b"".join(self.iter_coded())
@@ -95,7 +95,7 @@ class Response(WholeBody, werkzeug.wrappers.Response):
         return data.decode("utf-8", "replace") if as_text else data
 
     def make_sequence(self) -> None:
-        """Have the whole body in memory, in its coding. Raises as `get_data`."""
+        """Read the whole encoded body into memory. Raises as `get_data`."""
         if not self.is_sequence:
             close = getattr(self._body, "close", None)
             self._body = [self._joined(self.iter_coded())]
@@ -112,18 +112,18 @@ class Response(WholeBody, werkzeug.wrappers.Response):
         return Fault(Phase.BODY, f"the response's body is larger than the {self.buffer_limit} bytes that may be read at once")
 
     def set_data(self, value: bytes | str) -> None:
-        """Give the response another body, without any encoding; Content-Length says its size."""
+        """Set another body, without a coding, and Content-Length."""
         data = value.encode() if isinstance(value, str) else bytes(value)
         self.response = [data]
         self.headers["Content-Length"] = str(len(data))
 
     def set_stream(self, pieces: Iterable[bytes]) -> None:
-        """Give the response another body that is made while it is sent. `pieces` may read from what `response.response` was."""
+        """Set another body that is made while it is sent. `pieces` may read from the old `response.response`."""
         self._replace(pieces)
 
     def watch_body(self, watch: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Let `watch` see the body on its way, without its Content-Encoding: it is given the pieces as they come, and gives them on, with
-        not a byte more or less. What is sent is the body as it was, coding included."""
+        """Let `watch` observe the decoded body while it is sent. It gets the pieces as they come, and must yield them unchanged. The body
+        is sent unchanged, in its coding."""
         coding = coding_of(self.headers)
         status = self.status_code
         seen = watched(self.iter_coded(), watch, None if coding is None else lambda pieces: uncoded(pieces, coding, status))
@@ -145,11 +145,11 @@ class Response(WholeBody, werkzeug.wrappers.Response):
             self.headers.pop(name, None)
         etag = self.headers.get("ETag")
         if etag is not None and etag.startswith('"'):
-            self.headers["ETag"] = f"W/{etag}"  # no byte of it can be counted on: RFC 9110 section 8.8.1
+            self.headers["ETag"] = f"W/{etag}"  # weak, because the bytes have changed (RFC 9110 section 8.8.1)
 
 
 def uncoded(pieces: Iterable[bytes], coding: str, status: int) -> Iterator[bytes] | None:
-    """`pieces` without their coding; None where it is none that a client would take off. Raises `Fault`."""
+    """`pieces` decoded; None for a coding that a client would not decode. Raises `Fault`."""
     if status == HTTPStatus.PARTIAL_CONTENT:
         raise Fault(Phase.BODY, f"a part of a body that is encoded with {coding!r} cannot be decoded")
     try:
@@ -160,7 +160,7 @@ def uncoded(pieces: Iterable[bytes], coding: str, status: int) -> Iterator[bytes
 
 
 def _as_response(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """What is wrong with a response's body is the upstream's fault."""
+    """Turns errors of decoding into a fault of the upstream."""
     try:
         yield from pieces
     except Undecodable as error:
@@ -168,7 +168,7 @@ def _as_response(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _Uncoded:
-    """The body of a response without its coding, which is taken off when somebody begins to read."""
+    """The body of a response, which is decoded when it is iterated."""
 
     __slots__ = ("_body", "_coding", "_status")
 
@@ -189,7 +189,7 @@ class _Uncoded:
 
 
 class _UpstreamResponse(Response):
-    """An upstream may leave Content-Type out, and it stays out."""
+    """An upstream's response. A missing Content-Type is not added."""
 
     default_mimetype = None
 
@@ -197,14 +197,14 @@ class _UpstreamResponse(Response):
 def to_wsgi(response: werkzeug.wrappers.Response, method: str) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
     """(status, fields, body) for `start_response` and the server, without the corrections that werkzeug makes for applications.
 
-    A body in memory comes as a list, which the engine sends in one write with the head, and the response is closed; of any other the
-    server must call `close()`, as of any application's result. A `Fault` in it becomes `ResponseAborted`.
+    A body in memory is a list, which the engine sends in one write with the head, and the response is closed. The server must call
+    `close()` of any other body, as PEP 3333 says. A `Fault` while the body is read becomes `ResponseAborted`.
     """
     headers = list(response.headers)
     code = response.status_code
     ours = response if isinstance(response, Response) else None
     if method == "HEAD" or code in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-        # The length is of the body that a GET would get: a rule that has made another one of none has not seen that.
+        # Content-Length is that of a GET. A rule that replaced the empty body does not know it, so it is removed.
         if ours is not None and ours.body_replaced:
             headers = [field for field in headers if field[0].lower() != "content-length"]
         response.close()
@@ -223,7 +223,7 @@ def to_wsgi(response: werkzeug.wrappers.Response, method: str) -> tuple[str, lis
 
 
 def _cut_short(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A fault that shows while the body is sent is nobody's error here, and too late for another answer."""
+    """Turns a fault while the body is sent into `ResponseAborted`, because it is too late for another response."""
     try:
         yield from pieces
     except Fault as fault:

@@ -1,5 +1,4 @@
-"""One rule each: the conditions under which it is for something, and what it does then. And the sentences in which rules are written:
-`rules.on_request(condition, ...).do(function)`.
+"""`Rule`: conditions and a function. And the sentences in which rules are written: `rules.on_request(condition, ...).do(function)`.
 
 A sentence is also a decorator: `@rules.on_request(condition, ...)`.
 """
@@ -40,27 +39,27 @@ __all__ = [
 
 AnyResponse = werkzeug.wrappers.Response
 
-#: None lets the next rule have it; a request takes the place of this one; a response is the answer.
+#: None passes the request to the next rule. A request replaces this one. A response is sent to the client.
 RequestFunction = Callable[["Request", Context], "Request | AnyResponse | MountedApp | None"]
 
-#: None leaves it (with what the function changed of it); a response takes its place.
+#: None keeps the response, with the changes of the function. A response replaces it.
 ResponseFunction = Callable[["Response", Context], "AnyResponse | None"]
 
-#: None lets the next rule decide; "host:port" sends the tunnel elsewhere.
+#: None lets the next rule decide. A "host:port" beside the action redirects the tunnel.
 ConnectFunction = Callable[[str, Context], "tuple[Action, str] | Action | None"]
 
-#: None sends the chunk on, bytes take its place, b"" or `DROP` drop it.
+#: None sends the chunk on, bytes replace it, b"" or `DROP` drop it.
 ChunkFunction = Callable[[Chunk, Context], "bytes | Passage | None"]
 
-#: None sends the frame on, a frame takes its place, `DROP` drops it.
+#: None sends the frame on, a frame replaces it, `DROP` drops it.
 FrameFunction = Callable[["Frame", Context], "Frame | Passage | None"]
 
-#: None lets the next rule answer for it, and the proxy at last.
+#: None lets the next rule answer. If no rule does, the proxy answers.
 ErrorFunction = Callable[["Fault", Context], "AnyResponse | None"]
 
 @dataclass(frozen=True, slots=True)
 class MountedApp:
-    """An application answers `request` in the upstream's place: `app(request.to_environ(), start_response)`."""
+    """An application answers `request` instead of the upstream: `app(request.to_environ(), start_response)`."""
 
     app: "WSGIApplication"
     request: "Request"
@@ -71,7 +70,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Rule(Generic[Function]):
-    """`tests` are the conditions, as far as the kind of rule asks them."""
+    """`tests` are the tests of the conditions that this kind of rule uses."""
 
     conditions: tuple[Condition, ...]
     tests: tuple[Test, ...]
@@ -84,13 +83,13 @@ class Rule(Generic[Function]):
         return True
 
     def may_be_for(self, request: "Request", ctx: Context) -> bool:
-        """Whether a response rule could be for the response to come."""
+        """Whether a response rule could apply to the response of `request`."""
         return all(each.reads_response or each.request(request, ctx) for each in self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
 class Always:
-    """A connect function that knows what it will say: so it can be seen beforehand whether a proxy will need a CA."""
+    """A connect function with a fixed action. So the proxy knows before the first connection whether it needs a CA."""
 
     action: Action
 
@@ -99,7 +98,7 @@ class Always:
 
 
 class Sentence(Generic[Function]):
-    """`.do(function)` ends it, and gives the function back."""
+    """`.do(function)` ends the sentence, and returns the function."""
 
     __slots__ = ("_add", "_conditions")
 
@@ -108,10 +107,10 @@ class Sentence(Generic[Function]):
         self._add = add
         for each in self._conditions:
             if each.needs_response:
-                raise TypeError(f"{each!r} is about responses, and there is none yet: use it in on_response()")
+                raise TypeError(f"{each!r} tests responses, and there is none yet: use it in on_response()")
 
     def do(self, function: Function) -> Function:
-        """Call `function` for whatever all conditions hold of."""
+        """Call `function` for each subject for which all conditions are true."""
         self._add(Rule(self._conditions, self._tests(), _callable(function)))
         return function
 
@@ -123,7 +122,7 @@ class Sentence(Generic[Function]):
 
 
 class OnEither(Sentence[Function]):
-    """About a request where there is one, and a tunnel otherwise."""
+    """The subject is the request if there is one, otherwise the tunnel."""
 
     __slots__ = ()
 
@@ -156,34 +155,34 @@ class OnConnect(Sentence[ConnectFunction]):
         self._add(Rule(self._conditions, self._tests(), Always(action)))
 
     def accept(self) -> None:
-        """Relay these tunnels without a look inside."""
+        """Relay these tunnels without interception."""
         self._always(Accept())
 
     def reject(self, response: werkzeug.wrappers.Response | None = None) -> None:
-        """Refuse these tunnels, with `response`, or with 403. It is sent many times, so its body must be in memory."""
+        """Refuse these tunnels with `response`, by default a 403. It is sent many times, so its body must be in memory."""
         if response is not None and not response.is_sequence:
-            raise TypeError("the response is sent many times: it must have its body in memory")
+            raise TypeError("the response is sent many times, so its body must be in memory")
         self._always(Reject(response))
 
     def mitm(self, *, before: Look | None = None, after: Look | None = None) -> None:
-        """Look into these tunnels. `before` is given the connection as the client's bytes come, `after` what is inside of TLS; either may
+        """Intercept these tunnels. `before` is called with the tunnel's connection, `after` with the decrypted one inside TLS. Each may
         `peek` and return `CONTINUE`, or keep the connection."""
         self._always(Mitm(before, after))
 
     def hijack(self, handler: Hijacker) -> Hijacker:
-        """Give these tunnels to `handler(connection, ctx)`, which owns the connection until it returns. The client was told already that
-        the tunnel is there. Gives the handler back."""
+        """Give these tunnels to `handler(connection, ctx)`, which owns the connection until it returns. The tunnel is established then.
+        Returns the handler."""
         self._always(Hijack(_callable(handler)))
         return handler
 
 
 def _callable(function: Function) -> Function:
     if not callable(function):
-        raise TypeError(f"{function!r} is no function")
+        raise TypeError(f"{function!r} is not a function")
     return function
 
 
 def name_of(function: object) -> str:
-    """How to speak of a rule's function in an error."""
+    """The name of a rule's function for errors."""
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
 

@@ -1,13 +1,13 @@
-"""`Rules`: what the operator wants done with what passes through, in the order in which it was said.
+"""`Rules`: the rules of one proxy, in the order in which they were added.
 
-Request rules run in order; each sees what the ones before it made of the request, until one answers by itself or an application is mounted
-there. Response rules all run, each on what the one before it left; on answers that rules gave, too. Of connect and error rules the first
-with an opinion wins.
+Request rules run in this order. Each gets the request with the changes of the ones before, until one returns a response, or until an
+application is mounted for it. All response rules run, also on responses of rules, and each gets the response of the one before. For connect
+and error rules, the first result that is not None counts.
 
-Rules may be added while the proxy serves: what is being asked at that moment goes on with those that it began with.
+Rules may be added while the proxy serves. An exchange uses the rules that were there when it began to run them.
 
-What a rule raises passes untouched, to become a 500 with a traceback in the error log. Only werkzeug's `HTTPException` (what `abort(403)`
-raises) is the answer that it means to be.
+An exception of a rule is not caught. It becomes a 500, with a traceback in the error log. Only werkzeug's `HTTPException`, which
+`abort(403)` raises, is sent as a response.
 """
 
 from collections.abc import Callable, Iterable
@@ -79,10 +79,10 @@ AnyResponse = werkzeug.wrappers.Response
 
 
 class Rules:
-    """Rules of one proxy: how they are written, and how the proxy asks them."""
+    """The rules of one proxy: methods to add them, and methods that run them."""
 
     def __init__(self) -> None:
-        # Tuples, which are replaced and never changed: who iterates has the ones that there were.
+        # Tuples, which are replaced and never changed, so that a loop over one is not disturbed.
         self._request: tuple[Rule[Any], ...] = ()
         self._response: tuple[Rule[ResponseFunction], ...] = ()
         self._connect: tuple[Rule[ConnectFunction], ...] = ()
@@ -90,7 +90,7 @@ class Rules:
         self._frame: tuple[Rule[FrameFunction], ...] = ()
         self._error: tuple[Rule[ErrorFunction], ...] = ()
 
-    # How they are written
+    # Methods that add rules
 
     def on_request(self, *conditions: Test) -> Sentence[RequestFunction]:
         """`.do(func)`: func(request, ctx) may change the request, and returns None, another request, or the response."""
@@ -118,7 +118,7 @@ class Rules:
         return OnConnect(conditions, add)
 
     def on_chunk(self, *conditions: Test) -> Sentence[ChunkFunction]:
-        """`.do(func)`: func(chunk, ctx) sees the bytes of tunnels that carry no HTTP, and returns None, other bytes or `DROP`."""
+        """`.do(func)`: func(chunk, ctx) gets the bytes of tunnels without HTTP, and returns None, other bytes or `DROP`."""
 
         def add(rule: Rule[ChunkFunction]) -> None:
             self._chunk = (*self._chunk, rule)
@@ -126,7 +126,7 @@ class Rules:
         return OnEither(conditions, add)
 
     def on_frame(self, *conditions: Test) -> Sentence[FrameFunction]:
-        """`.do(func)`: func(frame, ctx) sees the frames of WebSockets, and returns None, another frame or `DROP`."""
+        """`.do(func)`: func(frame, ctx) gets the frames of WebSockets, and returns None, another frame or `DROP`."""
 
         def add(rule: Rule[FrameFunction]) -> None:
             self._frame = (*self._frame, rule)
@@ -134,7 +134,7 @@ class Rules:
         return OnEither(conditions, add)
 
     def on_error(self, *conditions: Test) -> Sentence[ErrorFunction]:
-        """`.do(func)`: func(fault, ctx) is called where the upstream gave no response, and may return one."""
+        """`.do(func)`: func(fault, ctx) is called if the upstream gave no response, and may return one."""
 
         def add(rule: Rule[ErrorFunction]) -> None:
             self._error = (*self._error, rule)
@@ -142,12 +142,12 @@ class Rules:
         return OnEither(conditions, add)
 
     def mount(self, test: Test, app: "WSGIApplication") -> None:
-        """Let a WSGI application answer the requests that `test` holds of. It takes its turn among the request rules."""
+        """Let a WSGI application answer the requests for which `test` is true. It has its place in the order of the request rules."""
         if not callable(app):
-            raise TypeError(f"{app!r} is no WSGI application")
+            raise TypeError(f"{app!r} is not a WSGI application")
         self.on_request(test).do(lambda request, ctx: MountedApp(app, request))
 
-    # How the proxy asks them
+    # Methods that run rules
 
     @property
     def has_request_rules(self) -> bool:
@@ -161,21 +161,21 @@ class Rules:
 
     @property
     def has_connect_rules(self) -> bool:
-        """Whether `connect` could have an opinion."""
+        """Whether `connect` could return an action."""
         return bool(self._connect)
 
     @property
     def may_intercept(self) -> bool:
-        """Whether a rule says outright that tunnels are intercepted. What functions return is not known before."""
+        """Whether a rule with a fixed action intercepts tunnels. The results of functions are not known before."""
         return any(isinstance(getattr(rule.function, "action", None), Mitm) for rule in self._connect)
 
     @property
     def has_http_rules(self) -> bool:
-        """Whether anything that is HTTP, or begins as HTTP as WebSockets do, could be changed or refused."""
+        """Whether there are rules for HTTP, or for WebSockets, which begin as HTTP."""
         return bool(self._request or self._response or self._frame)
 
     def connect(self, host: str, ctx: Context) -> tuple[Action | None, str]:
-        """What to do with a tunnel to `host` ("host:port"), and where it goes then. None where no rule has an opinion."""
+        """The action for a tunnel to `host` ("host:port"), and its destination. The action is None if no rule decides."""
         for rule in self._connect:
             if not rule.is_for(host, ctx):
                 continue
@@ -187,16 +187,16 @@ class Rules:
                 continue
             action, goes_to = result if isinstance(result, tuple) and len(result) == 2 else (result, host)
             if not isinstance(action, (Accept, Reject, Mitm, Hijack)):
-                raise TypeError(f"the connect rule {name_of(rule.function)} returned {result!r}, which is no action (and host)")
+                raise TypeError(f"the connect rule {name_of(rule.function)} returned {result!r}, which is not an action (and host)")
             if goes_to is not host and not (isinstance(goes_to, str) and 0 < (split_host_port(goes_to)[1] or 0) < 65536):
                 raise TypeError(f"the connect rule {name_of(rule.function)} returned the host {goes_to!r}, which is not host:port")
             return action, goes_to
         return None, host
 
     def request(self, request: Request, ctx: Context) -> "Request | AnyResponse | MountedApp":
-        """What becomes of a request: it goes on, perhaps as another one, or a rule answers it, or an application does.
+        """Run the request rules. Returns the request to forward, a rule's response, or a mounted application.
 
-        `ctx.request` follows what rules put in its place.
+        `ctx.request` is always the current request.
         """
         for rule in self._request:
             if not rule.is_for(request, ctx):
@@ -216,9 +216,10 @@ class Rules:
         return request
 
     def response(self, response: AnyResponse, ctx: Context) -> AnyResponse:
-        """The response as rules leave it. Raises `Fault` where its body cannot be had as a rule needs it; the caller closes it then.
+        """Run the response rules. Returns the response to send. Raises `Fault` if its body cannot be read or decoded for a rule; the caller
+        closes it then.
 
-        `ctx.response` follows what rules put in its place. Closing the result closes what it took the place of.
+        `ctx.response` is always the current response. Closing the result also closes the responses that it replaced.
         """
         for rule in self._response:
             if not rule.is_for(response, ctx):
@@ -230,18 +231,18 @@ class Rules:
             if result is None or result is response:
                 continue
             if not isinstance(result, AnyResponse):
-                raise TypeError(f"the response rule {name_of(rule.function)} returned {result!r}, which is no Response")
+                raise TypeError(f"the response rule {name_of(rule.function)} returned {result!r}, which is not a Response")
             result.call_on_close(response.close)
             response = result
             ctx.response = cast(Response, response)
         return response
 
     def may_read(self, request: Request, ctx: Context) -> bool:
-        """Whether a rule may ask for the body of the response to come: `limit_accept_encoding(request.headers)` then."""
+        """Whether a rule may read the body of the response. Then the caller limits Accept-Encoding (`limit_accept_encoding`)."""
         return any(rule.may_be_for(request, ctx) for rule in self._response)
 
     def error(self, fault: "Fault", ctx: Context) -> AnyResponse | None:
-        """A rule's answer where the upstream gave none; None for the proxy's own. Sets `ctx.error`."""
+        """Run the error rules. Returns a rule's response, None for the proxy's. Sets `ctx.error`."""
         ctx.error = fault
         for rule in self._error:
             if rule.is_for(_subject(ctx), ctx):
@@ -252,29 +253,29 @@ class Rules:
                 if result is None:
                     continue
                 if not isinstance(result, AnyResponse):
-                    raise TypeError(f"the error rule {name_of(rule.function)} returned {result!r}, which is no Response")
+                    raise TypeError(f"the error rule {name_of(rule.function)} returned {result!r}, which is not a Response")
                 return result
         return None
 
     def chunk_hooks(self, ctx: Context) -> list[ChunkFunction]:
-        """The functions that want to see the bytes of this tunnel: for `filter_chunk`."""
+        """The chunk hooks that apply to this tunnel, for `filter_chunk`."""
         if not self._chunk:
             return []
         subject = _tunnel(ctx)
         return [rule.function for rule in self._chunk if rule.is_for(subject, ctx)]
 
     def frame_hooks(self, ctx: Context) -> list[FrameFunction]:
-        """The functions that want to see the frames of this WebSocket, `ctx.request` of which asked for it: for `filter_frame`."""
+        """The frame hooks that apply to this WebSocket, for `filter_frame`. `ctx.request` is the request of its handshake."""
         return [rule.function for rule in self._frame if rule.is_for(_subject(ctx), ctx)]
 
 
 def _call(function: Callable[[Any, Context], Any], subject: object, ctx: Context) -> Any:
-    """What a rule makes of `subject`. Where it has forked, the child ends here, and what it returned is of no use."""
+    """The result of a rule for `subject`. If the rule has forked, the child ends here."""
     try:
         result = function(subject, ctx)
     except BaseException as error:
         end_child(error)
-        if isinstance(error, HTTPException) and isinstance(error, OSError):  # not the rule's answer, but what `wsgi.input` raises
+        if isinstance(error, HTTPException) and isinstance(error, OSError):  # raised by `wsgi.input`, not a response of the rule
             raise error.__cause__ or error from None
         raise
     if is_child():
@@ -294,7 +295,7 @@ def _tunnel(ctx: Context) -> str:
 
 
 def filter_chunk(hooks: Iterable[ChunkFunction], data: bytes, from_client: bool, ctx: Context) -> bytes:
-    """What to send on in place of `data`, b"" for nothing. Raises `Refused` where the stream shall end."""
+    """The bytes to send on for `data`, b"" for none. Raises `Refused` to end the stream."""
     for hook in hooks:
         result = _call(hook, Chunk(data, from_client), ctx)
         if result is None:
@@ -310,7 +311,7 @@ def filter_chunk(hooks: Iterable[ChunkFunction], data: bytes, from_client: bool,
 
 
 def filter_frame(hooks: Iterable[FrameFunction], frame: "Frame", ctx: Context) -> "Frame | None":
-    """What to send on in place of `frame`, None for nothing. Raises `Refused` where the WebSocket shall end."""
+    """The frame to send on for `frame`, None for none. Raises `Refused` to end the WebSocket."""
     for hook in hooks:
         result = _call(hook, frame, ctx)
         if result is None:

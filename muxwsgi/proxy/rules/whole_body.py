@@ -1,4 +1,4 @@
-"""`WholeBody`: `data` and `text`, which requests and responses have in common."""
+"""`WholeBody`: the properties `data` and `text` of requests and responses."""
 
 from typing import Any
 

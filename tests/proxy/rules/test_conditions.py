@@ -351,7 +351,7 @@ def test_what_could_never_be_true_is_refused_where_it_is_written(make: Any) -> N
 
 
 def test_only_conditions_and_functions_are_conditions() -> None:
-    with pytest.raises(TypeError, match="no condition"):
+    with pytest.raises(TypeError, match="neither a condition"):
         condition("example.com")
 
 
@@ -361,5 +361,5 @@ def test_everything_that_is_offered_is_there(make_environ: MakeEnviron) -> None:
 
 @pytest.mark.parametrize("forgotten", [conditions.req_host_is, conditions.url_is, conditions.method_is])
 def test_a_condition_that_was_not_called_is_noticed_when_the_rule_is_written(forgotten: Any) -> None:
-    with pytest.raises(TypeError, match=f"{forgotten.__name__} makes a condition of what it is given: call it"):
+    with pytest.raises(TypeError, match=f"{forgotten.__name__} returns a condition: call it with arguments"):
         Rules().on_request(forgotten)
