@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.signals import Signals
+from tests.ports import reserved_port
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
 
@@ -27,8 +28,8 @@ class Loading:
     """`muxwsgi run` of an application that is not loaded yet. `log` is what it said."""
 
     def __init__(self, how: str, *prefix: str, **environment: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.reserved = reserved_port()
+        self.port: int = self.reserved.getsockname()[1]
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "muxwsgi", "run", APP, "-b", environment.get("TEST_BIND", f"127.0.0.1:{self.port}")],
             cwd=ROOT,
@@ -75,6 +76,7 @@ def loading(how: str, *prefix: str, **environment: str) -> Iterator[Loading]:
     finally:
         process.process.kill()
         process.process.wait()
+        process.reserved.close()
 
 
 def can_unshare() -> bool:

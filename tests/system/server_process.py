@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.ports import reserved_port
 from tests.waiting import wait_for
 
 __all__ = ["ServerProcess", "insecure_context", "reset"]
@@ -58,8 +59,8 @@ class ServerProcess:
         preexec: Callable[[], None] | None = None,
     ) -> None:
         self.tls = tls
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self._reserved = reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self._lines: list[str] = []
         subcommand = ["proxy"] if app is None else ["run", app]
         command = [sys.executable, "-m", "muxwsgi", *subcommand, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
@@ -114,7 +115,10 @@ class ServerProcess:
                 time.sleep(0.05)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self._reserved.close()
 
     def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
         """Send `sig` and wait; the exit status. Killed, which no test accepts, where it does not end in time."""

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.system.server_process import ROOT, ServerProcess
-from tests.system.test_fork import APP, gone, until
+from tests.system.test_fork import APP, gone
+from tests.waiting import wait_for
 
 
 class ProxyProgram:
@@ -92,7 +93,7 @@ def test_a_child_of_a_rule_holds_neither_port_nor_upstream_nor_archive(proxy: Pr
                 assert again.address[1]
         finally:
             os.kill(child, signal.SIGTERM)
-            until(lambda: gone(child))
+            wait_for(lambda: gone(child), "the child ends")
             sent_on.close()
             resting.close()
 

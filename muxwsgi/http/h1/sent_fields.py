@@ -47,6 +47,12 @@ class SentFields:
     def __contains__(self, pair: object) -> bool:
         return pair in self._read()
 
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` is a sequence of the same pairs, such as a list."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return self._read() == list(other)
+
     def index(self, pair: object, start: int = 0, stop: int | None = None) -> int:
         """As a list's."""
         pairs = self._read()

@@ -16,7 +16,7 @@ from muxwsgi.proxy.certificates.leaf_template import LeafTemplate
 from muxwsgi.wire.tls.development_certificate import FOR_SIGNATURES
 from tests.proxy.certificates.company import Company
 
-values = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), min_size=1, max_size=64)
+values = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), min_size=1, max_size=64).filter(lambda text: len(text.encode()) <= 64)
 attributes = st.sampled_from([NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME])
 subjects = st.lists(st.builds(x509.NameAttribute, attributes, values), max_size=2, unique_by=lambda each: each.oid).map(x509.Name)
 labels = st.from_regex(r"[a-z0-9]{1,60}", fullmatch=True)
