@@ -129,8 +129,8 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""
-        if not isinstance(data, bytes):
-            raise _not_bytes(data)
+        if type(data) is not bytes:
+            data = _as_bytes(data)
         if self.head_sent:
             if not self._silent:
                 self._put(self._owed(data))
@@ -308,8 +308,8 @@ class Response:
             body = chunks[0]
         else:
             for chunk in chunks:
-                if not isinstance(chunk, bytes):
-                    raise _not_bytes(chunk)
+                if type(chunk) is not bytes:
+                    _as_bytes(chunk)  # only to raise for what is not bytes: `join` takes subclasses
             total = sum(map(len, chunks))
             if total > JOIN_AT_MOST:
                 self._total = total
@@ -318,8 +318,8 @@ class Response:
                 self._check_owed()
                 return
             body = b"".join(chunks)
-        if not isinstance(body, bytes):
-            raise _not_bytes(body)
+        if type(body) is not bytes:
+            body = _as_bytes(body)
         stated = self._open(len(body))
         if self._silent:
             self._put_head(stated, b"")
@@ -429,8 +429,11 @@ class Response:
         raise NotImplementedError
 
 
-def _not_bytes(data: object) -> TypeError:
-    return TypeError(f"a response body consists of bytes, not {type(data).__name__}")
+def _as_bytes(data: object) -> bytes:
+    """`data`, which may be of a subclass of bytes. The methods of a version take bytes themselves. Raises `TypeError` for anything else."""
+    if not isinstance(data, bytes):
+        raise TypeError(f"a response body consists of bytes, not {type(data).__name__}")
+    return bytes(memoryview(data))  # not bytes(data), which a subclass can override
 
 
 def _given(exc_info: "ExcInfo | tuple[None, None, None]") -> BaseException:

@@ -43,6 +43,7 @@ def said(head: Head, raw: bytes) -> Any:
         environ = head.parse(raw)
     except PeerError as refusal:
         return refusal.status, refusal.reason
+    environ["muxwsgi.fields"] = list(environ["muxwsgi.fields"])  # two of these sequences are equal only where they are the same object
     return environ, head.method, head.minor, head.length, head.chunked, head.keep_alive, head.expects_continue
 
 
