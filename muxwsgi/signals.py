@@ -112,6 +112,12 @@ class Signals:
             except Exception:
                 log.exception("%s: what it is for went wrong", name)
 
+    def noted(self) -> list[int]:
+        """Those that have come and were not acted on. They are the caller's from then on."""
+        noted = list(self._pending)
+        self._pending.clear()
+        return noted
+
     def end(self) -> None:
         """Nothing is served any more: from now on a signal that stops ends the process at once. What it waits for is the application's,
         such as its threads and the children of `multiprocessing`, and may last for ever."""

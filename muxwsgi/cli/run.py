@@ -97,7 +97,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
         listening=None if role is None else role.listening,
         multiprocess=role is not None,
     )
-    _act_on_signals(signals, server, [error_log, *logs])
+    _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)
     keep_frames()
     if role is None or role.worker.announces:
         announce(server, app, name, hijackers)  # its reader may send a signal then
@@ -142,7 +142,7 @@ def _do(what: Callable[[], None]) -> None:
         log.exception("%r failed", what)
 
 
-def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log]) -> None:
+def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in_worker: bool) -> None:
     def stop() -> None:
         log.info("stopping: connections have %g s to end; a second signal cuts them", server.settings.graceful_timeout)
         server.request_stop()
@@ -157,6 +157,12 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log]) -> No
             _do(each.reopen)
         log.info("logs reopened")
 
+    def retire() -> None:
+        server.request_stop(grace=True)
+
+    def leave_to_master() -> None:
+        """A terminal sends SIGINT and SIGHUP to all processes that it has started."""
+
     actions: dict[int, Callable[[], None]] = {
         signal.SIGTERM: stop,
         signal.SIGINT: stop,
@@ -164,6 +170,9 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log]) -> No
         signal.SIGHUP: server.reload_certificates,
         signal.SIGUSR1: reopen,
     }
+    if in_worker:
+        actions[signal.SIGUSR2] = retire
+        actions |= dict.fromkeys((signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU), leave_to_master)
     loop = gevent.get_hub().loop
     # A greenlet acts: what a signal is for may have to wait, which neither its handler nor the hub can.
     signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))

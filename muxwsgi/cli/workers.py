@@ -3,7 +3,6 @@ it returns to the command, which loads the application there. Imports no gevent.
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from muxwsgi.cli.configured import prepare_process, server_settings
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
+from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.master import Master
 from muxwsgi.server.worker import Worker
@@ -22,12 +22,6 @@ from muxwsgi.signals import Signals
 __all__ = ["Role", "become_worker", "wanted_of_workers"]
 
 log = logging.getLogger("muxwsgi.error")
-
-#: Signals that a worker leaves to its master. A terminal sends the first two to all processes that it has started.
-_OF_THE_MASTER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)
-
-#: Those that it acts on itself.
-_OF_THE_WORKER = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
 
 Values = dict[str, Any]
 
@@ -74,9 +68,8 @@ def become_worker(collect: Callable[[], Values], values: Values, signals: Signal
     """
     owner = _Owner(collect, values)
     master = Master(owner)
-    signals.release()
     try:
-        result = master.run()
+        result = master.run(signals.noted)
         if not isinstance(result, Worker):
             log.info("stopped")
             owner.error_log.end()
@@ -85,9 +78,7 @@ def become_worker(collect: Callable[[], Values], values: Values, signals: Signal
         if not owner.in_worker():
             owner.stop()
         raise
-    for number in _OF_THE_MASTER:
-        signal.signal(number, signal.SIG_IGN)
-    signals.take(_OF_THE_WORKER)
+    signals.take()
     owner.close_others()
     return Role(result, owner.values, owner.listening, owner.settings)
 
@@ -96,6 +87,7 @@ class _Owner:
     """What the master's workers serve: options and sockets, which a reload replaces."""
 
     def __init__(self, collect: Callable[[], Values], values: Values) -> None:
+        take_streams()  # before anything is opened, which would get the number of a standard stream that is closed
         self._collect = collect
         self._pid = os.getpid()
         self._folder = os.getcwd()  # of the operator, who names files relative to it

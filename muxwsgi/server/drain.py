@@ -1,4 +1,9 @@
-"""`Drain`: lets connections end at shutdown, or when another composition has taken the place of theirs; cuts those that do not."""
+"""`Drain`: lets connections end at shutdown, or when another process or composition has taken the place of theirs; cuts those that do not.
+
+A connection on which no request is under way can be closed at once. The client may just be sending one, though: then it gets a reset. At
+shutdown that cannot be helped. Where something else goes on serving, there is a grace: the connection stays open until its next request,
+which is answered with `Connection: close`, or until its own deadline. What is left after the grace is closed as at shutdown.
+"""
 
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -9,7 +14,7 @@ from greenlet import greenlet
 from muxwsgi.errors import Cut
 from muxwsgi.wire.lifeline import Lifeline
 
-__all__ = ["DRAIN_INTERVAL", "Drain"]
+__all__ = ["DRAIN_INTERVAL", "Drain", "end_of_grace"]
 
 #: Seconds between two looks at what is left during a drain.
 DRAIN_INTERVAL = 0.05
@@ -19,6 +24,14 @@ FIRST_BYTES_GRACE = 1.0
 
 #: Seconds that connections which are cut may take to end.
 CUT_TIMEOUT = 5.0
+
+#: Seconds between the end of a grace and the cut, at most: requests that come at the last moment have them to be answered.
+AFTER_GRACE = 1.0
+
+
+def end_of_grace(begin: float, cut_at: float) -> float:
+    """When a grace ends, of a drain that lasts from `begin` to `cut_at` (`monotonic`)."""
+    return max(cut_at - AFTER_GRACE, (begin + cut_at) / 2)
 
 
 class Drain:
@@ -30,10 +43,13 @@ class Drain:
         self._concerns = concerns
         self._spared_until: dict[Lifeline, float] = {}  # those that have sent nothing yet
 
-    def look(self) -> bool:
-        """Close the connections that rest. Whether all have ended. To be called every `DRAIN_INTERVAL` seconds until then."""
+    def look(self, *, grace: bool = False) -> bool:
+        """Close the connections that rest, with `grace` only those on which the client expects no answer. Whether all have ended. To be
+        called every `DRAIN_INTERVAL` seconds until then."""
         now = monotonic()
         for line in self._left():
+            if grace and (line.promised or line.untouched):
+                continue
             if not line.untouched or now > self._spared_until.setdefault(line, now + FIRST_BYTES_GRACE):
                 line.drain()
         return not self._left()

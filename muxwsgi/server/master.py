@@ -9,7 +9,7 @@ the workers are made what they should be (`_reconcile`). Only the last one start
 code of its own.
 
 **Slots and generations.** There are as many slots as workers. A reload begins a new generation, which boots beside the one that serves.
-When all its workers are ready, the old generation is told to end. When one of them ends before it is ready, the new generation is told to
+When all its workers are ready, the old generation is retired. When one of them ends before it is ready, the new generation is told to
 end, and the old one goes on. The first generation has none before it: then the master ends too, with the status of the worker that failed.
 
 **Delays.** A worker that ends after it has lived for `settled_after` seconds is replaced at once. One that ends earlier is replaced after
@@ -25,10 +25,11 @@ Reference: signal names and their meaning are gunicorn's (docs.gunicorn.org, "Si
 """
 
 import logging
+import math
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -50,6 +51,12 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 #: Seconds between two looks at the heartbeats of workers.
 BEAT = 1.0
 
+#: Seconds without a heartbeat after which a worker is killed where its connections are to be cut.
+DEAF_AFTER = 3.0
+
+#: Seconds by which the master wakes too late where the machine stood still, or somebody has stopped all processes.
+STOOD_STILL = 3.0
+
 #: Seconds that a blocked worker has to say what blocks it.
 ANSWER_TIME = 0.5
 
@@ -58,7 +65,7 @@ QUESTIONS = (ASK, DUMP)
 
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
-_TAKEN = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGCHLD)
+_TAKEN = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGCHLD)
 
 
 class _Forked(BaseException):
@@ -111,19 +118,28 @@ class Master:
         self._reload_wanted = False
         self._status: int | None = None  # of the master, once it stops
         self._pid = 0
+        self._runs_since = monotonic()  # without a break
+        self._look_due = math.inf
 
     @property
     def _settings(self) -> WorkerSettings:
         return self._owner.settings
 
-    def run(self) -> "int | Worker":
-        """Keep workers until a signal says stop. Returns the exit status: 0, or that of the worker that could not start. In each child it
-        returns the `Worker`, with the default action for each signal that the master takes."""
+    def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker":
+        """Keep workers until a signal says stop. `noted` returns the signals that came before they were taken here.
+
+        Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker`; see `start` for its
+        signals."""
         self._pid = os.getpid()
         self._wakeup, wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
         before = {number: signal.signal(number, _noted) for number in _TAKEN}
         previous = signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
+        earlier = list(noted())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
+            for number in earlier:
+                self._act(number)
             self._begin_generation()
             self._reconcile()
             while self._status is None or self._workers:
@@ -151,12 +167,13 @@ class Master:
     def _wait(self) -> None:
         """Until something has happened, or the next deadline."""
         now = monotonic()
-        timeout = max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now)
+        timeout = min(max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now), LONGEST_WAIT)
+        self._look_due = now + timeout
         words = {worker.told: worker for worker in self._workers.values() if worker.told is not None}
         poll = select.poll()  # and not `select`, which takes no descriptor from 1024 on
         for fd in (self._wakeup, *words):
             poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(min(timeout, LONGEST_WAIT) * 1000):
+        for fd, _ in poll.poll(math.ceil(timeout * 1000)):
             if fd in words:
                 words[fd].hear()
 
@@ -165,7 +182,7 @@ class Master:
             if worker.kill_at is not None:
                 yield worker.kill_at
             elif worker.state is State.BOOTING:
-                yield worker.started + self._settings.boot_timeout
+                yield self._boots_until(worker)
             elif self._settings.timeout:
                 yield monotonic() + BEAT
         if self._status is None and self._booting is None:
@@ -208,13 +225,17 @@ class Master:
             self._end(worker, cut=cut)
 
     def _end(self, worker: WorkerProcess, *, cut: bool = False) -> None:
-        """Tell a worker to end. A worker that is ending already is told again only to cut."""
-        worker.end(0.0 if cut else self._settings.graceful_timeout, self._settings.kill_after)
+        """Tell a worker to end. A worker that is ending already is told again only to cut. One that is blocked does not hear that."""
+        deaf = cut and self._silence(worker, monotonic()) > DEAF_AFTER
+        worker.end(0.0 if cut else self._settings.graceful_timeout, 0.0 if deaf else self._settings.kill_after)
+
+    def _retire(self, worker: WorkerProcess) -> None:
+        """Tell a worker that others serve in its place."""
+        worker.retire(self._settings.graceful_timeout, self._settings.kill_after)
 
     def _tell_all(self, number: int) -> None:
         for worker in self._workers.values():
-            if worker.state is State.SERVING:
-                worker.tell(number)
+            worker.tell(number)
 
     # Children that have ended
 
@@ -232,7 +253,7 @@ class Master:
             if worker.told is not None:
                 worker.hear()
             worker.close()
-            if worker.state in (State.ENDING, State.BLOCKED, State.LEAVING) or self._status is not None:
+            if worker.state not in (State.BOOTING, State.SERVING) or self._status is not None:
                 log.info("%s has ended%s", worker, _reason(status))
             else:
                 self._failed(worker, status)
@@ -280,24 +301,25 @@ class Master:
 
     def _look_at_deadlines(self) -> None:
         now = monotonic()
+        if now > self._look_due + STOOD_STILL:
+            self._runs_since = now
         for worker in self._workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.error("%s has not ended in time: it is killed", worker)
                 worker.kill(self._settings.kill_after)
-            elif worker.state is State.BOOTING and worker.kill_at is None and now >= worker.started + self._settings.boot_timeout:
+            elif worker.state is State.BOOTING and worker.kill_at is None and now >= self._boots_until(worker):
                 log.error("%s is not ready after %g s: it is killed", worker, self._settings.boot_timeout)
                 worker.kill(self._settings.kill_after)
-            elif worker.state not in (State.BOOTING, State.ENDING) and self._settings.timeout:
+            elif worker.state in (State.SERVING, State.LEAVING, State.BLOCKED) and self._settings.timeout:
                 self._look_at_heartbeat(worker, now)
 
     def _look_at_heartbeat(self, worker: WorkerProcess, now: float) -> None:
         """A worker whose event loop is blocked is asked what blocks it, and replaced. It is killed when its replacement is ready."""
-        last = worker.heartbeat.last
-        since = 0.0 if last is None else now - last
+        since = self._silence(worker, now)
         if since < self._settings.timeout:
             if worker.state is State.BLOCKED:  # another worker has its slot
                 log.warning("%s runs again: it ends its connections", worker)
-                self._end(worker)
+                self._retire(worker)
             worker.asked = 0
             return
         if now < worker.asked_at + ANSWER_TIME:
@@ -311,6 +333,15 @@ class Master:
                 return
             worker.state = State.BLOCKED
             log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "nobody knows")
+
+    def _boots_until(self, worker: WorkerProcess) -> float:
+        return max(worker.started, self._runs_since) + self._settings.boot_timeout
+
+    def _silence(self, worker: WorkerProcess, now: float) -> float:
+        """Seconds without a heartbeat. Those in which the master did not run either do not count: the machine stood still, or all processes
+        were stopped."""
+        last = worker.heartbeat.last
+        return 0.0 if last is None else now - max(last, self._runs_since)
 
     # What should be
 
@@ -332,7 +363,7 @@ class Master:
                 self._start(number, generation)
         for worker in list(self._workers.values()):
             if worker.slot >= self._size:
-                self._end(worker)
+                self._retire(worker)
             elif worker.state in (State.LEAVING, State.BLOCKED) and self._is_ready(worker.slot, worker.generation):
                 self._replaced(worker)
         if self._booting is not None and all(self._is_served(number, self._booting) for number in range(self._size)):
@@ -340,13 +371,15 @@ class Master:
             self._owner.reloaded(True)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
             for worker in list(self._workers.values()):
-                if worker.generation != self._serving:
+                if worker.state is State.RETIRING:  # for longer than one reload: each generation in its grace takes memory
                     self._end(worker)
+                elif worker.generation != self._serving:
+                    self._retire(worker)
 
     def _replaced(self, worker: WorkerProcess) -> None:
         """Another worker is ready in its place."""
         if worker.state is State.LEAVING:
-            self._end(worker)
+            self._retire(worker)
             return
         log.error("%s is killed: its event loop is still blocked", worker)
         worker.state = State.ENDING
@@ -371,7 +404,7 @@ class Master:
         if self._worker_of(slot, generation) is not None:
             return False
         states = [(worker.state, worker.generation) for worker in self._workers.values() if worker.slot == slot]
-        return (State.LEAVING, generation) not in states or all(state is not State.ENDING for state, _ in states)
+        return (State.LEAVING, generation) not in states or all(state not in (State.RETIRING, State.ENDING) for state, _ in states)
 
     def _is_served(self, slot: int, generation: int) -> bool:
         """Whether a worker of `generation` accepts connections in `slot`, also one that leaves."""

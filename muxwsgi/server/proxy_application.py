@@ -1,13 +1,16 @@
-"""What the server asks of an application that is a proxy: a proxy does more than HTTP, and has to know where it is served."""
+"""What the server asks of an application that is a proxy: a proxy does more than HTTP, and has to know where it is served. Imports no
+gevent: a master imports it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from muxwsgi.events import Events
-from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
-from muxwsgi.wire.connection import Address, Connection
+
+if TYPE_CHECKING:
+    from muxwsgi.http.h1.h1 import HTTP1
+    from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["ProxyApplication", "ServedProxy"]
 
@@ -18,18 +21,18 @@ class ServedProxy(Protocol):
     engine      serves HTTP inside of tunnels
     """
 
-    engine: HTTP1
+    engine: "HTTP1"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], None]]) -> Iterable[bytes]:
         """Answer a request that came outside of tunnels."""
 
-    def check(self, address: Address, *, transparent: bool) -> None:
+    def check(self, address: "Address", *, transparent: bool) -> None:
         """Whether it may be served at `address`. Raises `OperatorError` where not."""
 
     def front_routes(self) -> list[Route]:
         """The routes that are asked beside HTTP on every bind."""
 
-    def transparent_door(self, way: Transparent, listening: Address) -> Handler:
+    def transparent_door(self, way: Transparent, listening: "Address") -> Handler:
         """The handler for all connections of a transparent bind that listens at `listening`."""
 
     def start(self) -> None:
@@ -43,7 +46,7 @@ class ServedProxy(Protocol):
 class ProxyApplication(Protocol):
     """`muxwsgi.proxy.Proxy` is one. The server knows it by its methods, so that it need not import a proxy to serve an application."""
 
-    def admit(self, connection: Connection) -> None:
+    def admit(self, connection: "Connection") -> None:
         """Whether a client may reach what is served on the proxy's binds beside the proxy. Raises `PeerError` where not."""
 
     def serve_in(

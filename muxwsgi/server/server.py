@@ -21,7 +21,7 @@ from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.server.binds import Listening, listen_on, parse_bind
 from muxwsgi.server.composition import Composition
-from muxwsgi.server.drain import DRAIN_INTERVAL, Drain
+from muxwsgi.server.drain import DRAIN_INTERVAL, Drain, end_of_grace
 from muxwsgi.server.serving import Serving
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
@@ -83,6 +83,7 @@ class Server:
         self._stopped: Event | None = None
         self._cut_at = 0.0
         self._cut_wanted = False
+        self._grace_wanted = False
         if listening is None:
             wanted = settings.binds if binds is None else [b if isinstance(b, BindSettings) else parse_bind(b) for b in binds]
             listening = listen_on(wanted, settings.backlog)
@@ -179,8 +180,8 @@ class Server:
         """Serve new connections with this application and these hijackers, on the same sockets. `settings` None for the same ones; their
         `binds`, `backlog` and `max_connections` are not looked at. Does not wait.
 
-        Connections that are open end with what they were begun with: they are drained as by `stop`, while new ones are accepted. Raises
-        `OperatorError`; everything goes on as before then. Does nothing once `stop` has begun.
+        Connections that are open end with what they were begun with: they are drained as by `stop` with `grace`, while new ones are
+        accepted. Raises `OperatorError`; everything goes on as before then. Does nothing once `stop` has begun.
         """
         if self._stop_wanted:
             return
@@ -199,10 +200,13 @@ class Server:
     def _retire(self, old: Composition) -> None:
         """See a composition to its end."""
         drain = Drain(self._lines, old.serves)
-        cut_at = monotonic() + old.settings.graceful_timeout
+        begin = now = monotonic()
+        cut_at = begin + old.settings.graceful_timeout
+        grace_until = end_of_grace(begin, cut_at)
         try:
-            while not drain.look() and monotonic() < cut_at:
+            while not drain.look(grace=now < grace_until) and now < cut_at:
                 gevent.sleep(DRAIN_INTERVAL)
+                now = monotonic()
             if drain.left():
                 log.warning("%d connections were cut: they were begun before the reload", drain.left())
                 drain.cut()
@@ -224,23 +228,36 @@ class Server:
             assert self._stopped is not None
             while not self._stop_wanted:
                 self._stopped.wait()
-            self.stop()
+            self.stop(grace=self._grace_wanted)
         finally:
             signals.release()
 
-    def request_stop(self) -> None:
-        """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait."""
-        if self._stop_wanted:
+    def request_stop(self, *, grace: bool = False) -> None:
+        """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait.
+
+        With `grace`, for a process whose place another one has taken, as in `stop`. Then the next call without it ends the grace, and the
+        one after that cuts.
+        """
+        if not self._stop_wanted or self._grace_wanted:
+            self._grace_wanted = grace
+        elif not grace:
             self._cut_wanted = True  # `stop` may not have begun
         self._stop_wanted = True
         if self._stopped is not None:
             self._stopped.set()
 
-    def stop(self, graceful_timeout: float | None = None) -> None:
+    def stop(self, graceful_timeout: float | None = None, *, grace: bool = False) -> None:
         """Accept the clients that wait in the backlog and no more, let exchanges and hijacked connections end, and cut those that last
-        longer than `graceful_timeout` seconds (None: as in the settings)."""
+        longer than `graceful_timeout` seconds (None: as in the settings).
+
+        Connections on which no request is under way are closed. With `grace`, HTTP waits for one more request on each, see
+        `server/drain.py`.
+        """
         self._stop_wanted = True
-        self._cut_at = monotonic() + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
+        self._grace_wanted = grace
+        begin = monotonic()
+        self._cut_at = begin + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
+        grace_until = end_of_grace(begin, self._cut_at)
         self._composition.drain()
         for listening in self._listening:
             listening.unlink()
@@ -248,7 +265,7 @@ class Server:
         drain = Drain(self._lines)
         while not self._is_cut():
             drained = [listener.drain() for listener in listeners]
-            ended = drain.look()
+            ended = drain.look(grace=self._grace_wanted and monotonic() < grace_until)
             if all(drained) and ended:
                 break
             gevent.sleep(DRAIN_INTERVAL)

@@ -1,14 +1,16 @@
 """A worker process, as the master sees it (`WorkerProcess`) and as it sees itself (`Worker`). No gevent here.
 
-    booting --ready--> serving --------------------told to end--> ending --reaped--> (gone)
-                         |                              |
-                         +--wants to leave--> leaving --+
-                         +--blocked---------> blocked --+
+    booting --ready--> serving -----------------------+--told to end--> ending --reaped--> (gone)
+                         |                            |                   |
+                         +--wants to leave--> leaving-+--retired--> retiring
+                         +--blocked---------> blocked-+
 
-A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot.
+A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot. A worker whose place others have
+taken is retired, by SIGUSR2: it ends as by SIGTERM, but leaves connections open on which the next request may be under way.
 
-**Signals at the fork.** They are blocked from before the fork until the child has the default actions. A child with the handlers of the
-master would lose a SIGTERM that comes while it boots.
+**Signals at the fork.** They are blocked from before the fork until the child has its own actions. A child with the handlers of the master
+would lose a SIGTERM that comes while it boots. So those that stop end it from then on, until it takes them. The others are ignored:
+by default they would end it too, and there is nothing yet that they are for.
 
 **The master dies.** Linux sends SIGTERM to the worker (PR_SET_PDEATHSIG), which ends as it does when the master tells it to.
 """
@@ -34,6 +36,10 @@ _PR_SET_PDEATHSIG = 1
 
 #: What a worker tells the master, a byte each.
 _READY, _LEAVES = b"R", b"L"
+
+
+#: Signals that a worker ignores until it takes them.
+_IGNORED = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
 
 
 class Worker:
@@ -75,6 +81,7 @@ class State(Enum):
     SERVING = "serving"
     LEAVING = "leaving"  #: it serves until another worker has its place
     BLOCKED = "blocked"  #: its event loop, for so long that another worker has its place
+    RETIRING = "retiring"  #: it ends, others serve in its place
     ENDING = "ending"
 
 
@@ -139,6 +146,16 @@ class WorkerProcess:
         self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
         self.tell(signal.SIGTERM if seconds else signal.SIGQUIT)
 
+    def retire(self, seconds: float, kill_after: float) -> None:
+        """Tell it that others serve in its place: it is to end its connections within so many seconds, and is killed `kill_after` seconds
+        later."""
+        if self.state is State.BOOTING:  # it would not know the signal, and serves nobody
+            self.end(seconds, kill_after)
+        elif self.state not in (State.RETIRING, State.ENDING):
+            self.state = State.RETIRING
+            self.kill_at = monotonic() + seconds + kill_after
+            self.tell(signal.SIGUSR2)
+
     def kill(self, again_after: float) -> None:
         """Let the kernel end it, and look again so many seconds later: a process that waits for a disk does not end at once."""
         self.kill_at = monotonic() + again_after
@@ -153,7 +170,8 @@ class WorkerProcess:
 
 
 def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | Worker:
-    """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child, with the default actions for the signals `taken`.
+    """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child. Of the signals `taken`, the child ignores those that
+    `_IGNORED` names, and has the default actions for the others.
 
     Raises `OSError` where the machine has no process, no descriptor or no memory left; in the master alone.
     """
@@ -163,8 +181,7 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         told, tells = os.pipe2(os.O_CLOEXEC)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what waits there would be written by both
+        _flush_streams()
         pid = os.fork()
     except OSError:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -181,11 +198,21 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
         return WorkerProcess(pid, slot, generation, told, heartbeat)
     signal.set_wakeup_fd(-1)
     for number in taken:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(told)
     _end_with(master)
     return Worker(slot, tells, heartbeat, announces=generation == 1 and slot == 0)
+
+
+def _flush_streams() -> None:
+    """What waits there would be written by both processes. What cannot be written is lost in both."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed when Python began
+                stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 def _end_with(parent: int) -> None:

@@ -10,7 +10,7 @@ cdef class Lifeline:
     cdef public double deadline, min_rate, rate_grace
     cdef public object idle_timeout, queue, service, top
     cdef public WritePace write_pace
-    cdef public bint reset_at_close, resting
+    cdef public bint reset_at_close, resting, promised
     cdef public long long under_way
     cdef long long _moved
     cdef int _unsent

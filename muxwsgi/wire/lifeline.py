@@ -45,6 +45,7 @@ class Lifeline:
                     counts too
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
+    promised        set beside `resting` where the peer was told that it may send another message: it may be under way
     reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
     service         what the server gives to all connections of a bind (`Service`); None where none serves it
     top             the outermost connection: the one in use
@@ -60,6 +61,7 @@ class Lifeline:
         "deadline",
         "idle_timeout",
         "min_rate",
+        "promised",
         "queue",
         "rate_grace",
         "reader",
@@ -82,6 +84,7 @@ class Lifeline:
         self.min_rate = 0.0
         self.rate_grace = 0.0
         self.resting = False
+        self.promised = False
         self.reset_at_close = False
         self.service: Any = None
         self.top: Stream | None = None

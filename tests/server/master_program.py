@@ -28,12 +28,25 @@ def in_c(environ: dict[str, object]) -> None:
     sum(range(3 * 10**9))
 
 
+def take(ended: list[int]) -> None:
+    """Take the signals of a worker. Those that end it are noted in `ended`."""
+
+    def note(number: int, frame: object) -> None:
+        ended.append(number)
+        say(f"{os.getpid()} told {signal.Signals(number).name}")
+
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2):
+        signal.signal(number, note)
+    signal.signal(signal.SIGUSR1, lambda number, frame: say(f"{os.getpid()} usr1"))
+
+
 def work(worker: Worker) -> int:
     how = Path(os.environ["TEST_HOW"]).read_text().split()
-    ended = []
-    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    signal.signal(signal.SIGQUIT, lambda number, frame: ended.append(number))
-    signal.signal(signal.SIGUSR1, lambda number, frame: say(f"{os.getpid()} usr1"))
+    ended: list[int] = []
+    if "late" in how:
+        say(f"{os.getpid()} forked {worker.number}")
+        time.sleep(0.5)
+    take(ended)
     say(f"{os.getpid()} boots {worker.number}")
     if "fail" in how:
         return 7
@@ -103,7 +116,8 @@ def main() -> None:
         for _ in range(descriptors):
             os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    result = Master(Owner()).run()
+    early = [signal.Signals[name] for name in os.environ.get("TEST_EARLY", "").split()]
+    result = Master(Owner()).run(lambda: early)
     sys.exit(work(result) if isinstance(result, Worker) else result)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -11,13 +12,13 @@ import pytest
 
 import muxwsgi
 from muxwsgi.dial.upstream_choice import UpstreamChoice
-from muxwsgi.errors import OperatorError
+from muxwsgi.errors import Draining, Expired, OperatorError
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.settings import CertificateFiles, ServerSettings
+from muxwsgi.settings import CertificateFiles, HTTPSettings, ServerSettings
 from muxwsgi.wire.connection import Connection
 from tests.waiting import until
 
@@ -95,16 +96,86 @@ def test_new_connections_get_the_new_application_and_open_ones_end_with_the_old(
         until(lambda: not server.connections)
 
 
-def test_a_connection_that_rests_is_closed_and_one_that_has_sent_nothing_is_served_with_the_old() -> None:
+def test_a_connection_that_rests_and_one_that_has_sent_nothing_get_one_more_answer_from_the_old() -> None:
     with running(answering(b"old")) as server, connect(server) as resting, connect(server) as silent:
         resting.sendall(GET)
         read_until(resting, b"old")
         until(lambda: server.connections == 2)
         server.swap(answering(b"new"))
-        assert resting.recv(1) == b""
-        silent.sendall(GET)
-        assert b"Connection: close" in read_until(silent, b"old")
+        gevent.sleep(1.2)  # longer than a stop would wait for either
+        for sock in (resting, silent):
+            sock.sendall(GET)
+            assert b"Connection: close" in read_until(sock, b"old")
+            assert sock.recv(1) == b""
         until(lambda: not server.connections)
+
+
+def test_a_connection_that_rests_is_closed_at_its_own_deadline_after_a_swap() -> None:
+    with running(answering(b"old"), http=HTTPSettings(keep_alive=0.2)) as server, connect(server) as resting:
+        resting.sendall(GET)
+        read_until(resting, b"old")
+        server.swap(answering(b"new"))
+        began = monotonic()
+        assert resting.recv(1) == b""
+        assert monotonic() - began < 5
+
+
+def test_a_connection_that_still_rests_shortly_before_the_graceful_timeout_is_closed_and_not_cut(caplog: pytest.LogCaptureFixture) -> None:
+    with running(answering(b"old"), graceful_timeout=1) as server, connect(server) as resting:
+        resting.sendall(GET)
+        read_until(resting, b"old")
+        server.swap(answering(b"new"))
+        assert resting.recv(1) == b""
+        until(lambda: not server.connections)
+    assert "were cut" not in caplog.text
+
+
+def test_a_hijackers_connection_that_rests_is_closed_by_a_swap() -> None:
+    @muxwsgi.hijack(match=prefix(b"REST\n"))
+    def rests(connection: Connection) -> None:
+        connection.recv()
+        connection.sendall(b"resting\n")
+        connection.resting = True
+        connection.recv()
+
+    with running(answering(b"http"), rests) as server, connect(server) as held:
+        held.sendall(b"REST\n")
+        read_until(held, b"resting\n")
+        gevent.sleep(0.05)
+        server.swap(answering(b"http"))
+        assert held.recv(1) == b""
+
+
+@pytest.mark.parametrize("error", [Expired("late"), Draining("late")])
+def test_a_request_that_comes_when_the_wait_for_it_is_ended_is_answered(error: OSError) -> None:
+    with running(answering(b"yes")) as server, connect(server) as sock:
+        sock.sendall(GET)
+        read_until(sock, b"yes")
+        until(lambda: next(iter(server._lines)).resting)
+        sock.sendall(GET)
+        next(iter(server._lines)).fail(error)  # before the loop has seen that there are bytes
+        read_until(sock, b"yes")
+
+
+@pytest.mark.parametrize("stop_again", [False, True])
+def test_a_server_that_retires_waits_for_one_more_request_until_it_is_stopped(stop_again: bool) -> None:
+    server = muxwsgi.Server(answering(b"old"), ["127.0.0.1:0"])
+    ended = gevent.spawn(server.serve_forever)
+    until(lambda: server._listeners != {})
+    with connect(server) as resting:
+        resting.sendall(GET)
+        read_until(resting, b"old")
+        server.request_stop(grace=True)
+        server.request_stop(grace=True)
+        gevent.sleep(0.3)
+        assert server.connections == 1
+        if stop_again:
+            server.request_stop()
+        else:
+            resting.sendall(GET)
+            assert b"Connection: close" in read_until(resting, b"old")
+        assert resting.recv(1) == b""
+    ended.get(timeout=5)
 
 
 def test_hijackers_are_swapped_too_and_those_at_work_are_told_to_drain() -> None:

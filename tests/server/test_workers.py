@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -43,10 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, workers: str, *options: str) -> Iterator[ServerProcess]:
-    with ServerProcess(
-        "worker_app:app", "-w", workers, "--pythonpath", str(folder), *options, environment={"PYTHONDONTWRITEBYTECODE": "1"}
-    ) as server:
+def serving(folder: Path, workers: str, *options: str, tls: bool = False) -> Iterator[ServerProcess]:
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "XDG_DATA_HOME": str(folder)}
+    with ServerProcess("worker_app:app", "-w", workers, "--pythonpath", str(folder), *options, tls=tls, environment=environment) as server:
         server.wait_for_log(" ready", patience=30)
         yield server
 
@@ -149,6 +149,59 @@ def test_an_application_that_cannot_be_loaded_ends_the_start(folder: Path) -> No
         socket.create_connection(("127.0.0.1", port))
 
 
+class KeptConnection:
+    """A client that sends one request after the other on a connection, with pauses, and connects again where it is told to."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self.answered = 0
+        self.errors: list[OSError] = []
+        self._over = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._over = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        sock: socket.socket | None = None
+        while not self._over and not self.errors:
+            try:
+                sock = sock or self._server.open()
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = b""
+                while not answer.endswith(b"True"):
+                    more = sock.recv(4096)
+                    if not more:
+                        raise ConnectionError(f"closed after {answer!r}")
+                    answer += more
+                self.answered += 1
+                if b"Connection: close" in answer:
+                    sock.close()
+                    sock = None
+            except OSError as error:
+                self.errors.append(error)
+            time.sleep(random.uniform(0, 0.02))
+        if sock is not None:
+            sock.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_clients_that_keep_their_connections_lose_no_request_in_reloads(folder: Path, tls: bool) -> None:
+    with serving(folder, "2", tls=tls) as server:
+        clients = [KeptConnection(server) for _ in range(20)]
+        for number in range(1, 11):
+            server.send_signal(signal.SIGHUP)
+            wait_until(lambda number=number: server.log.count("workers are ready") > number, lambda: server.log)
+        for client in clients:
+            client.end()
+        assert "gevent" not in Path(f"/proc/{server.pid}/maps").read_text(), "the master needs none"
+        assert [error for client in clients for error in client.errors] == []
+        assert all(client.answered > 20 for client in clients)
+        assert server.stop() == 0 and server.tracebacks() == []
+
+
 @pytest.mark.parametrize("count", ["0", "x", "-1", "2000"])
 def test_a_number_of_workers_that_cannot_be_is_one_line(folder: Path, count: str) -> None:
     command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", f"--workers={count}", "-b", "127.0.0.1:0"]
@@ -233,3 +286,39 @@ def test_workers_end_with_a_master_that_is_killed(folder: Path) -> None:
         children = workers_of(server)
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
+
+
+def test_a_master_without_standard_streams_serves_and_reloads(folder: Path) -> None:
+    """What it opens would get their numbers, and what it logs would go there."""
+
+    def close_all() -> None:
+        for fd in range(3):
+            os.close(fd)
+
+    log = folder / "log"
+    with ServerProcess(
+        "worker_app:app", "-w", "2", "--pythonpath", str(folder), "--error-logfile", str(log), preexec=close_all
+    ) as server:
+        wait_until(lambda: "2 workers are ready" in log.read_text(), log.read_text)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: log.read_text().count("2 workers are ready") == 2, log.read_text)
+        for pid in [server.pid, *workers_of(server)]:
+            assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+        assert len(answers(server)) >= 1
+        server.send_signal(signal.SIGTERM)
+        assert server.ended() == 0
+
+
+def test_a_stop_while_the_options_are_read_is_heard(folder: Path) -> None:
+    options = folder / "options"
+    os.mkfifo(options)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", "-c", str(options), "--pythonpath", str(folder)]
+    process = subprocess.Popen([*command, "-b", f"127.0.0.1:{port}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with open(options, "w") as writer:  # waits for the reader, which has taken its signals
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        writer.write("workers = 2\n")
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0 and "master: SIGTERM" in log and "are ready" not in log

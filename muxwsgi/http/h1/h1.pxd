@@ -21,6 +21,8 @@ cdef class HTTP1:
 
     @cython.locals(line=Lifeline, buffer=bytes, end=Py_ssize_t)
     cdef bytes _read_head(self, Incoming incoming, double patience, double due)
+    @cython.locals(line=Lifeline)
+    cdef bytes _read_late_head(self, Incoming incoming)
     cdef bytes _read_rest_of_head(self, Incoming incoming, bytes buffer)
     @cython.locals(response=H1Response, connection=Connection)
     cdef bint _exchange(self, Incoming incoming, Head head, Body body, dict environ) except -1

@@ -5,8 +5,8 @@ Theory of operation
 
 A connection is in one of these states. The greenlet that serves it is in the function that is named.
 
-    resting     `_read_head`: no byte of a request has come. `lifeline.resting` is set, so a drain ends the wait at once, and the keep-alive
-                timeout (for the first request that of a head) ends it without an answer. Nothing is lost, because nothing was begun.
+    resting     `_read_head`: no byte of a request has come. `lifeline.resting` is set, so a drain ends the wait, and the keep-alive timeout
+                (for the first request that of a head) ends it without an answer. A request that comes at that moment is still answered.
     head        `_read_rest_of_head`: a part of a head has come. The head has one deadline, however slowly its bytes come; then 408.
     exchange    `_exchange`: the application runs. There is no deadline. Reading the body and writing the response have a minimum rate.
     drain       `_drained`: the response is out, and a little of the body that the application has not read is dropped. Then: resting.
@@ -180,12 +180,14 @@ class HTTP1:
             # Nothing would be lost if the connection closed here, where nothing has come yet.
             line.deadline = clock() + patience
             line.resting = True
+            line.promised = True
             try:
                 buffer = incoming.connection.recv(HEAD_BLOCK)
             except (Expired, Draining):
-                return None
+                buffer = self._read_late_head(incoming)
             finally:
                 line.resting = False
+                line.promised = False
             if not buffer:
                 return None
         end = buffer.find(b"\r\n\r\n")
@@ -204,6 +206,17 @@ class HTTP1:
             return buffer
         incoming.buffer = buffer[end:]
         return buffer[:end]
+
+    def _read_late_head(self, incoming: Incoming) -> bytes:
+        """What came when the wait for it was already ended; b"" where nothing has. Closing would answer it with a reset."""
+        line = incoming.connection.lifeline
+        if not line.reader.is_ready():
+            return b""
+        line.deadline = clock() + self._settings.linger
+        try:
+            return incoming.connection.recv(HEAD_BLOCK)
+        except Expired:  # TLS: it was no request
+            return b""
 
     def _read_rest_of_head(self, incoming: Incoming, buffer: bytes) -> bytes:
         """`buffer` without empty lines in front, and with a whole head in it; b"" where the peer left instead."""
