@@ -80,7 +80,39 @@ def become_worker(collect: Callable[[], Values], values: Values, signals: Signal
         raise
     signals.take()
     owner.close_others()
-    return Role(result, owner.values, owner.listening, owner.settings)
+    return Role(result, owner.served.values, owner.served.listening, owner.settings)
+
+
+@dataclass(slots=True)
+class _Served:
+    """What a generation of workers is served with, and the parts of the master that they inherit.
+
+    folder, path    the working folder and `sys.path`
+    """
+
+    values: Values
+    settings: WorkerSettings
+    server: ServerSettings
+    error_log: ErrorLog
+    listening: list[Listening]
+    folder: str
+    path: list[str]
+
+    def enter(self) -> None:
+        """Let workers that are forked from now on inherit it. Raises `OSError` where the folder is gone."""
+        self.error_log.install(self.values["log_level"])
+        sys.path[:] = self.path
+        os.chdir(self.folder)
+
+    def close_sockets(self, kept: "_Served | None" = None) -> None:
+        """Close what `kept` does not listen on."""
+        for each in self.only_here(kept):
+            each.close()
+
+    def only_here(self, other: "_Served | None") -> list[Listening]:
+        """Where `other` does not listen."""
+        sockets = [] if other is None else [each.socket for each in other.listening]
+        return [each for each in self.listening if each.socket not in sockets]
 
 
 class _Owner:
@@ -91,73 +123,88 @@ class _Owner:
         self._collect = collect
         self._pid = os.getpid()
         self._folder = os.getcwd()  # of the operator, who names files relative to it
-        self.error_log = ErrorLog(values["error_logfile"])
-        self.error_log.install(values["log_level"])
-        self.values: Values = prepare_process(values)
-        self.settings = _settings(self.values)
-        self._server = server_settings(self.values)
-        self.listening = listen_on(self._server.binds, self._server.backlog)
-        self._before: tuple[Values, ServerSettings, list[Listening]] | None = None
-        for each in self.listening:
+        self._path = list(sys.path)
+        error_log = ErrorLog(values["error_logfile"])
+        error_log.install(values["log_level"])
+        self.served = self._read(values, error_log, None)
+        self._before: _Served | None = None  # while a reload is under way
+        for each in self.served.listening:
             log.info("listening on %s", each.address)
+
+    def _read(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
+        """Do what `values` say. Without `error_log` it is opened, unless it is that of `before`. Raises `OperatorError` and `OSError`."""
+        values = prepare_process(values)
+        settings = _settings(values)
+        server = server_settings(values)
+        listening = listen_on(server.binds, server.backlog, kept=() if before is None else before.listening)
+        served = _Served(values, settings, server, error_log or self.error_log, listening, os.getcwd(), list(sys.path))
+        if error_log is None and values["error_logfile"] != self.served.values["error_logfile"]:
+            try:
+                served.error_log = ErrorLog(values["error_logfile"])
+            except OperatorError:
+                served.close_sockets(before)
+                raise
+        return served
 
     def in_worker(self) -> bool:
         return os.getpid() != self._pid
 
     def close_others(self) -> None:
         """In a worker: the sockets of the generation before."""
-        for each in self._only_in(self._before):
-            each.socket.close()
+        if self._before is not None:
+            for each in self._before.only_here(self.served):
+                each.socket.close()
+
+    @property
+    def error_log(self) -> ErrorLog:
+        return self.served.error_log
 
     # As `Owner`
+
+    @property
+    def settings(self) -> WorkerSettings:
+        return self.served.settings
 
     def reload(self) -> bool:
         try:
             os.chdir(self._folder)
-            values = prepare_process(self._collect())
-            settings = _settings(values)
-            server = server_settings(values)
-            error_log = ErrorLog(values["error_logfile"]) if values["error_logfile"] != self.values["error_logfile"] else self.error_log
-            kept = {each.bind: each for each in self.listening}
-            opened = listen_on([bind for bind in server.binds if bind not in kept], server.backlog)
+            sys.path[:] = self._path
+            new = self._read(self._collect(), None, self.served)
         except (OperatorError, OSError) as error:
             log.error("the reload failed: %s", error)
+            self._enter(self.served)
             return False
-        if error_log is not self.error_log:
-            self.error_log.end()
-            self.error_log = error_log
-        error_log.install(values["log_level"])
-        self._before = (self.values, self._server, self.listening)
-        new = iter(opened)
-        self.listening = [kept[bind] if bind in kept else next(new) for bind in server.binds]
-        self.values, self.settings, self._server = values, settings, server
+        self._before, self.served = self.served, new
+        self._enter(new)
         return True
 
     def reloaded(self, whole: bool) -> None:
         if self._before is None:
             return
+        given_up = self._before
         if not whole:
-            self.values, self._server, before = self._before
-            given_up, self.listening = self.listening, before
-            self._before = None
-            for each in given_up:
-                if each not in self.listening:
-                    each.close()
-            return
-        for each in self._only_in(self._before):
+            given_up, self.served = self.served, self._before
+            self._enter(self.served)
+        for each in given_up.only_here(self.served):
             log.info("no longer listening on %s", each.address)
-            each.close()
+        given_up.close_sockets(self.served)
+        if given_up.error_log is not self.error_log:
+            given_up.error_log.give_up()
         self._before = None
 
-    def _only_in(self, before: tuple[Values, ServerSettings, list[Listening]] | None) -> list[Listening]:
-        return [] if before is None else [each for each in before[2] if each not in self.listening]
+    def _enter(self, served: _Served) -> None:
+        try:
+            served.enter()
+        except OSError as error:  # the folder is gone; what is served does not need it
+            log.error("%s: %s", served.folder, error.strerror)
 
     def reopen_logs(self) -> None:
         self.error_log.reopen()
 
     def stop(self) -> None:
-        for each in self.listening:
-            each.close()
+        self.served.close_sockets()
+        if self._before is not None:
+            self._before.close_sockets()
 
 
 def _settings(values: Values) -> WorkerSettings:

@@ -95,6 +95,10 @@ class ErrorLog(logging.Handler):
         """Write what waits for its reader."""
         self._file.flush(timeout=1)
 
+    def give_up(self) -> None:
+        """Write what waits for its reader, and close the file: another log has taken its place."""
+        self._file.close()
+
     def _say(self, level: int, message: str) -> None:
         # Not to the log itself, which is what does not work; but the good news goes there.
         if level >= logging.ERROR and self._file.path != "-":

@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 from muxwsgi.errors import OperatorError
@@ -177,6 +178,14 @@ class Listening:
         self._inode = (information.st_dev, information.st_ino)
         return sock
 
+    def with_bind(self, bind: BindSettings) -> "Listening":
+        """The same socket for a bind to the same address with other options, of TLS for example."""
+        if bind == self.bind:
+            return self
+        other = copy(self)
+        other.bind = bind
+        return other
+
     def close(self) -> None:
         """Close the socket, and remove a unix socket's file where it is still ours. Idempotent."""
         self.socket.close()
@@ -192,18 +201,31 @@ class Listening:
             self._inode = None
 
 
-def listen_on(binds: Sequence[BindSettings], backlog: int) -> list[Listening]:
-    """Open all. Raises `OperatorError`; none is open then."""
+def listen_on(binds: Sequence[BindSettings], backlog: int, *, kept: Iterable[Listening] = ()) -> list[Listening]:
+    """Open all, except those whose address is that of one of `kept`, which keep its socket. Raises `OperatorError`; none is opened then."""
+    usable = list(kept)
+    listening: list[Listening] = []
     opened: list[Listening] = []
     try:
         for bind in binds:
+            same = next((each for each in usable if _place(each.bind) == _place(bind)), None)
+            if same is not None:
+                usable.remove(same)
+                listening.append(same.with_bind(bind))
+                continue
             others = [other for other in binds if other is not bind]
             opened.append(Listening(bind, backlog, both_families=serves_both_families(bind, others)))
+            listening.append(opened[-1])
     except BaseException:
         for each in opened:
             each.close()
         raise
-    return opened
+    return listening
+
+
+def _place(bind: BindSettings) -> tuple[object, ...]:
+    """What cannot be changed about an open socket."""
+    return bind.host, bind.port, bind.path, bind.fd, bind.transparent
 
 
 def make_transparent(listening: socket.socket) -> None:

@@ -81,7 +81,8 @@ class Owner(Protocol):
     settings    how many workers there are, and when one is replaced; read again after each reload
     """
 
-    settings: WorkerSettings
+    @property
+    def settings(self) -> WorkerSettings: ...
 
     def reload(self) -> bool:
         """Read the configuration again: a new generation of workers is about to start. False where that fails; the log has said why."""
@@ -109,7 +110,8 @@ class Master:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._size = owner.settings.workers
+        self._size = owner.settings.workers  # of the generation that serves, or of the first one
+        self._next_size = self._size  # of the one that boots
         self._workers: dict[int, WorkerProcess] = {}
         self._slots: dict[int, _Slot] = {}
         self._serving = 0  # the generation that serves; 0 before the first is ready
@@ -210,11 +212,11 @@ class Master:
             self._owner.reopen_logs()
             self._tell_all(signal.SIGUSR1)
         elif number == signal.SIGTTIN:
-            self._size += 1
+            self._next_size += 1
         elif number == signal.SIGTTOU:
-            self._size = max(1, self._size - 1)
+            self._next_size = max(1, self._next_size - 1)
         elif number == signal.SIGWINCH and not any(os.isatty(fd) for fd in range(3)):  # a terminal sends it when its size changes
-            self._size = 0
+            self._next_size = 0
 
     def _stop(self, *, cut: bool, status: int = 0) -> None:
         """End all workers, gracefully or by cutting their connections, and then the master."""
@@ -291,11 +293,12 @@ class Master:
         if not self._serving:
             self._stop(cut=True, status=status)
             return
-        log.error("the reload failed: what served before goes on")
+        self._next_size = self._size
         for worker in self._workers.values():
             if worker.generation == generation:
                 self._end(worker, cut=True)
         self._owner.reloaded(False)
+        log.error("the reload failed: what served before goes on")
 
     # Deadlines
 
@@ -352,22 +355,25 @@ class Master:
         if self._reload_wanted and self._booting is None:
             self._reload_wanted = False
             if self._owner.reload():
-                self._size = self._settings.workers
+                self._next_size = self._settings.workers
                 self._begin_generation()
+        if self._booting is None:
+            self._size = self._next_size
         generation = self._serving if self._booting is None else self._booting
         now = monotonic()
-        for number in range(self._size):
+        for number in range(self._next_size):
             slot = self._slots.setdefault(number, _Slot())
             due = self._booting is not None or now >= slot.start_at
             if due and self._is_missing(number, generation):
                 self._start(number, generation)
         for worker in list(self._workers.values()):
-            if worker.slot >= self._size:
+            if worker.slot >= (self._next_size if worker.generation == generation else self._size):
                 self._retire(worker)
             elif worker.state in (State.LEAVING, State.BLOCKED) and self._is_ready(worker.slot, worker.generation):
                 self._replaced(worker)
-        if self._booting is not None and all(self._is_served(number, self._booting) for number in range(self._size)):
+        if self._booting is not None and all(self._is_served(number, self._booting) for number in range(self._next_size)):
             self._serving, self._booting = self._booting, None
+            self._size = self._next_size
             self._owner.reloaded(True)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
             for worker in list(self._workers.values()):

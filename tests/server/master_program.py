@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from muxwsgi.server.master import Master
@@ -63,6 +64,7 @@ def work(worker: Worker) -> int:
         say(f"{os.getpid()} was forked")
         time.sleep(60)
         os._exit(0)
+    say(f"{os.getpid()} loaded")
     worker.ready()
     say(f"{os.getpid()} ready {worker.number} {' '.join(how)}")
     give_up = time.monotonic() + 60
@@ -95,10 +97,17 @@ class Owner:
         )
 
     def reload(self) -> bool:
-        return "unreadable" not in Path(os.environ["TEST_HOW"]).read_text()
+        how = Path(os.environ["TEST_HOW"]).read_text().split()
+        self._before = self.settings
+        for word in how:
+            if word.startswith("workers="):
+                self.settings = replace(self.settings, workers=int(word.removeprefix("workers=")))
+        return "unreadable" not in how
 
     def reloaded(self, whole: bool) -> None:
         say(f"{os.getpid()} reloaded {whole}")
+        if not whole:
+            self.settings = self._before
 
     def reopen_logs(self) -> None:
         say(f"{os.getpid()} reopens")

@@ -184,6 +184,7 @@ def test_a_worker_that_dies_is_replaced(how: Path) -> None:
 def test_failures_in_a_row_are_followed_by_longer_delays(how: Path) -> None:
     with running(how, 1) as master:
         master.wait_for("ready . one")
+        master.wait_for_log("1 worker is ready")
         tell(how, "fail")
         os.kill(master.said("ready . one")[0], signal.SIGKILL)
         master.wait_for_log("starts in 2.0 s")
@@ -203,8 +204,8 @@ def test_a_reload_starts_new_workers_before_the_old_ones_end(how: Path) -> None:
         new = master.wait_for("ready . two slow", 2)
         assert sorted(master.wait_for("ends SIGUSR2", 2)) == sorted(old)
         lines = list(master.lines)
-        last_ready = max(index for index, line in enumerate(lines) if "ready" in line)
-        assert last_ready < min(index for index, line in enumerate(lines) if "ends" in line)
+        last_loaded = max(index for index, line in enumerate(lines) if "loaded" in line)
+        assert last_loaded < min(index for index, line in enumerate(lines) if "ends" in line)
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert sorted(master.said("ends SIGTERM")) == sorted(new)
@@ -227,6 +228,23 @@ def test_a_reload_that_fails_leaves_what_serves(how: Path) -> None:
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert set(new) <= set(master.said("ends SIGTERM"))
+
+
+def test_a_reload_to_fewer_workers_that_fails_leaves_all_that_serve(how: Path) -> None:
+    with running(how, 3) as master:
+        old = master.wait_for("ready . one", 3)
+        tell(how, "workers=1 fail-0 slow")
+        master.send(signal.SIGHUP)
+        master.wait_for_log("the reload failed: what served before goes on")
+        tell(how, "two")
+        time.sleep(0.3)
+        assert master.said("ends .*") == []
+        os.kill(old[0], signal.SIGKILL)
+        assert len(master.wait_for("ready . two")) == 1
+        tell(how, "workers=1 three")
+        master.send(signal.SIGHUP)
+        master.wait_for("ends SIGUSR2", 3)
+        assert len(master.said("ready . workers=1 three")) == 1
 
 
 def test_reloads_that_come_while_one_runs_become_one(how: Path) -> None:
@@ -341,7 +359,7 @@ def test_a_worker_that_leaves_is_replaced_first(how: Path) -> None:
         (third,) = master.wait_for("ready . leave .*")
         assert master.wait_for("ends SIGUSR2") == [first]
         lines = list(master.lines)
-        assert lines.index(next(line for line in lines if "ready" in line and str(third) in line)) < lines.index(f"{first} ends SIGUSR2")
+        assert lines.index(f"{third} loaded") < lines.index(f"{first} ends SIGUSR2")
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert sorted(master.said("ends SIGTERM")) == sorted([other, third])

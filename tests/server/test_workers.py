@@ -1,10 +1,13 @@
 """`muxwsgi run --workers N`: real processes, an application that says which of them answers."""
 
 import contextlib
+import functools
+import http.client
 import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.server_process import ROOT, ServerProcess
+from tests.system.server_process import ROOT, ServerProcess, insecure_context
 
 APPLICATION = """
 import os, time
@@ -193,7 +196,7 @@ def test_clients_that_keep_their_connections_lose_no_request_in_reloads(folder: 
         clients = [KeptConnection(server) for _ in range(20)]
         for number in range(1, 11):
             server.send_signal(signal.SIGHUP)
-            wait_until(lambda number=number: server.log.count("workers are ready") > number, lambda: server.log)
+            server.wait_for_log_times("workers are ready", number + 1)
         for client in clients:
             client.end()
         assert "gevent" not in Path(f"/proc/{server.pid}/maps").read_text(), "the master needs none"
@@ -286,6 +289,60 @@ def test_workers_end_with_a_master_that_is_killed(folder: Path) -> None:
         children = workers_of(server)
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
+
+
+def test_a_reload_takes_what_has_changed_and_a_failed_one_leaves_all_as_it_was(folder: Path) -> None:
+    (folder / "other").mkdir()
+    options, first, second = folder / "options.toml", folder / "first.log", folder / "second.log"
+
+    def configure(workers: int, log: Path, *lines: str) -> None:
+        log.touch()
+        new = folder / "options.new"
+        new.write_text("\n".join([f"workers = {workers}", f'error_logfile = "{log}"', *lines]))
+        new.rename(options)
+
+    def status(context: ssl.SSLContext | None) -> int:
+        kind = http.client.HTTPConnection if context is None else functools.partial(http.client.HTTPSConnection, context=context)
+        connection = kind("127.0.0.1", server.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            return connection.getresponse().status
+
+    configure(1, first)
+    environment = {"XDG_DATA_HOME": str(folder)}
+    command = ["worker_app:app", "-c", str(options), "--pythonpath", str(folder), "--boot-timeout=50"]  # there is a master then
+    with ServerProcess(*command, environment=environment) as server:
+        wait_until(lambda: "1 worker is ready" in first.read_text(), first.read_text)
+        (child,) = workers_of(server)
+        descriptors = len(os.listdir(f"/proc/{server.pid}/fd"))
+        working = os.readlink(f"/proc/{server.pid}/cwd")
+
+        application = (folder / "worker_app.py").read_text()
+        (folder / "worker_app.py").write_text("def app(environ:\n")
+        configure(2, second, f'chdir = "{folder / "other"}"', "tls_dev = true")
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: "what served before goes on" in first.read_text(), first.read_text)
+        wait_until(lambda: workers_of(server) == [child], first.read_text)
+        assert os.readlink(f"/proc/{server.pid}/cwd") == working
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) == descriptors
+        assert status(None) == 200
+        server.send_signal(signal.SIGTTIN)
+        wait_until(lambda: len(workers_of(server)) == 2, first.read_text)
+        wait_until(lambda: first.read_text().count("SIGTTIN") == 1, second.read_text)
+
+        (folder / "worker_app.py").write_text(application)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: "2 workers are ready" in second.read_text(), second.read_text)
+        assert status(insecure_context()) == 200
+        assert os.readlink(f"/proc/{server.pid}/cwd") == str(folder / "other")
+
+        configure(1, second)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: "1 worker is ready" in second.read_text(), second.read_text)
+        wait_until(lambda: len(workers_of(server)) == 1, second.read_text)
+        assert status(None) == 200
+        wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) == descriptors, second.read_text)
+        assert server.stop() == 0
 
 
 def test_a_master_without_standard_streams_serves_and_reloads(folder: Path) -> None:

@@ -98,6 +98,10 @@ class ServerProcess:
         """Until `text` stands in the log."""
         wait_for(lambda: text in self.log, lambda: f"{text!r} never came:\n{self.log}", patience)
 
+    def wait_for_log_times(self, text: str, times: int, patience: float = 20) -> None:
+        """Until `text` stands there so often."""
+        wait_for(lambda: self.log.count(text) >= times, lambda: f"{text!r} did not come {times} times:\n{self.log}", patience)
+
     @property
     def log(self) -> str:
         return "".join(self._lines)
