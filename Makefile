@@ -59,6 +59,8 @@ lint: $(VENV)/tests.stamp
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@echo "== mypy --strict"
 	@$(BIN)/mypy --no-error-summary
+	@echo "== conflict markers"
+	@! grep -nE '^(<{7}|>{7}) ' *.md docs/*.md conf/* Makefile
 
 $(COMPILED)/stamp: $(VENV)/tests.stamp $(shell find $(COPIED) -type f -not -path '*/__pycache__/*' -not -path '*/*.egg-info/*')
 	@echo "== compiling the hot files"

@@ -57,6 +57,11 @@ def test_values_of_options_become_settings_again() -> None:
     assert tea == Tea(minutes=4.0, cups=3, kind="green", mixed=("mint",), secret=8)
 
 
+def test_an_option_without_a_value_is_false_by_default() -> None:
+    """Its flag can only make it true."""
+    assert [option.name for option in ALL if option.kind is bool and not option.many and option.default is not False] == []
+
+
 def test_a_shared_setting_has_one_default_and_one_option() -> None:
     assert Breakfast().minutes == Tea().minutes
     assert [each.name for each in options_of(Breakfast)] == ["minutes"]

@@ -156,7 +156,8 @@ def test_help_has_the_sections_and_the_defaults(command: str) -> None:
     for section in dict.fromkeys(option.section for option in OPTIONS):
         assert f"\n{section}:\n" in text
     assert f"[{'127.0.0.1:8080' if command == 'proxy' else '127.0.0.1:8000'}]" in " ".join(text.split())
-    assert "[75]" in text and "[1073741824]" in text
+    default = {option.name: option.default for option in OPTIONS}
+    assert f"[{default['keep_alive']:.0f}]" in text and f"[{default['limit_buffered_body']}]" in text
 
 
 def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ NOT_RUN = {
 #: Commands in backquotes that are not muxwsgi's: who runs them, or why nobody does.
 QUOTED = {
     "bash .ci/run": "it is what runs the tests",
+    "make lint": "`make test` begins with it",
     "make test": "it is what runs the tests",
     "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
     "python -c 'from muxwsgi.protocols import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
