@@ -82,6 +82,10 @@ class Route:
             admit(connection)
             handler(connection)
 
-        route = replace(self, handler=admitted)
-        object.__setattr__(route, "slots", self.slots)
+        return replace(self, handler=admitted).counted_in(self.slots)
+
+    def counted_in(self, slots: Slots) -> "Route":
+        """The same route, whose connections take places in `slots`."""
+        route = replace(self)
+        object.__setattr__(route, "slots", slots)
         return route

@@ -9,7 +9,8 @@ It is made from the settings, the application, the hijackers and the listening s
     engines             HTTP/1.1 for the application, for the inside of a proxy's tunnels, and for plain HTTP on binds that require TLS
     fronts              by address: the handler of a bind's new connections, and what they find as `lifeline.service`
 
-Connections that a composition has begun to serve end with it, also where another one has taken its place meanwhile.
+Connections that a composition has begun to serve end with it, also where another one has taken its place meanwhile. Those of a hijacker
+with a limit are counted together with those of the next composition, while its name and its limit stay.
 """
 
 import logging
@@ -30,6 +31,7 @@ from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
+from muxwsgi.mux.slots import Slots
 from muxwsgi.protocols.http1 import http_last, http_route
 from muxwsgi.protocols.tls import tls, tls_like
 from muxwsgi.server.binds import Listening
@@ -99,8 +101,10 @@ class Composition:
         self._draining = Event()
         self._contexts: dict[str, _Context] = {}
         self._before = {} if before is None else before._contexts
+        self._slots_before = {} if before is None else before._slots
+        self._slots: dict[tuple[str, int | None], Slots] = {}  # of hijackers, by name and limit
         self._proxy: ServedProxy | None = None
-        routes = _hijacker_routes(hijackers)
+        routes = self._hijacker_routes(hijackers)
         self._admit = app.admit if isinstance(app, ProxyApplication) else None
         if isinstance(app, ProxyApplication):
             # The proxy's access list holds for hijackers too: they have none.
@@ -143,6 +147,7 @@ class Composition:
             service = Service(self._draining, None if context is None else context.openssl, events)
             self.fronts[each.address] = Front(handler, service)
         self._before = {}
+        self._slots_before = {}
         if errors is not None:
             for engine in self._engines:
                 engine.errors = errors
@@ -180,6 +185,21 @@ class Composition:
                 log.info("bind %s: certificates reloaded", context.bind)
 
     # Composing
+
+    def _hijacker_routes(self, hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
+        routes = []
+        for hijacker in hijackers:
+            if isinstance(hijacker, Route):
+                routes.append(hijacker)
+                continue
+            described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
+            if described is None:
+                raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
+            route = described.route()
+            place = (route.name, route.limit)
+            self._slots[place] = self._slots_before.get(place, route.slots)
+            routes.append(route.counted_in(self._slots[place]))
+        return routes
 
     def _admitted(self, route: Route) -> Route:
         return route if self._admit is None else route.behind(self._admit)
@@ -242,19 +262,6 @@ class Composition:
         if self._proxy is None:
             raise OperatorError(f"bind {listening.bind.address}: transparent={way} is for a proxy, and the application is none")
         return self._proxy.transparent_door(way, listening.name)
-
-
-def _hijacker_routes(hijackers: Iterable[Handler | Hijacker | Route]) -> list[Route]:
-    routes = []
-    for hijacker in hijackers:
-        if isinstance(hijacker, Route):
-            routes.append(hijacker)
-            continue
-        described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
-        if described is None:
-            raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
-        routes.append(described.route())
-    return routes
 
 
 def _refuse_equal_names(routes: Sequence[Route]) -> None:

@@ -197,6 +197,34 @@ def test_hijackers_are_swapped_too_and_those_at_work_are_told_to_drain() -> None
         until(lambda: not server.connections)
 
 
+def test_a_limit_counts_connections_that_were_begun_before() -> None:
+    """Otherwise clients that stay would have as many more places as there are reloads within the graceful timeout."""
+
+    @muxwsgi.hijack(match=prefix(b"!"), limit=2)
+    def few(connection: Connection) -> None:
+        connection.sendall(b"in")
+        while connection.recv():
+            pass
+
+    def enters(sock: Any) -> bool:
+        sock.sendall(b"!")
+        try:
+            return bool(sock.recv(2) == b"in")
+        except ConnectionResetError:
+            return False
+
+    with running(answering(b"old"), few) as server, connect(server) as first, connect(server) as second, connect(server) as third:
+        assert enters(first)
+        server.swap(answering(b"new"), [few])
+        assert enters(second)
+        server.swap(answering(b"newer"), [few])
+        assert not enters(third)
+        first.close()
+        until(lambda: server.connections == 1)
+        with connect(server) as fourth:
+            assert enters(fourth)
+
+
 def test_what_lasts_longer_than_the_graceful_timeout_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     with running(answering(b"http"), lines, graceful_timeout=0.2) as server, connect(server) as held, connect(server) as other:
         held.sendall(b"LINES\n")
