@@ -1,4 +1,4 @@
-"""Asking the next proxy for a stream: CONNECT (RFC 9110 section 9.3.6), SOCKS5 (RFC 1928 and 1929), SOCKS4a.
+"""Opens a tunnel through the next proxy: CONNECT (RFC 9110 section 9.3.6), SOCKS5 (RFC 1928 and 1929), SOCKS4a.
 
 Exactly the proxy's answer is consumed: what comes behind it belongs to the stream. An answer of 2xx to CONNECT has no body, and others are
 only reported, so a status line is all that is parsed and no HTTP client is needed. The caller sets the connection's deadline and closes it.
@@ -40,7 +40,11 @@ _SOCKS5_REPLIES = {
 #: Of these, the ones after which another address of the same name may do.
 _SOCKS5_UNREACHABLE = frozenset({1, 3, 4, 5, 6, 8})
 
-_SOCKS4_REPLIES = {91: "rejected or failed", 92: "it cannot reach our identd", 93: "our identd says something else"}
+_SOCKS4_REPLIES = {
+    91: "rejected or failed",
+    92: "it cannot reach the identd of this host",
+    93: "the identd of this host reports another user",
+}
 
 
 def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: int, via_field: str = "") -> None:
@@ -145,7 +149,7 @@ def _socks4a(connection: Connection, via: UpstreamProxy, host: str, port: int) -
     known = literal(host)
     if known is not None and known[0] != socket_module.AF_INET:
         raise ProxyRefused(f"the proxy {via} cannot be asked for {host}: SOCKS4a knows no IPv6")
-    # An address that cannot be, 0.0.0.x, says that a name follows.
+    # The invalid address 0.0.0.x means that a name follows.
     address = b"\x00\x00\x00\x01" if known is None else socket_module.inet_aton(known[1])
     name = host.encode("ascii") + b"\x00" if known is None else b""
     user = (via.username or "").encode()

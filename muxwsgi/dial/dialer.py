@@ -66,7 +66,7 @@ class DialSettings:
         for text in self.source_addresses:
             known = literal(text)
             if known is None:
-                raise OperatorError(f"source_addresses: {text!r} is no address")
+                raise OperatorError(f"source_addresses: {text!r} is not an address")
             if known[0] in sources:
                 raise OperatorError(f"source_addresses: {text} is the second one of its family")
             sources[known[0]] = known[1]
@@ -221,7 +221,7 @@ class Dialer:
             self._guard.check("127.0.0.1", port, client)
 
     def _open_proxy(self, attempt: Attempt, via: UpstreamProxy, client: Address) -> tuple[Connection, str]:
-        """A connection to the proxy itself, inside TLS for an https proxy. Errors say that they are about the proxy."""
+        """A connection to the proxy itself, inside TLS for an https proxy. Errors name the proxy."""
         try:
             if via.trusted:
                 found = attempt.resolve(self._resolver, via.host, via.port)

@@ -1,12 +1,12 @@
-"""What goes wrong in a dial, named by the phase in which it shows. A caller has nothing else to translate.
+"""The errors of a dial, named by the phase that fails. A dial raises no others.
 
-    InvalidTarget       before anything is asked: there is no such host or port
-    Forbidden, Loop     the address is checked
-    ResolveError        the name is looked up
-    ConnectError        TCP
-    ProxyTLSError       TLS with the next proxy
-    ProxyRefused        what the next proxy answers
-    DialTimeout         time was over, in one of the phases: `ResolveTimeout`, `ConnectTimeout`, `ProxyTimeout`
+    InvalidTarget       the host or the port is invalid
+    Forbidden, Loop     the address is not allowed
+    ResolveError        the lookup of the name fails
+    ConnectError        TCP connects to no address
+    ProxyTLSError       TLS with the next proxy fails
+    ProxyRefused        the next proxy refuses
+    DialTimeout         a phase took too long: `ResolveTimeout`, `ConnectTimeout`, `ProxyTimeout`
 """
 
 from typing import ClassVar, Self
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class DialError(Exception):
-    """There is no connection.
+    """The dial failed.
 
     reason  one line for clients and logs, without secrets
     phase   in a word, for logs

@@ -1,4 +1,4 @@
-"""`Guard`: where a client may not be connected to, by address.
+"""`Guard`: the addresses that a client may not connect to.
 
 It is asked about each address that is about to be dialled, after names were resolved: a check by name is void as soon as the
 name points somewhere else (DNS rebinding).
@@ -26,7 +26,7 @@ class Kind(Enum):
 
     UNSPECIFIED = "the unspecified address"  # a connection to it ends on this machine, on Linux
     LOOPBACK = "a loopback address"
-    METADATA = "the metadata service of a cloud"  # gives credentials to all who ask
+    METADATA = "the metadata service of a cloud"  # gives credentials to every client
     LINK_LOCAL = "a link-local address"
     PRIVATE = "a private address"
     MULTICAST = "a multicast address"
@@ -77,7 +77,7 @@ def _carried(address: IPv6Address) -> tuple[IPv4Address, ...]:
 
 @lru_cache(maxsize=4096)
 def _faces(ip: str) -> tuple[tuple[IPAddress, Kind | None], ...]:
-    """The address, and those that it carries, each with its kind. Raises `ValueError` for what is no address."""
+    """The address, and those that it carries, each with its kind. Raises `ValueError` for an invalid address."""
     address = ip_address(ip)
     faces: list[IPAddress] = [address]
     if isinstance(address, IPv6Address):
@@ -94,19 +94,19 @@ def _is_unspecified(ip: str) -> bool:
 class Guard:
     """Decides by address and port, and by the client's address.
 
-    Nobody is connected to one of our own listeners (that is a loop) or to the unspecified address. Clients on loopback may otherwise go
+    The proxy's own listeners (that is a loop) and the unspecified address are always refused. Clients on loopback may otherwise go
     everywhere. All others may not go to special addresses: see `Kind`. Those of this machine are such, public or not.
     """
 
     def __init__(
         self, own: Callable[[], Collection[tuple[str, int]]] = tuple, allow: Iterable[str] = (), private: bool = False
     ) -> None:
-        """`own` gives the (address, port) of all our listening sockets, as `getsockname()` has them, wildcards among them.
+        """`own` returns the `getsockname()` (address, port) of all listening sockets of the process, with wildcards.
 
-        allow       networks in CIDR notation that every client may go to, whatever they are
-        private     whether every client may go to private addresses: still not to loopback, link-local, metadata and our own
+        allow       networks in CIDR notation that every client may connect to, of any kind
+        private     whether every client may connect to private addresses; loopback, link-local, metadata and own ones stay refused
 
-        Raises `OperatorError` for what is no network.
+        Raises `OperatorError` for an invalid network.
         """
         self._own = own
         self._private = private
@@ -118,11 +118,11 @@ class Guard:
     def check(self, ip: str, port: int, client: Address) -> None:
         """Whether a client at `client` may be connected to `ip`.
 
-        Raises `Loop` or `Forbidden` where not, and `ValueError` for what is no address.
+        Raises `Loop` or `Forbidden` if not, and `ValueError` for an invalid address.
         """
         self.check_loop(ip, port)
         if _is_unspecified(ip):
-            raise Forbidden(f"{ip} is {Kind.UNSPECIFIED.value}: nobody is connected to it")
+            raise Forbidden(f"{ip} is {Kind.UNSPECIFIED.value}, which is always refused")
         if is_on_loopback(client):
             return
         faces = _faces(ip)
@@ -144,7 +144,7 @@ class Guard:
         return any(address in network for network in self._allow)
 
     def check_loop(self, ip: str, port: int) -> None:
-        """Whether `ip` and `port` are one of our own listeners. Raises `Loop` then."""
+        """Raises `Loop` if `ip` and `port` are a listener of this process."""
         listening = [host for host, taken in self._own() if taken == port]
         if not listening:
             return
@@ -161,4 +161,4 @@ def _is_ours(address: IPAddress) -> bool:
     try:
         return is_local(address)
     except OSError as error:
-        raise ConnectError(f"{address}: whether it is ours cannot be found out: {error.strerror or error}") from error
+        raise ConnectError(f"{address}: cannot find out whether it belongs to this machine: {error.strerror or error}") from error

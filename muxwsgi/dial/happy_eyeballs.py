@@ -154,7 +154,7 @@ class _Race:
         return None
 
     def _ended(self, sock: socket_module.socket, ip: str, error_number: int) -> tuple[socket_module.socket, str] | None:
-        """An attempt has an outcome. The winner, if that is what it is."""
+        """Handle the end of an attempt. Returns the winner, if it is one."""
         error = _refusal(sock, error_number)
         if error is None:
             return sock, ip
@@ -177,7 +177,7 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)
         if sources:
             if family not in sources:
-                raise OSError(errno.EAFNOSUPPORT, "there is no source address of this family")
+                raise OSError(errno.EAFNOSUPPORT, "no source address of this family is set")
             sock.setsockopt(socket_module.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((sources[family], 0))
         error_number = sock.connect_ex(_socket_address(ip, port))
@@ -210,7 +210,7 @@ def _no_connection(failures: Sequence[tuple[str, OSError]], late: Sequence[str] 
 
 def _refusal(sock: socket_module.socket, error_number: int) -> OSError | None:
     """The error of an attempt that has ended, None for a connection. A TCP self-connect counts as refused: the kernel may choose the
-    destination's port as the source port where nobody listens on it."""
+    destination's port as the source port if it is not listened on."""
     if error_number in (0, errno.EISCONN):
         if sock.getsockname()[1] != sock.getpeername()[1] or sock.getsockname() != sock.getpeername():
             return None

@@ -18,7 +18,7 @@ _NLM_F_REQUEST = 1
 _RTA_DST = 1
 _RTN_LOCAL = 2
 
-#: No route, and the routes that say unreachable, prohibit and blackhole.
+#: No route, and routes of the types unreachable, prohibit and blackhole.
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -29,7 +29,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # length, type
 def is_local(address: IPv4Address | IPv6Address) -> bool:
     """Whether packets to `address` stay on this machine.
 
-    The routing table is asked. That a socket can be bound to the address says nearly the same, but anything can be bound where
+    The routing table decides. Binding a socket to the address is nearly the same test, but anything can be bound where
     ip_nonlocal_bind is set (machines that share an address by VRRP); so it counts only where netlink is forbidden, by systemd's
     RestrictAddressFamilies for example.
     """

@@ -1,6 +1,6 @@
 """From a client's destination to the addresses that can be checked and dialled.
 
-`literal` and `host_name` say what a string is and resolve nothing. `addresses` asks a `Resolver`, within a time limit.
+`literal` and `host_name` parse a string, and resolve nothing. `addresses` asks a `Resolver`, within a time limit.
 """
 
 import socket as socket_module
@@ -26,7 +26,7 @@ Resolver = Callable[[str, int], list[Resolved]]
 #: Addresses of one name that are used. A name server cannot prolong a dial by sending more.
 MAX_ADDRESSES = 20
 
-#: Threads that ask the system. A name server that does not answer holds one for ten seconds and more, whatever our own time limit. The
+#: Threads for lookups. A name server that does not answer blocks one for ten seconds and more, in spite of `resolve_timeout`. The
 #: hub's ten threads would soon all be held, and disk and passwords need those too.
 THREADS = 128
 
@@ -66,7 +66,7 @@ def spelled(host: str) -> str:
 def check_target(host: str, port: int) -> str:
     """`spelled(host)`, where a connection to it and `port` could be made, and a leaf be minted. Raises `InvalidTarget`."""
     if not 0 < port < 65536:
-        raise InvalidTarget(f"{port} is no port to connect to")
+        raise InvalidTarget(f"{port} is not a port to connect to")
     return spelled(host)
 
 
@@ -91,13 +91,13 @@ def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[
 
 
 def system_resolver(host: str, port: int) -> list[Resolved]:
-    """What the system says (hosts file, DNS, in the order of RFC 6724), asked through gevent's resolver, which does not hold up the hub."""
+    """Resolve with the system (hosts file, DNS, in the order of RFC 6724), through gevent's resolver, which does not block the hub."""
     found = _resolver_of(gevent.get_hub()).getaddrinfo(host, port, 0, socket_module.SOCK_STREAM)
     return [(family, str(address[0])) for family, _, _, _, address in found if family in (socket_module.AF_INET, socket_module.AF_INET6)]
 
 
 def _resolver_of(hub: Any) -> Any:
-    """gevent's resolver, with threads of its own where it uses any (GEVENT_RESOLVER chooses others)."""
+    """gevent's resolver, with a separate thread pool if it uses threads (GEVENT_RESOLVER selects it)."""
     if not isinstance(hub.resolver, ThreadResolver):
         return hub.resolver
     resolver = _resolvers.get(hub)

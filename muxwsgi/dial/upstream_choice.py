@@ -67,7 +67,7 @@ def _entry(word: str) -> _Entry:
             return _Entry(None, found, port)
         return _Entry(ip_network(found), "", port)
     except ValueError:
-        raise OperatorError(f"no_proxy: {word!r} is no name, address or network, with or without a port") from None
+        raise OperatorError(f"no_proxy: {word!r} is not a name, an address or a network, with or without a port") from None
 
 
 class UpstreamChoice:

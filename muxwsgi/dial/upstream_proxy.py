@@ -15,7 +15,7 @@ __all__ = ["DIRECT", "ProxyScheme", "UpstreamProxy"]
 
 ProxyScheme = Literal["direct", "http", "https", "socks4a", "socks5", "socks5h"]
 
-# Where there is no port in the URL. For HTTP these are the scheme's own, as in Go; curl takes 1080 for all but https.
+# Where there is not a port in the URL. For HTTP these are the scheme's own, as in Go; curl takes 1080 for all but https.
 _PORTS = {"http": 80, "https": 443, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 # Passwords are pasted as they are: the last "@" ends them.
@@ -61,7 +61,7 @@ class UpstreamProxy:
             host = _host(match["address"], match["host"])
             port = int(match["port"]) if match["port"] else _PORTS[scheme]
             if not 0 < port < 65536:
-                raise ValueError(f"{port} is no port")
+                raise ValueError(f"{port} is not a port")
             username = _credential("user name", match["user"])
             password = _credential("password", match["password"])
             if scheme in ("http", "https") and username is not None and ":" in username:
@@ -102,7 +102,7 @@ def _host(address: str | None, host: str) -> str:
     if known is not None and (address is None or ":" in address):
         return known[1]
     if address is not None:
-        raise ValueError(f"{address!r} is no IPv6 address")
+        raise ValueError(f"{address!r} is not an IPv6 address")
     try:
         return host_name(host)
     except InvalidTarget as error:

@@ -27,7 +27,7 @@ class BrokenBody(PeerError, OSError):
     """A body that breaks off, is malformed, late or too large.
 
     It is an `OSError`, because Django (`UnreadablePostError`) and werkzeug (`ClientDisconnected`) take an `OSError` for the client's fault
-    and not for the application's. `unreadable.py` says what `wsgi.input` makes of it.
+    and not for the application's. `unreadable.py` describes what `wsgi.input` does then.
     """
 
 

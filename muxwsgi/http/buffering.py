@@ -63,7 +63,7 @@ class RequestBuffering:
                 return _not_stored(environ, start_response, error)
             environ["wsgi.input"] = spool
             environ["CONTENT_LENGTH"] = str(size)
-            del environ["HTTP_TRANSFER_ENCODING"]  # it says how the body came, and that is over
+            del environ["HTTP_TRANSFER_ENCODING"]  # the body is not chunked any more
             result = self.app(environ, start_response)
             if isinstance(result, list | tuple):
                 return result
@@ -71,7 +71,7 @@ class RequestBuffering:
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """Closes also where what is left cannot be written: nobody will read it."""
+    """Closes also if the rest cannot be written, because it will not be read."""
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def _not_stored(environ: Environ, start_response: Callable[..., Any], error: OSE
     folder = tempfile.tempdir or "a folder for temporary files"  # None where none was found to be usable: asking again would raise
     why = error.strerror or str(error)
     log.error("a request body cannot be buffered in %s: %s: %s is answered with 507", folder, why, environ["RAW_URI"])
-    return _refused(start_response, "507 Insufficient Storage", "there is no room for the request's body")
+    return _refused(start_response, "507 Insufficient Storage", "no room for the request's body")
 
 
 def with_buffering(app: WSGIApplication, when: BufferChunked, limit: int) -> WSGIApplication:

@@ -1,6 +1,6 @@
 """Content codings off, while the body streams (RFC 9110 section 8.4.1): gzip and deflate always, br and zstd where their packages are.
 
-Every step's output is bounded, whatever a few bytes of input claim to become: so a decoder must be able to stop in the middle. That is
+Every step's output is bounded, because a few bytes of input can become very many. So a decoder must be able to stop in the middle. That is
 why brotli counts from 1.2 on only (before, one call could return gigabytes), and zstd by the interface of Python 3.14's `compression.zstd`,
 which `backports.zstd` has for the versions before. What bounds the whole is `DecodeLimits`.
 
@@ -27,7 +27,7 @@ PIECES_PER_TURN = 64
 #: gzip members and zstd frames with nothing in them that a body may have. Some writers end with one; more of them only take time.
 EMPTY_AT_MOST = 100
 
-#: Codings applied one after the other. Nobody means more than one.
+#: Codings applied one after the other, at most. Real messages have one.
 LAYERS_AT_MOST = 3
 
 #: A zstd decoder keeps this window at most: 8 MiB, which is what RFC 9659 lets a server use.
@@ -60,7 +60,7 @@ class DecodeLimits:
 
 
 class _Decoder(Protocol):
-    """`feed` gives what `data` decodes to, in pieces of at most about `STEP` bytes. `complete` says whether the coding's end was seen."""
+    """`feed` gives what `data` decodes to, in pieces of at most about `STEP` bytes. `complete` is whether the coding has ended."""
 
     complete: bool
 
@@ -217,7 +217,7 @@ def decodable() -> frozenset[str]:
 
 
 def decoded(pieces: Iterable[bytes], content_encoding: str, limits: DecodeLimits = DecodeLimits()) -> Iterator[bytes] | None:
-    """`pieces` without what Content-Encoding says; None where that is nothing that a client would take off either.
+    """`pieces` decoded according to Content-Encoding; None for a coding that a client would not decode either.
 
     Raises `Undecodable` at once for a coding that exists and cannot be taken off here, and while iterating for a body that is malformed,
     cut off or larger than `limits`.
@@ -258,7 +258,7 @@ def _decode(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
         try:
             yield from decoder.feed(piece)
         except Exception as error:  # each package has its own class for bad input
-            raise Undecodable(f"the body is no {coding}: {error}")
+            raise Undecodable(f"the body is not {coding}: {error}")
     if began and not decoder.complete:
         raise Undecodable(f"the body ends in the middle of its {coding} coding")
 

@@ -1,5 +1,5 @@
 """The environ of a request (PEP 3333). Made here is the part that all requests of a connection have. Each request gets a copy, to which
-the version's reader of heads adds what the request says.
+the version's reader of heads adds the request.
 
 Beside PEP 3333's keys there are those that applications know from elsewhere: REMOTE_PORT and REQUEST_URI (CGI servers), RAW_URI (gunicorn),
 `werkzeug.socket`, and under TLS the names of Apache's mod_ssl. Ours begin with `muxwsgi.`.

@@ -56,7 +56,7 @@ def region(file: IO[bytes]) -> tuple[int, int] | None:
         offset = file.tell()
     except (OSError, ValueError):  # a pipe, a file that is closed: reading it raises the error
         return None
-    # The size of what /proc and /sys show says nothing, and it has no blocks. Other files without blocks (sparse, empty) are read too.
+    # Files in /proc and /sys have no meaningful size, and no blocks. Other files without blocks (sparse, empty) are read too.
     if not stat.S_ISREG(information.st_mode) or not information.st_blocks:
         return None
     return offset, max(information.st_size - offset, 0)

@@ -77,7 +77,7 @@ class Gateway:
         environ["muxwsgi.response"] = response
         environ["werkzeug.socket"] = hijack
 
-        # 2. The application, and what it returns, which is closed once and whatever happens.
+        # 2. The application, and its iterable, which is always closed once.
         try:
             result = self._app(environ, response.start_response)
             try:
@@ -130,7 +130,7 @@ class Gateway:
                 connection.lifeline.reset_at_close = True  # as where it is killed
             return False
         fault = response.peer_error or body.fault
-        if fault is not None:  # whatever the application made of it
+        if fault is not None:  # also if the application has caught it
             log.debug("%r: %s", connection, fault)
             if isinstance(fault, PeerError) and not response.head_sent:
                 self.note_refusal(connection, fault)

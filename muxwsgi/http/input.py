@@ -1,4 +1,4 @@
-"""`wsgi.input`: a body as the file that PEP 3333 describes, whatever says where the body ends."""
+"""`wsgi.input`: a body as the file that PEP 3333 describes, for every framing."""
 
 from io import BytesIO
 
@@ -16,7 +16,7 @@ DIRECT_AT_LEAST = 8192
 
 
 class Input:
-    """`wsgi.input` (PEP 3333): a file that ends where the body ends, whatever the framing.
+    """`wsgi.input` (PEP 3333): a file that ends where the body ends, with every framing.
 
     Where the body cannot be read to its end, each method raises the `OSError` that `Body.read_some` does, as `raise_unreadable` has it.
     """
@@ -71,7 +71,7 @@ class Input:
         return gathered.getvalue()
 
     def read1(self, size: int | None = -1) -> bytes:
-        """At most `size` bytes, as soon as there are any; b"" at the end of the body. For who passes a body on as it comes."""
+        """At most `size` bytes, as soon as there are any; b"" at the end of the body. For gateways that stream a body."""
         try:
             most = BLOCK if size is None or size < 0 else size
             if self._buffer:
@@ -126,7 +126,7 @@ class Input:
         return True
 
     def close(self) -> None:
-        """PEP 3333 gives the server the say; an application's `close()` changes nothing."""
+        """Does nothing, because the server closes the input (PEP 3333)."""
 
     def _cut(self, count: int) -> bytes:
         buffer = self._buffer

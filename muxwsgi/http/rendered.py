@@ -8,7 +8,7 @@ Header = tuple[str, str]
 class Rendered:
     """What was made of the `headers` of one status. They are tuples of two real strings each, so nothing about them can change.
 
-    `dated` and `served` say whether Date and Server are among them.
+    `dated` and `served` are whether Date and Server are among them.
     """
 
     __slots__ = ("block", "code", "dated", "headers", "length", "served")
@@ -22,8 +22,8 @@ class Rendered:
         self.served = served
 
     def is_for(self, headers: list[Header]) -> bool:
-        """Whether `headers` say the same. Only a tuple of two real strings is compared: an instance of a subclass may be equal to a string
-        and yet say something else."""
+        """Whether `headers` are equal. Only a tuple of two real strings is compared: an instance of a subclass may be equal to a string
+        and yet have other characters."""
         if len(headers) != len(self.headers):
             return False
         at = 0

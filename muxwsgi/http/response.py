@@ -48,7 +48,7 @@ class Response:
     head_sent       the head is out, and nothing can be taken back
     complete        the whole response is out
     body_bytes      bytes of the body that were sent, without framing
-    keep_alive      whether another exchange may follow on the connection, as far as this response says
+    keep_alive      whether another exchange may follow on the connection after this response
     peer_error      the error that sending met, None before one: it is the peer's and not the application's
     trailers        fields that an application adds until its body ends; sent where the framing has room for them
     """
@@ -192,7 +192,7 @@ class Response:
         self.body_bytes = self._put_refusal(error)
 
     def give_up(self) -> None:
-        """The application has taken the connection over: nothing is sent here any more, whatever it calls."""
+        """The application has taken the connection over. Nothing is sent here any more."""
         self.head_sent = True
         self._silent = True
 
@@ -213,7 +213,7 @@ class Response:
         self.headers = headers
         if code == 204 or code == 304:
             self._silent = True
-            self._bodiless = True  # a 304 may state the length of what is not sent (RFC 9110 section 8.6), not of its own body
+            self._bodiless = True  # a 304 may have the Content-Length of the body that a 200 would have (RFC 9110 section 8.6)
             if code == 204:
                 self._length = None
         elif code < 300 and self.method == "CONNECT":
@@ -221,7 +221,7 @@ class Response:
             self.keep_alive = False
 
     def _render(self, status: str, headers: list[Header], code: int) -> None:
-        """Have the block of `status` and `headers` made, and note what they say about the framing."""
+        """Render the block of `status` and `headers`, and note their framing."""
         kinds = KINDS
         self._length = None  # not that of fields which were refused before
         fields = []
@@ -405,7 +405,7 @@ class Response:
         raise NotImplementedError
 
     def _put_end(self) -> None:
-        """The body has come to its end; it may be shorter than it should be. Send what says so, and trailers."""
+        """The body has come to its end; it may be too short. Send the end of the framing, and trailers."""
         raise NotImplementedError
 
     def _put_interim(self, code: int, reason: str, fields: list[Header]) -> None:
@@ -413,7 +413,7 @@ class Response:
         raise NotImplementedError
 
     def _put_refusal(self, error: PeerError) -> int:
-        """Send a whole response that says what is wrong with the request; the bytes of its body."""
+        """Send a whole error response for the request. Returns the number of bytes of its body."""
         raise NotImplementedError
 
     def _break_off(self) -> None:

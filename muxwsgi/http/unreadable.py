@@ -1,7 +1,7 @@
 """What `wsgi.input` raises where a body cannot be read to its end, in the words of the application's framework.
 
 The errors of the connection and of the body are `OSError`s: Django makes `UnreadablePostError` of these, and werkzeug `ClientDisconnected`
-where it reads a body with a Content-Length. It reads a body that is said to be terminated (a chunked one) without that wrapping, so Flask
+where it reads a body with a Content-Length. It reads a body with `wsgi.input_terminated` (a chunked one) without that wrapping, so Flask
 would log a traceback for each client that leaves. So where the application has loaded werkzeug, the same error is an `HTTPException` too.
 """
 

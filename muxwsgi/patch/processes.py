@@ -1,7 +1,7 @@
 """`multiprocessing` in a process of greenlets: a greenlet that waits for another process lets the others run.
 
 Pipes are read and written by `os.read` and `os.write`, and locks are semaphores of the kernel. gevent leaves both as they are, so one
-greenlet that waits for a `Queue` stops all of them. `multiprocessing.Pool` waits so in a thread of its own, which is a greenlet: nothing
+greenlet that waits for a `Queue` stops all of them. `multiprocessing.Pool` waits so in a separate thread, which is a greenlet: nothing
 would run any more. And a duplex `Pipe` is a pair of gevent's sockets, which do not block, in an object that believes they do.
 """
 

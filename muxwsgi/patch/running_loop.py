@@ -34,7 +34,7 @@ def is_patched() -> bool:
 
 
 def patch_asyncio() -> bool:
-    """Give each greenlet a running loop of its own, in this process. Whether that was possible.
+    """Give each greenlet a separate running loop in this process. Returns whether that was possible.
 
     To be called before modules that do `from asyncio import get_running_loop` are imported. Idempotent. The names are private to asyncio:
     where one of them is missing nothing is changed, and a test fails.

@@ -124,7 +124,7 @@ class Context:
             tunnel=None if self.tunnel is None else self.tunnel.session,
             destination=self.destination,
             identity=self.identity,
-            said=self.tls,
+            client_tls=self.tls,
         )
         return self.flow
 

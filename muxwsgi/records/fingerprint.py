@@ -1,4 +1,4 @@
-"""JA3 and JA4: what the ClientHello says about the software that sent it.
+"""JA3 and JA4: fingerprints of a ClientHello, which identify the client software.
 
 JA3 is the MD5 digest of five lists (Althouse, Atkinson and Atkins, "TLS Fingerprinting with JA3 and JA3S"); JA4 is FoxIO's "JA4: TLS Client
 Fingerprinting" in its version for TLS over TCP. GREASE values (RFC 8701) are left out of both.
@@ -58,7 +58,7 @@ def _digest(text: str) -> str:
 
 
 class ClientTLS:
-    """What a client said in the ClientHello of the innermost TLS layer.
+    """The ClientHello of the innermost TLS layer.
 
     sni     the server name, None without
     alpn    protocol ids it offers, in its order

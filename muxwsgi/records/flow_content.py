@@ -1,4 +1,4 @@
-"""What a body says: without its content coding (RFC 9110 section 8.4), which is how filters and HAR see it.
+"""Decodes the content coding of a body (RFC 9110 section 8.4), for filters and HAR.
 
 The flow log keeps the bytes as they passed.
 """

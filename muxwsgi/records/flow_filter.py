@@ -57,7 +57,7 @@ def _hosts(flow: Flow) -> list[str]:
 
 
 def _contents(flow: Flow, *, request: bool = True, response: bool = True) -> Iterator[bytes | bytearray]:
-    """What was said: the messages of a WebSocket, else the bodies."""
+    """The content of a flow: the messages of a WebSocket, else the bodies."""
     if flow.websocket is not None:
         yield from (message.content.data for message in flow.websocket.messages if (request if message.from_client else response))
         return
@@ -203,7 +203,7 @@ def parse_filter(text: str) -> Filter:
     parser = _Parser(text)
     found = parser.alternatives()
     if parser.at < len(text):
-        parser.fail("there is no ( for this )" if text[parser.at] == ")" else "here nothing can follow")
+        parser.fail("this ) has no (" if text[parser.at] == ")" else "nothing can follow here")
     return found
 
 
@@ -260,7 +260,7 @@ class _Parser:
             if operator not in _SEARCHED:
                 word = _WORD.match(self.text, self.at)
                 near = get_close_matches(word[0] if word else "", [*_SEARCHED, *_IS, "~c"], n=1)
-                self.fail(f"there is no operator {word[0] if word else '~'}" + (f"; did you mean {near[0]}?" if near else ""))
+                self.fail(f"unknown operator {word[0] if word else '~'}" + (f"; did you mean {near[0]}?" if near else ""))
             self.at += len(operator)
         else:
             operator = "~u"
@@ -291,7 +291,7 @@ class _Parser:
     def _code(self) -> Filter:
         code, at = self._word("~c needs a status, as 404 or 4xx")
         if not _CODE.fullmatch(code):
-            self.fail(f"{code!r} is no status: it is three digits, or a digit and xx", at)
+            self.fail(f"{code!r} is not a status: three digits, or a digit and xx", at)
         return Code(code)
 
     def _word(self, missing: str) -> tuple[str, int]:

@@ -42,7 +42,7 @@ _WHO_AND_WHERE = ("session", "tunnel", "connection", "door", "client", "server",
 _HOW = ("answered_by", "error")
 _DOORS = ("http", "connect", "socks4", "socks5", "redirect", "tproxy")
 
-#: Control characters that are no white space. JSON writes six bytes for each: what has them is written in base64.
+#: Control characters except white space. JSON writes six bytes for each, so content with them is written in base64.
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
 
 _SIDE = tuple(item.name for item in fields(TLSSide))
@@ -72,7 +72,7 @@ def side_of(side: TLSSide | None) -> dict[str, str | None] | None:
 
 
 def flow_url(flow: Flow) -> str | None:
-    """The absolute URL of what was asked for; None for flows that are no HTTP."""
+    """The absolute URL of the request; None for flows that are not HTTP."""
     if flow.request is None or flow.kind not in ("http", "websocket"):
         return None
     target = flow.request.line[1]
@@ -210,14 +210,14 @@ def flow_of(record: object) -> Flow:
 
 def _object(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is no object")
+        raise ValueError(f"{what} is not an object")
     return value
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str):
-        raise ValueError(f"{name} is no string")
+        raise ValueError(f"{name} is not a string")
     return value
 
 
@@ -228,21 +228,21 @@ def _text_or_none(entry: Mapping[str, Any], name: str) -> str | None:
 def _number(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if type(value) is not int:
-        raise ValueError(f"{name} is no integer")
+        raise ValueError(f"{name} is not an integer")
     return value
 
 
 def _seconds(entry: Mapping[str, Any], name: str) -> float:
     value = entry.get(name)
     if type(value) not in (int, float):
-        raise ValueError(f"{name} is no number")
+        raise ValueError(f"{name} is not a number")
     return float(cast(float, value))
 
 
 def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
     value = entry.get(name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{name} is no list of strings")
+        raise ValueError(f"{name} is not a list of strings")
     return value
 
 
@@ -256,10 +256,10 @@ def _tls(entry: Mapping[str, Any], name: str) -> TLSSide | None:
 def _fields(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     value = entry.get("fields")
     if not isinstance(value, list):
-        raise ValueError("fields is no list")
+        raise ValueError("fields is not a list")
     for item in value:
         if not isinstance(item, list) or len(item) != 2 or not all(isinstance(text, str) for text in item):
-            raise ValueError("a field is no pair of strings")
+            raise ValueError("a field is not a pair of strings")
     return [(name, text) for name, text in value]
 
 
@@ -283,11 +283,11 @@ def _websocket(entry: Mapping[str, Any]) -> WebSocketRecord | None:
     record = _object(entry["websocket"], "websocket")
     close = None
     if record.get("close") is not None:
-        said = _object(record["close"], "close")
-        close = Close(_from_client(said), None if said.get("code") is None else _number(said, "code"), _text(said, "reason"))
+        end = _object(record["close"], "close")
+        close = Close(_from_client(end), None if end.get("code") is None else _number(end, "code"), _text(end, "reason"))
     messages = record.get("messages")
     if not isinstance(messages, list):
-        raise ValueError("messages is no list")
+        raise ValueError("messages is not a list")
     return WebSocketRecord([_message(item) for item in messages], _number(record, "count"), close, _text_or_none(record, "stopped"))
 
 
@@ -312,7 +312,7 @@ def _captured(record: Mapping[str, Any], what: str) -> Captured:
         try:
             data = base64.b64decode(_text(record, "base64"), validate=True)
         except binascii.Error:
-            raise ValueError(f"{what} is no base64") from None
+            raise ValueError(f"{what} is not base64") from None
     else:
         data = _text(record, "text").encode("utf-8", "surrogatepass")
     size = _number(record, "size")

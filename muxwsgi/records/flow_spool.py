@@ -187,7 +187,7 @@ class FlowSpool:
             flow, size = item
             try:
                 return self._encode(flow), size
-            except Exception:  # it is not as flows should be, which says nothing of the next one
+            except Exception:  # this flow cannot be read; the next one may be good
                 log.exception("%s: flow %d cannot be written", self._file.path, flow.id)
                 self.lost += 1
                 self._taken -= 1
@@ -207,7 +207,7 @@ class FlowSpool:
                 job()
             except OSError as error:
                 return error.strerror or str(error)
-            except Exception as error:  # of whatever kind: the greenlet that writes must live
+            except Exception as error:  # any error: the greenlet that writes must go on
                 return str(error) or repr(error)
             return None
 

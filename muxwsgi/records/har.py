@@ -1,6 +1,6 @@
 """`HARFile`: flows as an HTTP Archive 1.2, which browsers and many tools read. It is valid JSON after each batch, while the proxy runs too.
 
-What the format has no place for stands in fields whose names begin with `_`, as it says itself, and as Chromium does.
+Data without a field in the format has a field whose name begins with `_`, as the format allows and as Chromium does.
 Specification: http://www.softwareishard.com/blog/har-12-spec/
 """
 
@@ -202,7 +202,7 @@ def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
 
 
 def _text(content: bytes | bytearray, whole: bool, encoding: str) -> dict[str, Any]:
-    """The text of a body; in base64, as `encoding` then says, where it is none."""
+    """The text of a body. Binary bodies are in base64, with `encoding`."""
     text = text_of(content, not whole)
     record = {"text": text} if text is not None else {"text": base64.b64encode(content).decode("ascii"), encoding: "base64"}
     return record if whole else record | {"comment": f"the first {len(content)} bytes"}

@@ -34,7 +34,7 @@ class RecordFile:
     ) -> None:
         """Raises `OperatorError` where the file cannot be opened, or is written by another process that needs it for itself."""
         if max_bytes < 0:
-            raise OperatorError(f"{path}: {max_bytes} is no size to rotate at")
+            raise OperatorError(f"{path}: {max_bytes} is not a size to rotate at")
         if keep < 1:
             raise OperatorError(f"{path}: rotation keeps at least one old file, not {keep}")
         self.path = path
@@ -44,7 +44,7 @@ class RecordFile:
         self._fd: int | None = None
         self._regular = False
         self._end = 0  # where the next record goes
-        self._stuck = False  # it could not be rotated, and that was said
+        self._stuck = False  # it could not be rotated, and that was logged
         try:
             self._open()
         except BlockingIOError:
@@ -119,11 +119,11 @@ class RecordFile:
         status = os.fstat(fd)
         self._regular = stat.S_ISREG(status.st_mode) and self.path != "-"
         if self._tail and not self._regular:
-            raise OperatorError(f"{self.path}: it is no file that could be sought in")
+            raise OperatorError(f"{self.path}: it is not a regular file")
         if self._tail:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if status.st_size and not self._is_ours(fd, status.st_size):
-                log.warning("%s: what was there is no archive of ours that is whole, and has been renamed to %s.1", self.path, self.path)
+                log.warning("%s: the existing file is not a complete archive of muxwsgi: renamed to %s.1", self.path, self.path)
                 self._shift()
                 self._open()
                 os.close(fd)
@@ -188,5 +188,5 @@ class RecordFile:
 
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
-    while view:  # a file takes less than all where the disk is nearly full, and then says why
+    while view:  # on a nearly full disk, a write may be short, and the next one raises the error
         view = view[os.write(fd, view) :]

@@ -34,11 +34,11 @@ class Recorder:
         tunnel: int | None,
         destination: tuple[str, int] | None,
         identity: str | None,
-        said: ClientTLS | None,
+        client_tls: ClientTLS | None,
     ) -> Flow | None:
         """A flow for what begins now on `connection`; None while there are no sinks.
 
-        `said` is what the client said in the ClientHello of the innermost TLS layer. The other arguments are the fields of `Flow`.
+        `client_tls` is the ClientHello of the innermost TLS layer. The other arguments are the fields of `Flow`.
         """
         if not self.sinks:
             return None
@@ -61,11 +61,11 @@ class Recorder:
                 cipher=connection.tls.cipher,
                 sni=connection.tls.sni,
                 alpn=connection.tls.alpn,
-                ja3=None if said is None else said.ja3,
-                ja4=None if said is None else said.ja4,
+                ja3=None if client_tls is None else client_tls.ja3,
+                ja4=None if client_tls is None else client_tls.ja4,
             )
-        elif said is not None:  # TLS that is passed through: only the ClientHello is known
-            flow.client_tls = TLSSide(version=None, cipher=None, sni=said.sni, ja3=said.ja3, ja4=said.ja4)
+        elif client_tls is not None:  # TLS that is passed through: only the ClientHello is known
+            flow.client_tls = TLSSide(version=None, cipher=None, sni=client_tls.sni, ja3=client_tls.ja3, ja4=client_tls.ja4)
         return flow
 
     def end(self, flow: Flow | None, error: str | None) -> None:

@@ -48,7 +48,7 @@ class Target:
         """Raises `ValueError` where `url` is not an HTTP URL."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no http:// or https:// URL")
+            raise ValueError(f"{url!r} is not an http:// or https:// URL")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(parts.scheme, parts.hostname, parts.port, path)
 
@@ -79,7 +79,7 @@ class Replayed:
 def why_not(flow: Flow) -> Replayed | None:
     """Why the request of `flow` cannot be sent again; None where it can."""
     if flow.kind != "http":
-        return Replayed("skipped", f"not sent: it is no HTTP exchange, but {flow.kind}")
+        return Replayed("skipped", f"not sent: it is not an HTTP exchange, but {flow.kind}")
     if flow.answered_by is not None and flow.answered_by != "upstream":
         return Replayed("ours", f"not sent: no upstream has answered it, but {_ANSWERED_BY[flow.answered_by]}")
     if flow.request is None or flow.request.line[0] == "CONNECT":
@@ -113,7 +113,7 @@ def _send(flow: Flow, method: str, place: Target, rehosted: bool, context: ssl.S
     """Each request has a new connection, so that no response can be taken for that of another request."""
     assert flow.request is not None
     if not is_token(method):  # http.client looks for control characters only
-        raise ValueError(f"{method!r} is no method")
+        raise ValueError(f"{method!r} is not a method")
     began = time.monotonic()
     connection = (
         http.client.HTTPConnection(place.host, place.port, timeout=timeout)

@@ -187,12 +187,12 @@ class Listening:
         return other
 
     def close(self) -> None:
-        """Close the socket, and remove a unix socket's file where it is still ours. Idempotent."""
+        """Close the socket, and remove a unix socket's file if this process still owns it. Idempotent."""
         self.socket.close()
         self.unlink()
 
     def unlink(self) -> None:
-        """Remove a unix socket's file where it is still ours: nobody connects from then on. Idempotent."""
+        """Remove a unix socket's file if this process still owns it, so that no client connects any more. Idempotent."""
         if self._inode is not None and self.bind.path is not None and os.getpid() == self._pid:
             with contextlib.suppress(FileNotFoundError):
                 information = os.stat(self.bind.path)
@@ -267,7 +267,7 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
     except socket.gaierror as error:
-        raise OSError(error.errno, f"{host!r} is no address of this machine ({error.strerror})") from error
+        raise OSError(error.errno, f"{host!r} is not an address of this machine ({error.strerror})") from error
     return found[0][0], found[0][4]
 
 
@@ -283,7 +283,7 @@ def _is_ipv4(host: str) -> bool:
     try:
         return _resolved(host, 0)[0] == socket.AF_INET
     except OSError:
-        return False  # that bind will say so
+        return False  # that bind will report it
 
 
 def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
@@ -299,7 +299,7 @@ def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if os.path.lexists(bind.path):
                 if not stat.S_ISSOCK(os.stat(bind.path).st_mode):
-                    raise OSError(errno.EADDRINUSE, "there is a file that is no socket")
+                    raise OSError(errno.EADDRINUSE, "a file that is not a socket exists there")
                 return "in use now" if _answers(bind.path) else None
             return None
         _tcp(bind.host, bind.port, both_families).close()

@@ -133,7 +133,7 @@ class Composition:
         takers = [route.name for route in self.routes if route.takes_silence]
         if self._silence is None and len(takers) > 1:
             both = " and ".join(takers)
-            raise OperatorError(f"silence: {both} want connections on which the client says nothing: name one (--silence {takers[0]})")
+            raise OperatorError(f"silence: {both} take connections of silent clients: name one (--silence {takers[0]})")
         self.muxes: dict[str, Mux] = {}
         self.fronts: dict[str, Front] = {}
         for each in listening:
@@ -212,7 +212,7 @@ class Composition:
         return route if route is None or route in self.routes else self._admitted(route)
 
     def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None, engine: HTTP1 | None = None) -> Mux:
-        """A mux of `routes`, and `engine` (None: the application's) for what turns out to be HTTP when all of them have said no."""
+        """A mux of `routes`, and `engine` (None: the application's) for HTTP that none of them matches."""
         settings = self.settings.mux
         last = http_last(engine or self._http, fallback=fallback is not None)
         return Mux(

@@ -38,7 +38,7 @@ class Drain:
     """The drain of `lines`: connections with the greenlets that serve them. More may come meanwhile."""
 
     def __init__(self, lines: Mapping[Lifeline, greenlet | None], concerns: Callable[[Lifeline], bool] | None = None) -> None:
-        """`concerns` says which connections are drained; None for all."""
+        """`concerns` selects the connections to drain; None for all."""
         self._lines = lines
         self._concerns = concerns
         self._spared_until: dict[Lifeline, float] = {}  # those that have sent nothing yet

@@ -5,9 +5,9 @@ computes for long, or calls something that waits without gevent, the loop does n
 
 The master then asks by two signals, both real-time, and the worker's answer goes through a pipe:
 
-- `ASK` is handled in Python. It runs between two bytecodes of whatever runs, also of a `re` match or a `time.sleep`, and says which request
-  is served, and the stack.
-- `DUMP` is handled in C, by `faulthandler`. It works while C code holds the GIL, and says the stack alone.
+- `ASK` is handled in Python. It runs between two bytecodes of the running code, also within a `re` match or a `time.sleep`, and reports the
+  request that is served, and the stack.
+- `DUMP` is handled in C, by `faulthandler`. It works while C code holds the GIL, and reports the stack alone.
 
 A signal that gevent handles would never arrive in a blocked loop.
 """
@@ -56,14 +56,14 @@ class Heartbeat:
         return at or None
 
     def answer(self) -> str:
-        """What the worker has said since the last call, the first 16 KiB of it; empty where it has said nothing."""
+        """The worker's reports since the last call, the first 16 KiB of them; empty without one."""
         try:
             return os.read(self._asked, LONGEST_ANSWER).decode("utf-8", "replace").strip()
         except BlockingIOError:
             return ""
 
     def forget_answers(self) -> None:
-        """Drop what the worker has said: the answer to a question that came too late is about another request."""
+        """Drop the worker's reports, because an answer that came too late is about another request."""
         while self.answer():
             pass
 
@@ -98,7 +98,7 @@ class Heartbeat:
         try:
             os.write(self._answers, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
         except OSError:
-            pass  # nobody has read the last answer, or the master has ended
+            pass  # the last answer has not been read, or the master has ended
 
 
 def _request(frame: FrameType | None) -> str | None:

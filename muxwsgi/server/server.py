@@ -67,7 +67,7 @@ class Server:
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
         self.events = Events()
-        #: Connections and requests that nobody serves: counted by kind, and said in the error log.
+        #: Connections and requests that are refused or dropped, counted by kind, and reported in the error log.
         self.turned_away = TurnedAway(self.events)
         if on_exchange is not None:
             self.events.subscribe(exchange=on_exchange)
@@ -187,7 +187,7 @@ class Server:
             return
         old = self._composition
         new = self._composition = self._composed(app, hijackers, settings or self.settings, registered, old)
-        if not self._listeners:  # not started yet: nobody was served with the old one
+        if not self._listeners:  # not started yet: the old one has served no connection
             return
         new.start()
         for address, listener in self._listeners.items():

@@ -20,7 +20,7 @@ Report = Callable[[Any, type[BaseException], BaseException, TracebackType | None
 
 
 class SpawnedFailures:
-    """Takes the place of the hub's `print_exception`, which writes to standard error and knows nothing of connections.
+    """Takes the place of the hub's `print_exception`, which writes to standard error and does not name the connection.
 
     gevent gives a dict to a greenlet that spawns, and the same to all that descend from it: by this the connection is found.
     """

@@ -1,15 +1,15 @@
-"""The hub that a forked child leaves behind, and the one that it gets.
+"""The old hub of a forked child, and its replacement.
 
-gevent's `reinit` keeps the loop with all that waits on it, so everything would go on in both processes. Here the child gets a fresh loop.
-The old one cannot be unwound: its C frames lie below every greenlet that it started, and returning into them would call the callbacks that
-are still due. So the old hub is never switched to again, and never freed.
+gevent's `reinit` keeps the loop and its watchers, so all greenlets would go on in both processes. Here the child gets a new loop. The old
+one cannot be unwound: its C frames are below every greenlet that it started, and returning into them would call pending callbacks. So the
+old hub is never switched to again, and never freed.
 
-What waits on no loop could still wake up: by an event or a queue that the child sets, by a kill, or because nothing refers to it any more,
-which is an exception in it. Each would run code of a request that is the parent's. So a trace function, which greenlet calls in the target
-of a switch before anything else runs there, switches back.
+A greenlet that does not wait on the loop could still wake up: by an event or a queue that the child sets, by a kill, or by garbage
+collection, which raises an exception in it. It would run code of a request of the parent. So a trace function switches back. greenlet calls
+it in the target of a switch before any other code runs there.
 
-Sockets and locks that were made before the fork refer to the hub that they were made with. `AbandonedHub` passes on to the new hub what
-these ask for, so that a database client that closes its inherited socket, or goes on using it, does what it does after any fork.
+Sockets and locks that were made before the fork refer to the old hub. `AbandonedHub` passes their calls on to the new hub. So a database
+client can close its inherited socket, or go on using it, as after any fork.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,25 +21,25 @@ from gevent.hub import Hub, set_hub
 
 __all__ = ["AbandonedHub", "abandon"]
 
-_kept: set[greenlet.greenlet] = set()  # for ever
+_kept: set[greenlet.greenlet] = set()  # never freed
 
 
 def abandon(hub: Hub) -> Hub:
-    """In a child process: leave `hub`, which is this thread's, and return the new one. Not to be called by `hub` itself."""
+    """In a child process, replace this thread's `hub`, and return the new one. `hub` itself must not call it."""
     _kept.add(hub)
-    hub.loop.destroy()  # before there is another one: libev has one loop that takes signals and waits for children
+    hub.loop.destroy()  # before the new one is made, because only one loop of libev can handle signals and children
     set_hub(None)
     own = get_hub()
     if own.loop.default:
-        own.loop.install_sigchld()  # as in the parent, before there is a child that could end unseen
+        own.loop.install_sigchld()  # as in the parent, before a child can end
     hub.loop = own.loop
-    hub._resolver = hub._threadpool = None  # their threads are the parent's
+    hub._resolver = hub._threadpool = None  # their threads do not exist in the child
     hub.__class__ = AbandonedHub
     return own
 
 
 def refuse_others() -> None:
-    """Let no greenlet run any more that has the abandoned hub for a parent. The one that forks has got another one before."""
+    """Stop all greenlets whose parent is the abandoned hub. The greenlet that forks has another parent by now."""
     before = greenlet.gettrace()
 
     def trace(event: str, args: Any) -> None:
@@ -54,7 +54,7 @@ def refuse_others() -> None:
 
 
 def _is_parents(target: greenlet.greenlet) -> bool:
-    """Whether the abandoned hub has started `target`, or a greenlet that it has started has."""
+    """Whether the abandoned hub is a parent of `target`, directly or through other greenlets."""
     parent = target.parent
     while parent is not None:
         if type(parent) is AbandonedHub:
@@ -64,16 +64,16 @@ def _is_parents(target: greenlet.greenlet) -> bool:
 
 
 class AbandonedHub(Hub):  # type: ignore[misc]  # mypy is not shown its types
-    """What a hub becomes in a child: everything is done by the child's own."""
+    """The class of the old hub in a child. It passes all calls on to the child's hub."""
 
-    #: Locks and events look here whether the hub that they were last used with still runs.
+    #: Locks and events check this to find out whether their hub still runs.
     dead = True
 
     def switch(self, *args: Any, **kwargs: Any) -> Any:
         return get_hub().switch(*args, **kwargs)
 
     def wait(self, watcher: Any) -> None:
-        """`watcher` is one of the old loop, where nothing starts any more: the same descriptor is watched by the new one."""
+        """`watcher` belongs to the old loop, which never runs again, so the new loop watches the same descriptor."""
         hub = get_hub()
         if watcher.loop is hub.loop:
             hub.wait(watcher)
@@ -82,7 +82,7 @@ class AbandonedHub(Hub):  # type: ignore[misc]  # mypy is not shown its types
             hub.wait(own)
 
     def cancel_wait(self, watcher: Any, error: Any, close_watcher: bool = False) -> None:
-        """Does nothing: the greenlets that waited are the parent's."""
+        """Does nothing, because the greenlets that waited belong to the parent."""
 
     def cancel_waits_close_and_then(self, watchers: Iterable[Any], exc_kind: Any, then: Callable[..., Any], *then_args: Any) -> None:
         then(*then_args)

@@ -91,7 +91,7 @@ class Connection:
 
     Attributes:
         tls: what the TLS handshake agreed on, None on a plain connection.
-        client: address of the peer, as `getpeername()` unless a trusted header says otherwise.
+        client: address of the peer: `getpeername()`, or the client in a trusted header.
         server: address that the peer connected to.
         destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
         identity: the name that the peer authenticated with, None without.
@@ -562,7 +562,7 @@ class Connection:
         return own.draining
 
     def on_drain(self, callback: Callable[[], object]) -> None:
-        """Call `callback` in a greenlet of its own when the server begins to stop (now, where it has begun), unless the connection is
+        """Call `callback` in a new greenlet when the server begins to stop (now, if it has begun), unless the connection is
         over by then: for handlers that wait for something else, such as an event loop (`loop.call_soon_threadsafe`)."""
         self._extras().on_drain(self.draining, callback, self.log)
 
@@ -599,7 +599,7 @@ class Connection:
             self._end("the connection is closed")
 
     def settimeout(self, seconds: float | None) -> None:
-        """Limit each operation to `seconds` by a timer of its own: None for no limit, 0 to never wait (`BlockingIOError`)."""
+        """Limit each operation to `seconds` by a separate timer: None for no limit, 0 to never wait (`BlockingIOError`)."""
         if seconds is not None and seconds < 0:
             raise ValueError("a timeout cannot be negative")
         self._timeout = seconds

@@ -18,7 +18,7 @@ __all__ = ["ConnectionLog", "Extras"]
 
 
 class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
-    """The error log, for what a handler has to say of its connection: each line begins with the connection's number and its route.
+    """The error log, for messages of a handler about its connection. Each line begins with the connection's number and route.
 
     Records have them as `connection` and `hijacker` too, for handlers of the application.
     """

@@ -1,22 +1,22 @@
 """Processes that an application forks from the one that serves: `os.fork`, and `multiprocessing` by its "fork" method.
 
-A fork copies the whole process: listening sockets, connections, the event loop and every greenlet on it. If the copy went on, other clients
+A fork copies the whole process: listening sockets, connections, the event loop and every greenlet on it. If the copy went on, clients
 would get their bytes twice, and a view that sleeps in another greenlet would wake up and write to its database in both processes. A program
 with threads does not have this: of all threads, only the one that forks lives in the child. Here the same holds for greenlets.
 
-What the child of a serving process is:
+A child of a serving process differs from a plain fork:
 
-1. Only the greenlet that forks goes on. The child gets a hub and a loop of its own; nothing that waits on the old loop runs again.
+1. Only the greenlet that forks goes on. The child gets a new hub and a new loop. Greenlets that wait on the old loop never run again.
 2. Listening sockets and connections are closed, and nothing is sent: no close_notify, no reset. Using one raises `OSError` (EBADF).
-3. Signals that were taken by `gevent.signal_handler` have their defaults again, as `muxwsgi.signals` has it for those of the server. All
-   are blocked from before the fork until then: one that comes between would be lost.
-4. When the greenlet that forks ends, the process ends, as with a thread. What a view returns in the child goes nowhere.
+3. Signals with a handler of `gevent.signal_handler` get their defaults again. `muxwsgi.signals` does the same for those of the server. All
+   signals are blocked from before the fork until then, because one that comes in between would be lost.
+4. When the greenlet that forks ends, the process ends, as with a thread. The result of a view in the child is dropped.
 
-All this is for a process that serves (`serving`). One that only imported the library, or has made a `Server` and not started it, forks as
-any other: a master may.
+This applies to a process that serves (`serving`). A process that has only imported the library, or has not started its `Server`, forks as
+any other process does. So a master may fork.
 
-gevent's `subprocess` forks by Python, so its children are such ones up to the exec. `os.posix_spawn` and `multiprocessing`'s other start
-methods fork in C: no handler of ours runs there, and the exec closes our descriptors.
+gevent's `subprocess` forks in Python, so this applies to its children until the exec. `os.posix_spawn` and `multiprocessing`'s other start
+methods fork in C, where no handler of Python runs, and the exec closes the descriptors.
 """
 
 import errno
@@ -50,10 +50,10 @@ REASON = "the connection belongs to the process that this one was forked from"
 
 
 class Inherited(Protocol):
-    """What a child inherits and must let go of."""
+    """An object that a child inherits and must give up."""
 
     def forsake(self) -> None:
-        """In the child: give up descriptors and what waits to be written. Sends nothing, does not wait and does not switch."""
+        """Called in the child. Give up descriptors and data that waits to be written. It sends nothing, and neither waits nor switches."""
 
 
 _inherited: WeakSet[Any] = WeakSet()
@@ -75,7 +75,7 @@ def leave_to_parent(thing: "Inherited | socket.socket") -> None:
 
 
 def serving(server: object) -> None:
-    """`server` serves from now on: what is forked is a child as above. In a child, the process is a server of its own from here on."""
+    """`server` serves from now on, so processes that are forked are children as above. A child that calls this serves by itself."""
     global _installed, _is_child
     _is_child = False
     if not _installed:
@@ -91,10 +91,10 @@ def stopped_serving(server: object) -> None:
 
 
 def end_child(error: BaseException | None) -> None:
-    """In a child, end the process after what the forking greenlet ended with: `SystemExit` has the status, other exceptions are a traceback
-    on standard error and status 1. Does nothing in any other process.
+    """In a child, end the process. `error` is the exception that ended the forking greenlet. `SystemExit` has the status. For other
+    exceptions the status is 1, and a traceback goes to standard error. Does nothing in any other process.
 
-    The interpreter is not finalized: its `atexit` functions are the parent's, as are the greenlets that it would end.
+    The interpreter is not finalized, because its `atexit` functions and greenlets belong to the parent.
     """
     if _is_child:
         _exit(error)
@@ -110,9 +110,9 @@ def _exit(error: BaseException | None) -> None:
                 print(error.code, file=sys.stderr)
                 status = 1
         elif isinstance(error, OSError) and error.errno == errno.EBADF and error.strerror == REASON:
-            pass  # the child has done its work, and returned from the view: the response is the parent's
+            pass  # the view has returned in the child, and its response belongs to the parent
         elif isinstance(error, LoopExit):
-            print("a forked process ends: it waits for a greenlet that is its parent's", file=sys.stderr)
+            print("a forked process ends, because it waits for a greenlet of its parent", file=sys.stderr)
             status = 1
         elif error is not None and not isinstance(error, gevent.GreenletExit):
             traceback.print_exception(error)
@@ -130,7 +130,7 @@ def _before() -> None:
     if _serving:
         hub = _hub_here()
         if hub is not None and hub.loop.default:
-            # gevent does it after the first fork, when a child that ends at once has ended unseen: waiting for it would last for ever.
+            # gevent does it after the first fork. A child that has ended by then would not be seen, and waiting for it would never end.
             hub.loop.install_sigchld()
         _old_masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()))
 
@@ -179,8 +179,8 @@ def _forsake_all(things: Iterable[Any]) -> None:
                 _close_quietly(thing)
             else:
                 thing.forsake()
-        except Exception:  # the others are to be given up all the same
-            log.exception("a child process could not let go of %r", thing)
+        except Exception:  # the others still have to be given up
+            log.exception("a child process could not give up %r", thing)
 
 
 def _close_quietly(sock: socket.socket) -> None:
@@ -190,9 +190,9 @@ def _close_quietly(sock: socket.socket) -> None:
 
 
 def _reset_signals() -> None:
-    """Give up the handlers that run on the old loop, where nothing runs any more. Those of Python (as in `Signals`) stay."""
+    """Remove the handlers that run on the old loop, which never runs again. Those of Python (as in `Signals`) stay."""
     if getattr(gevent.signal_handler, "greenlet_class", gevent.Greenlet) is None:
-        return  # gevent sets it with the first handler: most processes have none, and are spared the search
+        return  # gevent sets it with the first handler, so there is none
     for each in gc.get_referrers(gevent.signal_handler):  # 4 ms for 50,000 objects; gevent keeps no list of them
         if type(each) is gevent.signal_handler:
             each.cancel()  # libev puts the default back
@@ -201,16 +201,16 @@ def _reset_signals() -> None:
 
 
 def _leave_hub() -> None:
-    """Give the child a hub of its own, and let the greenlet that forks be the only one that can run."""
+    """Give the child a new hub, and let only the greenlet that forks run."""
     current = getcurrent()
     root = _root(current)
     hub = _hub_here()
     _hubs.clear()
-    if hub is None:  # forked by a thread that does not serve: the loop and its greenlets belong to a thread that the child does not have
+    if hub is None:  # forked by a thread that does not serve; the thread with the loop and its greenlets does not exist in the child
         return
     end = greenlet(_end, root)
     if current is hub:
-        # A callback of the loop forks, and its C frames are below us. The loop has to stay, and ends with the callback.
+        # A callback of the loop forks, and the loop's C frames are below this one. The loop has to stay, and ends with the callback.
         end.switch(current)
         hub.parent = end
         hub.loop.run_callback(_exit, None)
@@ -243,7 +243,7 @@ def _root(of: greenlet) -> greenlet:
 
 
 def _end(forking: greenlet) -> None:
-    """Below everything in a child: what comes here has ended it."""
+    """The lowest greenlet of a child. A result or an exception that arrives here ends the process."""
     error: BaseException | None = None
     try:
         forking.switch()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptSocket", "StreamSocket"]
 
-#: The kernel's own, patched process or not.
+#: The unpatched functions.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 _thread_id: Callable[[], int] = get_original("threading", "get_ident")
 
@@ -34,10 +34,10 @@ _OPTIONS = frozenset({int(socket_module.SO_KEEPALIVE), int(socket_module.SO_LING
 
 
 class Carrier(Protocol):
-    """What carries the bytes of a connection.
+    """The object that copies the bytes of a connection.
 
-    failure     what ended the connection; None for a regular end, and while it goes on
-    torn        bytes that the application sent do not all reach the peer: the connection has to end in a reset
+    failure     the error that ended the connection; None for a regular end, and before the end
+    torn        not all bytes of the application reach the peer, so the connection has to end in a reset
     """
 
     failure: OSError | None
@@ -55,15 +55,15 @@ class KeptSocket(gevent.socket.socket):  # type: ignore[misc]  # mypy is not sho
 class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
     """The application's end of the socketpair behind `Connection.as_socket()`.
 
-    It is what code written for blocking sockets expects, where gevent's sockets are not:
+    It behaves as code for blocking sockets expects. gevent's sockets do not:
 
     - `send` sends everything, as send(2) on a blocking socket does;
-    - it may be used in any thread. In the thread of the server a wait is a greenlet's, in others it is that thread's;
-    - its descriptor blocks, for processes that inherit it: so each call here has MSG_DONTWAIT;
-    - where the connection fails (a reset, `Expired`, `Draining`), `recv` raises that. A socketpair can only show an end, and an incomplete
-      stream must not look complete. Code that reads the descriptor without this object sees the end.
+    - it may be used in any thread. In the server's thread, a wait blocks the greenlet; in others, it blocks the thread;
+    - its descriptor is in blocking mode, for processes that inherit it. So each call here has MSG_DONTWAIT;
+    - if the connection fails (a reset, `Expired`, `Draining`), `recv` raises that error, so that an incomplete stream does not look
+      complete. A socketpair alone can only show an end. Code that reads the descriptor without this object sees that end.
 
-    connection      what it carries
+    connection      the connection behind it
     """
 
     connection: "Connection"
@@ -72,7 +72,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
 
     @classmethod
     def over(cls, sock: socket_module.socket, connection: "Connection", carrier: "Carrier") -> "StreamSocket":
-        """Takes `sock` over."""
+        """Made from `sock`, whose descriptor it takes."""
         made = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         made.connection = connection
         made._carrier = carrier
@@ -81,7 +81,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
         return made
 
     def dup(self) -> "StreamSocket":
-        """Another one over the same stream: the connection ends when both are closed."""
+        """Another socket for the same stream. The connection ends when both are closed."""
         copy: StreamSocket = super().dup()
         copy.connection, copy._carrier, copy._home = self.connection, self._carrier, self._home
         return copy
@@ -100,7 +100,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
     def _real_close(self, *more: Any) -> None:
         if _thread_id() == self._home:
             super()._real_close(*more)
-        else:  # gevent's loop is not for other threads
+        else:  # gevent's loop must not be used in other threads
             self.hub.loop.run_callback_threadsafe(super()._real_close)
 
     # Reading
@@ -135,7 +135,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
         return 0, [], 0, None
 
     def _end(self, nothing: Nothing) -> Nothing:
-        """`nothing`, where the stream has ended as a stream does."""
+        """`nothing` at a regular end of the stream. Raises the error that ended it otherwise."""
         failure = self._carrier.failure
         if failure is not None:
             raise type(failure)(*failure.args) from failure

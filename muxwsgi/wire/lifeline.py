@@ -1,4 +1,4 @@
-"""`Lifeline`: what the sweeper sees of one descriptor, and the sweep that keeps its limits in time.
+"""`Lifeline`: the deadlines and limits of one descriptor, and the sweep that enforces them.
 
 All connections that are layered on a descriptor share one. Handlers and engines set its limits, and never start a timer: about once a
 second the sweeper looks at all lifelines and calls `fail` of the `Ready` that a late greenlet waits on. What a sweep does, in this order:
@@ -107,7 +107,7 @@ class Lifeline:
             self._writer.fail(error)
 
     def drain(self) -> None:
-        """Wake the handler with `Draining` where it said that it rests, and nothing has come meanwhile: a message that is here already is
+        """Wake a resting handler with `Draining`, unless bytes have come meanwhile: a message that is here already is
         read and answered. To be repeated while the server drains."""
         if self.resting and not self.reader.is_ready():
             self.reader.fail(Draining("the server is shutting down"))

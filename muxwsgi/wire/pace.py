@@ -42,8 +42,9 @@ class SendQueue(Protocol):
 class WritePace(Pace):
     """The `Pace` of a peer that a blocked write waits for.
 
-    It counts what the peer has taken out of `queue`. What a send accepts says little: the kernel holds megabytes, and accepts more only
-    when a third of them are gone. The peer may read `queue.step` bytes unseen, so their time at the minimum rate is added to the grace.
+    It counts the bytes that the peer has taken out of `queue`. The bytes that a send accepts do not show that, because the kernel holds
+    megabytes, and accepts more only when a third of them are gone. The peer may read `queue.step` bytes unseen, so their time at the
+    minimum rate is added to the grace.
     """
 
     __slots__ = ("_at", "_queue", "_size")

@@ -4,7 +4,7 @@ The connection's limits (deadline, idle timeout, drain) hold through it, because
 application learns what ended the connection: see `StreamSocket`.
 
 `finish` does for the last bytes what the kernel does for a socket that was closed: it goes on sending for as long as the peer takes
-them. Where the peer takes nothing any more, the connection ends in a reset, because a clean end would say that all was sent.
+them. If the peer stops reading, the connection ends in a reset, because a clean end would mean that all was sent.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Pump:
                 data = b""
             try:
                 if not data:
-                    if not connection.lifeline.reset_at_close:  # otherwise it is not the end of what the application had to say
+                    if not connection.lifeline.reset_at_close:  # otherwise the application has not sent all its data
                         connection.shutdown(socket_module.SHUT_WR)
                     return
                 connection.sendall(data)

@@ -136,7 +136,7 @@ class Ready:
     def check_thread(self) -> None:
         """Raises `RuntimeError` in a thread that is not the hub's: only the hub's own greenlets can wait here."""
         if _thread_id() != self._hub.thread_ident:
-            raise RuntimeError("a Connection is for greenlets of its own thread: call as_socket() there, and use that socket here")
+            raise RuntimeError("a Connection works only in its thread: call as_socket() there, and use that socket here")
 
     def notify(self) -> None:
         """Wake the waiter, if there is one. Callable from any greenlet of the hub's thread."""

@@ -72,7 +72,7 @@ class _Direction:
         self._target = target
         self.count = 0
         self.moved_at = 0.0  # `time.monotonic()` of the last byte
-        self.ended = False  # whether the source has said its end
+        self.ended = False  # whether the source has ended
         self.failure: BaseException | None = None
 
     def copy(self) -> None:
@@ -163,8 +163,8 @@ def _wait(
         now_under_way = (half_sent, left.bytes_unacknowledged, right.bytes_unacknowledged)
         if now_under_way == under_way:
             half_closed = to_right.ended or to_left.ended
-            said = "one side has ended, and no byte came from the other" if half_closed else "no byte in either direction"
-            return Expired(f"{said} for {limit:g} s")
+            silence = "one side has ended, and no byte came from the other" if half_closed else "no byte in either direction"
+            return Expired(f"{silence} for {limit:g} s")
         under_way = now_under_way
         active_at = monotonic()
 

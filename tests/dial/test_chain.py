@@ -226,7 +226,7 @@ def test_addresses_go_as_addresses(scheme: str, host: str, make_dialer: DialerMa
         ("socks5h://127.0.0.1", "wants authentication"),
         ("socks5h://user:wrong@127.0.0.1", "does not take our user name and password"),
         ("socks5h://other:p%C3%A4sswort@127.0.0.1", "does not take our user name and password"),
-        ("socks4a://other@127.0.0.1", "our identd says something else"),
+        ("socks4a://other@127.0.0.1", "the identd of this host reports another user"),
     ],
 )
 def test_a_socks_server_wants_to_know_who_asks(url: str, why: str, make_dialer: DialerMaker, socks: SocksServer) -> None:
@@ -339,7 +339,7 @@ class Script:
         ("socks5h", [b"\x05\x00", b"\x04\x00\x00\x01"], "does not speak SOCKS5"),
         ("socks5h", [b"\x05\x00", b"\x05\x00\x00\x01\x7f"], "closed the connection without an answer"),
         ("socks4a", [b"\x04\x5a" + bytes(6)], "does not speak SOCKS4"),
-        ("socks4a", [b"\x00\x5c" + bytes(6)], "it cannot reach our identd"),
+        ("socks4a", [b"\x00\x5c" + bytes(6)], "it cannot reach the identd of this host"),
         ("socks4a", [b"\x00\x5a"], "closed the connection without an answer"),
     ],
 )

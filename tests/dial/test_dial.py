@@ -109,7 +109,7 @@ def test_an_address_that_cannot_be_reached_is_a_fault_at_once(make_dialer: Diale
 
 @pytest.mark.parametrize("port", [0, -1, 65536, 10**9])
 def test_what_is_no_port_is_not_dialled(make_dialer: DialerMaker, port: int) -> None:
-    with pytest.raises(DialError, match="is no port") as caught:
+    with pytest.raises(DialError, match="is not a port") as caught:
         make_dialer().connect("127.0.0.1", port, None)
     assert isinstance(caught.value, InvalidTarget)
 
@@ -236,7 +236,7 @@ def test_the_source_address_is_the_operators(make_dialer: DialerMaker, greeter: 
     dialer = make_dialer(zone({"both.example": ["::1", "127.0.0.1"]}), source_addresses=("127.0.0.7",))
     with dialer.connect("both.example", greeter.port, None).connection as connection:
         assert connection.getsockname()[0] == "127.0.0.7"
-    with pytest.raises(DialError, match="::1: there is no source address of this family"):
+    with pytest.raises(DialError, match="::1: no source address of this family is set"):
         dialer.connect("::1", greeter.port, None)
 
 
@@ -249,7 +249,7 @@ def test_a_source_address_that_is_not_ours_is_a_fault(make_dialer: DialerMaker, 
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ({"source_addresses": ("example.com",)}, "source_addresses: 'example.com' is no address"),
+        ({"source_addresses": ("example.com",)}, "source_addresses: 'example.com' is not an address"),
         ({"source_addresses": ("127.0.0.1", "::1", "127.0.0.2")}, "source_addresses: 127.0.0.2 is the second one"),
         ({"resolve_timeout": float("nan")}, "resolve_timeout: nan"),
     ],

@@ -51,7 +51,7 @@ def test_lower_case_goes_before_upper_case_and_empty_is_not_set() -> None:
 
 
 def test_the_variable_is_named_where_it_is_wrong() -> None:
-    with pytest.raises(OperatorError, match=r"^HTTPS_PROXY: upstream proxy http://h:0: 0 is no port$"):
+    with pytest.raises(OperatorError, match=r"^HTTPS_PROXY: upstream proxy http://h:0: 0 is not a port$"):
         UpstreamChoice.of_environment({"HTTPS_PROXY": "http://user:secret@h:0"})
 
 
@@ -98,7 +98,7 @@ def test_an_entry_may_be_for_one_port(entry: str, host: str) -> None:
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/33", "192.168.*", "http://example.com", "example.com:0", "example.com:port", "<local>", "a_b..c", "[::1"])
 def test_an_entry_that_fits_nothing_is_an_error(entry: str) -> None:
-    with pytest.raises(OperatorError, match=r"^no_proxy: .* is no name, address or network") as caught:
+    with pytest.raises(OperatorError, match=r"^no_proxy: .* is not a name, an address or a network") as caught:
         NoProxy(f"example.org,{entry}")
     assert repr(entry) in str(caught.value)
 

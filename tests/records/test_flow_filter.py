@@ -69,9 +69,9 @@ def test_the_host_of_a_flow_is_that_of_its_url_its_tunnel_or_its_client_hello() 
     [
         ("", 1, "a condition is missing"), ("  ", 3, "a condition is missing"), ("a &", 4, "a condition is missing"), ("a & | b", 5, "a condition is missing"),
         ("| a", 1, "a condition is missing"), ("()", 2, "a condition is missing"), ("!", 2, "a condition is missing"), ("(a", 1, "never closed"),
-        ("a (b | (c)", 3, "never closed"), ("a)", 2, "no ( for this"), ("~d", 3, "~d needs a regex"), ("~d & a", 4, "~d needs a regex"),
-        ("~d ~m", 4, "~d needs a regex"), ("~domain x", 1, "no operator ~domain"), ("a ~hostt x", 3, "no operator ~hostt"), ("~", 1, "no operator ~"),
-        ("~tsl", 1, "did you mean ~t"), ("~c", 3, "~c needs a status"), ("~c 40", 4, "no status"), ("~c OK", 4, "no status"), ("~c 4x4", 4, "no status"),
+        ("a (b | (c)", 3, "never closed"), ("a)", 2, "has no ("), ("~d", 3, "~d needs a regex"), ("~d & a", 4, "~d needs a regex"),
+        ("~d ~m", 4, "~d needs a regex"), ("~domain x", 1, "unknown operator ~domain"), ("a ~hostt x", 3, "unknown operator ~hostt"), ("~", 1, "unknown operator ~"),
+        ("~tsl", 1, "did you mean ~t"), ("~c", 3, "~c needs a status"), ("~c 40", 4, "is not a status"), ("~c OK", 4, "is not a status"), ("~c 4x4", 4, "is not a status"),
         ("~u 'a(b'", 6, "regex"), ("~u [b-a]", 5, "regex"), ("~b a{99999999999}", 4, "regex"), ('~u "a', 4, "quote is never closed"), ("'", 1, "never closed"),
         ("(" * 60 + "a" + ")" * 60, 51, "nested"), ("!" * 60 + "a", 61, "nested"), ("~b \udcff", 4, "regex"),
     ],

@@ -205,7 +205,7 @@ def test_an_archive_has_one_writer_and_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="another process"):
         HARFile(str(tmp_path / "h"))
     har.close()
-    with pytest.raises(OperatorError, match="no file that could be sought in"):
+    with pytest.raises(OperatorError, match="it is not a regular file"):
         HARFile("-")
 
 

@@ -227,7 +227,7 @@ def test_a_file_that_others_may_read_is_warned_of_and_left_so(tmp_path: Path, ca
     ("path", "options", "says"),
     [
         ("no/such/folder/file", {}, "No such file"), (".", {}, "Is a directory"), ("file", {"keep": 0}, "at least one"),
-        ("file", {"max_bytes": -1}, "no size"), ("/dev/null", FRAME, "no file that could be sought in"),
+        ("file", {"max_bytes": -1}, "is not a size"), ("/dev/null", FRAME, "it is not a regular file"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_file_is_the_operators_fault(tmp_path: Path, path: str, options: dict[str, object], says: str) -> None:

@@ -202,7 +202,7 @@ def test_all_can_be_sent_to_another_server(origin: str, got: list[Any], recorded
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--target", "far"], "--target: 'far' is no http:// or https:// URL"), (["--target", "ftp://h"], "is no http"), (["--target", "http://h:x"], "--target: "),
+        (["--target", "far"], "--target: 'far' is not an http:// or https:// URL"), (["--target", "ftp://h"], "is not an http"), (["--target", "http://h:x"], "--target: "),
         (["--target", "http://h/?q"], "is more than"), (["--timeout", "0"], "--timeout"), (["--filter", "~c x"], "column 4"),
     ],
 )  # fmt: skip
@@ -231,9 +231,9 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
     text = done.stdout
     for why in (
         "of its body's 10 bytes only 4 were kept",
-        "it is no HTTP exchange, but raw",
+        "it is not an HTTP exchange, but raw",
         "it has no request",
-        "it is no HTTP exchange, but websocket",
+        "it is not an HTTP exchange, but websocket",
         "no upstream has answered it, but a rule",
     ):
         assert f"(not sent: {why})" in text, why

@@ -195,7 +195,7 @@ def test_two_hijackers_that_take_silence_stop_the_start_unless_one_is_named(star
 
     one = muxwsgi.hijack(name="one", match=never, takes_silence=True)(greet)
     two = muxwsgi.hijack(name="two", match=never, takes_silence=True)(lambda connection: None)
-    with pytest.raises(OperatorError, match="one and two want connections on which the client says nothing: name one"):
+    with pytest.raises(OperatorError, match="one and two take connections of silent clients: name one"):
         start(one, two)
     with connect(start(one, two, silence="one")) as client:
         assert client.recv(100) == b"220 one\r\n"

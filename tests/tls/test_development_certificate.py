@@ -201,7 +201,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["a..example", "x" * 64])
 def test_a_name_that_is_none_is_the_operators_fault(folder: Path, name: str) -> None:
-    with pytest.raises(OperatorError, match="no host name"):
+    with pytest.raises(OperatorError, match="not a host name"):
         development_certificate([name])
 
 

@@ -1,7 +1,7 @@
 """The client's side of HTTP/1.1: one upstream connection, one exchange after the other. No byte of one exchange gets into another.
 
 It frames and parses. The caller decides which request is sent, whether one may be sent again, and where a connection goes afterwards.
-Requests come in as bytes. The caller says whether more of the same request follows.
+Requests are given as bytes. The caller tells whether more of the same request follows.
 """
 
 import math
@@ -77,7 +77,7 @@ class ClientConnection:
     An exchange: `send` the request, `receive` the head, read `body` to its end. Then, if `reusable`, another. One greenlet may send while
     another receives, so that a response that comes before the request is sent whole is seen.
 
-    Deadlines are set on the connection's lifeline: somebody sweeps it (`Sweeper.lines`).
+    Deadlines are set on the connection's lifeline, which the caller adds to a sweeper (`Sweeper.lines`).
 
     Attributes:
         connection: the stream below; not to be read from or written to.
@@ -119,7 +119,7 @@ class ClientConnection:
         self.answered = False
         self.closing = False
         self.address = ""
-        self._keep_alive = True  # what the last response says
+        self._keep_alive = True  # of the last response
         self._sending = False  # more of the request is to come
         self._awaited = False  # a request has begun, its final head has not come
         self._receiving = False  # a greenlet waits for a head
@@ -144,7 +144,7 @@ class ClientConnection:
             self.answered = False
             if more:
                 self.connection.reset_unless_complete(True)
-        # Until it is all sent: a response that is complete by then says nothing about the rest of the request.
+        # Until it is all sent, because a response may be complete before the request is.
         self._sending = True
         try:
             if data:
@@ -270,7 +270,7 @@ class ClientConnection:
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent: request and response are complete, neither side said close, nothing is left over."""
+        """Whether another request may be sent: request and response are complete, neither side sent `close`, and no bytes are left over."""
         body = self.body
         return (
             self._keep_alive
@@ -280,7 +280,7 @@ class ClientConnection:
         )
 
     def alive(self) -> bool:
-        """Whether nothing has come on an idle connection: neither its end nor bytes that nobody asked for. Does not wait.
+        """Whether nothing has come on an idle connection: neither its end nor unrequested bytes. Does not wait.
 
         False is final.
         """

@@ -57,7 +57,7 @@ class Pool:
             return None
         oldest = self._clock() - self._idle_timeout
         while kept:
-            client = kept.pop()  # before anything is asked of it: nobody else can have it
+            client = kept.pop()  # before it is checked, so that no other greenlet gets it
             _, since = self._since.pop(client)
             if not kept:
                 self._by_key.pop(key, None)
@@ -68,7 +68,7 @@ class Pool:
         return None
 
     def put(self, key: Hashable, client: ClientConnection) -> None:
-        """Keep `client` for the next `take` of `key`, or close it. It is no longer the caller's either way.
+        """Keep `client` for the next `take` of `key`, or close it. The caller must not use it any more.
 
         With no room for `key` it is closed. With no room at all, the connection that has been idle longest is closed instead.
         """
@@ -97,7 +97,7 @@ class Pool:
                 self._remove(client)
 
     def close(self) -> None:
-        """Close all, and whatever is put in later. Idempotent."""
+        """Close all connections, and those that are put in later. Idempotent."""
         self._closed = True
         while self._since:
             self._remove(next(iter(self._since)))

@@ -16,7 +16,7 @@ from muxwsgi.http.client.response_repair import repaired
 
 __all__ = ["BrokenResponse", "ResponseHead", "parse_response_head", "refuse_response_early"]
 
-#: HTTP-version SP status-code SP [ reason-phrase ] CRLF (RFC 9112 section 4). That the second SP may be missing is no doubt about
+#: HTTP-version SP status-code SP [ reason-phrase ] CRLF (RFC 9112 section 4). A missing second SP raises no doubt about
 #: anything, and many servers leave it out together with the phrase.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
 
@@ -33,7 +33,7 @@ _SPECIAL_INITIALS = frozenset("CcTt")
 
 
 class BrokenResponse(OSError):
-    """What came is no HTTP/1 response, or one whose framing is in doubt. `reason` is one line. The connection is of no further use.
+    """The bytes are not an HTTP/1 response, or its framing is in doubt. `reason` is one line. The connection is unusable.
 
     It is an `OSError`, as everything is that a connection may raise.
     """
@@ -50,7 +50,7 @@ class ResponseHead:
     reason      the phrase as sent, latin-1; "" where there is none
     minor       of the version: HTTP/1.`minor`
     fields      (name, value) as sent, latin-1, in order, repeated ones kept; values without the white space around them
-    length      what Content-Length says, None without. A response to HEAD and a 304 have one without having a body
+    length      the Content-Length, None without. A response to HEAD and a 304 may have one, but no body
     chunked     whether Transfer-Encoding is chunked
     keep_alive  whether another response may follow on the connection: as the server says (RFC 9112 section 9.3), and not where the body
                 ends with the connection, or where the connection is HTTP's no more (101, 2xx to CONNECT)
@@ -97,7 +97,7 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
         raw = b"HTTP/1.1" + raw[8:]
 
     # 2. The fields. Once llhttp has passed them, each is one line, `token ":" OWS value OWS`: no folds, no bare CR or LF, no white space in
-    # a name. To cut them there takes half the time that its callbacks would, and has no room for another opinion (a property test says so).
+    # a name. Splitting there takes half the time of callbacks, with the same result as llhttp's (a property test checks that).
     try:
         HttpResponseParser(_NOTHING).feed_data(raw)
     except HttpParserUpgrade:
@@ -175,13 +175,13 @@ def _bad_status_line(raw: bytes) -> BrokenResponse:
         return BrokenResponse("the response is of another version than HTTP/1")
     if raw.startswith(_VERSION):
         return BrokenResponse("the status line is malformed")
-    return BrokenResponse("what came is no HTTP response")
+    return BrokenResponse("the bytes are not an HTTP response")
 
 
 def refuse_response_early(head: bytes, limit_head: int, searched: int = 0) -> None:
     """Raise `BrokenResponse` for what is wrong with a head as far as it has come; the first `searched` bytes were looked at before.
 
-    A server that speaks something else, or ends its lines with a bare LF, would never end its head: nobody waits for the deadline then.
+    A server of another protocol, or one that ends its lines with a bare LF, never ends its head. This is detected before the deadline.
     """
     if not head.startswith(_VERSION) and not _VERSION.startswith(head):
         raise _bad_status_line(head)

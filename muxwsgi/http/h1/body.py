@@ -135,8 +135,8 @@ class LengthBody(MessageBody):
 
 
 class CloseBody(MessageBody):
-    """A response's body that ends with the connection (RFC 9112 section 6.3, the last item). Over plain TCP nobody can tell whether it is
-    whole. Over TLS it is where the peer says that it ends (RFC 9112 section 9.8)."""
+    """A response's body that ends with the connection (RFC 9112 section 6.3, the last item). Over plain TCP it cannot be known to be
+    complete. Over TLS it is complete after a close_notify (RFC 9112 section 9.8)."""
 
     __slots__ = ()
 

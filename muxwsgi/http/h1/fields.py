@@ -166,7 +166,7 @@ class Fields:
         self._lines: list[bytes] = []  # of the head that is remembered, each with its CRLF
         self._names: list[bytes] = []  # that of each line
         self._line_keys: list[str] = []  # and the key of each name
-        self._template = self._shared  # with those fields on top, in a dict of its own, as soon as there are any
+        self._template = self._shared  # with those fields added, in a separate dict, once there are any
 
     # By llhttp
 
@@ -187,7 +187,7 @@ class _Sink:
     """Where the parser puts fields: into an environ, under their keys.
 
     `repeated` is the name of one that may not come twice, and did: raising in a callback would only make the parser raise something else.
-    The other callbacks are there to say that there are none: a new parser asks for each.
+    The other callbacks do nothing, because a new parser looks up each.
     """
 
     __slots__ = ("_environ", "repeated")
@@ -209,7 +209,7 @@ class _Sink:
             return
         text = value.decode("latin-1")
         if text and text[-1] in " \t":
-            text = text.rstrip(" \t")  # OWS behind a value is no part of it (RFC 9112 section 5.1)
+            text = text.rstrip(" \t")  # OWS after a value does not belong to it (RFC 9112 section 5.1)
         environ = self._environ
         if key in environ:
             if key in _SINGLETONS:

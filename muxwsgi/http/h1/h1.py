@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP1"]
 
-#: Bytes of a body that nobody read, which are read and dropped so that the connection can go on. Above it closes.
+#: Unread bytes of a body that are dropped so that the connection can go on. With more, it closes.
 DRAIN_AT_MOST = 65536
 
 #: Bytes read at once where a head is expected: most are smaller, and what is larger goes on from there.
@@ -268,7 +268,7 @@ class HTTP1:
         if head.chunked:
             body = ChunkedBody(incoming, self._settings, head.expects_continue)
             environ["muxwsgi.trailers"] = body.trailers
-            # Only where there is no Content-Length, which says the same to everybody.
+            # Only without a Content-Length, whose meaning is never in doubt.
             environ["wsgi.input_terminated"] = True
         else:
             body = LengthBody(incoming, self._settings, head.expects_continue, head.length or 0)

@@ -5,7 +5,7 @@ fields, what llhttp (through httptools) lets through and the policy refuses: Tra
 missing or repeated Host; any size. Each is doubt about what the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5,
 6.3).
 
-Nothing here reads from a connection. What the head says goes straight into the request's environ, under PEP 3333's keys: another form in
+Nothing here reads from a connection. The head is parsed straight into the request's environ, under PEP 3333's keys: another form in
 between would be made only to be copied.
 """
 
@@ -33,7 +33,7 @@ globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
 #: A method that is one, for a line that is wrong elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
 
-#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which nobody has.
+#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which is not in use.
 _HOST = re.compile(r"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
@@ -95,7 +95,7 @@ class Head:
         self.expects_continue = False
 
     def parse(self, raw: bytes) -> dict[str, Any]:
-        """A new environ with what `raw` says, which is one head with its CRLFCRLF and without empty lines in front. Raises `PeerError`."""
+        """A new environ for `raw`, which is one head with its CRLFCRLF and without empty lines in front. Raises `PeerError`."""
         try:
             return self._parse(raw)
         except PeerError:
@@ -110,7 +110,7 @@ class Head:
         self._whole = b""
         self._whole_environ = None
 
-        # 1. The request line. `_REQUEST_LINE` says what it is. Most have the method of the one before and the newest version, and are found
+        # 1. The request line, as in `_REQUEST_LINE`. Most have the method of the one before and the newest version, and are found
         # to be one without it.
         before = self._method_part
         begin = len(before)
@@ -199,7 +199,7 @@ class Head:
 
 
 def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
-    """Path and query of a request-target that is no path: the other three forms (RFC 9112 section 3.2)."""
+    """Path and query of a request-target that is not a path: the other three forms (RFC 9112 section 3.2)."""
     if method == "CONNECT":
         if not _is_host(target, port_needed=True):
             raise PeerError(400, "the target of CONNECT is not host:port")

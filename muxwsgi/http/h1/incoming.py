@@ -26,6 +26,6 @@ class Incoming:
         return data or self.connection.recv(BLOCK)
 
     def give_back(self) -> None:
-        """Make the buffer the connection's read-ahead: somebody else reads on from here."""
+        """Make the buffer the connection's read-ahead, for another reader."""
         self.connection.unread(self.buffer)
         self.buffer = b""

@@ -1,4 +1,4 @@
-"""What can be said of a request that was refused before it was understood, for logs alone."""
+"""Parses a refused request as far as possible, for logs."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -16,7 +16,7 @@ _FIELDS_AT_MOST = 100
 
 
 def refused_request(shared: Environ, head: bytes, longest: int) -> tuple[Environ, str]:
-    """What a `head` that was refused says, complete or not: an environ, and its request line of at most `longest` bytes.
+    """The environ of a refused `head`, complete or not, and its request line of at most `longest` bytes.
 
     Nothing may be decided by it, because the head was not understood.
     """

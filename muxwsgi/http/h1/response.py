@@ -198,7 +198,7 @@ def _last_chunk(trailers: list[Header]) -> bytes:
 
 
 def put_refusal(connection: "Connection", error: PeerError, defaults: ResponseDefaults) -> int:
-    """Send a whole response that says what is wrong with a request, and that the connection closes; the bytes of its body."""
+    """Send a whole error response for a request, with `Connection: close`. Returns the number of bytes of its body."""
     body = f"{error.reason}\n".encode()
     status = f"{error.status} {HTTPStatus(error.status).phrase}"
     defaults.refresh()

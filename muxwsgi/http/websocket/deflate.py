@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) for a reader: what a handshake agreed on, and what compressed payloads say. No I/O."""
+"""permessage-deflate (RFC 7692) for a reader: its parameters in a handshake, and decompression of payloads. No I/O."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ class Deflate:
 def agreed_deflate(fields: Iterable[tuple[str, str]]) -> Deflate | None:
     """permessage-deflate in the fields of a 101 response; None where no extension was agreed on.
 
-    Raises `ValueError` where it cannot be said what payloads mean: another extension, or parameters that RFC 7692 section 7.1 forbids.
+    Raises `ValueError` if payloads cannot be decoded: another extension, or parameters that RFC 7692 section 7.1 forbids.
     """
     found: Deflate | None = None
     for name, parameters in extensions(fields):
@@ -64,7 +64,7 @@ def _deflate(parameters: list[str]) -> Deflate:
 
 
 class Inflater:
-    """Inflates the compressed messages of one direction, in their order. `keeps_context` says that they refer to each other."""
+    """Inflates the compressed messages of one direction, in their order. `keeps_context`: they share a window."""
 
     __slots__ = ("_keeps_context", "_window", "_zlib")
 
@@ -74,7 +74,7 @@ class Inflater:
         self._zlib = zlib.decompressobj(_RAW)
 
     def inflate(self, data: bytes, fin: bool) -> Iterator[bytes]:
-        """What the payload of one more frame says, in blocks; `fin` for the last of its message. Raises `BrokenFrame`. Exhaust it."""
+        """The decompressed payload of the next frame, in blocks; `fin` for the last of its message. Raises `BrokenFrame`. Exhaust it."""
         if fin:
             data += _TAIL
         for _ in range(_FINAL_BLOCKS):

@@ -83,7 +83,7 @@ class Frame:
 
 
 class BrokenFrame(OSError):
-    """One side breaks the protocol. `code` is the code of the Close frame that says so, `reason` its text, one line."""
+    """One side breaks the protocol. `code` and `reason` (one line) are those of the Close frame for it."""
 
     def __init__(self, reason: str, code: int = PROTOCOL_ERROR) -> None:
         super().__init__(reason)
@@ -140,7 +140,7 @@ class FrameParser:
         self.fault: BrokenFrame | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
-        """The frames that `data` completes. Where something is wrong behind them, `fault` says so, and the next call raises it."""
+        """The frames that `data` completes. An error after them is `fault`, and the next call raises it."""
         if self.fault is not None:
             raise self.fault
         frames: list[Frame] = []

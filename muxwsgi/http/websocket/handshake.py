@@ -1,4 +1,4 @@
-"""The opening handshake of WebSockets (RFC 6455 section 4): what its fields say. No I/O."""
+"""The fields of the opening handshake of WebSockets (RFC 6455 section 4). No I/O."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ _EXTENSIONS = "sec-websocket-extensions"
 
 
 def asks_for_websocket(environ: Mapping[str, str]) -> bool:
-    """Whether the request of a WSGI environ asks for a WebSocket, of whatever version (section 4.2.1)."""
+    """Whether the request of a WSGI environ asks for a WebSocket, of any version (section 4.2.1)."""
     if "HTTP_UPGRADE" not in environ or environ["HTTP_UPGRADE"].lower() != "websocket":
         return False
     options = [option.strip() for option in environ.get("HTTP_CONNECTION", "").lower().split(",")]

@@ -1,6 +1,6 @@
 """The messages that frames make up (RFC 6455 section 5.4): fragments joined, inflated and held to UTF-8. No I/O.
 
-`Fragments` takes the data frames of one direction and says what each adds to its message, in blocks: it collects nothing. `Messages` is
+`Fragments` takes the data frames of one direction, and yields what each adds to its message, in blocks. It collects nothing. `Messages` is
 what an endpoint needs: it collects whole messages up to a size. Control frames are for the caller.
 """
 

@@ -35,7 +35,7 @@ recv        The reading greenlet, on the reader. In TLS 1.3 a read may have to w
 sendall     The first attempt does not wait. If it would block, the greenlet takes the write turn, and waits on the writer until all is
             sent.
 shutdown    As sendall: close_notify is a record.
-close       Nobody.
+close       No lock.
 
 What must hold
 --------------

@@ -59,7 +59,7 @@ def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
         with open(files.keyfile, "rb") as file:
             key = load_pem_private_key(file.read(), password=None)
     except TypeError:
-        raise OperatorError(f"keyfile: {files.keyfile} is encrypted: a server has nobody to ask for the passphrase") from None
+        raise OperatorError(f"keyfile: {files.keyfile} is encrypted: a server cannot ask for the passphrase") from None
     except OSError as error:
         raise OperatorError(f"keyfile: {files.keyfile}: {error.strerror}") from None
     except (ValueError, UnsupportedAlgorithm):

@@ -91,7 +91,7 @@ def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.DNSName(name.encode("idna").decode("ascii").lower())
     except UnicodeError:
-        raise OperatorError(f"the development certificate cannot be one for {name!r}: it is no host name") from None
+        raise OperatorError(f"a development certificate cannot be made for {name!r}, which is not a host name") from None
 
 
 def _own_name() -> tuple[str, ...]:
