@@ -206,23 +206,30 @@ def test_a_limit_counts_connections_that_were_begun_before() -> None:
         while connection.recv():
             pass
 
-    def enters(sock: Any) -> bool:
+    def entered() -> Any:
+        """A connection that the hijacker serves; None where it is at its limit."""
+        sock = connect(server)
         sock.sendall(b"!")
         try:
-            return bool(sock.recv(2) == b"in")
+            if sock.recv(2) == b"in":
+                return sock
         except ConnectionResetError:
-            return False
+            pass
+        sock.close()
+        return None
 
-    with running(answering(b"old"), few) as server, connect(server) as first, connect(server) as second, connect(server) as third:
-        assert enters(first)
+    with running(answering(b"old"), few) as server:
+        first = entered()
         server.swap(answering(b"new"), [few])
-        assert enters(second)
+        second = entered()
         server.swap(answering(b"newer"), [few])
-        assert not enters(third)
+        assert first and second and not entered()
         first.close()
         until(lambda: server.connections == 1)
-        with connect(server) as fourth:
-            assert enters(fourth)
+        third = entered()
+        assert third
+        second.close()
+        third.close()
 
 
 def test_what_lasts_longer_than_the_graceful_timeout_is_cut(caplog: pytest.LogCaptureFixture) -> None:
