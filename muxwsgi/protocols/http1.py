@@ -2,6 +2,7 @@
 
 import re
 
+from muxwsgi.grammar import TCHAR, TOKEN
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import Matcher, all_of, more_of, named
 from muxwsgi.mux.route import LAST, Handler, Route
@@ -34,7 +35,7 @@ _LINE_LENGTH = 8190  # the limit of Apache and gunicorn on a request line
 # request-line = method SP request-target SP HTTP-version (RFC 9112 section 3); a method is a token (RFC 9110
 # section 5.6.2).
 _EMPTY_LINES = re.compile(rb"(?:\r\n){0,%d}" % LEADING_CRLFS)
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = TOKEN.encode()
 #: What an authority consists of (RFC 3986 section 3.2): `{` and `"` are not in it, so NATS' `CONNECT {...}` has none.
 _AUTHORITY = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%%:\[\]]{1,%d}" % _LINE_LENGTH)
 _SCHEMES = (b"http://", b"https://")
@@ -181,7 +182,7 @@ PROTOCOL = Protocol(
 
 # How a mux asks for it
 
-_WORD = re.compile(rb"[\r\n\t ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]*+")
+_WORD = re.compile(rb"[\r\n\t ]*+%b*+" % TCHAR.encode())
 
 
 def word(data: bytes) -> Match:

@@ -8,9 +8,11 @@ needs more than the first two repairs stays as it is, and is refused.
 
 import re
 
+from muxwsgi.grammar import TOKEN
+
 __all__ = ["normalised", "repaired"]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = TOKEN.encode()
 
 _BLANKS_BEFORE_COLON = re.compile(rb"(" + _TOKEN + rb")[ \t]+:")
 

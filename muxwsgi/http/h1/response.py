@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.date import http_date
+from muxwsgi.http.h1.chunk_line import last_chunk
 from muxwsgi.http.rendered import Header, Rendered
 from muxwsgi.http.response import JOIN_AT_MOST, Response
 from muxwsgi.wire.syscalls import clock, second
@@ -118,7 +119,7 @@ class H1Response(Response):
 
     def _put_end(self) -> None:
         if self._chunked:
-            self._send(_last_chunk(self._trailer_fields()) if self.trailers else b"0\r\n\r\n", 0, 0)
+            self._send(last_chunk(self._trailer_fields()) if self.trailers else b"0\r\n\r\n", 0, 0)
         elif self._left is None:  # the end of the connection is the end of the body
             self._connection.reset_unless_complete(False)
 
@@ -191,10 +192,6 @@ def response_to(
     response = H1Response.__new__(H1Response)
     response._take(connection, defaults, body, method, minor, keep_alive)
     return response
-
-
-def _last_chunk(trailers: list[Header]) -> bytes:
-    return "\r\n".join(["0", *(f"{name}: {value}" for name, value in trailers), "", ""]).encode("latin-1")
 
 
 def put_refusal(connection: "Connection", error: PeerError, defaults: ResponseDefaults) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from muxwsgi.errors import Cut, PeerError
+from muxwsgi.http.h1.chunk_line import last_chunk
 
 if TYPE_CHECKING:
     from muxwsgi.http.client.connection import ClientConnection
@@ -31,12 +32,7 @@ def pieces_of(source: Any) -> Iterator[bytes]:
 
 def chunked(data: bytes, trailers: Mapping[str, str]) -> bytes:
     """A whole body in one chunk (RFC 9112 section 7.1)."""
-    return (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + _last_chunk(trailers)
-
-
-def _last_chunk(trailers: Mapping[str, str]) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in trailers.items())
-    return b"0\r\n%b\r\n" % lines.encode("latin-1")
+    return (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + last_chunk(trailers.items())
 
 
 class Upload:
@@ -109,4 +105,4 @@ class Upload:
         if piece:
             self._client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._left is None else piece, more=True)
         else:
-            self._client.send(_last_chunk(self._trailers) if self._left is None else b"")
+            self._client.send(last_chunk(self._trailers.items()) if self._left is None else b"")
