@@ -26,6 +26,10 @@ NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules")}
 TOGETHER = {f"muxwsgi.wire.{name}" for name in ("connection", "ending", "extras", "files", "flags", "given", "layers", "pump")}
 
 
+#: Lines of a file that need no reason.
+LONGEST = 450
+
+
 def name_of(path: Path) -> str:
     parts = ["muxwsgi", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -87,3 +91,10 @@ def test_no_import_goes_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_a_long_file_says_in_its_docstring_why() -> None:
+    long = {own: path.read_text() for own, path in SOURCES.items() if path.read_text().count("\n") > LONGEST}
+    unexplained = [own for own, text in long.items() if "The file is long because" not in (ast.get_docstring(ast.parse(text)) or "")]
+    assert unexplained == []
+    assert "muxwsgi.wire.connection" in long, "no file is long any more: drop this test and the sentence in docs/architecture.md"

@@ -35,7 +35,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
             log.info("listening on %s (TLS %s): %s", address, bind.tls, routes)
     ca = _ca_file(proxy) if proxy is not None and proxy.may_intercept else None
     if ca is not None:
-        log.info("tunnels are looked into: clients have to trust %s", ca)
+        log.info("tunnels are intercepted: clients have to trust %s", ca)
     if not sys.stderr.isatty():
         return
     lines = [""]
@@ -116,14 +116,14 @@ def _ways_in(address: str, bind: BindSettings, server: Server, proxy: "Proxy", c
 
 def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]) -> Iterator[str]:
     if not proxy.may_intercept:
-        yield "Tunnels are relayed as they are. To look into them: --mitm, or a rule that says so."
+        yield "Tunnels are relayed as they are. To intercept them: --mitm, or a rule for it."
         return
     if ca is not None:
         folder = f" --folder {shlex.quote(proxy.settings.ca_folder)}" if proxy.settings.ca_folder else ""
-        yield f"Tunnels are looked into. Clients have to trust {ca}:"
+        yield f"Tunnels are intercepted. Clients have to trust {ca}:"
         yield f"`muxwsgi ca export{folder}` says how browsers and others learn to."
     else:
-        yield "Tunnels are looked into. Clients have to trust the CA."
+        yield "Tunnels are intercepted. Clients have to trust the CA."
     if hijackers:
         yield f"Served in tunnels, beside HTTP: {', '.join(hijacker.name for hijacker in hijackers)}."
 

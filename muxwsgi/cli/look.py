@@ -76,7 +76,7 @@ def check_proxy(values: Mapping[str, Any]) -> None:
         if bind.path is None and bind.fd is None:
             proxy.access.check_bind(tcp_address(bind), can_ask=bind.transparent is None)
     _list_binds(_composed(values, proxy), settings)
-    click.echo(f"tunnels are {'looked into' if proxy.may_intercept else 'relayed as they are'}")
+    click.echo(f"tunnels are {'intercepted' if proxy.may_intercept else 'relayed as they are'}")
     click.echo("the configuration is good")
 
 

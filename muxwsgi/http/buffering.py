@@ -1,10 +1,10 @@
 """Request buffering: a chunked body is read before the application runs, which then sees a body with a Content-Length.
 
-For applications that read only as much as CONTENT_LENGTH says: Django takes a chunked body for an empty one and answers 200. Buffering
-costs such an application nothing, because it reads the body before it answers anyway. All others get chunked bodies as they come.
+It is for applications that read only CONTENT_LENGTH bytes. Django takes a chunked body for an empty one, and answers 200. Buffering costs
+such an application nothing, because it reads the body before it answers anyway. All others get chunked bodies as they come.
 
-It is a WSGI middleware, so that it holds for one mounted application and not for its neighbours. The body is read through `wsgi.input`:
-what holds for other bodies (minimum rate, limit_request_body, 400 for broken chunks) holds for this one too.
+It is a WSGI middleware, so it can be used for one mounted application alone. The body is read through `wsgi.input`, so the minimum rate,
+`limit_request_body` and the 400 for broken chunks apply.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ IN_MEMORY = 1 << 19
 #: Bytes read at once.
 BLOCK = 1 << 16
 
-#: Where middlewares keep the application that they wrap.
+#: The attributes in which middlewares keep the application that they wrap.
 _INNER = ("app", "wsgi_app", "application", "__wrapped__")
 _DEEPEST = 20
 
@@ -82,7 +82,7 @@ class _Spool(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class _Result:
-    """What the application returned; the file of the request ends with it."""
+    """The application's iterable. Its `close` also closes the file of the request."""
 
     def __init__(self, result: Iterable[bytes], stack: contextlib.ExitStack) -> None:
         self._result = result
@@ -112,7 +112,7 @@ def _not_stored(environ: Environ, start_response: Callable[..., Any], error: OSE
 
 
 def with_buffering(app: WSGIApplication, when: BufferChunked, limit: int) -> WSGIApplication:
-    """`app`, with buffering for those parts of it that need it: `always` all, `django` what is Django's, `never` none."""
+    """`app` with buffering: `always` for all requests, `django` for Django applications in it, `never` for none."""
     if when == "never" or isinstance(app, RequestBuffering):
         return app
     if when == "always" or _is_django(app):
@@ -126,7 +126,7 @@ def with_buffering(app: WSGIApplication, when: BufferChunked, limit: int) -> WSG
 
 
 def _leads_to_django(app: object, depth: int = 0) -> bool:
-    """Whether Django is what `app` wraps, as far as attributes show it."""
+    """Whether `app` is or wraps a Django application, as far as its attributes show."""
     if _is_django(app):
         return True
     if depth == _DEEPEST:

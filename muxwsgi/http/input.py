@@ -11,14 +11,14 @@ __all__ = ["Input"]
 #: Bytes asked for at once.
 BLOCK = 65536
 
-#: Reads of less than this go through a buffer of their own: taking little from the connection's each time would copy the rest each time.
+#: Reads of less than this use a separate buffer, because each small read from the connection's buffer would copy the rest.
 DIRECT_AT_LEAST = 8192
 
 
 class Input:
     """`wsgi.input` (PEP 3333): a file that ends where the body ends, with every framing.
 
-    Where the body cannot be read to its end, each method raises the `OSError` that `Body.read_some` does, as `raise_unreadable` has it.
+    If the body cannot be read to its end, each method raises the `OSError` of `Body.read_some`, through `raise_unreadable`.
     """
 
     __slots__ = ("_body", "_buffer", "closed")

@@ -1,4 +1,4 @@
-"""What `wsgi.input` raises where a body cannot be read to its end, in the words of the application's framework.
+"""The errors of `wsgi.input` for a body that cannot be read to its end. They are also of the classes of the application's framework.
 
 The errors of the connection and of the body are `OSError`s: Django makes `UnreadablePostError` of these, and werkzeug `ClientDisconnected`
 where it reads a body with a Content-Length. It reads a body with `wsgi.input_terminated` (a chunked one) without that wrapping, so Flask
@@ -15,7 +15,7 @@ __all__ = ["raise_unreadable"]
 
 
 def raise_unreadable(error: PeerError | OSError) -> NoReturn:
-    """Raise `error`. Where werkzeug is loaded, what is raised is of the same class and also werkzeug's: `ClientDisconnected`,
+    """Raise `error`. If werkzeug is loaded, the exception is of the same class and also of a class of werkzeug: `ClientDisconnected`,
     `RequestEntityTooLarge` for 413, `RequestTimeout` for 408."""
     if "werkzeug.exceptions" not in sys.modules:
         raise error
@@ -31,7 +31,7 @@ def raise_unreadable(error: PeerError | OSError) -> NoReturn:
 
 @cache
 def _of_werkzeug(kind: type[Exception], status: int) -> Any:
-    """A subclass of `kind` and of werkzeug's exception for `status`. `OSError` comes first, so `str` and `errno` are its own."""
+    """A subclass of `kind` and of werkzeug's exception for `status`. `OSError` comes first, so `str` and `errno` are those of `OSError`."""
     from werkzeug.exceptions import ClientDisconnected, default_exceptions
 
     base = ClientDisconnected if status == 400 else default_exceptions.get(status, ClientDisconnected)

@@ -33,7 +33,7 @@ class Opening:
 
 @runtime_checkable
 class LayerHandler(Protocol):
-    """A handler that takes a layer off the connection and hands what is inside to `inner`. `explain` looks into it."""
+    """A handler that removes a layer and gives the connection inside to `inner`. `explain` follows it."""
 
     inner: Mux
 

@@ -10,7 +10,7 @@ from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, TLSSettings
 __all__ = ["LOOK", "RULES", "WAY", "ProxySettings"]
 
 #: Sections of docs/configuration.md.
-LOOK = "The proxy: what is looked into"
+LOOK = "The proxy: interception"
 WAY = "The proxy: how upstreams are reached"
 RULES = "The proxy: rules and records"
 
@@ -20,7 +20,7 @@ class ProxySettings:
     """Limits, deadlines and habits of the proxy."""
 
     default_action: Literal["accept", "mitm"] = setting(
-        "accept", "What happens to a tunnel that no rule decides on: it is relayed as it is, or looked into.", choices=("accept", "mitm")
+        "accept", "What happens to a tunnel that no rule decides on: it is relayed as it is, or intercepted.", choices=("accept", "mitm")
     )
     ca_folder: str | None = setting(None, "Where the CA lies. Default: as for `muxwsgi ca`.", section=LOOK, unit="FOLDER")
     leaf_key_type: Literal["ec", "rsa"] | None = setting(
@@ -30,11 +30,11 @@ class ProxySettings:
         choices=("ec", "rsa"),
     )
     passthrough: tuple[str, ...] = setting(
-        (), "Never look into TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST"
+        (), "Never intercept TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST"
     )
     learn_after: int = setting(
         0,
-        "Stop looking into a host once clients have refused our leaf for it so many times; 0 for never.",
+        "Stop intercepting a host once clients have refused its leaf so many times; 0 for never.",
         section=LOOK,
         option="passthrough_after",
         unit="N",

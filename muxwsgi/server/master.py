@@ -22,6 +22,8 @@ when that one is ready. If it runs again before, it ends as others do.
 with a `Worker`. So the frames and the descriptors of the loop are gone in the child, and the child ends as any program does.
 
 Reference: signal names and their meaning are gunicorn's (docs.gunicorn.org, "Signal Handling").
+
+The file is long because signals, ended workers and deadlines change the same state, in one loop.
 """
 
 import logging

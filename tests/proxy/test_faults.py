@@ -55,7 +55,7 @@ def test_each_error_of_a_dial_has_a_phase_that_clients_are_told() -> None:
 BAD_HEADS = {
     "nothing": (b"", "without a response"),
     "half a head": (b"HTTP/1.1 200 OK\r\nContent-", "in the response head"),
-    "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", "no HTTP response"),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", "not an HTTP response"),
     "another version": (b"HTTP/2.0 200 OK\r\n\r\n", "another version"),
     "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", "bare CR or LF"),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "Content-Length"),
@@ -443,7 +443,7 @@ def test_a_ca_that_cannot_be_read_is_said_at_the_start_or_costs_tls_alone(
     with pytest.raises(OSError):
         lab.wrap(road.client())
     errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-    assert len(errors) == 1 and "cannot be looked into" in errors[0].getMessage() and errors[0].exc_info is None
+    assert len(errors) == 1 and "cannot be intercepted" in errors[0].getMessage() and errors[0].exc_info is None
     caplog.get_records("call").clear()
 
 

@@ -1,4 +1,4 @@
-"""A security team's proxy: everything is looked into, and what must not happen does not.
+"""A security team's proxy: all tunnels are intercepted, and a policy is enforced.
 
     muxwsgi run 'muxwsgi_inspector:create_proxy("policy.toml")' -b 127.0.0.1:8080
 

@@ -16,7 +16,7 @@ __all__ = ["Policy"]
 class Policy:
     """
     deny                files with hosts that nobody reaches
-    passthrough         hosts whose TLS is not looked into
+    passthrough         hosts whose TLS is not intercepted
     strip_request       names of fields that are taken out of requests
     strip_response      and out of responses
     secrets             further kinds of secrets, by name

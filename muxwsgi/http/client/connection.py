@@ -31,13 +31,13 @@ __all__ = ["BrokenResponse", "ClientConnection", "ClientSettings", "NoResponse",
 OnInterim = Callable[[ResponseHead], None]
 
 #: Bodies of responses have no minimum rate and no limit: an event stream is silent for hours, and how long silence may last is
-#: `Connection.idle_timeout`'s to say.
+#: set by `Connection.idle_timeout`.
 _BODIES = HTTPSettings(body_min_rate=0, limit_request_body=0)
 
-#: How a head ends whose lines may end in a bare LF.
+#: The end of a head whose lines may end in a bare LF.
 _HEAD_END = re.compile(rb"\n\r?\n")
 
-#: The kernel's own, patched process or not: it is asked without waiting.
+#: The unpatched function, which is called without waiting.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 
 
@@ -53,7 +53,7 @@ class ClientSettings:
     limit_response_head     bytes of one head
     limit_response_fields   number of fields in it
     limit_interim           1xx responses before the final one
-    accept_invalid          take heads that are not quite HTTP: see `response_repair.py`
+    accept_invalid          repair some invalid heads: see `response_repair.py`
     response_head_timeout   seconds from the end of the request, and from each interim response, to the end of the head; 0 for no limit
     """
 
@@ -82,11 +82,11 @@ class ClientConnection:
     Attributes:
         connection: the stream below; not to be read from or written to.
         body: of the response whose head `receive` returned last. Its faults are `OSError`s (`BrokenBody`).
-        fresh: no response has come on it yet.
-        answered: a byte of a response has come since the last request began. While False, that request can be repeated elsewhere if its
-            method allows it.
-        closing: the connection serves no other request. The caller that sends `Connection: close` sets it.
-        address: where it leads, for logs. The caller that opened the connection sets it.
+        fresh: whether no response has come on it yet.
+        answered: whether a byte of a response has come since the last request began. While False, that request can be repeated elsewhere
+            if its method allows it.
+        closing: whether this is the last request on the connection. The caller that sends `Connection: close` sets it.
+        address: the upstream's address, for logs. The caller that opened the connection sets it.
     """
 
     __slots__ = (
@@ -133,10 +133,10 @@ class ClientConnection:
     # The request
 
     def send(self, data: bytes | memoryview, *, more: bool = False) -> None:
-        """Send a request or a part of one, framed by the caller. `more` says that it goes on: `data` may be empty to say that it does not.
-        Until then, closing the connection is a reset.
+        """Send a request or a part of one, framed by the caller. `more` means that the request goes on. An empty `data` may end it. Until
+        it has ended, closing the connection is a reset.
 
-        Raises the connection's errors. A response may have come all the same: a server that refuses a body answers and closes.
+        Raises the connection's errors. A response may have come even then, because a server that refuses a body responds and closes.
         """
         in_parts = self._sending
         if not in_parts:
@@ -163,10 +163,11 @@ class ClientConnection:
     # The response
 
     def receive(self, method: str, on_interim: OnInterim | None = None) -> ResponseHead:
-        """The head of the final response to the request that was sent, whose method decides whether there is a body (RFC 9112 section 6.3).
+        """The head of the final response to the request that was sent. The request's method decides whether there is a body (RFC 9112
+        section 6.3).
 
-        Interim responses are given to `on_interim`; 101 is final, see `take_over`. Raises `BrokenResponse`, `NoResponse` where the stream
-        ended without a byte, `Expired` at the deadline, and the connection's errors. The connection is to be closed then.
+        Interim responses are given to `on_interim`. 101 is final, see `take_over`. Raises `BrokenResponse`, `NoResponse` if the stream
+        ended without a byte, `Expired` at the deadline, and the connection's errors. The caller must close the connection then.
         """
         line = self.connection.lifeline
         self._outer = line.deadline
@@ -196,13 +197,13 @@ class ClientConnection:
         return head
 
     def _set_deadline(self) -> None:
-        """The rest of the head is due. A deadline that the caller set for the whole exchange stays."""
+        """Set the deadline for the rest of the head. An earlier deadline of the caller for the whole exchange stays."""
         timeout = self._settings.response_head_timeout
         if timeout:
             self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
 
     def _read_head(self) -> bytes:
-        """The next head with its CRLFCRLF; what came behind it is in the buffer."""
+        """The next head with its CRLFCRLF. Bytes after it stay in the buffer."""
         incoming = self._incoming
         limit = self._settings.limit_response_head
         buffer = incoming.take()
@@ -228,7 +229,7 @@ class ClientConnection:
         return buffer[:end]
 
     def _read_invalid_head(self) -> bytes:
-        """The same where lines may end in a bare LF, put right as far as it can be."""
+        """The same for heads whose lines may end in a bare LF. The head is repaired as far as possible."""
         incoming = self._incoming
         limit = self._settings.limit_response_head
         buffer = incoming.take()
@@ -250,7 +251,7 @@ class ClientConnection:
         return normalised(buffer[: end.end()])
 
     def _body_of(self, head: ResponseHead, method: str) -> Body:
-        """Where the body ends (RFC 9112 section 6.3). Corrects `keep_alive` of a head whose body ends with the connection."""
+        """The body with its framing (RFC 9112 section 6.3). Corrects `keep_alive` of a head whose body ends with the connection."""
         status = head.status
         if status == 101 or (method == "CONNECT" and 200 <= status < 300):
             head.keep_alive = False  # HTTP ends here
@@ -288,7 +289,7 @@ class ClientConnection:
             return False
         connection = self.connection
         if connection.parent is None and connection.descriptor() >= 0:
-            # On a plain socket the kernel knows whether there is something to read: an eighth of the cost.
+            # On a plain socket, poll shows whether there is something to read, at an eighth of the cost.
             if self._poll is None:
                 self._poll = _poll()
                 self._poll.register(connection.descriptor(), select.POLLIN)
@@ -308,9 +309,9 @@ class ClientConnection:
         return False
 
     def take_over(self) -> "Connection":
-        """The stream, with every byte behind the head: another protocol's after 101, or 2xx to CONNECT.
+        """The stream with all bytes after the head, for another protocol after 101, or after 2xx to CONNECT.
 
-        It is the caller's to close. Raises `RuntimeError` where a response is not read to its end.
+        The caller closes it. Raises `RuntimeError` if a response is not read to its end.
         """
         if self._awaited or not self.body.done:
             raise RuntimeError("the connection cannot be taken over before its response is read")

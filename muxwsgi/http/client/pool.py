@@ -1,8 +1,7 @@
 """`Pool`: upstream connections that rest between exchanges.
 
-A connection that was taken out belongs to its taker until it is put back or closed. A connection goes in only if its last exchange is over
-and no byte is left. It comes out only if no byte has come since. So what an upstream sends unasked is never taken for the response to the
-next request.
+The caller that takes a connection owns it until it puts it back or closes it. A connection goes in only if its last exchange is over and no
+byte is left. It comes out only if no byte has come since. So unrequested bytes are never taken for the response to the next request.
 """
 
 from collections import deque
@@ -19,10 +18,10 @@ class Pool:
     proxy on the way and its credentials.
 
     Counters:
-        opened      connections made because none was here: their maker counts them
+        opened      connections made because none was here; the caller that makes one counts it
         reused      connections handed out again
         kept        connections put in
-        refused     connections closed instead of being kept: of no further use, or no room
+        refused     connections closed instead of being kept: not reusable, or no room
         dropped     idle connections closed: ended by the upstream, too old, pushed out, or at `close`
     """
 
@@ -47,11 +46,11 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many connections are in it."""
+        """The number of connections in it."""
         return len(self._since)
 
     def take(self, key: Hashable) -> ClientConnection | None:
-        """The connection that was put in last, which is the least likely to end; None without one. It is the caller's from now on."""
+        """The connection that was put in last, which is the least likely to end; None without one. The caller owns it from now on."""
         kept = self._by_key.get(key)
         if kept is None:
             return None
@@ -89,8 +88,8 @@ class Pool:
         self.kept += 1
 
     def prune(self, now: float | None = None) -> None:
-        """Close what has rested too long, and what its upstream has ended. To be called every few seconds: it costs a few microseconds a
-        connection. `now` is on the clock's time."""
+        """Close connections that have rested too long, and those that their upstream has ended. Call it every few seconds; it costs a few
+        microseconds for each connection. `now` is the clock's time."""
         oldest = (self._clock() if now is None else now) - self._idle_timeout
         for client, (_, since) in list(self._since.items()):
             if client in self._since and (since <= oldest or not client.alive()):

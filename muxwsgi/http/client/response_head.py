@@ -5,7 +5,7 @@ As with requests (see `head.py`) the parser is given exactly one head, to its CR
 Transfer-Encoding in HTTP/1.0 and other than `chunked`, any size. An ambiguous framing of an upstream is never repaired, because forwarding
 the message would spread it (RFC 9112 section 11). What can be read in one way only is repaired: see `response_repair.py`.
 
-Nothing here reads from a connection.
+This module does no I/O.
 """
 
 import re
@@ -27,7 +27,7 @@ _BARE_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
-#: Fields that the engine itself looks at. What they begin with tells most others apart.
+#: Fields that the engine uses. Their first letters exclude most others.
 _SPECIAL = frozenset({"content-length", "transfer-encoding", "connection"})
 _SPECIAL_INITIALS = frozenset("CcTt")
 
@@ -47,13 +47,13 @@ class ResponseHead:
     """Status line and fields of a response.
 
     status      100 to 999
-    reason      the phrase as sent, latin-1; "" where there is none
+    reason      the phrase as sent, latin-1; "" without one
     minor       of the version: HTTP/1.`minor`
     fields      (name, value) as sent, latin-1, in order, repeated ones kept; values without the white space around them
     length      the Content-Length, None without. A response to HEAD and a 304 may have one, but no body
     chunked     whether Transfer-Encoding is chunked
-    keep_alive  whether another response may follow on the connection: as the server says (RFC 9112 section 9.3), and not where the body
-                ends with the connection, or where the connection is HTTP's no more (101, 2xx to CONNECT)
+    keep_alive  whether another response may follow on the connection (RFC 9112 section 9.3). False if the body ends with the connection,
+                and after 101 and 2xx to CONNECT
     """
 
     __slots__ = ("chunked", "fields", "keep_alive", "length", "minor", "reason", "status")
@@ -74,7 +74,7 @@ class ResponseHead:
 
 
 class _Nothing:
-    """The parser is asked whether the head is well-formed, and for nothing else: it looks for each callback when it is made."""
+    """Callbacks for the parser, which only checks whether the head is well-formed. It looks up each callback when it is created."""
 
     on_message_begin = on_status = on_header = on_headers_complete = None
     on_body = on_message_complete = on_chunk_header = on_chunk_complete = None
@@ -84,7 +84,7 @@ _NOTHING = _Nothing()
 
 
 def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
-    """`raw` is one head with its CRLFCRLF. Raises `BrokenResponse`. `keep_alive` does not know yet where the body ends."""
+    """Parse `raw`, one head with its CRLFCRLF. Raises `BrokenResponse`. `keep_alive` does not include the framing of the body yet."""
     # 1. The status line.
     line = _STATUS_LINE.match(raw)
     if line is None:
@@ -114,7 +114,7 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
         if name[:1] in _SPECIAL_INITIALS and name.lower() in _SPECIAL:
             special.append(field)
 
-    # 3. What they mean together.
+    # 3. The framing.
     length: int | None = None
     chunked = False
     keep_alive = minor == 1
@@ -124,7 +124,7 @@ def parse_response_head(raw: bytes, limit_fields: int) -> ResponseHead:
 
 
 def _repaired(raw: bytes, error: HttpParserError) -> bytes:
-    """The head as it has to be passed on, where llhttp refuses it for what a proxy puts right. Raises `BrokenResponse`."""
+    """The repaired head, for one that llhttp refuses and that a proxy has to repair. Raises `BrokenResponse`."""
     if not raw.endswith(b"\r\n\r\n"):  # one that `normalised` could do nothing with: cut at CRLF, its last fields would be lost
         raise BrokenResponse(f"the response head is malformed: {error}")
     better = repaired(raw)
@@ -179,7 +179,7 @@ def _bad_status_line(raw: bytes) -> BrokenResponse:
 
 
 def refuse_response_early(head: bytes, limit_head: int, searched: int = 0) -> None:
-    """Raise `BrokenResponse` for what is wrong with a head as far as it has come; the first `searched` bytes were looked at before.
+    """Raise `BrokenResponse` for an error in an incomplete head. The first `searched` bytes were checked before.
 
     A server of another protocol, or one that ends its lines with a bare LF, never ends its head. This is detected before the deadline.
     """

@@ -1,9 +1,9 @@
-"""What is put right in a response head before it is passed on; all else that is wrong with one is refused (`response_head.py`).
+"""Repairs of a response head before it is passed on. A head with other errors is refused (`response_head.py`).
 
-Always, since RFC 9110 and 9112 say so: blanks before a colon go (RFC 9112 section 5.1), and a Content-Length that says the same number more
-than once says it once (RFC 9110 section 8.6). Where the operator accepts invalid responses, also what old servers send: lines that end in a
-bare LF, folded lines, lines that are not fields, control characters. What says where the body ends is never guessed: a framing field that
-needs more than the first two repairs stays as it is, and is refused.
+Two repairs are always done, as RFC 9110 and 9112 require. Blanks before a colon are removed (RFC 9112 section 5.1). A Content-Length that
+repeats one number is reduced to that number (RFC 9110 section 8.6). If the operator accepts invalid responses, errors of old servers are
+repaired too: lines that end in a bare LF, folded lines, lines that are not fields, control characters. Framing is never guessed: a framing
+field that needs more than the first two repairs is not changed, and is refused.
 """
 
 import re
@@ -24,7 +24,7 @@ _LINE_END = re.compile(rb"\r?\n")
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
-#: By their letters alone, so that none hides behind another character.
+#: Framing fields, found by their letters alone, so that another character in the name does not hide one.
 _FRAMING = {b"contentlength": b"content-length", b"transferencoding": b"transfer-encoding", b"connection": b"connection"}
 
 _NOT_LETTERS = re.compile(rb"[^a-z]+")
@@ -34,7 +34,7 @@ _NO_CONTROLS = bytes(32 if (byte < 32 and byte != 9) or byte == 127 else byte fo
 
 
 def repaired(raw: bytes) -> bytes:
-    """A head, with its CRLFCRLF, without blanks before colons and with an equal repeated Content-Length once; as it is where neither is."""
+    """A head, with its CRLFCRLF, after the two repairs that are always done."""
     lines = raw.split(b"\r\n")
     fields = []
     length: bytes | None = None
@@ -53,14 +53,14 @@ def repaired(raw: bytes) -> bytes:
 
 
 def normalised(raw: bytes) -> bytes:
-    """A head that ends in an empty line, each line with CRLF or LF, as the strict parser wants it; as it is where that cannot be."""
+    """A head with LF or CRLF at the ends of its lines, repaired for the strict parser; unchanged if that is not possible."""
     first, *rest = _LINE_END.split(raw)
     status = _STATUS_LINE.fullmatch(first)
     if status is None:
         return raw
     version, code, phrase = status.groups()
     lines = [b"%b %b %b" % (version, code, (phrase or b"").translate(_NO_CONTROLS).strip())]
-    framing = False  # whether the line before is a framing field, whose value is not to be added to
+    framing = False  # whether the line before is a framing field, which a folded line must not extend
     begun = False  # whether there is a field that a folded line could belong to
     for line in rest:
         if line[:1] in (b" ", b"\t"):

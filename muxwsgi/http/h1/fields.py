@@ -1,11 +1,11 @@
-"""The field lines of request heads, straight into environs.
+"""Reads the field lines of request heads, straight into environs.
 
-llhttp says what a field line is. Clients repeat themselves, though, and each other: so a line that llhttp took once is taken
-again byte for byte, and one whose name it took, with a value that holds nothing but what RFC 9110 section 5.5 allows in one, is read here.
-All else goes to llhttp, which is the only one that refuses: what is read here can be read in one way only.
+llhttp defines what a field line is. Clients repeat field lines, so a line that llhttp has accepted is accepted again byte for byte. A line
+with a name that llhttp has accepted, and a value with only the characters of RFC 9110 section 5.5, is read here. All other lines go to
+llhttp, and only llhttp refuses a line.
 
-llhttp is given the fields of exactly one head, to its CRLFCRLF and never past it, under a request line of ours, and is new for each. So no
-byte of a body or of a next request is ever inside a parser when the policy of `head` says no, and what the policy sees is one message.
+llhttp gets the fields of exactly one head, to its CRLFCRLF, after a fixed request line. Each head has a new parser. So no byte of a body or
+of a next request is inside a parser when the policy of `head` refuses a message, and the policy sees one message.
 """
 
 import re
@@ -28,13 +28,12 @@ __all__ = ["REMEMBERED_AT_MOST", "Fields", "finder", "is_length"]
 #: Bytes of a head that are remembered while a connection lasts: browsers send about 700 and cookies.
 REMEMBERED_AT_MOST = 2048
 
-#: Fields of which a second one is doubt about the message. Others are lists, which may be split over several lines (RFC 9110
-#: section 5.3).
+#: Fields that must not be repeated. Others are lists, which may be split over several lines (RFC 9110 section 5.3).
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"})
 
-#: Field names that llhttp took, and their environ keys, "" for a name that is dropped. Learned as they come and forgotten when there are
-#: this many: a client that invents names can neither fill the memory nor keep the names of others out for good. Longer ones than anybody
-#: uses are not learned, or 2048 of them would be as many times the size of a field.
+#: Field names that llhttp has accepted, and their environ keys, "" for a name that is dropped. The cache is cleared when it is full, so a
+#: client that invents names can neither fill the memory nor keep other names out for good. Very long names are not cached, because 2048 of
+#: them would take much memory.
 _KEYS: dict[bytes, str] = {}
 _KEYS_AT_MOST = 2048
 _KEY_LENGTH = 64
@@ -54,7 +53,7 @@ _NOT_VALUE = re.compile(rb"%b|\Z" % CONTROL.encode())
 
 
 def finder(pattern: re.Pattern[bytes]) -> Callable[[bytes, int], int]:
-    """A function of some bytes and a place in them: where `pattern`, which takes the end too, is found first from there on."""
+    """A function of bytes and a position: the position where `pattern`, which also matches the end, is found first from there on."""
 
     def at_or_after(raw: bytes, at: int) -> int:
         found = pattern.search(raw, at)
@@ -70,13 +69,13 @@ globals().update(_name_end=finder(_NOT_NAME), _value_end=finder(_NOT_VALUE))
 class Fields:
     """Reads the fields of one head after the other of a connection.
 
-    doubt       what is wrong with the fields just read where their meaning may be refused with a better status; None without
+    doubt       an error in the fields just read, if the framing may be refused with a better status; None without
     """
 
     __slots__ = ("_at_most", "_line_keys", "_lines", "_names", "_read_before", "_shared", "_size_at_most", "_template", "doubt")
 
     def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
-        """`shared` is what all environs of the connection have, and no field."""
+        """`shared` is the part that all environs of the connection have, without fields."""
         self._shared = shared
         self._at_most = settings.limit_request_fields
         self._size_at_most = settings.limit_request_field_size
@@ -184,9 +183,10 @@ class Fields:
 
 
 class _Sink:
-    """Where the parser puts fields: into an environ, under their keys.
+    """Callbacks with which the parser puts fields into an environ.
 
-    `repeated` is the name of one that may not come twice, and did: raising in a callback would only make the parser raise something else.
+    `repeated` is the name of a field that must not be repeated, and was. It is not raised in a callback, because the parser would raise
+    another error then.
     The other callbacks do nothing, because a new parser looks up each.
     """
 
@@ -220,7 +220,7 @@ class _Sink:
 
 
 def _value(raw: bytes, at: int, end: int) -> str:
-    """The value that stands between `at` and `end`, without the OWS around it (RFC 9112 section 5.1)."""
+    """The value between `at` and `end`, without the OWS around it (RFC 9112 section 5.1)."""
     text = raw  # as above
     while text[at] == _SPACE or text[at] == _TAB:
         at += 1
@@ -230,7 +230,7 @@ def _value(raw: bytes, at: int, end: int) -> str:
 
 
 def is_length(text: str) -> bool:
-    """Whether `text` is a Content-Length, of a size that anybody could mean."""
+    """Whether `text` is a Content-Length of a plausible size."""
     return len(text) <= _LENGTH_DIGITS and text.isascii() and text.isdigit()
 
 
@@ -244,7 +244,7 @@ def _learn(name: bytes) -> str:
 
 
 def _feed(parser: HttpRequestParser, raw: bytes) -> PeerError | None:
-    """Let `parser` read `raw`. Raises `PeerError`; returns one where all fields are there and the framing may know a better status."""
+    """Let `parser` read `raw`. Raises `PeerError`. Returns the error if all fields are there and the framing may have a better status."""
     try:
         parser.feed_data(raw)
     except HttpParserUpgrade:

@@ -1,12 +1,11 @@
-"""One request head: what it means, and the policy that closes what llhttp leaves open. `fields` reads its field lines.
+"""Parses one request head, with a policy for what llhttp leaves open. `fields` reads its field lines.
 
 The request line is read here: llhttp knows a list of methods and of versions, and any token is a method (RFC 9110 section 9.1). Of the
 fields, what llhttp (through httptools) lets through and the policy refuses: Transfer-Encoding in HTTP/1.0, and other than `chunked`;
-missing or repeated Host; any size. Each is doubt about what the peer meant, and doubt is 400 and a close (RFC 9112 sections 2.2, 3, 5,
-6.3).
+missing or repeated Host; any size. An ambiguous head is answered with 400 and a close (RFC 9112 sections 2.2, 3, 5, 6.3).
 
-Nothing here reads from a connection. The head is parsed straight into the request's environ, under PEP 3333's keys: another form in
-between would be made only to be copied.
+This module does no I/O. The head is parsed straight into the request's environ, under PEP 3333's keys: another form in
+between would only be copied.
 """
 
 import re
@@ -30,7 +29,7 @@ _REQUEST_LINE = re.compile(rb"(%b) ([!\"$-~]+) HTTP/1\.([0-9])\r\n" % TOKEN.enco
 #: Where a target that begins at a place ends. In the compiled build it is a C function (head.pxd), as in `fields`.
 globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
 
-#: A method that is one, for a line that is wrong elsewhere.
+#: A valid method, for a line with an error elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
 
 #: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which is not in use.
@@ -41,15 +40,15 @@ _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
 #: Codings that exist (the IANA registry) and are not implemented here: 501 (RFC 9112 section 6.1). Any other is 400.
 _KNOWN_CODINGS = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip", "identity"})
 
-#: Hosts that were found to be some, over all connections: most clients ask for the same few. They are bounded, and a DNS name has at
-#: most 253 characters, to which a port is added.
+#: A cache of valid hosts for all connections, because most clients ask for the same few. Its size is bounded. A DNS name has at most 253
+#: characters, plus a port.
 _HOSTS: set[str] = set()
 _HOSTS_AT_MOST = 1024
 _HOST_LENGTH = 260
 
 
 class Head:
-    """The heads of one connection, one after the other. What the engine itself needs to know of the last one that was parsed:
+    """The heads of one connection, one after the other. Attributes of the last parsed head, for the engine:
 
     method              as sent
     target              the request-target as sent
@@ -103,7 +102,7 @@ class Head:
             raise
 
     def _parse(self, raw: bytes) -> dict[str, Any]:
-        # 0. The same head again, byte for byte: all that is noted of it stands.
+        # 0. The same head again, byte for byte: its parsed form is reused.
         again = raw == self._whole
         if again and self._whole_environ is not None:
             return self._whole_environ.copy()
@@ -137,7 +136,7 @@ class Head:
         environ = fields.read(raw, line_end, minor)
         environ["muxwsgi.fields"] = sent_fields(raw, line_end)
 
-        # 3. What they mean together.
+        # 3. The framing.
         host = environ.get("HTTP_HOST")
         if host != self._good_host or host is None:
             self._check_host(host, minor)
@@ -271,10 +270,10 @@ def _bad_request_line(raw: bytes) -> PeerError:
 
 
 def refuse_early(head: bytes, settings: HTTPSettings, searched: int = 0) -> None:
-    """Raise `PeerError` for what is wrong with a head as far as it has come; the first `searched` bytes were looked at before.
+    """Raise `PeerError` for an error in an incomplete head. The first `searched` bytes were checked before.
 
-    So a client that ends its lines with a bare LF, or speaks HTTP/0.9, is told at once: its head never ends as ours do, and it
-    would wait for the deadline. The first fault in the order of the bytes counts, so that the answer does not depend on how they
+    So a client that ends its lines with a bare LF, or speaks HTTP/0.9, gets an error at once. Its head never ends in CRLFCRLF, so it
+    would wait for the deadline otherwise. The first error in the order of the bytes counts, so the response does not depend on how they
     were cut into packets.
     """
     line_end = head.find(b"\r\n")
