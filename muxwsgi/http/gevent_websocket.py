@@ -157,6 +157,8 @@ class GeventWebSocket:
             return _refused(start_response, "426 Upgrade Required", "this version of WebSocket is not served", fields)
         if not is_key(key):
             return _refused(start_response, "400 Bad Request", "Sec-WebSocket-Key is missing or malformed", [])
+        if "HTTP_TRANSFER_ENCODING" in environ or environ.get("CONTENT_LENGTH", "").strip("0"):  # it would be taken for frames
+            return _refused(start_response, "400 Bad Request", "a request for a WebSocket has no body", [])
         stream = _Stream(environ, self._head(environ, key))
         websocket = self._websocket(environ, stream, self._handler)
         environ["wsgi.websocket"] = websocket

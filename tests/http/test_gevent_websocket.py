@@ -85,6 +85,14 @@ def test_a_handshake_that_is_none_is_refused_and_the_application_can_still_answe
     assert server.get("/")[1].startswith(b"gevent ")
 
 
+@pytest.mark.parametrize("body", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"])
+def test_a_handshake_with_a_body_is_the_fault_of_the_client_and_no_traceback(server: ServerProcess, body: bytes) -> None:
+    with server.open() as sock:
+        sock.sendall(ASKS.replace(b"keep-alive, Upgrade", b"close, Upgrade")[:-2] + body)
+        answer = read_until_closed(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"a request for a WebSocket has no body\n")
+
+
 def test_a_client_that_leaves_and_one_that_sends_no_frame_end_their_connections(server: ServerProcess) -> None:
     for sent in (b"", b"\x81\xff" + b"\x7f" + 7 * b"\xff" + bytes(4), b"\x8f\x80" + bytes(4), b"\x81\x85"):
         with server.open() as sock:
