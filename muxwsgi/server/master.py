@@ -258,7 +258,7 @@ class Master:
                 worker.hear()
             worker.close()
             if worker.state not in (State.BOOTING, State.SERVING) or self._status is not None:
-                log.info("%s has ended%s", worker, _reason(status))
+                log.info("%s has ended%s", worker, _reason(worker, status))
             else:
                 self._failed(worker, status)
 
@@ -280,12 +280,12 @@ class Master:
             "%s has ended%s%s: %s",
             worker,
             " before it was ready" if worker.state is State.BOOTING else "",
-            _reason(status),
+            _reason(worker, status),
             f"another one starts in {delay:.1f} s" if delay else "another one starts",
         )
 
     def _could_not_boot(self, worker: WorkerProcess, status: int) -> None:
-        log.error("%s has ended before it was ready%s", worker, _reason(status))
+        log.error("%s has ended before it was ready%s", worker, _reason(worker, status))
         code = os.waitstatus_to_exitcode(status)
         self._give_up_booting(code if code > 0 else 1)
 
@@ -366,8 +366,8 @@ class Master:
         for number in range(self._next_size):
             slot = self._slots.setdefault(number, _Slot())
             due = self._booting is not None or now >= slot.start_at
-            if due and self._is_missing(number, generation):
-                self._start(number, generation)
+            if due and self._is_missing(number, generation) and not self._start(number, generation):
+                break  # the generation may have been given up
         for worker in list(self._workers.values()):
             if worker.slot >= (self._next_size if worker.generation == generation else self._size):
                 self._retire(worker)
@@ -427,15 +427,17 @@ class Master:
 
     # Starting one
 
-    def _start(self, slot: int, generation: int) -> None:
+    def _start(self, slot: int, generation: int) -> bool:
+        """Whether a worker was started. Raises `_Forked` in the child."""
         try:
             started = start(slot, generation, _TAKEN)
         except OSError as error:
             self._no_worker(slot, error)
-            return
+            return False
         if isinstance(started, Worker):
             raise _Forked(started)
         self._workers[started.pid] = started
+        return True
 
     def _no_worker(self, slot: int, error: OSError) -> None:
         """The machine has no process, no descriptor or no memory left."""
@@ -452,9 +454,9 @@ def _noted(number: int, frame: object) -> None:
     """The byte in the wakeup pipe says all."""
 
 
-def _reason(status: int) -> str:
+def _reason(worker: WorkerProcess, status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         name = signal.Signals(-code).name
-        return f" by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL else "")
+        return f" by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL and not worker.killed else "")
     return f" with status {code}" if code else ""

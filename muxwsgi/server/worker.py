@@ -90,6 +90,7 @@ class WorkerProcess:
 
     told        the pipe by which it says that it is ready, or leaves; None when it has ended
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
+    killed      whether the master has killed it
     asked       how often it was asked what blocks its event loop; asked_at is when that was last
     """
 
@@ -102,6 +103,7 @@ class WorkerProcess:
         self.told: int | None = told
         self.heartbeat = heartbeat
         self.kill_at: float | None = None
+        self.killed = False
         self.asked = 0
         self.asked_at = 0.0
 
@@ -159,6 +161,7 @@ class WorkerProcess:
     def kill(self, again_after: float) -> None:
         """Let the kernel end it, and look again so many seconds later: a process that waits for a disk does not end at once."""
         self.kill_at = monotonic() + again_after
+        self.killed = True
         self.tell(signal.SIGKILL)
 
     def close(self) -> None:

@@ -1,15 +1,19 @@
 """A master without a server: its workers write what they do, a line each, and behave as the file named in TEST_HOW says."""
 
+import errno
 import os
 import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import muxwsgi.server.master
+import muxwsgi.server.worker
 from muxwsgi.server.master import Master
-from muxwsgi.server.worker import Worker
+from muxwsgi.server.worker import Worker, WorkerProcess
 from muxwsgi.settings import WorkerSettings
 
 
@@ -125,6 +129,14 @@ def main() -> None:
         for _ in range(descriptors):
             os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    real_start = muxwsgi.server.worker.start
+
+    def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | Worker:
+        if f"{generation}-{slot}" == os.environ.get("TEST_NO_PROCESS"):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real_start(slot, generation, taken)
+
+    vars(muxwsgi.server.master)["start"] = start
     early = [signal.Signals[name] for name in os.environ.get("TEST_EARLY", "").split()]
     result = Master(Owner()).run(lambda: early)
     sys.exit(work(result) if isinstance(result, Worker) else result)

@@ -139,7 +139,7 @@ def test_a_worker_that_does_not_end_in_time_is_killed(how: Path) -> None:
         master.wait_for("ready .*")
         master.send(signal.SIGTERM)
         assert master.ended() == 0
-        assert "has not ended in time: it is killed" in master.log
+        assert "has not ended in time: it is killed" in master.log and "perhaps" not in master.log
 
 
 def test_a_worker_that_cannot_start_ends_the_start_with_its_status(how: Path) -> None:
@@ -245,6 +245,31 @@ def test_a_reload_to_fewer_workers_that_fails_leaves_all_that_serve(how: Path) -
         master.send(signal.SIGHUP)
         master.wait_for("ends SIGUSR2", 3)
         assert len(master.said("ready . workers=1 three")) == 1
+
+
+def test_a_start_for_which_the_machine_has_no_process_left_ends(how: Path) -> None:
+    with running(how, 3, TEST_NO_PROCESS="1-1") as master:
+        assert master.ended() == 1
+        assert master.log.count("no worker can be started: Resource temporarily unavailable") == 1
+        assert len(master.said("boots .")) <= 1, "the third one is not begun"
+
+
+def test_a_reload_for_which_the_machine_has_no_process_left_leaves_what_serves(how: Path) -> None:
+    with running(how, 3, TEST_NO_PROCESS="2-1") as master:
+        old = master.wait_for("ready . one", 3)
+        master.wait_for_log("3 workers are ready")
+        tell(how, "two")
+        master.send(signal.SIGHUP)
+        master.wait_for_log("the reload failed: what served before goes on")
+        master.wait_for_log(" has ended")
+        assert "perhaps" not in master.log and len(master.said("boots .")) <= 4
+        tell(how, "three")
+        master.send(signal.SIGHUP)
+        new = master.wait_for("ready . three", 3)
+        assert sorted(master.wait_for("ends SIGUSR2", 3)) == sorted(old)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+        assert sorted(master.said("ends SIGTERM")) == sorted(new)
 
 
 def test_reloads_that_come_while_one_runs_become_one(how: Path) -> None:
