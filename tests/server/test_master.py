@@ -407,6 +407,7 @@ def test_a_slot_has_one_process_that_ends_however_often_its_workers_leave(how: P
         os.kill(first, signal.SIGKILL)
         third = master.wait_for("ready . leave .*", 2)[1]
         assert master.wait_for("told SIGUSR2", 2) == [first, second]
+        master.wait_for("ends SIGUSR2")
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert master.said("ends SIGUSR2") == [second] and master.said("ends SIGTERM") == [third]
