@@ -493,6 +493,30 @@ def test_an_application_that_is_mounted_answers(lab: Lab) -> None:
     assert way_there.ask(client, "/there").body == b"ok"
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_application_that_is_mounted_gets_the_fields_as_rules_leave_them(lab: Lab, changed: bool) -> None:
+    way_there = road(lab, "plain", Upstream(lab))
+    got: list[tuple[str, str]] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        got.extend(environ["muxwsgi.fields"])
+        start_response("200 OK", [])
+        return [b"x"]
+
+    @way_there.proxy.on_request()
+    def change(request: Any, ctx: Any) -> None:
+        if changed:
+            request.headers["X-Rule"] = "set"
+
+    way_there.proxy.mount(lambda request, ctx: True, app)
+    fields = ("x-client: a", "Proxy-Authorization: Basic eDp5", "X-Client: b")
+    assert way_there.ask(way_there.client(), "/", *fields).status == 200
+    names = [name for name, _ in got]
+    assert [pair for pair in got if pair[0].lower() == "x-client"] == [("x-client", "a"), ("X-Client", "b")]
+    assert ("X-Rule", "set") in got if changed else "X-Rule" not in names
+    assert "Proxy-Authorization" not in names
+
+
 def test_an_application_that_is_mounted_is_closed_whatever_a_rule_does(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     way_there = road(lab, "plain", Upstream(lab))
     closed = []

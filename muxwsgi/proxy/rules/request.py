@@ -14,7 +14,7 @@ from muxwsgi.http.content_coding import Undecodable, decoded
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
-from muxwsgi.proxy.rules.request_fields import put_fields, received_fields
+from muxwsgi.proxy.rules.request_fields import drop_fields_for_the_proxy, put_fields, received_fields
 from muxwsgi.proxy.rules.request_target import RequestTarget, read_target
 from muxwsgi.proxy.rules.whole_body import WholeBody
 
@@ -297,8 +297,7 @@ class Request(WholeBody, RequestTarget):
         environ["REQUEST_URI"] = environ["RAW_URI"] = self._target or self._authority
         if self._headers is not None:
             put_fields(environ, self._headers)
-        environ.pop("HTTP_PROXY_AUTHORIZATION", None)  # it was meant for this proxy
-        environ.pop("HTTP_PROXY_CONNECTION", None)
+        drop_fields_for_the_proxy(environ)
         if self._given is not None or self._data is not None:
             outgoing = self.outgoing()
             environ["wsgi.input"] = io.BytesIO(self._data) if self._data is not None else io.BufferedReader(PieceFile(outgoing.pieces))

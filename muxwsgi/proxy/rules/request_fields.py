@@ -6,7 +6,9 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 
 from muxwsgi.http.environ import environ_key
 
-__all__ = ["put_fields", "received_fields"]
+__all__ = ["drop_fields_for_the_proxy", "put_fields", "received_fields"]
+
+_FOR_THE_PROXY = ("HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION")
 
 
 def received_fields(environ: dict[str, Any], authority: str, *, absolute: bool) -> list[tuple[str, str]]:
@@ -35,4 +37,12 @@ def put_fields(environ: dict[str, Any], headers: Headers) -> None:
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ", ") + value
         environ[key] = value
-    environ.pop("muxwsgi.fields", None)  # the client's fields, which these replace
+    if "muxwsgi.fields" in environ:
+        environ["muxwsgi.fields"] = list(headers)
+
+
+def drop_fields_for_the_proxy(environ: dict[str, Any]) -> None:
+    """Remove what the client sent to this proxy alone."""
+    sent = [key for key in _FOR_THE_PROXY if environ.pop(key, None) is not None]
+    if sent and "muxwsgi.fields" in environ:
+        environ["muxwsgi.fields"] = [pair for pair in environ["muxwsgi.fields"] if environ_key(pair[0]) not in sent]
