@@ -1,7 +1,7 @@
-"""The errors that somebody catches, each named after whose fault it is.
+"""The errors that callers catch. Each is named after the side that caused it.
 
 A fault has an owner. The operator's (`OperatorError`) is one line and exit status 2 before anything is served. The
-peer's (`PeerError`, and the connection errors below) costs that peer its connection and nobody else anything. The
+peer's (`PeerError`, and the connection errors below) costs that peer its connection, and affects no other. The
 application's is none of these classes: it passes through untouched to the error log.
 
 Connection errors are all `OSError`s, so that code written for sockets (redis-py, http.client, simple-websocket)
@@ -14,7 +14,7 @@ __all__ = ["Cut", "Draining", "Expired", "HandshakeError", "OperatorError", "Pee
 
 
 class OperatorError(Exception):
-    """A setting is wrong. The text is one line that says what and where; the command line prints it and exits with 2."""
+    """A setting is wrong. The text is one line with the error and its place; the command line prints it and exits with 2."""
 
 
 class PeerError(Exception):
@@ -31,12 +31,12 @@ class Expired(TimeoutError):
 
 
 class Cut(GreenletExit):  # type: ignore[misc]  # mypy is not shown its types
-    """Ends a greenlet of ours from outside: a connection that lasts longer than a drain, a copy whose other way has ended. Any other
+    """Ends a greenlet of the server from outside: a connection that lasts longer than a drain, a copy whose other way has ended. Any other
     `GreenletExit` was raised by an application, and is its error like all others."""
 
 
 class Draining(ConnectionAbortedError):
-    """The server drains, and the handler had said (`resting`) that closing now would lose nothing."""
+    """The server drains, and the handler rests (`resting`), so that closing now loses nothing."""
 
 
 class TLSError(OSError):

@@ -157,7 +157,7 @@ def _address(spelled: str) -> IPAddress | None:
 def split_host_port(text: str) -> tuple[str, int | None]:
     """"host:port", "[::1]:port", a host or an address alone: the host without brackets as it is spelled, and the port or None.
 
-    Nothing is refused here: `canonical` says whether the host is one, and the caller whether the port may be 0 or above 65535.
+    Nothing is refused here: `canonical` checks the host, and the caller checks whether the port may be 0 or above 65535.
     """
     match = _HOST_PORT.fullmatch(text)
     if match is None:  # an IPv6 address without brackets
@@ -181,7 +181,7 @@ def address_text(address: tuple[Any, ...] | str) -> str:
 
 
 class Breadth(Enum):
-    """Which hosts `*.example.com` stands for. Fields differ in it, so each use says which it means."""
+    """The hosts that `*.example.com` covers. Programs differ in that, so each use names its meaning."""
 
     ONE_LABEL = "one label below"  # certificates, RFC 9525 section 6.3
     BELOW = "any depth below, not the name itself"  # block lists, pass-through

@@ -1,4 +1,4 @@
-"""`setting`: a field of a settings class that says all there is to say of itself, once.
+"""`setting`: a field of a settings class, with its default, help, unit and bounds in one place.
 
 Its default, its unit, its bounds, its help, and the option by which an operator gives it. The settings classes check themselves with
 `check`; the command line makes its flags, variables, file keys and documentation from `settings_of`. A new option is one such field.

@@ -242,7 +242,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if not self.binds:
-            raise OperatorError("bind: there is no address to listen on")
+            raise OperatorError("bind: no address to listen on")
         check(self)
 
     def tls_of(self, bind: BindSettings) -> TLSSettings:

@@ -4,7 +4,7 @@ use it.
 They are taken first of all, because the process may be the first of a container. The kernel drops signals for such a one while it has no
 handler for them, and a stop that is dropped is a stop after a timeout, by SIGKILL.
 
-A handler of Python's runs between two instructions of whatever runs: of a view, of the hub, of an import. So it does nothing but note the
+A Python handler runs between any two instructions: of a view, of the hub, of an import. So it does nothing but note the
 signal and call `wake`. The caller of `perform` does later what the signal means. There is one exception. While an application is
 loaded, nothing calls `perform`, and loading may last: then a signal that stops raises `StopRequested` where the program is.
 
@@ -37,16 +37,16 @@ TAKEN = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTI
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal said stop while the application was loaded. A `KeyboardInterrupt`, which `except Exception` lets pass."""
+    """A signal asked for a stop while the application was loaded. A `KeyboardInterrupt`, which `except Exception` lets pass."""
 
 
 def may_be_ctrl_c(error: BaseException) -> bool:
-    """Whether `error` may be what Python makes of SIGINT, where nobody has taken that signal: it can come out of any code that runs."""
+    """Whether `error` may come from Python's default handler of SIGINT, which raises in any code that runs."""
     return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Signals:
-    """Takes signals, keeps them while nobody acts on them, and hands each to its action."""
+    """Takes signals, keeps them until they are acted on, and calls the action of each."""
 
     def __init__(self) -> None:
         self._actions: Mapping[int, Callable[[], None]] = {}
@@ -68,7 +68,7 @@ class Signals:
 
     def take_untouched(self, numbers: tuple[int, ...]) -> None:
         """Take those of `numbers` that are as Python has them at the start of a program, so that nobody else misses them. Outside of the
-        main thread none is taken: Python allows it to nobody there."""
+        main thread none is taken, because Python does not allow that there."""
         try:
             untouched = tuple(number for number in numbers if _is_untouched(number))
             if untouched:
@@ -89,7 +89,7 @@ class Signals:
             self._interrupting = False
 
     def act(self, actions: Mapping[int, Callable[[], None]], wake: Callable[[], None]) -> None:
-        """From now on call `wake` for each signal, from within whatever runs. It is to see to it that `perform` is called."""
+        """From now on call `wake` for each signal, in the middle of any code. It has to arrange that `perform` is called."""
         self._actions = actions
         self._wake = wake
         if self._taken:
@@ -149,7 +149,7 @@ class Signals:
         if self._wake is not None:
             self._wake()
 
-    # A signal for a child that comes before it has its handlers back would be noted where nobody acts on it. So it waits.
+    # A signal for a child that comes before it has its handlers back would be noted and never acted on. So it waits.
 
     def _hold(self) -> None:
         if self._taken:
@@ -186,7 +186,7 @@ def _is_untouched(number: int) -> bool:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-# Where there is no C API (PyPy), Python's view counts.
+# Without a C API (PyPy), Python's view counts.
 
 _in_kernel: Callable[[int], int | None]
 _put_back: Callable[[int, int | None], object]

@@ -105,7 +105,7 @@ class Served:
 
 @contextmanager
 def serve(*hijackers: "Handler | Hijacker | Route", settings: "ServerSettings | None" = None) -> Iterator[Served]:
-    """Serve `hijackers` in all `WAYS`, in a thread with an event loop of its own, until the context ends.
+    """Serve `hijackers` in all `WAYS`, in a thread with a new event loop, until the context ends.
 
     Clients may block, as those of most libraries do. `settings` has other limits than the usual ones; its binds are not used. What the
     hijackers share with the test is shared between threads: queues and locks do it, events of gevent do not.

@@ -38,7 +38,7 @@ _config = click.option("-c", "--config", metavar="FILE", help="Read options from
 
 
 def _options(command: Command) -> Command:
-    """The table as click options. No defaults and no checks here: they would hide what the file and the environment say."""
+    """The table as click options. No defaults and no checks here, because they would hide the file and the environment."""
     return _config(_with(OPTIONS, command))
 
 

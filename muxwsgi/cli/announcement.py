@@ -1,4 +1,4 @@
-"""What a server says of itself when it serves: a line in the log for each bind, and on a terminal what can be tried."""
+"""The messages of a server at its start: a line in the log for each bind, and commands to try on a terminal."""
 
 import logging
 import shlex
@@ -20,7 +20,7 @@ __all__ = ["announce"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: Who is served, and a command line to try it with.
+#: A kind of client, and a command line to try it with.
 Example = tuple[str, str]
 
 
@@ -30,7 +30,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
     routes = ", ".join(route.name for route in server.routes)
     for address, bind in server.binds:
         if bind.transparent is not None:
-            log.info("listening on %s (transparent=%s): whatever the kernel brings", address, bind.transparent)
+            log.info("listening on %s (transparent=%s): connections that the kernel redirects", address, bind.transparent)
         else:
             log.info("listening on %s (TLS %s): %s", address, bind.tls, routes)
     ca = _ca_file(proxy) if proxy is not None and proxy.may_intercept else None
@@ -42,7 +42,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
     for address, bind in server.binds:
         lines.append(f"  {address}   {_spoken(bind)}")
         examples = _examples(address, bind, name, hijackers) if proxy is None else _ways_in(address, bind, server, proxy, ca)
-        lines += [f"    {who:<12} {command}" for who, command in examples]
+        lines += [f"    {client:<12} {command}" for client, command in examples]
         lines.append("")
     if proxy is not None:
         lines += [f"  {line}" for line in _about_tunnels(proxy, ca, hijackers)]
@@ -53,7 +53,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
 def _as_proxy(app: object) -> "Proxy | None":
     if not isinstance(app, ProxyApplication):
         return None
-    from muxwsgi.proxy.proxy import Proxy  # costs nothing now, and 0.3 s where the application is no proxy
+    from muxwsgi.proxy.proxy import Proxy  # loaded already for a proxy; takes 0.3 s otherwise
 
     return app if isinstance(app, Proxy) else None
 
@@ -121,7 +121,7 @@ def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]
     if ca is not None:
         folder = f" --folder {shlex.quote(proxy.settings.ca_folder)}" if proxy.settings.ca_folder else ""
         yield f"Tunnels are intercepted. Clients have to trust {ca}:"
-        yield f"`muxwsgi ca export{folder}` says how browsers and others learn to."
+        yield f"`muxwsgi ca export{folder}` prints how browsers and others learn to."
     else:
         yield "Tunnels are intercepted. Clients have to trust the CA."
     if hijackers:
@@ -129,7 +129,7 @@ def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]
 
 
 def _ca_file(proxy: "Proxy") -> str | None:
-    """None where the proxy was given its CA in Python, and nobody but the program knows where it lies."""
+    """None if the program has given the proxy its CA in Python, so that its folder is unknown."""
     from muxwsgi.proxy.certificates.authority import default_folder
 
     folder = proxy.settings.ca_folder

@@ -26,9 +26,9 @@ def ca() -> None:
 @ca.command()
 @_folder
 @click.option("--key-type", type=click.Choice(["ec", "rsa"]), default="ec", show_default=True, help="P-256, or RSA with 3072 bits.")
-@click.option("--name", default="muxwsgi CA", show_default=True, help="The organization in it, for people who look at certificates.")
+@click.option("--name", default="muxwsgi CA", show_default=True, help="The organization in the certificate.")
 def init(folder: Path | None, key_type: Any, name: str) -> None:
-    """Make one, and say how clients learn to trust it. One that is there already is not touched."""
+    """Make a CA, and print how clients learn to trust it. An existing one is not changed."""
     from muxwsgi.proxy.certificates.authority import Authority, default_folder
 
     folder = folder or default_folder()
@@ -59,7 +59,7 @@ def show(folder: Path | None) -> None:
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="The file to write; standard output without it.")
 @click.option("--old", metavar="SERIAL", help="One that was replaced, by the serial number that `show` gives.")
 def export(folder: Path | None, form: str, output: Path | None, old: str | None) -> None:
-    """Write the certificate that clients trust, never the key, and say on standard error how they learn to."""
+    """Write the certificate that clients trust, never the key, and print on standard error how they learn to."""
     from muxwsgi.proxy.certificates.authority import default_folder, read_certificates
 
     folder = folder or default_folder()

@@ -59,7 +59,7 @@ def say(message: str) -> None:
     try:
         print(f"muxwsgi: error: {message}", file=sys.stderr)
     except OSError:
-        pass  # there is no other place to say it, and the exit status says it too
+        pass  # there is no other place for it; the exit status reports it too
 
 
 def lasting() -> list[str]:

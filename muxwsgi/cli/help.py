@@ -1,4 +1,4 @@
-"""What `--help` shows, section by section, and what is said to a command that does not exist."""
+"""The text of `--help`, section by section, and the error for an unknown command."""
 
 import os
 from difflib import get_close_matches

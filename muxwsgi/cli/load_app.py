@@ -45,8 +45,8 @@ def _is_asgi(app: Any) -> bool:
 
 
 def _is_factory(app: Any) -> bool:
-    """Whether `app` is a function or class that can be called without arguments: a WSGI application needs both of its own. One that takes
-    whatever it is given may be a wrapper of an application."""
+    """Whether `app` is a function or class that can be called without arguments: a WSGI application needs its two. One that takes
+    any arguments may be a wrapper of an application."""
     if not (inspect.isfunction(app) or inspect.isclass(app)) or not _takes(app):
         return False
     kinds = [parameter.kind for parameter in inspect.signature(app).parameters.values()]
@@ -99,7 +99,7 @@ def _meant(path: str, expression: str) -> str:
 
 
 def _takes(function: Callable[..., Any], *arguments: str) -> bool:
-    """Whether `function` can be called with so many arguments; True where nobody can tell."""
+    """Whether `function` can be called with so many arguments; True if that is unknown."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -121,10 +121,10 @@ def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str
 
 
 def _failed(error: BaseException, what: str) -> BaseException:
-    """What to raise for `error`, whatever its class. A stop that the operator asked for is raised as it is."""
+    """The exception to raise for `error` of any class. A stop that the operator asked for is raised as it is."""
     if isinstance(error, StopRequested) or may_be_ctrl_c(error):
         return error
-    if isinstance(error, SystemExit):  # a program that says why it cannot go on: no traceback tells more
+    if isinstance(error, SystemExit):  # the program has printed the reason, so a traceback is not needed
         at = traceback.extract_tb(error.__traceback__)[-1]
         return OperatorError(f"{what} ended the program: {_line(error)} ({at.filename}, line {at.lineno})")
     traceback.print_exception(error)
@@ -180,7 +180,7 @@ def mounted(app: Any, mounts: list[str]) -> Any:
     if not mounts:
         return app
     if isinstance(app, ProxyApplication):
-        raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application")
+        raise OperatorError("mount: a proxy has no paths; let a rule mount the application")
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     applications = {}

@@ -97,7 +97,7 @@ def _list_binds(server: Server, settings: ServerSettings) -> None:
 
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:
-    """Print what each route of each bind says of `data`."""
+    """Print the verdict of each route of each bind on `data`."""
     values = prepare_process(values)
     server = _composed(values)
     shown = set()
@@ -109,7 +109,7 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
 
 
 def shorten(expression: str, most: int = 72) -> str:
-    """Long matchers would make the table unreadable; `muxwsgi explain` shows what they say."""
+    """Long matchers would make the table unreadable; `muxwsgi explain` shows their verdicts."""
     return expression if len(expression) <= most else expression[: most - 3] + "..."
 
 

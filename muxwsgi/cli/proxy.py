@@ -28,9 +28,9 @@ __all__ = ["check_records", "made_proxy", "serve"]
 
 
 def serve(values: Mapping[str, Any], signals: Signals) -> None:
-    """Serve until a signal says stop. Raises `OperatorError` before anything is served."""
+    """Serve until a signal stops the server. Raises `OperatorError` before anything is served."""
     if values["mount"]:
-        raise OperatorError("mount: a proxy has no paths of its own; let a rule mount the application (--rules)")
+        raise OperatorError("mount: a proxy has no paths; let a rule mount the application (--rules)")
     if values["wsgi_app"]:
         raise OperatorError("wsgi_app: `muxwsgi proxy` serves no application; `muxwsgi run` does")
     serve_made(made_proxy, "proxy", values, signals)
@@ -71,7 +71,7 @@ def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
 def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     if not values["proxy_auth"]:
         return None
-    from muxwsgi.proxy.doors.htpasswd import Htpasswd  # 0.1 s, for those who need it
+    from muxwsgi.proxy.doors.htpasswd import Htpasswd  # takes 0.1 s, so only if it is needed
 
     return Htpasswd(values["proxy_auth"])
 
@@ -91,7 +91,7 @@ def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:
 
 
 def check_records(values: Mapping[str, Any]) -> None:
-    """Whether what is said of records is said of any. Raises `OperatorError`."""
+    """Check that options of records are only given with a record. Raises `OperatorError`."""
     if values["flow_filter"]:
         parse_filter(values["flow_filter"])
     for name, what in (("flow_filter", "choose from"), ("flow_rotate", "rotate")):
@@ -104,7 +104,7 @@ def _records(values: Mapping[str, Any]) -> tuple[list[FlowSink], list[Log]]:
     wanted = parse_filter(values["flow_filter"]) if values["flow_filter"] else None
     paths = [values[name] for name in ("flows", "har", "keylog") if values[name]]
     if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise OperatorError("flows, har and keylog: each needs a file of its own")
+        raise OperatorError("flows, har and keylog: each needs a separate file")
     sinks: list[FlowSink] = []
     logs: list[Log] = []
     for make, path in ((FlowLog, values["flows"]), (HARFile, values["har"])):

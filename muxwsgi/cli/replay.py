@@ -28,7 +28,7 @@ _COLUMNS = "{:>8} {:<8} {:>4} {:>4} {:>11} {:>11} {:>8} {:>8}  "
 @click.option("--target", "target_url", metavar="URL", help="Send all to this server instead, which the Host field then names too.")
 @click.option("--insecure", is_flag=True, help="Do not verify certificates.")
 @click.option("--upstream-ca", metavar="FILE", help="CA certificates that servers are verified with, PEM. Default: the system's.")
-@click.option("--count", is_flag=True, help="Only say how many flows would be sent, and why others could not.")
+@click.option("--count", is_flag=True, help="Only print how many flows would be sent, and why others could not.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, metavar="SECONDS", help="For each request."
 )
@@ -108,7 +108,7 @@ def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow
         try:
             yield number, flow_of(json.loads(line))
         except (ValueError, RecursionError) as error:
-            yield number, f"this is no flow: {error}"
+            yield number, f"this is not a flow: {error}"
     progress.end()
 
 
@@ -136,7 +136,7 @@ def _summary(outcomes: Counter[str], count: bool) -> str:
         ("refused", lambda n: f"{n} refused"),
         ("skipped", lambda n: f"{n} of other protocols"),
         ("ours", lambda n: f"{n} that no upstream had answered"),
-        ("no flow", lambda n: f"{n} lines that are no flows"),
+        ("no flow", lambda n: f"{n} lines that are not flows"),
     ]
     always = "sendable" if count else "same"
     return ", ".join(say(outcomes[name]) for name, say in words if outcomes[name] or name == always)

@@ -49,7 +49,7 @@ Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 
 
 def serve(app_spec: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
-    """Serve the application that `app_spec` names until a signal says stop. `role` is that of a worker, None in a process without a
+    """Serve the application that `app_spec` names until a signal stops the server. `role` is that of a worker, None in a process without a
     master. Raises `OperatorError` before anything is served."""
     serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals, role)
 

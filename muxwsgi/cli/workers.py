@@ -122,7 +122,7 @@ class _Owner:
         take_streams()  # before anything is opened, which would get the number of a standard stream that is closed
         self._collect = collect
         self._pid = os.getpid()
-        self._folder = os.getcwd()  # of the operator, who names files relative to it
+        self._folder = os.getcwd()  # files in the options are relative to it
         self._path = list(sys.path)
         error_log = ErrorLog(values["error_logfile"])
         error_log.install(values["log_level"])

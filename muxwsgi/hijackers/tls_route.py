@@ -29,7 +29,7 @@ class TLSHandler:
         self.handshake_timeout = handshake_timeout
 
     def __call__(self, connection: "Connection") -> None:
-        """Raises `HandshakeError`, `Expired` when the handshake takes too long, and whatever `inner` raises.
+        """Raises `HandshakeError`, `Expired` when the handshake takes too long, and the errors of `inner`.
         """
         connection.deadline = min(connection.deadline, monotonic() + self.handshake_timeout)
         inside = connection.start_tls(self.context)

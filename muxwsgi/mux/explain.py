@@ -193,7 +193,7 @@ def _inside(found: Explanation, inner: Mux, opening: Opening) -> Iterator[str]:
 
 def _goes(decision: Decision) -> str:
     if decision.route is None:
-        return "nobody gets it: closed"
+        return "no route gets it: closed"
     if decision.reason is Reason.UNMATCHED:
         return f"the fallback {decision.route.name!r} gets it"
     if decision.reason is Reason.SILENT:

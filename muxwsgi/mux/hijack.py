@@ -52,7 +52,7 @@ class Hijacker:
         return self if name == self.name else replace(self, name=name)
 
     def route(self) -> Route:
-        """A new route to the handler, with slots of its own. Muxes that share a limit share the route."""
+        """A new route to the handler, with new slots. Muxes that share a limit share the route."""
         return Route(
             self.name,
             self.match,

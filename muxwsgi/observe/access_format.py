@@ -1,11 +1,11 @@
 """The lines of an access log: gunicorn's atoms, or JSON.
 
 `%(name)s` atoms: h l u t r s m U q H B b f a T M D L p, and {field}i, {field}o, {key}e for request fields, response fields and environ
-keys. What the request says is taken as it came, whatever the application has made of its environ; `u` and `{key}e` are taken from the
-environ as the application left it, because applications and middlewares say there which user has logged in.
+keys. Values of the request are logged as they came, even if the application has changed its environ; `u` and `{key}e` are taken from the
+environ as the application left it, because applications and middlewares put the user there.
 
 Lines are ASCII, so every stream can take them. What is not printable ASCII is escaped as JSON does it: a client can forge no line, and a
-format that looks like JSON stays JSON. Nothing here raises, whatever is in an environ.
+format that looks like JSON stays JSON. Nothing here raises for any environ.
 """
 
 import json
@@ -159,7 +159,7 @@ def compile_format(text: str) -> Line:
         at = match.end()
         field, kind, letter, stray = match.groups()
         if stray or (letter and letter not in _ATOMS):
-            raise OperatorError(f"access_logformat: there is no atom {text[match.start() : match.start() + 6]!r}")
+            raise OperatorError(f"access_logformat: unknown atom {text[match.start() : match.start() + 6]!r}")
         if match[0] == "%%":
             parts[-1] += "%"
             atoms.append(lambda exchange: "")
@@ -184,7 +184,7 @@ def compile_format(text: str) -> Line:
 
 def _json_line(exchange: Exchange) -> str:
     request = exchange.request
-    said: dict[str, object] = {
+    line: dict[str, object] = {
         "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "remote_addr": _text(request.get("REMOTE_ADDR")) or None,
         "remote_user": _text(exchange.environ.get("REMOTE_USER")) or None,
@@ -203,5 +203,5 @@ def _json_line(exchange: Exchange) -> str:
         "pid": os.getpid(),
     }
     if exchange.refused is not None:
-        said["refused"] = exchange.refused
-    return json.dumps(said)
+        line["refused"] = exchange.refused
+    return json.dumps(line)

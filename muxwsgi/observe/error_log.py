@@ -2,7 +2,7 @@
 
 It is a handler of Python's logging. An application that configures logging for itself, by `dictConfig` or `fileConfig`, disables all
 loggers that there are and closes all handlers, unless it says otherwise. The error log is the operator's, so it survives both. An
-application that names our loggers in its configuration has them as it says.
+application that names these loggers in its configuration configures them.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class ErrorLog(logging.Handler):
         self._file = LogFile(path, "error_logfile", 2, self._say)
 
     def install(self, level: str) -> None:
-        """Receive what the server's loggers say, from `level` on, and nothing else."""
+        """Receive the records of the server's loggers, from `level` on, and no others."""
         parent = logging.getLogger("muxwsgi")
         parent.handlers[:] = [self]
         parent.propagate = False
@@ -51,7 +51,7 @@ class ErrorLog(logging.Handler):
             logging.getLogger(name).__class__ = EnduringLogger
 
     def add_plugins(self, modules: Iterable[str], level: str) -> None:
-        """Receive what plugins say too: `logging.getLogger(__name__)` in any module of a package that one of `modules` is in. A level
+        """Receive the records of plugins too: `logging.getLogger(__name__)` in any module of a package that one of `modules` is in. A level
         that the package has set for itself stays."""
         for package in {module.partition(".")[0] for module in modules} - {"muxwsgi"}:
             logger = logging.getLogger(package)
@@ -63,7 +63,7 @@ class ErrorLog(logging.Handler):
 
     @property
     def stream(self) -> "ErrorStream | None":
-        """What `wsgi.errors` writes to; None where that is standard error, whatever it is when something is written."""
+        """The stream of `wsgi.errors`; None for standard error, as it is at each write."""
         return None if self._file.path == "-" else ErrorStream(self._file)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -102,7 +102,7 @@ class ErrorLog(logging.Handler):
     def _say(self, level: int, message: str) -> None:
         # Not to the log itself, which is what does not work; but the good news goes there.
         if level >= logging.ERROR and self._file.path != "-":
-            with contextlib.suppress(OSError):  # there is nowhere else to say it
+            with contextlib.suppress(OSError):  # there is no other place to report it
                 standard_output(2).write(f"muxwsgi: {message}\n".encode("utf-8", "backslashreplace"))
         elif level < logging.ERROR:
             self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))

@@ -1,6 +1,6 @@
 """`LogFile`: lines of text in a file, on standard output or standard error. What becomes of the file once it is open ends no server.
 
-A log may lose lines, where the disk is full or the pipe has no reader. It counts them, and says so once, at the beginning and at the end of
+A log may lose lines, if the disk is full or the pipe has no reader. It counts them, and reports them at the beginning and at the end of
 each outage. A log that cannot be opened again is written on in the old file.
 """
 
@@ -26,7 +26,7 @@ class LogFile:
     """Writes text to `path`, or to the standard descriptor 1 or 2 where that is `-`."""
 
     def __init__(self, path: str, option: str, standard: int, say: Callable[[int, str], None]) -> None:
-        """`option` is how the operator calls it. `say(level, message)` is told what goes wrong later. Raises `OperatorError` where the file
+        """`option` is the name of the operator's option. `say(level, message)` reports later errors. Raises `OperatorError` where the file
         cannot be opened."""
         self.path = path if path == "-" else os.path.abspath(path)  # the application may change the folder
         self._option = option
@@ -35,7 +35,7 @@ class LogFile:
         self._failing: str | None = None  # why lines are lost at the moment
         self._lost_before = 0  # of outputs that were closed
         self._lost_said = 0
-        self._stuck = False  # it could not be opened again, and that was said
+        self._stuck = False  # it could not be opened again, and that was reported
         stream = sys.stdout if standard == 1 else sys.stderr
         self._encoding = (stream.encoding if path == "-" and stream is not None else None) or "utf-8"
         try:

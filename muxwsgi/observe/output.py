@@ -30,10 +30,10 @@ __all__ = ["Output", "TextOutput", "may_wait", "standard_output"]
 #: Bytes that may wait for a reader; one record may be larger.
 WAITING_AT_MOST = 1 << 20
 
-#: What write(2) on a pipe takes whole, where poll(2) says that there is room.
+#: Bytes that write(2) on a pipe takes whole when poll(2) reports room.
 PIPE_BUF = select.PIPE_BUF
 
-#: Seconds between two tries to write what waits, for those who wait for it.
+#: Seconds between two attempts to write waiting bytes, for callers that wait for that.
 RETRY = 0.02
 
 
@@ -105,7 +105,7 @@ class Output:
             time.sleep(RETRY)
 
     def close(self) -> None:
-        """Close what is ours. What waits is lost. Idempotent."""
+        """Close the descriptors that this object has opened. Waiting bytes are lost. Idempotent."""
         with self._lock:
             self._drop()
             self._close_own()
@@ -225,7 +225,7 @@ _standard: dict[int, Output] = {}
 
 
 def standard_output(fd: int) -> Output:
-    """The `Output` of descriptor 1 or 2: one for all who write there, and one for both where they lead to the same pipe. Otherwise the rest
+    """The `Output` of descriptor 1 or 2: one for all writers, and one for both descriptors if they are the same pipe. Otherwise the rest
     of a line that had to wait would come behind another line."""
     if fd not in _standard:
         same = (output for output in _standard.values() if output.same_reader(fd))

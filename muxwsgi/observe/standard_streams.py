@@ -22,7 +22,7 @@ def take_streams() -> None:
         if stream is None:  # it was closed when Python began
             encoding, errors, buffered, through = "utf-8", "backslashreplace", False, False
         elif not isinstance(stream, io.TextIOWrapper) or isinstance(stream.buffer, TextOutput):
-            continue  # somebody's own
+            continue  # replaced by the application
         else:
             stream.flush()
             encoding, errors = stream.encoding, stream.errors or "strict"

@@ -40,7 +40,7 @@ _TOKEN = TOKEN.encode()
 _AUTHORITY = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%%:\[\]]{1,%d}" % _LINE_LENGTH)
 _SCHEMES = (b"http://", b"https://")
 _SLASH, _CR, _LF = b"/\r\n"
-_OTHER_TARGETS = b"*hH"  # how those begin that are no path, CONNECT's aside
+_OTHER_TARGETS = b"*hH"  # the first bytes of targets that are not a path, except CONNECT's
 _VERSION = b" HTTP/1."
 
 
@@ -108,7 +108,7 @@ def _connect(data: bytes, at: int) -> Match:
     return _starts(data, target.end(), _VERSION) if b":" in target[0] else NO
 
 
-#: Blanks and line breaks in front of a first line, at most: nobody sends more by accident.
+#: Blanks and line breaks in front of a first line, at most. No client sends more by accident.
 _WHITE_AT_MOST = 256
 
 _WHITE = re.compile(rb"[\r\n\t ]*")

@@ -244,7 +244,7 @@ def _protocols(extension: bytes | None) -> tuple[str, ...]:
 
 @named("tls")
 def tls(data: bytes) -> Match:
-    """A TLS record that begins a ClientHello: content type 22, version 3.x of whatever x (RFC 5246 appendix E.1),
+    """A TLS record that begins a ClientHello: content type 22, version 3.x with any x (RFC 5246 appendix E.1),
     a length a record may have, message type 1.
 
     Six bytes decide. A `YES` proves neither a well-formed ClientHello nor a version that we serve: those the

@@ -77,7 +77,7 @@ class Proxy:
         settings: as given.
         rules: what the operator wants done with what passes through.
         on_request, on_response, on_connect, on_chunk, on_frame, on_error, mount: those of `rules`, which add a rule.
-        access: who may use the proxy.
+        access: the access control.
         passthrough: the hosts whose TLS is not intercepted, and what was learned of them.
         pool: the upstream connections that are kept.
     """
@@ -102,7 +102,7 @@ class Proxy:
         nonproxy: WSGIApplication | None = None,
     ) -> None:
         """
-        access          who may use it; None for anybody on this machine, and nobody elsewhere
+        access          access control; None admits clients of this machine, and no others
         authority       mints the leaves; None for the one in `settings.ca_folder`, read when it is first needed
         certificates    own certificates by host, shown instead of minted ones
         hijackers       routes for protocols inside of tunnels, beside those of the server that the proxy runs in

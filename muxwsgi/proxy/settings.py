@@ -71,7 +71,7 @@ class ProxySettings:
         choices=("1.0", "1.1", "1.2", "1.3"),
     )
     accept_invalid_http_response: bool = setting(  # HAProxy's option of the name
-        False, "Take response heads with bare line feeds, folded lines, lines that are no fields, or control characters.", section=WAY
+        False, "Take response heads with bare line feeds, folded lines, lines that are not fields, or control characters.", section=WAY
     )
     connect_timeout: float = setting(
         10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0
@@ -89,8 +89,8 @@ class ProxySettings:
     idle_timeout: float = setting(60.0, "Seconds that they are kept.", unit="SECONDS", above=0)
     via: str | None = setting(
         None,
-        "Our name in the Via field, for servers and further proxies; what comes back with it is refused (508). Default: a name that nobody "
-        "can guess, for further proxies alone; empty for none.",
+        "The proxy's name in the Via field, for servers and further proxies; a request that has it is refused (508). Default: a random "
+        "name, for further proxies alone; empty for none.",
         section=WAY,
         unit="NAME",
     )
@@ -123,4 +123,4 @@ class ProxySettings:
         if self.upstream_key is not None and self.upstream_cert is None:
             raise OperatorError("upstream_key: there is no upstream_cert that it is the key of")
         if self.via and not all("!" <= char <= "~" and char not in ',;"()' for char in self.via):
-            raise OperatorError(f"via: {self.via!r} is no pseudonym: letters, digits, '.', '-' and '_'")
+            raise OperatorError(f"via: {self.via!r} is not a pseudonym: letters, digits, '.', '-' and '_'")

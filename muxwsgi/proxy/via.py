@@ -21,7 +21,7 @@ class Via:
     """
 
     def __init__(self, name: str | None = None) -> None:
-        """`name` None is one that nobody can guess: a client that knew it could have requests refused."""
+        """`name` None is a random one, because a client that knew the name could have requests refused."""
         self.to_servers = bool(name)
         self.name = secrets.token_hex(8) if name is None else name
 

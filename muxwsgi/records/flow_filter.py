@@ -269,7 +269,7 @@ class _Parser:
             return Search(operator, regex)
         except re.error as error:
             self.fail(f"the regex is none: {error.msg}", at + (error.pos or 0))
-        except (ValueError, OverflowError, RecursionError) as error:  # a byte that is no text; {1,99999999999}; too many groups
+        except (ValueError, OverflowError, RecursionError) as error:  # a byte that is not text; {1,99999999999}; too many groups
             self.fail(f"the regex is none: {error}", at)
 
     def _group(self) -> Filter:

@@ -123,7 +123,7 @@ def _url(flow: Flow) -> str:
 
 
 def _timings(flow: Flow) -> dict[str, float]:
-    """Milliseconds of each phase, -1 for what did not happen. They add up to the whole, of which `ssl` is no part of its own: the
+    """Milliseconds of each phase, -1 for what did not happen. They add up to the whole, without `ssl`, because the
     format counts it in `connect`."""
     at = 0.0
 

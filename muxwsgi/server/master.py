@@ -6,7 +6,7 @@ Theory of operation
 **One loop.** `poll` waits for a signal's byte (`signal.set_wakeup_fd`), for the byte of a worker that has become ready, or until the next
 deadline. Then four things happen, in this order: signals are acted on, children that have ended are reaped, deadlines are looked at, and
 the workers are made what they should be (`_reconcile`). Only the last one starts workers, so a signal in the middle of a reload needs no
-code of its own.
+separate code.
 
 **Slots and generations.** There are as many slots as workers. A reload begins a new generation, which boots beside the one that serves.
 When all its workers are ready, the old generation is retired. When one of them ends before it is ready, the new generation is told to
@@ -56,7 +56,7 @@ BEAT = 1.0
 #: Seconds without a heartbeat after which a worker is killed where its connections are to be cut.
 DEAF_AFTER = 3.0
 
-#: Seconds by which the master wakes too late where the machine stood still, or somebody has stopped all processes.
+#: Seconds by which the master wakes too late if the machine stood still, or all processes were stopped.
 STOOD_STILL = 3.0
 
 #: Seconds that a blocked worker has to say what blocks it.
@@ -87,7 +87,7 @@ class Owner(Protocol):
     def settings(self) -> WorkerSettings: ...
 
     def reload(self) -> bool:
-        """Read the configuration again: a new generation of workers is about to start. False where that fails; the log has said why."""
+        """Read the configuration again, before a new generation of workers starts. False if that fails; the reason is in the log."""
 
     def reloaded(self, whole: bool) -> None:
         """The new generation serves, or has failed and the one before goes on."""
@@ -96,7 +96,7 @@ class Owner(Protocol):
         """SIGUSR1 has come."""
 
     def stop(self) -> None:
-        """The master stops: nobody should connect any more."""
+        """The master stops, so that no client connects any more."""
 
 
 @dataclass(slots=True)
@@ -263,7 +263,7 @@ class Master:
                 self._failed(worker, status)
 
     def _failed(self, worker: WorkerProcess, status: int) -> None:
-        """A worker that nobody has told to end has ended."""
+        """A worker has ended by itself."""
         now = monotonic()
         if worker.generation == self._booting:
             self._could_not_boot(worker, status)
@@ -337,7 +337,7 @@ class Master:
                 worker.ask(QUESTIONS[worker.asked])
                 return
             worker.state = State.BLOCKED
-            log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "nobody knows")
+            log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "unknown")
 
     def _boots_until(self, worker: WorkerProcess) -> float:
         return max(worker.started, self._runs_since) + self._settings.boot_timeout

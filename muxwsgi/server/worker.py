@@ -151,7 +151,7 @@ class WorkerProcess:
     def retire(self, seconds: float, kill_after: float) -> None:
         """Tell it that others serve in its place: it is to end its connections within so many seconds, and is killed `kill_after` seconds
         later."""
-        if self.state is State.BOOTING:  # it would not know the signal, and serves nobody
+        if self.state is State.BOOTING:  # it does not handle the signal yet, and serves no connection
             self.end(seconds, kill_after)
         elif self.state not in (State.RETIRING, State.ENDING):
             self.state = State.RETIRING

@@ -2,7 +2,7 @@
 
 gevent's own loop makes two sockets for each connection, asks for an address that accept(2) has returned, and starts a `Greenlet`. Here a
 `Connection` is made from the descriptor, and a raw greenlet starts in the accept itself. That saves a third of the instructions of a
-connection that carries one request. The loop stands in a class of its own because a compiled class cannot inherit from `StreamServer`.
+connection that carries one request. The loop is a separate class because a compiled class cannot inherit from `StreamServer`.
 
 What the loop does, by state:
 
@@ -64,7 +64,7 @@ ACCEPTED_AT_LEAST = 64
 
 
 class Owner(Protocol):
-    """What the loop asks its `Listener`."""
+    """The parts of a `Listener` that the loop uses."""
 
     max_accept: int
     min_delay: float
@@ -131,10 +131,10 @@ class Room:
 class Acceptor:
     """Accepts for `owner` and serves each connection. See the file for its states.
 
-    serve       what serves a connection
-    service     what connections find as their lifeline's
-    spawn       how: `IN_RAW_GREENLET`; None for in the hub; everything else is called as `gevent.spawn`
-    pool        what limits that, None without
+    serve       the function that serves a connection
+    service     the `service` of the connections' lifelines
+    spawn       how it is called: `IN_RAW_GREENLET`; None for in the hub; any other is called as `gevent.spawn`
+    pool        the pool that limits connections, None without
     """
 
     def __init__(self, owner: Owner, room: Room, server: Address | None, service: Service | None) -> None:

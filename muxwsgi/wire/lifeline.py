@@ -26,7 +26,7 @@ log = logging.getLogger("muxwsgi.error")
 
 
 class Stream(Protocol):
-    """What a `Lifeline` wants to know of the outermost connection."""
+    """The parts of the outermost connection that a `Lifeline` uses."""
 
     @property
     def bytes_received(self) -> int: ...
@@ -36,20 +36,20 @@ class Stream(Protocol):
 
 
 class Lifeline:
-    """What the sweeper sees of one descriptor, shared by every connection that is layered on it.
+    """The deadlines and limits of one descriptor, shared by every connection that is layered on it.
 
     deadline        absolute `time.monotonic()` seconds; a wait in either direction that is later than this fails with `Expired`
-    write_pace      of the write that is blocked; None while there is none, or where it may take its time
-    queue           what the peer has not taken yet; None until a write first blocks
+    write_pace      the pace of the blocked write; None without one, and without a minimum rate
+    queue           the bytes that the peer has not taken yet; None until a write first blocks
     idle_timeout    seconds without a byte in either direction, `None` for no limit. A byte that the peer takes out of the kernel's buffer
                     counts too
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
     promised        set beside `resting` where the peer was told that it may send another message: it may be under way
-    reset_at_close  whether the stream is incomplete as it stands: closing it is a reset then, and under TLS there is no close_notify
-    service         what the server gives to all connections of a bind (`Service`); None where none serves it
+    reset_at_close  whether the stream is incomplete. Closing it is a reset then, without a close_notify under TLS
+    service         the settings that all connections of a bind share (`Service`); None without a server
     top             the outermost connection: the one in use
-    under_way       bytes that moved and are not in the counts of `top` when they do: of writes that had to wait, and read ahead
+    under_way       bytes that moved, but are not counted in `top` yet: of writes that had to wait, and bytes read ahead
     """
 
     __slots__ = (
@@ -133,7 +133,7 @@ class Lifeline:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing that the client has sent was read yet. A handshake and a look at first bytes do not count."""
+        """Whether no byte of the client was consumed yet. A handshake and peeking at first bytes do not count."""
         return self.top is not None and self.top.bytes_received == 0
 
     def check_idle(self, now: float) -> None:

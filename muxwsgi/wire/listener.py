@@ -67,12 +67,12 @@ class Listener(StreamServer):  # type: ignore[misc]  # mypy is not shown its typ
             self._acceptor.spawn = IN_RAW_GREENLET if spawn == "default" else spawn
 
     def set_handle(self, handle: Serve | None) -> None:
-        """Let `handle` serve the connections that come from now on."""
+        """Set `handle` for the connections that come from now on."""
         super().set_handle(handle)
         self._acceptor.serve = self.handle
 
     def init_socket(self) -> None:
-        """Called by `start`. Raises `TypeError` where there is no `handle`: `stop` forgets the one that the constructor was given."""
+        """Called by `start`. Raises `TypeError` without a `handle`. `stop` forgets the one of the constructor."""
         self.set_handle(None)
         super().init_socket()
         self.socket.setblocking(False)
@@ -143,7 +143,7 @@ class Listener(StreamServer):  # type: ignore[misc]  # mypy is not shown its typ
         return self._acceptor.unserved()
 
     def forsake(self) -> None:
-        """In a forked child: close the child's copy of the socket, see `fork`. `serve_forever` is not woken: it is the parent's."""
+        """In a forked child, close the child's copy of the socket, see `fork`. `serve_forever` runs in the parent, so it is not woken."""
         self._acceptor.close()
         listening = self.__dict__.pop("socket", None)
         if listening is not None:

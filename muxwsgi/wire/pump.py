@@ -3,8 +3,8 @@
 The connection's limits (deadline, idle timeout, drain) hold through it, because the pump waits on the connection itself. How the
 application learns what ended the connection: see `StreamSocket`.
 
-`finish` does for the last bytes what the kernel does for a socket that was closed: it goes on sending for as long as the peer takes
-them. If the peer stops reading, the connection ends in a reset, because a clean end would mean that all was sent.
+`finish` goes on sending the last bytes for as long as the peer takes them, as the kernel does for a socket that was closed. If the peer
+stops reading, the connection ends in a reset, because a clean end would mean that all was sent.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ INTERVAL = 1.0
 
 
 class Pump:
-    """Carries the bytes of `connection` to and from `far`, with half-close both ways.
+    """Copies the bytes of `connection` to and from `far`, with half-close both ways.
 
-    failure     what ended the connection, None for a regular end, and while it goes on
-    torn        bytes that the application sent do not all reach the peer: the connection ends in a reset
+    failure     the error that ended the connection; None for a regular end, and before the end
+    torn        not all bytes of the application reach the peer, so the connection ends in a reset
     """
 
     __slots__ = ("__weakref__", "_connection", "_far", "_inward", "_outward", "failure", "torn")

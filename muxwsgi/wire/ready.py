@@ -99,7 +99,7 @@ class Ready:
         """Sleep until ready. `timeout` is in seconds, `None` for ever (deadlines come from the sweeper instead).
 
         Raises `TimeoutError` after `timeout`, `BlockingIOError` where `timeout` is 0, `OSError` (EBADF) once closed,
-        `RuntimeError` in another thread, and whatever `fail` was given.
+        `RuntimeError` in another thread, and the error that `fail` was given.
         """
         if self._waiter is not None:
             raise ConcurrentObjectUseError(f"{self._waiter!r} waits on this direction of the connection already")

@@ -1,7 +1,7 @@
-"""Copying between two streams, both ways at once: what a tunnel and a forwarder are made of.
+"""Copies between two streams, both ways at once, for tunnels and forwarders.
 
-It knows streams (`recv`, `sendall`, `shutdown`) and nothing of protocols. A relay that ends as both sides meant it leaves the streams open,
-for the code that opened them. A relay that breaks off cuts both: each peer must be able to tell that its stream is incomplete.
+It uses `recv`, `sendall` and `shutdown`, and does not interpret bytes. After a regular end of both sides it leaves the streams open, for
+the code that opened them. After an error it cuts both, so that each peer can tell that its stream is incomplete.
 """
 
 import errno
@@ -22,7 +22,7 @@ BLOCK = 65536
 
 
 class Stream(Protocol):
-    """What is needed to copy."""
+    """The methods for copying."""
 
     def recv(self, n: int, /) -> bytes: ...
     def sendall(self, data: bytes, /) -> None: ...
@@ -30,7 +30,7 @@ class Stream(Protocol):
 
 
 class Side(Stream, Protocol):
-    """What a relay needs of either side: see `Connection`."""
+    """The methods that a relay uses of either side: see `Connection`."""
 
     @property
     def truncated(self) -> bool: ...
@@ -42,7 +42,7 @@ class Side(Stream, Protocol):
 
 
 class Truncated(ConnectionResetError):
-    """A stream has ended without saying so: TLS without close_notify."""
+    """A stream has ended without a proper end: TLS without close_notify."""
 
     def __init__(self) -> None:
         super().__init__(errno.ECONNRESET, "the peer ended TLS without close_notify")
@@ -50,7 +50,7 @@ class Truncated(ConnectionResetError):
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """How a relay went.
+    """The result of a relay.
 
     from_left     bytes of `left` that were sent to `right`
     from_right    bytes of `right` that were sent to `left`
@@ -76,7 +76,7 @@ class _Direction:
         self.failure: BaseException | None = None
 
     def copy(self) -> None:
-        # The next block is read when the last one is sent: that is all the back-pressure there needs to be.
+        # The next block is read when the last one is sent, which is enough back-pressure.
         try:
             while data := self._source.recv(BLOCK):
                 self.moved_at = monotonic()
@@ -102,8 +102,8 @@ def relay(
     The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on:
     half-close works through it. An error in either direction ends both.
 
-    `idle_timeout` are the seconds without a byte either way after which it ends. `fin_timeout` takes its place once one side has ended:
-    the other one may be waited for in vain, since its peer may be gone.
+    `idle_timeout` are the seconds without a byte either way after which it ends. Once one side has ended, `fin_timeout` replaces it,
+    because the peer of the other side may be gone.
 
     Every other end (an error, a TLS stream without close_notify, a timeout, a kill) cuts both streams, see `Connection.cut`. With `cut`
     False that is left to the caller, for example to send something before.
@@ -141,7 +141,7 @@ def _wait(
     idle_timeout: float | None,
     fin_timeout: float | None,
 ) -> OSError | None:
-    """Wait until both ways have ended, or what ends them before."""
+    """Wait until both ways have ended, or until an error or a timeout."""
     active_at = monotonic()
     before = left.bytes_sent + right.bytes_sent
     under_way = (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Transports move bytes; they know no protocol, no read-ahead and no policy.
+"""Transports move bytes. They have no protocol, no read-ahead and no policy.
 
 Every operation takes `timeout`: seconds for this operation, `None` for no limit (the deadlines of the `Lifeline` hold
 all the same), 0 to raise `BlockingIOError` instead of waiting. Here are the protocol that all transports follow, the one over
@@ -37,7 +37,7 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-#: The kernel's own, patched process or not: it is asked without waiting.
+#: The unpatched function, which is called without waiting.
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 
 #: As numbers: sockets have enum members, which are slow to look up and to compare. A socket that is made with SOCK_NONBLOCK knows that it
@@ -47,8 +47,8 @@ _AF_UNIX, _SOCK_NONBLOCK = int(socket_module.AF_UNIX), int(socket_module.SOCK_NO
 #: The state of a connection that was reset, in the first byte of TCP_INFO (tcp_states.h).
 _TCP_CLOSE = 7
 
-#: After this many reads that filled their buffer, or written bytes that never blocked, others get a turn: a peer that is
-#: as fast as we are would otherwise keep the whole worker to itself.
+#: After this many reads that filled their buffer, or written bytes that never blocked, other greenlets run. Otherwise a peer that is as
+#: fast as this process would keep the whole worker.
 READS_PER_TURN = 16
 BYTES_PER_TURN = 1 << 20
 
@@ -379,7 +379,7 @@ def _is_unsent(sock: socket_module.socket) -> bool:
 
 
 class ClosedTransport:
-    """Stands where a connection's transport was, and answers every use with EBADF and the reason."""
+    """Replaces a closed connection's transport. Every use raises EBADF with the reason."""
 
     __slots__ = ("lifeline", "reason")
 

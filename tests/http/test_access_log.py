@@ -99,7 +99,7 @@ def test_a_path_is_shown_as_the_text_that_it_encodes() -> None:
 
 
 def test_an_atom_that_does_not_exist_is_the_operators_error() -> None:
-    with pytest.raises(OperatorError, match=r"there is no atom '%\(Z\)s'"):
+    with pytest.raises(OperatorError, match=r"unknown atom '%\(Z\)s'"):
         compile_format("%(h)s %(Z)s")
 
 

@@ -43,7 +43,7 @@ def test_what_nobody_wants() -> None:
     assert str(explain(FRONT, b"\0")).endswith(
         "=> the fallback 'forward:127.0.0.1:22' gets it, decided by byte 1"
     )
-    assert str(explain(Mux([]), b"\0")).endswith("=> nobody gets it: closed, decided by byte 1")
+    assert str(explain(Mux([]), b"\0")).endswith("=> no route gets it: closed, decided by byte 1")
 
 
 def test_the_protocol_of_bytes_that_no_route_takes_is_named() -> None:
@@ -112,6 +112,6 @@ def test_it_tells_what_would_happen(mux: Mux, data: bytes) -> None:
 def test_the_time_that_is_told_is_the_one_that_holds() -> None:
     late = Route("http", http1, ignore, takes_late=True)
     assert "if no more comes within 30 s: route 'http' gets it, to say that it is incomplete" in str(explain(Mux([late], patience=30), b"GE"))
-    assert "if no byte comes within 30 s: nobody gets it: closed" in str(explain(Mux([late], patience=30), b""))
+    assert "if no byte comes within 30 s: no route gets it: closed" in str(explain(Mux([late], patience=30), b""))
     other = Route("other", never, ignore)
     assert "if no more comes within 3 s: the fallback 'other' gets it" in str(explain(Mux([late], fallback=other, patience=30), b"GE"))

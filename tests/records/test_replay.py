@@ -238,7 +238,7 @@ def test_what_cannot_be_sent_again_says_why(origin: str, got: list[Any], recorde
     ):
         assert f"(not sent: {why})" in text, why
     assert [line.partition(": ")[0].rpartition(" ")[2] for line in done.stderr.splitlines()] == ["6", "7", "8"]
-    assert summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 1 that no upstream had answered, 3 lines that are no flows"
+    assert summary(done) == "1 answered as then, 2 refused, 2 of other protocols, 1 that no upstream had answered, 3 lines that are not flows"
 
 
 def test_fields_that_were_not_recorded_are_left_out_and_named(origin: str, got: list[Any], recorded: Callable[..., str]) -> None:

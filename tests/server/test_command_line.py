@@ -90,10 +90,10 @@ def write(path: Path, text: str) -> str:
         (["run", APP, "--mount", "/x"], r"mount '/x': it is /prefix=module:app"),
         (["run", APP, "--chdir", "/no/such/folder"], r"chdir: /no/such/folder"),
         (["run", APP, "--access-logfile", "/no/such/folder/log"], r"access_logfile: /no/such/folder/log"),
-        (["run", APP, "--access-logfile", "-", "--access-logformat", "%(Z)s"], r"no atom '%\(Z\)s'"),
+        (["run", APP, "--access-logfile", "-", "--access-logformat", "%(Z)s"], r"unknown atom '%\(Z\)s'"),
         (["run", APP, "-c", "/no/such/file.toml"], r"/no/such/file\.toml: No such file"),
         (["proxy", "--client-certificates", "required"], r"client_certificates: no bind has TLS"),
-        (["proxy", "--flows", "records", "--har", "./records"], r"flows, har and keylog: each needs a file of its own"),
+        (["proxy", "--flows", "records", "--har", "./records"], r"flows, har and keylog: each needs a separate file"),
         (["proxy", "--rules", "json"], r"rules 'json': the module has no `add_rules`; name it, as in json:NAME"),
         (["proxy", "--rules", "apps.guestbook:create_app"], r"rules 'apps\.guestbook:create_app': it is not a function that takes the proxy"),
         (["explain"], r"either a FILE"),
@@ -294,7 +294,7 @@ def test_explain_says_who_gets_given_bytes(tmp_path: Path) -> None:
     path = tmp_path / "bytes"
     path.write_bytes(b"GET key\r\n")
     done = muxwsgi("explain", str(path), "--hijack", "none")
-    assert done.returncode == 0 and b"nobody gets it" in done.stdout
+    assert done.returncode == 0 and b"no route gets it" in done.stdout
     done = muxwsgi("explain", "--hex", "160301", "--tls-dev", XDG_DATA_HOME=str(tmp_path))
     assert b"tls" in done.stdout
 

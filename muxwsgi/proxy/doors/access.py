@@ -237,7 +237,7 @@ def parse_networks(networks: Iterable[str | Network]) -> tuple[Network, ...]:
         try:
             found.append(ip_network(network) if isinstance(network, str) else network)
         except ValueError as error:
-            raise OperatorError(f"allow: {network!r} is no network or address: {error}") from None
+            raise OperatorError(f"allow: {network!r} is not a network or an address: {error}") from None
     return tuple(found)
 
 

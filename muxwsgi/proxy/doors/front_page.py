@@ -95,7 +95,7 @@ class FrontPage:
                 fields.append(("Content-Disposition", 'attachment; filename="muxwsgi-ca.der"'))
                 body = der
             case _:
-                status, body = "404 Not Found", b"This is a proxy. It has no such page of its own.\n"
+                status, body = "404 Not Found", b"This is a proxy. It has no such page.\n"
         fields += [
             ("Content-Type", kind),
             ("Content-Length", str(len(body))),

@@ -94,7 +94,7 @@ def read_request5(connection: Connection) -> tuple[str, int]:
     if command != CONNECT:
         raise Refusal(f"command {command} is not served, only CONNECT", answer5(NO_SUCH_COMMAND))
     if host is None or port == 0:
-        raise Refusal("the destination is no host name and port", answer5(FAILED))
+        raise Refusal("the destination is not a host name and a port", answer5(FAILED))
     return host, port
 
 
@@ -110,7 +110,7 @@ def read_request4(connection: Connection) -> tuple[str, int]:
     if command != CONNECT:
         raise Refusal(f"command {command} is not served, only CONNECT", answer4(FAILED))
     if host is None or port == 0:
-        raise Refusal("the destination is no host name and port", answer4(FAILED))
+        raise Refusal("the destination is not a host name and a port", answer4(FAILED))
     return host, port
 
 

@@ -85,9 +85,9 @@ class RequestPlan:
 def request_head(plan: RequestPlan) -> tuple[bytes, Fields]:
     """See `RequestPlan.head`. Raises `ValueError` for an invalid method, target or field, which a rule may have set."""
     if plan.method not in _METHODS and not is_token(plan.method):
-        raise ValueError(f"{plan.method!r} is no method")
+        raise ValueError(f"{plan.method!r} is not a method")
     if not plan.target or " " in plan.target or "\t" in plan.target:
-        raise ValueError(f"{plan.target!r} is no request-target")
+        raise ValueError(f"{plan.target!r} is not a request-target")
     named: frozenset[str] | set[str] = frozenset()
     wants_trailers = False
     for name, value in plan.fields:

@@ -57,7 +57,7 @@ Tried, and not used
 - cffi in the compiled build: it converts each argument and gives the GIL away, for calls that never wait. See `descriptor.pxd`.
 - Reading ahead in OpenSSL, which would save one of the two system calls for a record: no watcher announces what it holds back then.
 - Keeping OpenSSL's record buffers (SSL_MODE_RELEASE_BUFFERS off) and TCP_CORK around a handshake: no gain.
-- pyOpenSSL's `recv_into`: it reads into a buffer of its own, and copies as well.
+- pyOpenSSL's `recv_into`: it reads into a separate buffer, and copies as well.
 - `Connection.use_certificate` for certificates by SNI: it sets the leaf alone, and chains are given to contexts only. See
   `server_context.py`.
 """

@@ -39,7 +39,7 @@ def _covers(name: str, host: str) -> bool:
     except CertificateError:
         return False
     label, _, parent = host.partition(".")
-    # A wildcard stands for a whole label, whatever is in it. service-identity never lets one stand for an A-label, which RFC 6125 forbade
+    # A wildcard stands for any whole label. service-identity never lets one stand for an A-label, which RFC 6125 forbade
     # for wildcards inside of a label alone.
     if label.startswith("xn--") and pattern.pattern.startswith(b"*."):
         host = f"{_ORDINARY_LABEL}.{parent}"

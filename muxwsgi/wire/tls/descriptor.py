@@ -106,7 +106,7 @@ class DescriptorTLS:
             return data
 
     def recv_into(self, view: memoryview, timeout: float | None) -> int:
-        # pyOpenSSL's own recv_into reads into a buffer of its own and copies as well.
+        # pyOpenSSL's recv_into reads into a separate buffer and copies as well.
         data = self.recv(len(view), timeout)
         view[: len(data)] = data
         return len(data)

@@ -148,7 +148,7 @@ def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, un
                     return protocol
             if unknown_alpn == "ignore":
                 return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
-            # pyOpenSSL sends the alert no_application_protocol for whatever is raised here, and raises it from the handshake.
+            # pyOpenSSL sends the alert no_application_protocol for any exception here, and raises it from the handshake.
             ids = ", ".join(repr(printable(protocol)) for protocol in offered)
             raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
 
