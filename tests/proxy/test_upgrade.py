@@ -122,7 +122,7 @@ def test_a_server_cannot_switch_unasked(lab: Lab, fields: tuple[str, ...]) -> No
     client = road.client()
     client.sendall(road.request("/", *fields))
     answer = read_answer(client)
-    assert answer.status == 502 and b"nobody asked for" in answer.body
+    assert answer.status == 502 and b"without a request for it" in answer.body
     assert road.proxy.pool.idle == 0
 
 

@@ -32,7 +32,7 @@ def passwords(tmp_path: Path) -> Path:
 def test_a_proxy_for_everybody_does_not_start_by_accident(bind: str) -> None:
     done = run("unshare", "--net", sys.executable, "-m", "muxwsgi", "proxy", "-b", bind, cwd=ROOT)
     assert done.returncode == 2, done
-    assert re.fullmatch(r"muxwsgi: .*anybody.*\n", done.stderr), done.stderr
+    assert re.fullmatch(r"muxwsgi: .*every host that reaches it.*\n", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("option", ["--allow=10.0.0.0/8", "--proxy-auth=FILE", "--open-proxy"])
