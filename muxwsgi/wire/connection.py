@@ -1,7 +1,7 @@
-"""`Connection`: what every handler receives. A socket-like stream over one transport, with read-ahead, and what is known about it.
+"""`Connection`: the stream that every handler receives. It has the methods of a socket, read-ahead, and facts about the peer.
 
-This file has the methods that protocol code calls. What the rarer ones do is in other files, see the imports. How bytes move is in the
-transports, and when a wait ends is in `ready.py` and `lifeline.py`. This package does not interpret bytes.
+This file has the methods that protocol code calls. The code of the rarer ones is in other files: see the imports. The transports move the
+bytes. `ready.py` and `lifeline.py` end waits. This package does not interpret bytes.
 
 The states of a connection
 --------------------------
@@ -11,16 +11,16 @@ The states of a connection
       |-----> below another: `start_tls` has made a connection on top of it
       |-----> pumped: `as_socket` has made a socket, and two greenlets carry the bytes
 
-in use          One greenlet may read while another writes. What was read and not consumed is `_ahead`, which is always read first.
-closed          The transport is a `ClosedTransport`, which answers every use with EBADF and the reason. So are `detached` and `below
-                another`, so nothing is sent in clear behind the handshake.
-pumped          The connection goes on, and its limits hold. Its reader and its writer are the pump's greenlets.
+in use          One greenlet may read while another writes. `_ahead` holds bytes that were read and not consumed. They are read first.
+closed          The transport is a `ClosedTransport`: every use raises EBADF with the reason. In the states `detached` and `below another`
+                the transport is also a `ClosedTransport`. So nothing is sent in clear after the TLS handshake.
+pumped          The connection stays open, and its limits hold. The pump's two greenlets are its reader and its writer.
 
-Every way to another state takes the read-ahead along: **bytes that were read and not consumed stay with the stream.** TLS begins with them,
-`detach` returns them, and the pump sends them first. `fileno` refuses while there are any.
+Every change of state keeps the read-ahead: **bytes that were read and not consumed stay with the stream.** TLS begins with them, `detach`
+returns them, and the pump sends them first. `fileno` raises while there are any.
 
-All layers of a descriptor share one `Lifeline`, whose `top` is the outermost connection. `finish` closes that one, on whichever layer it is
-called. A connection that ends before it is complete ends in a reset (`reset_at_close`), so that the peer can tell.
+All layers of a descriptor share one `Lifeline`, whose `top` is the outermost connection. `finish` closes the outermost connection, also if
+it is called on an inner one. If the stream is incomplete, the connection ends with a reset (`reset_at_close`), so that the peer can tell.
 
 The file is long because a compiled class is in one file. A base class for a part of it would cost each connection 600 instructions.
 """
@@ -66,15 +66,15 @@ _AF_INET6 = int(socket_module.AF_INET6)
 
 
 def _in_ipv4(address: Address) -> Address:
-    """The address of a peer that came by IPv4 to a socket that serves both families, as an IPv4 socket would give it. No other peer has
-    such an address: the kernel drops IPv6 packets that come from an IPv4-mapped one."""
+    """`address`, and an IPv4-mapped one as IPv4. A socket that serves both families gives IPv4 peers as IPv4-mapped addresses. Only IPv4
+    peers have them: the kernel drops IPv6 packets that come from an IPv4-mapped address."""
     host = address[0] if isinstance(address, tuple) else ""
     if host.startswith("::ffff:") and "." in host:
         return (host.removeprefix("::ffff:"), address[1])
     return address
 
 
-#: Bytes that read-ahead asks for at once: it is used for first bytes, which are few.
+#: Bytes that one read of the read-ahead asks for. Read-ahead is used for first bytes, which are few.
 READ_AHEAD = 16384
 
 _ids = itertools.count(1)
@@ -83,24 +83,23 @@ _ids = itertools.count(1)
 class Connection:
     """A byte stream to one peer, with the methods of a socket.
 
-    It differs from a socket where sockets are traps: `send` sends everything, timeouts are `TimeoutError`, a second greenlet
-    waiting in the same direction is an error, and `fileno()` refuses where a descriptor would not carry this stream (TLS, read-ahead):
-    code that needs one uses `as_socket()`.
+    It differs from a socket in four points. `send` sends everything. Timeouts are `TimeoutError`. A second greenlet that waits in the same
+    direction gets an error. `fileno()` raises if the descriptor does not carry this stream (TLS, read-ahead): use `as_socket()` then.
 
-    One greenlet may read while another writes. Concurrent writers are served one after the other, each `sendall` whole.
+    One greenlet may read while another writes. Concurrent writers take turns, and the bytes of one `sendall` stay together.
 
     Attributes:
         tls: what the TLS handshake agreed on, None on a plain connection.
         client: address of the peer: `getpeername()`, or the client in a trusted header.
         server: address that the peer connected to.
-        destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None where it asked for us.
-        identity: the name that the peer authenticated with, None without.
+        destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None if it asked for this server.
+        identity: the name that the peer authenticated with; None if it did not.
         route: name of the route that was chosen last; None before.
-        tunnel: what a proxy knows of the tunnel that this stream runs in (a `muxwsgi.proxy.Context`); None outside of one.
+        tunnel: the proxy's `muxwsgi.proxy.Context` of the tunnel that this stream runs in; None outside of a tunnel.
         id: number of the accepted connection, the same for all layers on it.
-        trace: one line for each decision that brought the connection where it is.
+        trace: one line for each routing decision about the connection.
         parent: the connection that this one is layered on.
-        depth: how many muxes have asked their question of this stream.
+        depth: how many muxes have routed this stream.
         bytes_received, bytes_sent: bytes of this layer, as its reader and writer see them.
     """
 
@@ -169,9 +168,9 @@ class Connection:
     def from_socket(
         cls, sock: socket_module.socket, *, client: Address | None = None, server: Address | None = None
     ) -> "Connection":
-        """A connection over a connected stream socket of any class, which it takes over: `sock` is of no use afterwards.
+        """A connection over a connected stream socket of any class. It takes the descriptor over: `sock` cannot be used afterwards.
 
-        `client` and `server` save two system calls where the caller knows them.
+        `client` and `server` save two system calls if the caller knows them.
         """
         sock.setblocking(False)
         if client is None:
@@ -180,13 +179,13 @@ class Connection:
             server = cast(Address, sock.getsockname())
         kind = kind_of(sock)
         connection = cls(SocketTransport(sock.detach(), kind), client=client, server=server)
-        leave_to_parent(connection)  # those that were accepted are known to the sweeper
+        leave_to_parent(connection)  # the sweeper knows accepted connections already
         return connection
 
     @classmethod
     def accepted(cls, fd: int, kind: Kind, client: Address, server: Address | None, hub: Any = None) -> "Connection":
-        """A connection over a descriptor that `accept_one` returned; `server` is asked for where it is None. Closes it where it raises:
-        `OSError` where the peer has closed it already. `hub` is this thread's, None to look it up."""
+        """A connection over a descriptor that `accept_one` returned. If `server` is None, the kernel is asked for it. `hub` is this
+        thread's, None to look it up. Raises `OSError` if the peer has closed already. On any error the descriptor is closed."""
         transport = None
         try:
             transport = SocketTransport(fd, kind, hub)
@@ -211,8 +210,8 @@ class Connection:
     def recv(self, n: int = 65536, flags: int = 0) -> bytes:
         """Between 1 and `n` bytes as soon as there are any; b"" at the end of the stream.
 
-        `flags`: MSG_PEEK leaves them in the stream; MSG_DONTWAIT does not wait; MSG_WAITALL waits for all `n`, and returns fewer at the end
-        of the stream only, since what has come stays in the stream where it raises.
+        `flags`: MSG_PEEK leaves the bytes in the stream. MSG_DONTWAIT does not wait. MSG_WAITALL waits for all `n`, and returns fewer only
+        at the end of the stream. If it raises, the bytes that have come stay in the stream.
 
         Raises `TimeoutError` (`Expired` from a deadline), `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed.
         """
@@ -245,11 +244,11 @@ class Connection:
         return count
 
     def peek(self, n: int) -> bytes:
-        """The next `n` bytes, left in the stream. Waits until they are there; fewer where the stream ends before."""
+        """The next `n` bytes, which stay in the stream. Waits until they are there. Fewer if the stream ends before."""
         return self._look(n, self._timeout)[:n]
 
     def _look(self, n: int, timeout: float | None) -> bytes:
-        """Read ahead until `n` bytes are there, or the end; all that was read ahead."""
+        """Read ahead until `n` bytes are there, or until the end of the stream. Returns all the read-ahead."""
         if self._ahead is None:
             self._ahead = bytearray()
         while len(self._ahead) < n:
@@ -261,10 +260,10 @@ class Connection:
         return bytes(self._ahead)
 
     def peek_beyond(self, seen: int, limit: int) -> bytes:
-        """Wait until more than `seen` bytes are there; all there are, at most `limit`. For a decision by first bytes.
+        """Wait until more than `seen` bytes are there, and return all of them, at most `limit`. For a decision by first bytes.
 
-        No more than `seen` bytes means that the stream ended. The bytes of an accepted TCP socket stay in the kernel, so that
-        TLS may still take the descriptor over; on everything else they become read-ahead. Call `settle()` when decided.
+        If it returns `seen` bytes or fewer, the stream has ended. The bytes of an accepted TCP socket stay in the kernel, so that TLS can
+        still take the descriptor over. On other transports they become read-ahead. Call `settle()` after the decision.
         """
         transport = self._transport
         if not self._ahead and isinstance(transport, SocketTransport) and transport.can_peek:
@@ -276,12 +275,12 @@ class Connection:
         return self._look(min(seen + 1, limit), self._timeout)[:limit]
 
     def settle(self) -> None:
-        """The first bytes have been looked at, let a single byte wake the reader again (see `peek_beyond`)."""
+        """End the peeking: a single byte wakes the reader again (see `peek_beyond`)."""
         if isinstance(self._transport, SocketTransport):
             self._transport.settle()
 
     def unread(self, data: bytes) -> None:
-        """Put `data` in front of what will be read next: for a parser that was given more than its message."""
+        """Put `data` back, so that it is read next. For a parser that has read more than its message."""
         if data:
             self._ahead = bytearray(data) + (self._ahead or b"")
             self.bytes_received -= len(data)
@@ -289,11 +288,10 @@ class Connection:
     # Writing
 
     def sendall(self, data: Buffer, flags: int = 0) -> None:
-        """Send all of `data`. After an error `bytes_sent` has grown by what the layer below took, which is not what the peer got.
+        """Send all of `data`. After an error, `bytes_sent` also counts bytes that the layer below took and the peer may not have received.
 
-        Raises `TimeoutError` (`Expired` where the peer takes less than the minimum rate), `BrokenPipeError`,
-        `ConnectionResetError`, `TLSError`, and `OSError` (EBADF) once closed. `flags` may be MSG_NOSIGNAL, which holds anyway, and
-        MSG_MORE, which makes no difference.
+        Raises `TimeoutError` (`Expired` if the peer takes less than the minimum rate), `BrokenPipeError`, `ConnectionResetError`,
+        `TLSError`, and `OSError` (EBADF) once closed. `flags` may be MSG_NOSIGNAL, which always holds, and MSG_MORE, which is ignored.
         """
         if flags and flags & ~SEND_FLAGS:
             raise ValueError(OTHER_SEND_FLAGS)
@@ -307,10 +305,10 @@ class Connection:
         self.bytes_sent += len(data)
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """As `sendall`, and returns the number of bytes as `socket.send` does: all of them.
+        """As `sendall`, and returns the number of bytes, as `socket.send` does. It sends all of them.
 
-        A plain connection that does not block, or with MSG_DONTWAIT in `flags`, takes what there is room for. Raises `BlockingIOError`
-        where that is nothing, and `OSError` (EOPNOTSUPP) for MSG_DONTWAIT in TLS.
+        With a timeout of 0 or MSG_DONTWAIT, a plain connection sends as many bytes as there is room for. It raises `BlockingIOError` if
+        there is no room. TLS raises `OSError` (EOPNOTSUPP) for MSG_DONTWAIT.
         """
         if flags or self._timeout == 0:
             return send_as(self, data, flags)
@@ -350,10 +348,10 @@ class Connection:
         return isinstance(self._transport, SocketTransport)
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
-        """Send `count` bytes (None: all) of `file` from `offset`; the number sent, fewer where the file ends before.
+        """Send `count` bytes (None: all) of `file` from `offset`, and return the number sent. It is less if the file ends before.
 
-        The kernel sends a regular file by itself. What has no descriptor, or gives something else than its descriptor has (gzip), is read
-        and sent in blocks; from where it is, if it cannot seek and `offset` is 0.
+        The kernel sends a regular file by itself. A file without a descriptor, or with other content than its descriptor (gzip), is read
+        and sent in blocks. If it cannot seek and `offset` is 0, sending begins at its present position.
         """
         return send_file(self, file, offset, count)
 
@@ -366,7 +364,7 @@ class Connection:
     def close(self) -> None:
         """Close, once every file that `makefile` made is closed too, as sockets do.
 
-        On a connection that another is layered on, this does nothing: the outermost one is closed.
+        It does nothing on a connection that another is layered on. Close the outermost one.
         """
         self._close_wanted = True
         if self._files <= 0:
@@ -376,11 +374,12 @@ class Connection:
             self._end("the connection is closed")
 
     def finish(self, cut: bool = False) -> None:
-        """Close the outermost layer, also where there are still files or references. The greenlet that owns the connection calls this at
-        the end. Does nothing where it is closed or detached already.
+        """Close the outermost layer, also if there are still files or references. The greenlet that owns the connection calls this at
+        the end. Does nothing if the connection is closed or detached already.
 
-        What was written to the socket of `as_socket()` is sent first, for as long as the peer takes it. `cut`: the handler was stopped in
-        the middle of something, so the end is a reset, see `cut()`, and what needs a longer wait than that is lost.
+        Bytes that were written to the socket of `as_socket()` are sent first, for as long as the peer takes them. `cut` means that the
+        handler was stopped before it was complete. Then the connection ends with a reset (see `cut()`), and what is not sent within the
+        grace of `cut()` is lost.
         """
         own = self._lowest()._own
         try:
@@ -396,14 +395,14 @@ class Connection:
                     top._end("the connection is closed")
 
     def abort(self) -> None:
-        """Close so that the peer notices that something is missing: by a reset, and under TLS without close_notify."""
+        """Close with a reset, and under TLS without close_notify, so that the peer can tell that the stream is incomplete."""
         self.lifeline.reset_at_close = True
         self._end("the connection was aborted")
 
     def reset_unless_complete(self, incomplete: bool) -> None:
         """While `incomplete`, every end of the connection is a reset: a close, an error, a kill, the death of the process.
 
-        For a message that only the end of the stream delimits: set before its first byte, and cleared behind its last.
+        For a message that only the end of the stream delimits: set it before the first byte, and clear it after the last.
         """
         if isinstance(self._transport, ClosedTransport):
             return
@@ -411,26 +410,26 @@ class Connection:
         self.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET if incomplete else NO_LINGER)
 
     def cut(self, grace: float = CUT_GRACE) -> None:
-        """Close where the rest of what the peer was to get is not coming: it can tell that the stream is incomplete.
+        """Close an incomplete stream, so that the peer can tell that it is incomplete.
 
-        What was sent before is delivered first. Under TLS there is no close_notify. A TCP connection ends with a reset, once the peer has
-        what was sent, or after `grace` seconds. Unix sockets know no reset: they are closed.
+        Bytes that were sent before are delivered first. Under TLS close_notify is not sent. A TCP connection ends with a reset when the
+        peer has received the bytes, or after `grace` seconds. Unix sockets have no reset: they are closed.
         """
         cut(self, grace)
 
     @property
     def bytes_unacknowledged(self) -> int:
-        """Bytes of what was sent, as the descriptor has it, that the peer's kernel has not taken yet; 0 in memory and once closed."""
+        """Bytes that were sent on the descriptor and that the peer's kernel has not acknowledged; 0 in memory and once closed."""
         transport = self._transport
         sock = None if isinstance(transport, ClosedTransport) else transport.socket()
         return 0 if sock is None else unacknowledged(sock.fileno())
 
     @property
     def truncated(self) -> bool:
-        """Whether the stream has ended without the peer saying so: TLS without close_notify, which anybody on the way can bring about.
+        """Whether a TLS stream has ended without close_notify. An attacker on the network path can cause that.
 
-        `recv` returns b"" then as at every end, since many clients close so. A protocol whose messages end with the connection has to
-        look here: what it has got is not all (RFC 9112 section 9.8). Always False without TLS, and once closed.
+        `recv` returns b"" then, as at every end, because many clients close without close_notify. A protocol whose messages end with the
+        connection must check this: its message may be incomplete (RFC 9112 section 9.8). Always False without TLS, and once closed.
         """
         return bool(getattr(self._transport, "truncated", False))
 
@@ -450,7 +449,7 @@ class Connection:
         transport, self._transport = self._transport, ClosedTransport(self.lifeline, reason)
         if not isinstance(transport, ClosedTransport):
             self._ahead = None
-            self.lifeline.top = None  # breaks the circle, so that no collection is needed
+            self.lifeline.top = None  # breaks the reference cycle, so that garbage collection is not needed
             if self.lifeline.reset_at_close:
                 prepare_reset(transport)
             elif self.bytes_sent > MANY_BYTES and reason is not REASON:  # in a forked child the options are the parent's too
@@ -474,16 +473,16 @@ class Connection:
     def start_tls(
         self, context: ServerSide | ClientContext | None = None, *, server_hostname: str | None = None
     ) -> "Connection":
-        """Do a TLS handshake, on the side that the context is for; the connection inside it.
+        """Do a TLS handshake and return the connection inside TLS. A `ClientContext` makes this the client's side, others the server's.
 
-        Without a context it is the server's side, with the certificates of the bind, or inside of a proxy's tunnel with a leaf for the host
-        that the client asked for. Raises `RuntimeError` where the bind has no certificate.
+        Without a context it is the server's side, with the certificates of the bind. Inside of a proxy's tunnel the certificate is a leaf
+        for the host that the client asked for. Raises `RuntimeError` if the bind has no certificate.
 
-        This connection raises `OSError` (EBADF) on use from then on, and so do its files. What was read ahead, by them too, is what TLS
-        begins with: plain text that came with the command never looks like something that came in TLS (CVE-2011-0411).
+        From then on this connection and its files raise `OSError` (EBADF) on use. TLS begins with the bytes that the connection and its
+        files have read ahead. So plain text that came with a STARTTLS command is never taken for decrypted data (CVE-2011-0411).
 
-        `server_hostname` is the name or address that a client verifies and sends as SNI. Raises `HandshakeError`, and closes
-        the connection then. The deadline is the caller's to set.
+        `server_hostname` is the name or address that a client verifies and sends as SNI. If the handshake fails, this raises
+        `HandshakeError` and closes the connection. The caller sets the deadline.
         """
         below, context = begin_tls(self, context, server_hostname)
         inner = Connection(below, client=self.client, server=self.server, parent=self)
@@ -505,20 +504,20 @@ class Connection:
             tell(service.events.handshake, connection, error)
 
     def detach(self) -> "tuple[gevent.socket.socket, bytes]":
-        """The socket and the bytes of it that were read ahead; they are the caller's to close and to use first.
+        """The socket, and the bytes that were read ahead. The caller uses the bytes first, and closes the socket.
 
-        Only on a plain connection: `OSError` (EOPNOTSUPP) on TLS and in memory, where a socket does not carry this stream.
+        Only on a plain connection. TLS and memory raise `OSError` (EOPNOTSUPP), because a socket does not carry the stream there.
 
-        After `fileno()` the descriptor belongs to the caller of both, as after `socket.detach()`: `SSLContext.wrap_socket` makes a
-        socket of the number and drops what is returned here. So garbage collection does not close that socket, only its `close()` does.
+        After `fileno()` the descriptor belongs to the caller, as after `socket.detach()`: `SSLContext.wrap_socket` makes a socket of the
+        number and drops the socket that is returned here. So garbage collection does not close the returned socket; its `close()` does.
         """
         return detach(self)
 
     def as_socket(self) -> StreamSocket:
         """A real socket with this stream, for code that needs a descriptor that carries the stream: select, threads, `subprocess`, `ssl`.
 
-        It is one end of a socketpair, on every kind of transport, and a pump carries the bytes: the pump owns this
-        connection from then on. Deadline, idle timeout and drain hold as before. See `StreamSocket` for what it does differently.
+        It is one end of a socketpair, on every kind of transport. A pump carries the bytes, and owns this connection from then on.
+        Deadline, idle timeout and drain hold as before. `StreamSocket` lists the differences from other sockets.
         """
         if isinstance(self._transport, ClosedTransport):
             raise OSError(errno.EBADF, self._transport.reason)
@@ -529,11 +528,11 @@ class Connection:
         own.pump, near = start_pump(self)
         return near
 
-    # What the author of a handler keeps with it
+    # What a handler uses beside the stream
 
     @property
     def data(self) -> dict[Any, Any]:
-        """A dict of the handler's own, the same for all layers of the connection."""
+        """A dict for the handler's data, the same for all layers of the connection."""
         own = self._extras()
         if own.data is None:
             own.data = {}
@@ -541,7 +540,7 @@ class Connection:
 
     @property
     def log(self) -> ConnectionLog:
-        """The server's error log, for lines about this connection: each begins with its number and the hijacker's name."""
+        """The server's error log, for lines about this connection. Each begins with the connection's number and the hijacker's name."""
         own = self._extras()
         if own.log is None:
             own.log = ConnectionLog(self._lowest())
@@ -551,7 +550,8 @@ class Connection:
     def draining(self) -> Event:
         """Set when the server begins to stop: `is_set()`, and `wait(seconds)` from greenlets and from real threads.
 
-        What still runs after the graceful timeout is cut. A handler that only reads sets `resting`, and is woken.
+        Connections that are open after the graceful timeout are cut. A handler that only waits for a message sets `resting`: its wait then
+        raises `Draining`.
         """
         service = self.lifeline.service
         if service is not None:
@@ -562,8 +562,8 @@ class Connection:
         return own.draining
 
     def on_drain(self, callback: Callable[[], object]) -> None:
-        """Call `callback` in a new greenlet when the server begins to stop (now, if it has begun), unless the connection is
-        over by then: for handlers that wait for something else, such as an event loop (`loop.call_soon_threadsafe`)."""
+        """Call `callback` in a new greenlet when the server begins to stop, or now if it has begun. It is not called if the connection is
+        over by then. For handlers that wait for something else, such as an event loop (`loop.call_soon_threadsafe`)."""
         self._extras().on_drain(self.draining, callback, self.log)
 
     def _lowest(self) -> "Connection":
@@ -589,7 +589,7 @@ class Connection:
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """A file over the stream, as `socket.makefile`. It holds a reference: `close()` waits for it."""
+        """A file over the stream, as `socket.makefile`. After `close()` the connection stays open until its files are closed."""
         return make_file(self, mode, buffering, encoding, errors, newline)
 
     def _decref_socketios(self) -> None:
@@ -599,7 +599,7 @@ class Connection:
             self._end("the connection is closed")
 
     def settimeout(self, seconds: float | None) -> None:
-        """Limit each operation to `seconds` by a separate timer: None for no limit, 0 to never wait (`BlockingIOError`)."""
+        """Limit each operation to `seconds`. None sets no limit. With 0 an operation that would wait raises `BlockingIOError`."""
         if seconds is not None and seconds < 0:
             raise ValueError("a timeout cannot be negative")
         self._timeout = seconds
@@ -618,21 +618,21 @@ class Connection:
         self._timeout = None if flag else 0.0
 
     def getblocking(self) -> bool:
-        """Whether operations wait at all."""
+        """Whether operations wait: False if the timeout is 0."""
         return self._timeout != 0
 
     def fileno(self) -> int:
         """The descriptor, for select and the like; -1 once closed, and in memory.
 
-        Raises `OSError` (EOPNOTSUPP) in TLS, while there is read-ahead and after `as_socket()`: bytes on that descriptor are not this
-        stream's, and its readiness is not that of this stream. `as_socket()` has a descriptor that carries the stream.
+        Raises `OSError` (EOPNOTSUPP) in TLS, while there is read-ahead, and after `as_socket()`. In these cases the descriptor does not
+        carry this stream: neither its bytes nor its readiness are those of the stream. The socket of `as_socket()` carries it.
         """
         number = self._own_descriptor()
         self._number_given = True
         return number
 
     def _own_descriptor(self) -> int:
-        """As `fileno`, for a caller that does not give the number away."""
+        """As `fileno`, for a caller that does not pass the number on."""
         own = self._lowest()._own
         if own is not None and own.pump is not None:
             raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
@@ -643,32 +643,32 @@ class Connection:
         return self.descriptor()
 
     def descriptor(self) -> int:
-        """The number of the descriptor at the bottom, -1 where there is none. For polls that ask about the peer and not about this stream:
-        its bytes and its readiness are not this stream's where there is TLS or read-ahead. Not to be given to code that reads or writes."""
+        """The number of the lowest layer's descriptor, -1 if there is none. Use it only to poll for the peer's state. With TLS or
+        read-ahead its bytes and its readiness are not those of this stream. Do not give it to code that reads or writes."""
         if isinstance(self._transport, ClosedTransport):
             return -1
         sock = self._transport.socket()
         return -1 if sock is None else sock.fileno()
 
     def pending(self) -> int:
-        """Bytes that can be read without the kernel: read ahead, or decrypted."""
+        """Bytes that can be read without a system call: read ahead, or decrypted already."""
         transport = self._transport
         decrypted = transport.ssl.pending() if isinstance(transport, DescriptorTLS | LayeredTLS) else 0
         return len(self._ahead or b"") + decrypted
 
     def dup(self) -> "gevent.socket.socket":
-        """A socket with another descriptor of the same stream, which ends when both are closed. The limits of this connection do not hold
-        there. Raises `OSError` (EOPNOTSUPP) in memory, and where `fileno` does."""
+        """A socket with another descriptor of the same stream. The stream ends when both are closed. The limits of this connection do not
+        hold for that socket. Raises `OSError` (EOPNOTSUPP) in memory, and whenever `fileno` raises."""
         number = os.dup(self._present())
         return gevent.socket.socket(self.family, self.type, self.proto, fileno=number)
 
     def get_inheritable(self) -> bool:
-        """Whether programs that this process starts have the descriptor."""
+        """Whether programs that this process starts inherit the descriptor."""
         number = self.descriptor()
         return number >= 0 and os.get_inheritable(number)
 
     def set_inheritable(self, inheritable: bool) -> None:
-        """Let programs that this process starts have the descriptor, or not. True raises `OSError` (EOPNOTSUPP) as `dup` does."""
+        """Set whether programs that this process starts inherit the descriptor. True raises `OSError` (EOPNOTSUPP) as `dup` does."""
         if inheritable:
             os.set_inheritable(self._present(), True)
         elif self.descriptor() >= 0:
@@ -683,23 +683,23 @@ class Connection:
         return number
 
     def getpeername(self) -> Address:
-        """The peer's address as the kernel knows it; `client` in memory."""
+        """The peer's address as the kernel gives it; `client` in memory."""
         sock = self._transport.socket()
         return self.client if sock is None else cast(Address, sock.getpeername())
 
     def getsockname(self) -> Address:
-        """Our address as the kernel knows it; `server` in memory."""
+        """The local address as the kernel gives it; `server` in memory."""
         sock = self._transport.socket()
         return self.server if sock is None else cast(Address, sock.getsockname())
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket at the bottom; nothing in memory."""
+        """Set an option of the lowest layer's socket. Does nothing in memory."""
         sock = self._transport.socket()
         if sock is not None:
             sock.setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, length: int = 0) -> int | bytes:
-        """An option of the socket at the bottom. `OSError` (ENOPROTOOPT) in memory."""
+        """An option of the lowest layer's socket. Raises `OSError` (ENOPROTOOPT) in memory."""
         sock = self._transport.socket()
         if sock is None:
             raise OSError(errno.ENOPROTOOPT, "a stream in memory has no socket options")
@@ -707,7 +707,7 @@ class Connection:
 
     @property
     def family(self) -> int:
-        """Address family of the socket at the bottom; AF_UNIX in memory."""
+        """Address family of the lowest layer's socket; AF_UNIX in memory."""
         sock = self._transport.socket()
         return socket_module.AF_UNIX if sock is None else sock.family
 
@@ -718,7 +718,7 @@ class Connection:
 
     @property
     def proto(self) -> int:
-        """Protocol number of the socket at the bottom; 0 in memory."""
+        """Protocol number of the lowest layer's socket; 0 in memory."""
         sock = self._transport.socket()
         return 0 if sock is None else sock.proto
 
@@ -735,15 +735,15 @@ class Connection:
         return None if tls is None else (tls.cipher, tls.version, tls.cipher_bits)
 
     def selected_alpn_protocol(self) -> str | None:
-        """The protocol id that ALPN agreed on; None without, and on a plain connection."""
+        """The protocol id that ALPN agreed on; None without ALPN, and on a plain connection."""
         tls = self.tls
         return None if tls is None else tls.alpn
 
     def getpeercert(self, binary_form: bool = False) -> "dict[str, Any] | bytes | None":
         """The peer's certificate: in DER, or as a dict like that of `ssl.SSLSocket.getpeercert`, with both names, validity, serial number
-        and alternative names. None where it has none.
+        and alternative names. None if the peer sent none.
 
-        The dict is empty where the certificate was not verified. `tls.peer_certificate` has more.
+        The dict is empty if the certificate was not verified. `tls.peer_certificate` has more.
         """
         tls = self.tls
         certificate = None if tls is None else tls.peer_certificate
@@ -753,13 +753,13 @@ class Connection:
             return in_der(certificate)
         return as_dict(certificate) if tls.peer_verified else {}
 
-    # Limits in time, kept by the sweeper (see `Lifeline`)
+    # Time limits, which the sweeper enforces (see `Lifeline`)
 
     @property
     def deadline(self) -> float:
-        """Absolute `time.monotonic()` seconds. A wait that lasts longer raises `Expired`, noticed within about a second.
+        """Absolute `time.monotonic()` seconds. A wait that lasts longer raises `Expired`, up to about a second late.
 
-        It stays in the past until it is moved: code that catches `Expired` to send something sets a new one first.
+        An expired deadline stays until it is set again. So code that catches `Expired` and sends something sets a new one first.
         """
         return self.lifeline.deadline
 
@@ -769,7 +769,7 @@ class Connection:
 
     @property
     def idle_timeout(self) -> float | None:
-        """Seconds without a byte in either direction until waits raise `Expired`; None for no limit."""
+        """Seconds without a byte in either direction after which a wait raises `Expired`; None for no limit."""
         return self.lifeline.idle_timeout
 
     @idle_timeout.setter
@@ -778,7 +778,7 @@ class Connection:
 
     @property
     def resting(self) -> bool:
-        """Set while waiting for a new message, when closing would lose nothing: the wait raises `Draining` at shutdown."""
+        """Set by a handler that waits for a new message, so that closing loses nothing. Its wait raises `Draining` at shutdown."""
         return self.lifeline.resting
 
     @resting.setter
