@@ -1,4 +1,4 @@
-"""How a `Connection` ends where its stream is incomplete, or its peer does not read: resets, and what the kernel has left to send."""
+"""How a `Connection` ends if its stream is incomplete or its peer does not read: resets, and a limit on unsent bytes in the kernel."""
 
 import socket as socket_module
 import struct
@@ -20,9 +20,9 @@ _INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
 RESET = struct.pack("ii", 1, 0)
 NO_LINGER = struct.pack("ii", 0, 0)
 
-#: What the kernel has still to send after a close is given up once the peer has taken nothing for so many milliseconds. Otherwise a peer
-#: that answers probes and reads nothing keeps up to 4 MB for ever, which belong to no process any more. It is about what a `WritePace`
-#: allows before. Where less than `MANY_BYTES` were sent it is not set, so that a short exchange costs no system call for it.
+#: Milliseconds. After a close, the kernel drops the unsent bytes if the peer has taken nothing for this time. Otherwise a peer that answers
+#: probes and reads nothing keeps up to 4 MB of kernel memory for ever. A `WritePace` allows about the same time before the close. If less
+#: than `MANY_BYTES` were sent, the option is not set, which saves a short exchange the system call.
 UNREAD_AT_MOST = 180_000
 MANY_BYTES = 1 << 16
 
@@ -37,13 +37,13 @@ def cut(connection: "Connection", grace: float) -> None:
     sock = transport.socket()
     if sock is not None and sock.family != socket_module.AF_UNIX:
         drain(sock, grace)
-    if not encrypted:  # without close_notify it is clear enough, and what the peer has not taken yet is still sent
+    if not encrypted:  # under TLS the missing close_notify shows the cut, and the kernel still sends the unsent bytes
         connection.lifeline.reset_at_close = True
     connection._end("the connection was cut")
 
 
 def prepare_reset(transport: Transport) -> None:
-    """Make the close of `transport` a reset. What the kernel has not sent yet is dropped."""
+    """Make the close of `transport` a reset. The kernel drops unsent bytes."""
     sock = transport.socket()
     if sock is not None:
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET)

@@ -1,4 +1,4 @@
-"""`Extras`: what few connections have, made when it is first asked for, and shared by all layers of a connection."""
+"""`Extras`: attributes that few connections need. They are made on first use, and all layers of a connection share them."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ __all__ = ["ConnectionLog", "Extras"]
 class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
     """The error log, for messages of a handler about its connection. Each line begins with the connection's number and route.
 
-    Records have them as `connection` and `hijacker` too, for handlers of the application.
+    Log records also have them as the attributes `connection` and `hijacker`, for the application's log handlers.
     """
 
     def __init__(self, connection: "Connection") -> None:
@@ -29,7 +29,7 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
         self._id = connection.id
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Begin the line, and add to the record."""
+        """Put both before the message, and add them to the record."""
         connection = self._connection()
         route = None if connection is None else connection.route
         more: Mapping[str, Any] = kwargs.get("extra") or {}
@@ -40,8 +40,8 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
 
 class Extras:
     """
-    pump        what carries the bytes of the socket that `as_socket()` returned
-    data        a dict of the handler's own
+    pump        the pump that carries the bytes of the socket of `as_socket()`
+    data        a dict for the handler's data
     log         see `Connection.log`
     draining    for a connection that no server serves
     """
@@ -77,14 +77,14 @@ class Extras:
         self._files.append(weakref.ref(file))
 
     def write_files(self) -> None:
-        """Write what the files hold back."""
+        """Write the bytes that the files have in their buffers."""
         for file in self._open_files():
             file.flush()
 
     def take_files_ahead(self) -> bytes:
-        """What the files have read from the stream and no reader has had: they have no more of it then.
+        """Take the bytes out of the files' buffers that were read from the stream and not consumed.
 
-        The stream must not be readable any more. A text file has decoded what it read: its bytes are dropped.
+        The stream must not be readable any more. A text file has decoded its bytes, so they are dropped.
         """
         ahead = b""
         for file in self._open_files():
@@ -92,7 +92,7 @@ class Extras:
             if isinstance(file, io.TextIOWrapper):
                 below = file.detach()
             if isinstance(below, io.BufferedReader | io.BufferedRWPair):
-                with contextlib.suppress(OSError):  # nothing is in its buffer, and it asks the stream
+                with contextlib.suppress(OSError):  # its buffer is empty, so it reads from the stream
                     while data := below.read1(len(below.peek())):
                         ahead += data
         self._files.clear()

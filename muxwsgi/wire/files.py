@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_file", "send_file"]
 
-#: Bytes read from a file at once where the kernel cannot send it by itself.
+#: Bytes of one read from a file that the kernel cannot send by itself.
 FILE_BLOCK = 1 << 16
 
 

@@ -58,13 +58,13 @@ def _peek_as(connection: "Connection", n: int, all_of_them: bool, timeout: float
     elif not have:
         connection._look(min(n, 1), timeout)
     elif have < n:
-        with contextlib.suppress(BlockingIOError):  # more may have come since
+        with contextlib.suppress(BlockingIOError):  # more bytes may have come by now
             connection._look(have + 1, 0.0)
     return bytes((connection._ahead or b"")[:n])
 
 
 def send_as(connection: "Connection", data: Buffer, flags: int) -> int:
-    """`send` with flags, and on a connection that does not block."""
+    """`send` with flags, or on a connection with a timeout of 0."""
     if flags & ~(SEND_FLAGS | _DONTWAIT):
         raise ValueError(OTHER_SEND_FLAGS)
     transport = connection._transport
@@ -73,7 +73,7 @@ def send_as(connection: "Connection", data: Buffer, flags: int) -> int:
             count = transport.send_now(memoryview(data).cast("B"))
             connection.bytes_sent += count
             return count
-        if flags & _DONTWAIT and not isinstance(transport, ClosedTransport):  # the rest of a record has to follow
+        if flags & _DONTWAIT and not isinstance(transport, ClosedTransport):  # a TLS record cannot be sent in part
             raise OSError(errno.EOPNOTSUPP, "MSG_DONTWAIT cannot be had in TLS: the socket of as_socket() has it")
     connection.sendall(data)
     return memoryview(data).nbytes

@@ -1,11 +1,11 @@
 """The memory for the Python frames of a greenlet, kept for the next greenlet.
 
-CPython gives each greenlet that runs Python code a block of 16 KiB, by mmap(2), and takes it back at its end, by munmap(2); between the two
-the kernel finds and clears pages for it. Each connection has a greenlet, so these are as much work for the kernel as reading a
-request. Python lets a program choose where such blocks come from (`PyObject_SetArenaAllocator`): the compiled build takes those that were
-given back a moment ago. Plain Python cannot do that, and is not changed.
+CPython maps a block of 16 KiB for each greenlet that runs Python code (mmap(2)), and unmaps it at the greenlet's end (munmap(2)). The
+kernel also finds and clears the pages. Each connection has a greenlet, and this work costs the kernel as much as reading a request. A C
+extension can replace the allocator of such blocks (`PyObject_SetArenaAllocator`). In the compiled build, the replacement reuses blocks that
+were freed recently. Plain Python cannot replace it.
 
-It is a setting of the whole process. So `muxwsgi run` makes it, and the library does not.
+The setting applies to the whole process. So `muxwsgi run` makes it, and the library does not.
 """
 
 __all__ = ["keep_frames"]

@@ -23,12 +23,12 @@ __all__ = ["KeptSocket", "StreamSocket"]
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 _thread_id: Callable[[], int] = get_original("threading", "get_ident")
 
-#: What a read that finds nothing returns.
+#: The type of the value that a read returns if there are no bytes.
 Nothing = TypeVar("Nothing", bytes, int)
 
 _DONTWAIT = int(socket_module.MSG_DONTWAIT)
 
-#: Options at these levels, and of the socket level these, are set on the connection: on a socketpair they have no effect.
+#: Options of these levels, and these options of the socket level, are set on the connection. They have no effect on a socketpair.
 _LEVELS = frozenset({int(socket_module.IPPROTO_IP), int(socket_module.IPPROTO_IPV6), int(socket_module.IPPROTO_TCP)})
 _OPTIONS = frozenset({int(socket_module.SO_KEEPALIVE), int(socket_module.SO_LINGER)})
 
@@ -45,7 +45,7 @@ class Carrier(Protocol):
 
 
 class KeptSocket(gevent.socket.socket):  # type: ignore[misc]  # mypy is not shown its type
-    """A socket whose descriptor may have another owner by now: `close()` closes it, garbage collection does not."""
+    """A socket whose descriptor may have another owner. So only `close()` closes it, and garbage collection does not."""
 
     def __del__(self) -> None:
         if not self._closed:
@@ -72,7 +72,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
 
     @classmethod
     def over(cls, sock: socket_module.socket, connection: "Connection", carrier: "Carrier") -> "StreamSocket":
-        """Made from `sock`, whose descriptor it takes."""
+        """A `StreamSocket` with the descriptor of `sock`, which it takes over."""
         made = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         made.connection = connection
         made._carrier = carrier
@@ -159,14 +159,14 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
             raise
 
     def send(self, data: Any, flags: int = 0, *more: Any) -> int:
-        """All of `data`, unless the socket does not block; the number of bytes."""
+        """Send all of `data`, and return the number of bytes. A socket with a timeout of 0 may send less."""
         if self.timeout == 0 or flags & _DONTWAIT:
             return int(super().send(data, flags | _DONTWAIT, 0))
         self.sendall(data, flags)
         return memoryview(data).nbytes
 
     def sendmsg(self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, address: Any = None) -> int:
-        """As `send`, of all `buffers`. `ancdata` has no meaning here: `OSError` (EOPNOTSUPP)."""
+        """As `send`, of all `buffers`. Raises `OSError` (EOPNOTSUPP) for `ancdata`."""
         if list(ancdata):
             raise OSError(errno.EOPNOTSUPP, "a connection carries no ancillary data")
         return self.send(b"".join(buffers), flags)
@@ -178,7 +178,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
         return self.connection.client
 
     def getsockname(self) -> Any:
-        """Our address of the connection."""
+        """The local address of the connection."""
         return self.connection.server
 
     def setsockopt(self, level: int, option: int, *value: Any) -> None:
@@ -189,7 +189,7 @@ class StreamSocket(gevent.socket.socket):  # type: ignore[misc]
             super().setsockopt(level, option, *value)
 
     def getsockopt(self, level: int, option: int, *length: int) -> int | bytes:
-        """As `setsockopt`."""
+        """The option of the socket that `setsockopt` sets it on."""
         if level in _LEVELS or (level == socket_module.SOL_SOCKET and option in _OPTIONS):
             return self.connection.getsockopt(level, option, *length)
         return cast("int | bytes", super().getsockopt(level, option, *length))

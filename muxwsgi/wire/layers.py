@@ -1,4 +1,4 @@
-"""The ways from a `Connection` to the next layer, and out of it: `start_tls` and `detach`. Both take the read-ahead along."""
+"""How a `Connection` passes its stream on: `start_tls` to a TLS layer, `detach` to the caller. Both keep the read-ahead."""
 
 import errno
 import socket as socket_module
@@ -25,12 +25,12 @@ __all__ = ["begin_tls", "detach", "shake_hands"]
 _IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
 
 
-#: What TLS is begun with: see `Connection.start_tls`.
+#: The first argument of `Connection.start_tls`.
 Context = ServerSide | ClientContext
 
 
 def begin_tls(connection: "Connection", context: Context | None, server_hostname: str | None) -> tuple[TLSTransport, Context]:
-    """The first half of `Connection.start_tls`: a transport over the connection's own, which it loses, and the context that it is for."""
+    """The first half of `Connection.start_tls`: a TLS transport, which takes over the connection's transport, and its context."""
     transport = connection._transport
     if isinstance(transport, ClosedTransport):
         raise OSError(errno.EBADF, transport.reason)
@@ -45,7 +45,7 @@ def begin_tls(connection: "Connection", context: Context | None, server_hostname
     own = connection._lowest()._own
     if own is not None:
         own.write_files()
-        connection._transport = ClosedTransport(connection.lifeline, _IN_TLS)  # files that have nothing must not ask
+        connection._transport = ClosedTransport(connection.lifeline, _IN_TLS)  # a file with an empty buffer must not read from the stream
         ahead = own.take_files_ahead() + ahead
     below: TLSTransport
     try:
@@ -63,7 +63,7 @@ def begin_tls(connection: "Connection", context: Context | None, server_hostname
 
 
 def shake_hands(below: TLSTransport, context: Context, server_hostname: str | None) -> TLSInfo:
-    """The second half: the handshake, and what it agreed on."""
+    """The second half: do the handshake, and return what it agreed on."""
     below.handshake()
     if isinstance(context, ClientContext):
         context.verify_name(below.ssl, server_hostname)

@@ -1,4 +1,4 @@
-"""A stream in memory: two transports, each the other's peer, with the buffer limits, half-close and errors of a socket."""
+"""A stream in memory: two transports that are connected to each other, with the buffer limits, half-close and errors of a socket."""
 
 import errno
 import socket as socket_module
@@ -9,21 +9,21 @@ from muxwsgi.wire.transport import Buffer, WriteTurn
 
 __all__ = ["MemoryTransport", "memory_pair"]
 
-#: Bytes that one direction holds before its writer waits.
+#: Bytes that one direction holds. When it is full, the writer waits.
 CAPACITY = 1 << 16
 
 
 class Channel:
-    """One direction: what was written and not yet read, and the readiness of either end."""
+    """One direction: the bytes that were written and not yet read, and the readiness of each end."""
 
     __slots__ = ("broken", "data", "ended", "readable", "reset", "writable")
 
-    step = 0  # the reader's every read is seen: see `SendQueue`
+    step = 0  # each read is noticed at once: see `SendQueue`
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.ended = False  # the writer is done
-        self.broken = False  # the writer has reset the stream: what is left in `data` can be read still
+        self.broken = False  # the writer has reset the stream; the bytes in `data` can still be read
         self.reset = False  # the reader is gone
         self.readable = Ready()
         self.writable = Ready()
@@ -80,7 +80,8 @@ class MemoryTransport:
         self._turn.write(send_more, len(view), timeout)
 
     def send_now(self, view: memoryview) -> int:
-        """What there is room for; how much. Raises `BlockingIOError` where that is nothing, or another greenlet is sending."""
+        """Send as many bytes as there is room for, and return their number. Raises `BlockingIOError` if there is no room, or if another
+        greenlet is sending."""
         channel = self._outgoing
         if channel.ended or channel.reset:
             raise BrokenPipeError(errno.EPIPE, "the other end is closed")

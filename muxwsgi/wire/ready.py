@@ -1,9 +1,9 @@
-"""Readiness: how a greenlet waits for one direction of a stream. The only place that touches gevent's watchers of connections.
+"""Readiness: how a greenlet waits for one direction of a stream. Only this module uses gevent's watchers of connections.
 
 The states of a `Ready`
 -----------------------
 
-A `Ready` has two states that change apart from each other, the watcher's and the waiter's, and one that is final.
+A `Ready` has two independent states, the watcher's and the waiter's, and one final state.
 
 watcher     off, or armed: started in the loop. `wait` arms it. It *stays armed* after the wait, and its callback turns it off when nobody
             waits. A pair in memory has no watcher; `notify` is called instead.
@@ -11,23 +11,21 @@ waiter      none, or one greenlet: from the beginning of `wait` to its end, and 
 closed      `wait` raises EBADF. The watcher is gone, because the descriptor is closed next.
 
 What ends a wait: the watcher's callback or `notify` (`_fired`), `fail`, the timer of `timeout`, `close`, and an exception that is thrown
-into the greenlet (a Timeout, a kill). The first four wake it by `switch`. Nothing else does: a greenlet that is woken by another goes on
-waiting.
+into the greenlet (a Timeout, a kill). The first four wake it by `switch`. If anything else switches to the greenlet, it goes on waiting.
 
 Which greenlet does what
 ------------------------
 
 - The waiter is in `hub.switch()`, inside of `wait`.
 - The hub runs `_on_ready`, `_wake` and `_time_out`. Only the hub switches to a waiter.
-- Any greenlet calls `fail`, `notify` and `close`, and threads call `fail` and `close`. They set a flag and leave the switch to the hub
-  (`run_callback`). The wait may be over when the hub comes to it, and another may have begun: `_wake` looks at the flags, which each wait
-  clears.
+- Any greenlet may call `fail`, `notify` and `close`. Threads may call `fail` and `close`. These set a flag, and the hub switches later
+  (`run_callback`). By then the wait may be over, and another may have begun. So `_wake` checks the flags, which each wait clears.
 
 What must hold
 --------------
 
-- The waiter is cleared in `finally`. A stale one, left behind by a Timeout or a kill, would be switched to where it sleeps by then.
-- libev aborts the process when a watcher is started on a closed descriptor. So there is a check before each start.
+- The waiter is cleared in `finally`. Otherwise, after a Timeout or a kill, the hub could switch to a greenlet that waits elsewhere.
+- libev aborts the process when a watcher is started on a closed descriptor. So each start is preceded by a check.
 - A timeout of 0 never waits. Deadlines are not timers: the sweeper calls `fail` (see `lifeline.py`).
 
 Tried, and not used
@@ -69,16 +67,16 @@ __all__ = [
 READ = 1
 WRITE = 2
 
-#: The one of the kernel: gevent's would wait for the next turn of the loop.
+#: The unpatched function. gevent's would wait for the next turn of the loop.
 _poll = get_original("select", "poll")
 _POLL_EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}
 _thread_id: Callable[[], int] = get_original("threading", "get_ident")
 
 
 class Ready:
-    """Readiness of one direction of one stream, which is announced by `notify` (a pair in memory has no descriptor).
+    """Readiness of one direction of one stream. `notify` announces it, because a pair in memory has no descriptor.
 
-    At most one greenlet waits at a time: a second one gets `ConcurrentObjectUseError`, never a lost wake-up.
+    At most one greenlet waits at a time. A second one gets `ConcurrentObjectUseError`, so that no wake-up is lost.
     """
 
     __slots__ = ("_armed", "_closed", "_failure", "_fired", "_hub", "_waiter")
@@ -96,9 +94,9 @@ class Ready:
         self._waiter: "greenlet | None" = None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Sleep until ready. `timeout` is in seconds, `None` for ever (deadlines come from the sweeper instead).
+        """Sleep until ready. `timeout` is in seconds; None sets no timeout. Deadlines come from the sweeper instead.
 
-        Raises `TimeoutError` after `timeout`, `BlockingIOError` where `timeout` is 0, `OSError` (EBADF) once closed,
+        Raises `TimeoutError` after `timeout`, `BlockingIOError` if `timeout` is 0, `OSError` (EBADF) once closed,
         `RuntimeError` in another thread, and the error that `fail` was given.
         """
         if self._waiter is not None:
@@ -134,19 +132,19 @@ class Ready:
                 timer.close()
 
     def check_thread(self) -> None:
-        """Raises `RuntimeError` in a thread that is not the hub's: only the hub's own greenlets can wait here."""
+        """Raises `RuntimeError` in a thread that is not the hub's, because only the hub's greenlets can wait here."""
         if _thread_id() != self._hub.thread_ident:
             raise RuntimeError("a Connection works only in its thread: call as_socket() there, and use that socket here")
 
     def notify(self) -> None:
-        """Wake the waiter, if there is one. Callable from any greenlet of the hub's thread."""
+        """Wake the waiter, if any. Any greenlet of the hub's thread may call it."""
         if self._waiter is not None and not self._fired:
             self._fired = True
             self._hub.loop.run_callback(self._wake)
 
     def fail(self, error: BaseException) -> None:
-        """Make the wait that is going on, if any, raise `error`. Later waits are not affected. Callable from any thread, so that one may
-        close a connection of another's."""
+        """Make the present wait, if any, raise `error`. Later waits are not affected. Any thread may call it, so that one thread can close
+        the connection of another."""
         if self._waiter is not None and self._failure is None:
             self._failure = error
             self._hub.loop.run_callback_threadsafe(self._wake)
@@ -169,18 +167,18 @@ class Ready:
         return self._waiter is not None
 
     def unsent(self) -> int:
-        """Bytes that were sent, and that the peer has not acknowledged (TCP) or read (unix sockets). 0 in memory."""
+        """Sent bytes that the peer's kernel has not acknowledged (TCP) or the peer has not read (unix sockets). 0 in memory."""
         return 0
 
     def is_ready(self) -> bool:
-        """Whether the wait that goes on would end at once: it has been notified, or the descriptor is ready."""
+        """Whether the present wait would end at once, because `notify` was called or the descriptor is ready."""
         return self._waiter is not None and self._fired
 
     def _arm(self) -> None:
         raise NotImplementedError
 
     def _wake(self) -> None:
-        # The wait this was meant for may be over, and another one begun, before the loop comes here.
+        # By the time the loop runs this, the wait that it was meant for may be over, and another may have begun.
         if self._waiter is not None and (self._fired or self._failure is not None):
             self._waiter.switch()
 
@@ -191,19 +189,19 @@ class Ready:
 
 
 class DescriptorReady(Ready):
-    """Readiness of one direction of a descriptor, told by the event loop."""
+    """Readiness of one direction of a descriptor, which the event loop announces."""
 
     __slots__ = ("_events", "_fd", "_watcher")
 
     def __init__(self, fd: int, events: int, hub: Any = None) -> None:
-        """`hub` is this thread's, and is looked up where it is None."""
+        """`hub` is this thread's; None to look it up."""
         self._begin(hub or get_hub())
         self._fd = fd
         self._events = events
         self._watcher: Any = None  # made at the first wait
 
     def to_write(self) -> "DescriptorReady":
-        """The other direction of the same descriptor, closed where this one is."""
+        """The writing direction of the same descriptor. It is closed if this one is."""
         writer = DescriptorReady(self._fd, WRITE, self._hub)
         writer._closed = self._closed
         return writer
@@ -217,7 +215,7 @@ class DescriptorReady(Ready):
 
     def _arm(self) -> None:
         self.check_thread()
-        # EBADF here, where libev would abort: from the check, or from making the watcher.
+        # A closed descriptor raises EBADF here, in the check or in making the watcher. libev would abort the process.
         if self._watcher is None:
             self._watcher = self._hub.loop.io(self._fd, self._events)
         else:
@@ -230,7 +228,7 @@ class DescriptorReady(Ready):
             return 0
         try:
             return unacknowledged(self._fd)
-        except OSError:  # something else than a socket was given as one
+        except OSError:  # the descriptor is not a socket
             return 0
 
     def _on_ready(self) -> None:
@@ -251,15 +249,15 @@ class DescriptorReady(Ready):
 
 
 def unacknowledged(fd: int) -> int:
-    """Bytes that were sent and that the peer's kernel has not taken yet (TCP), or its reader (unix sockets)."""
+    """Sent bytes that the peer's kernel has not acknowledged (TCP) or the peer has not read (unix sockets)."""
     return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def give_turn() -> None:
-    """Let all greenlets run that are ready, also those whose descriptors have become so, and come back.
+    """Let all ready greenlets run, also those whose descriptors have become ready, and return.
 
-    `gevent.sleep(0)` is not that: it looks at descriptors and timers once in up to a thousand calls. A greenlet that works for a
-    millisecond between them keeps all others waiting for a second, the sweeper included.
+    `gevent.sleep(0)` does less: it looks at descriptors and timers once in up to a thousand calls. If a greenlet works for a millisecond
+    between two calls, all other greenlets, the sweeper included, wait for up to a second.
     """
     hub = get_hub()
     timer = hub.loop.timer(0)

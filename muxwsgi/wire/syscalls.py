@@ -1,8 +1,7 @@
-"""System calls on descriptors that do not block, and the clocks: by Python's functions in plain Python, by libc itself in the compiled
-build.
+"""System calls on non-blocking descriptors, and the clocks. Plain Python uses Python's functions, and the compiled build calls libc.
 
-A socket's methods parse a tuple, release the GIL for a call that never waits, and make room for everything that might have come: together
-as many instructions as a request head takes. `syscalls.pxd` has the other half. All raise what the socket's method of that name does.
+A socket's methods parse a tuple, release the GIL for a call that never waits, and allocate the largest possible buffer. This costs as many
+instructions as parsing a request head. `syscalls.pxd` has the compiled half. Each function raises the errors of the socket method.
 """
 
 import errno
@@ -30,11 +29,11 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-#: Family, type and protocol of a socket, as numbers: a socket that is asked for them makes an enum member each time.
+#: Family, type and protocol of a socket, as numbers. The attributes of a socket make an enum member at each access.
 Kind = tuple[int, int, int]
 
 
-#: In a patched process `os.close` leaves it to the loop to close what it has watched. A forked child's loop is another one.
+#: The unpatched function. The patched `os.close` lets the loop close descriptors that it has watched. A forked child has another loop.
 close_now: Callable[[int], None] = get_original("os", "close")
 
 
@@ -49,27 +48,27 @@ def receive(fd: int, n: int) -> bytes:
 
 
 def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes:
-    """As `receive`, and leaves the bytes there. `socket` returns the socket of `fd`, without which plain Python cannot."""
+    """As `receive`, and leaves the bytes in the kernel. `socket` returns the socket of `fd`, which plain Python needs."""
     return _peek(fd, n, socket)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def transmit(fd: int, data: Buffer) -> int:
-    """send(2): as much of `data` as there is room for; how much."""
+    """send(2): send as much of `data` as there is room for, and return the number of bytes."""
     return _send(fd, data)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def accept_one(listening: socket_module.socket, family: int) -> tuple[int, Any] | None:
-    """accept(2): a descriptor that does not block and is not inherited, and the peer's address; None where the queue is empty."""
+    """accept(2): a descriptor that does not block and is not inherited, and the peer's address; None if the queue is empty."""
     return _accept(listening, family)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def close_descriptor(fd: int) -> None:
-    """close(2). Raises nothing where the peer has reset the connection."""
+    """close(2). Raises nothing if the peer has reset the connection."""
     _close(fd)  # type: ignore[name-defined]  # noqa: F821
 
 
 def check_descriptor(fd: int) -> None:
-    """Raises `OSError` (EBADF) where `fd` is not open."""
+    """Raises `OSError` (EBADF) if `fd` is not open."""
     _check_descriptor(fd)  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -84,7 +83,7 @@ def second() -> int:
 
 
 def accept_by_python(listening: socket_module.socket) -> tuple[int, Any] | None:
-    """`accept_one` for every family. `socket._accept` spares the socket that the public method makes only to be taken apart again."""
+    """`accept_one` for every family. `socket._accept` does not make a socket object, which the public method does."""
     try:
         try:
             fd, address = listening._accept()  # type: ignore[attr-defined]
@@ -105,7 +104,7 @@ def _close_by_python(fd: int) -> None:
             raise
 
 
-# In the compiled build these names are C functions, and an assignment to one would be an error: hence by this way around.
+# In the compiled build these names are C functions, and the compiler refuses an assignment to one. So `globals()` sets them here.
 globals().update(
     _recv=os.read,
     _peek=lambda fd, n, socket: socket().recv(n, socket_module.MSG_PEEK),

@@ -1,4 +1,4 @@
-"""Which files the kernel can send, and certificates as the ssl module describes them, for rarer methods of `Connection`."""
+"""For rare methods of `Connection`: the files that the kernel can send, and certificates in the form of the ssl module."""
 
 import io
 import os
@@ -37,7 +37,7 @@ _LONG_NAMES = {
 
 
 def descriptor_of(file: IO[bytes]) -> tuple[int, int] | None:
-    """Descriptor and size of a file that is nothing but its descriptor's bytes, at any offset; None for every other object."""
+    """Descriptor and size of a file that reads its descriptor's bytes unchanged, at any offset; None for every other object."""
     raw: object = file
     if isinstance(file, io.BufferedRandom):
         file.flush()
@@ -47,13 +47,13 @@ def descriptor_of(file: IO[bytes]) -> tuple[int, int] | None:
     if not isinstance(raw, io.FileIO):
         return None
     information = os.fstat(raw.fileno())
-    # The size of files in /proc and /sys is not that of their content, and they have no blocks.
+    # For files in /proc and /sys, the size is not the length of the content. They have no blocks.
     if not stat.S_ISREG(information.st_mode) or not information.st_blocks:
         return None
     return raw.fileno(), information.st_size
 
 
-def _time(at: "datetime") -> str:  # `strftime` would know the months in the language of the process
+def _time(at: "datetime") -> str:  # `strftime` would write the month in the locale of the process
     return f"{_MONTHS[at.month - 1]} {at.day:2} {at:%H:%M:%S %Y} GMT"
 
 
@@ -101,6 +101,6 @@ def _alternative_names(certificate: "x509.Certificate") -> tuple[tuple[str, str]
 
 
 def _spelled(value: object) -> str:
-    if isinstance(value, IPv6Address):  # as OpenSSL does it
+    if isinstance(value, IPv6Address):  # as OpenSSL writes it
         return ":".join(f"{int(group, 16):X}" for group in value.exploded.split(":"))
     return str(value)

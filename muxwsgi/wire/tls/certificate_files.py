@@ -1,4 +1,4 @@
-"""Certificates and keys of the operator, in PEM: reading the files, and one line for what is wrong with them."""
+"""The operator's certificates and keys, in PEM: reads the files, and describes faults in one line."""
 
 import logging
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ log = logging.getLogger("muxwsgi.error")
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:
-    """The names and addresses a certificate is for: of its SAN; its CN as the last resort."""
+    """The names and addresses in the SAN of a certificate; without a SAN, its CN."""
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -30,9 +30,9 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 
 def certificate_names(files: CertificateFiles) -> tuple[str, ...]:
-    """The names and addresses that a certificate is for, in lower case. That it is not valid today is a warning in the error log.
+    """The names and addresses that a certificate is for, in lower case. If it is not valid today, the error log gets a warning.
 
-    Raises `OperatorError` where it cannot be read.
+    Raises `OperatorError` if it cannot be read.
     """
     try:
         with open(files.certfile, "rb") as file:
@@ -66,9 +66,9 @@ def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:
         hint = ": give --keyfile" if files.keyfile == files.certfile else ""
         raise OperatorError(f"keyfile: {files.keyfile} does not hold a private key in PEM{hint}") from None
     try:
-        context.use_privatekey(key)  # type: ignore[arg-type]  # of all key types the union is wider than OpenSSL's
+        context.use_privatekey(key)  # type: ignore[arg-type]  # cryptography's union of key types is wider than OpenSSL's
         context.check_privatekey()
-    except (SSL.Error, TypeError):  # TypeError: a kind of key that no certificate has
+    except (SSL.Error, TypeError):  # TypeError: a type of key that cannot be in a certificate
         raise OperatorError(f"keyfile: {files.keyfile} is not the key of the certificate in {files.certfile}") from None
 
 

@@ -1,9 +1,8 @@
-"""Whether a server's certificate is one for the host that we connected to (RFC 9525).
+"""Checks whether a server's certificate is for the host that we connected to (RFC 9525).
 
-service-identity has the rules. It is asked about each name of a certificate by itself: its `extract_patterns` raises for the first
-one that it cannot use, and a certificate that is good for a host would be refused because of another name in it (`DNS:192.168.1.1`,
-`DNS:*.lan`, `URI:urn:x:y`). A name that cannot be used covers nothing. Only names of the kind that is looked for are read: dNSName for a
-name, iPAddress for an address.
+service-identity implements the rules. It is called for each name of a certificate separately, because its `extract_patterns` raises for
+the first name that it cannot use (`DNS:192.168.1.1`, `DNS:*.lan`, `URI:urn:x:y`). A valid certificate would be refused because of such a
+name. A name that cannot be used covers nothing. Only dNSNames are compared with a name, and only iPAddresses with an address.
 """
 
 from cryptography import x509
@@ -19,9 +18,9 @@ _ORDINARY_LABEL = "any"
 
 
 def is_certificate_for(certificate: x509.Certificate, host: "str | IPAddress") -> bool:
-    """Whether one of the alternative names covers `host`, an address or a canonical name. A common name is not looked at.
+    """Whether one of the alternative names covers `host`, an address or a canonical name. The common name is ignored.
 
-    A certificate whose list of names cannot be read at all is for no host.
+    If the list of names cannot be read, the certificate is for no host.
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -39,11 +38,11 @@ def _covers(name: str, host: str) -> bool:
     except CertificateError:
         return False
     label, _, parent = host.partition(".")
-    # A wildcard stands for any whole label. service-identity never lets one stand for an A-label, which RFC 6125 forbade
-    # for wildcards inside of a label alone.
+    # A wildcard covers any whole label. service-identity never lets it cover an A-label. RFC 6125 forbade this only for a wildcard inside
+    # of a label.
     if label.startswith("xn--") and pattern.pattern.startswith(b"*."):
         host = f"{_ORDINARY_LABEL}.{parent}"
     try:
         return bool(DNS_ID(host).verify(pattern))
-    except ValueError:  # not a name that it would look for
+    except ValueError:  # service-identity does not accept `host` as a name
         return False

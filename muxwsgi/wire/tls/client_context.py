@@ -1,4 +1,4 @@
-"""`ClientContext`: how we connect to others by TLS, and whom we believe."""
+"""`ClientContext`: how we connect to servers with TLS, and which CAs we trust."""
 
 import errno
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from muxwsgi.wire.tls.certificate_match import is_certificate_for
 
 __all__ = ["ClientContext", "TLSVersion"]
 
-#: Of a client's context, the lowest that it takes.
+#: The lowest version that a client's context accepts.
 TLSVersion = Literal["1.0", "1.1", "1.2", "1.3"]
 
 _VERSIONS = {"1.0": SSL.TLS1_VERSION, "1.1": SSL.TLS1_1_VERSION, "1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
-#: SSL_OP_LEGACY_SERVER_CONNECT of <openssl/ssl.h>: servers without RFC 5746.
+#: SSL_OP_LEGACY_SERVER_CONNECT of <openssl/ssl.h>: allows servers without RFC 5746.
 _OP_LEGACY_SERVER_CONNECT = 0x4
 
 
 class ClientContext:
-    """How we connect to others by TLS."""
+    """How we connect to servers with TLS."""
 
     def __init__(
         self,
@@ -37,16 +37,15 @@ class ClientContext:
         alpn: Sequence[str] = (),
         minimum_version: TLSVersion = "1.2",
     ) -> None:
-        """`verify` the peer's certificate and name, against `ca_file` or the system's CAs; show `certfile` where one is given.
+        """`verify`: verify the peer's certificate and name, with `ca_file` or the system's CAs. `certfile` is the client certificate.
 
-        A `minimum_version` below 1.2 also lets in what servers of that time have: SHA-1, short keys, RSA key exchange, and no secure
-        renegotiation.
+        A `minimum_version` below 1.2 also accepts SHA-1, short keys, RSA key exchange, and servers without secure renegotiation.
         """
         self._verify = verify
         self.openssl = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self.openssl.set_min_proto_version(_VERSIONS[minimum_version])
         if minimum_version in ("1.0", "1.1"):
-            self.openssl.set_cipher_list(b"DEFAULT:@SECLEVEL=0")  # OpenSSL 3 has them at level 0 alone
+            self.openssl.set_cipher_list(b"DEFAULT:@SECLEVEL=0")  # OpenSSL 3 accepts them at level 0 only
             self.openssl.set_options(_OP_LEGACY_SERVER_CONNECT)
         if ca_file is not None:
             try:
@@ -62,9 +61,9 @@ class ClientContext:
             self.openssl.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
 
     def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
-        """A client's side of TLS. `server_hostname`, a name or an address, is needed to verify; a name is sent as SNI.
+        """A client's side of TLS. `server_hostname` is a name or an address. It is needed to verify, and a name is sent as SNI.
 
-        Raises `ValueError` where it is needed and missing, or can be neither.
+        Raises `ValueError` if it is needed and missing, or if it is neither a name nor an address.
         """
         if self._verify and server_hostname is None:
             raise ValueError("a certificate can only be verified for a server_hostname")
@@ -76,9 +75,9 @@ class ClientContext:
         return ssl
 
     def verify_name(self, ssl: SSL.Connection, server_hostname: str | None) -> None:
-        """After the handshake: whether the certificate is one for the name (RFC 9525). Raises `HandshakeError`.
+        """Check after the handshake that the certificate is for the name (RFC 9525). Raises `HandshakeError` if it is not.
 
-        pyOpenSSL does not publish OpenSSL's own check (X509_VERIFY_PARAM_set1_host), which would come within the handshake.
+        OpenSSL's own check (X509_VERIFY_PARAM_set1_host) would run within the handshake, but pyOpenSSL does not publish it.
         """
         if not self._verify or server_hostname is None:
             return

@@ -1,4 +1,4 @@
-"""`DescriptorTLS`: pyOpenSSL on a descriptor. See the package for what it must get right."""
+"""`DescriptorTLS`: pyOpenSSL on a descriptor. The package's docstring has the states and the rules."""
 
 import errno
 import socket as socket_module
@@ -24,18 +24,18 @@ from muxwsgi.wire.transport import BYTES_PER_TURN, Buffer, SocketTransport, Writ
 
 __all__ = ["DescriptorTLS"]
 
-#: Records without data that a read which does not wait passes over.
+#: Records without data that one non-blocking read skips.
 RECORDS_PASSED = 1000
 
-# In the compiled build this name is a C function, as are `_receive`, `_transmit` and `_shake`, and an assignment to it would be an error:
-# hence by this way around.
+# In the compiled build `_is_compiled`, `_receive`, `_transmit` and `_shake` are C functions, and the compiler refuses an assignment to one.
+# So `globals()` sets this one here.
 globals().update(_is_compiled=lambda: False)
 
 SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR = functions() if _is_compiled() else (0, 0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
 
 
 class DescriptorTLS:
-    """TLS whose records OpenSSL reads from and writes to a socket itself. Owns the socket from then on."""
+    """TLS in which OpenSSL itself reads records from the socket and writes them to it. It owns the socket."""
 
     __slots__ = ("_address", "_broken", "_drained", "_reader", "_sock", "_turn", "lifeline", "ssl", "truncated")
 
@@ -95,8 +95,8 @@ class DescriptorTLS:
                 return b""
             if data is None:  # nothing is there: the compiled build returns None instead of raising an exception
                 if timeout == 0 and passed < RECORDS_PASSED:
-                    # It may have been a record without data. A read that does not wait goes on with what is behind it.
-                    self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError where there is nothing
+                    # The record may have had no data. A non-blocking read goes on with the next record.
+                    self._sock.recv(1, socket_module.MSG_PEEK)  # BlockingIOError if there are no bytes
                     passed += 1
                     continue
                 self._reader.wait(timeout if give_up is None else left(give_up))
@@ -106,15 +106,15 @@ class DescriptorTLS:
             return data
 
     def recv_into(self, view: memoryview, timeout: float | None) -> int:
-        # pyOpenSSL's recv_into reads into a separate buffer and copies as well.
+        # pyOpenSSL's recv_into also reads into a separate buffer and copies.
         data = self.recv(len(view), timeout)
         view[: len(data)] = data
         return len(data)
 
     def _read_again(self, error: SSL.Error, timeout: float | None) -> bool:
-        """Whether to read once more after `error`; False at the end of the stream, raises for every fault."""
+        """Whether to read once more after `error`. False at the end of the stream. Raises for every fault."""
         if isinstance(error, SSL.WantWriteError):
-            # The answer to a KeyUpdate does not fit into the send buffer. A blocked writer will take it along.
+            # The answer to a KeyUpdate does not fit into the send buffer. A blocked writer, if any, sends it with its bytes.
             with self._turn.take():
                 self.lifeline.writer.wait(timeout)
             return True
@@ -143,7 +143,7 @@ class DescriptorTLS:
                     turn.yield_turn()
                 return
             except SSL.WantWriteError:
-                pass  # the record is made and partly sent: the retry below must come, with the same bytes
+                pass  # the record is made and partly sent, so the write must be repeated below with the same bytes
             except SSL.Error as error:
                 self._broken = True
                 raise as_os_error(error) from error
@@ -172,8 +172,8 @@ class DescriptorTLS:
                 self._broken = True
 
     def _check(self) -> None:
-        """Raise where the layer cannot be written to. OpenSSL knows the descriptor by its number, which another file has after a close:
-        there is no call into it without this check since the last wait."""
+        """Raise if the layer cannot be written to. OpenSSL keeps the descriptor's number, and after a close another file may have it. So
+        this check comes between the last wait and each call into OpenSSL."""
         if self._broken:
             raise BrokenPipeError(errno.EPIPE, "the TLS layer is closed, or broken by an earlier error or an interrupted write")
 

@@ -1,6 +1,6 @@
-"""The development certificate: self-signed, made on first use, kept in the user's own data directory.
+"""The development certificate: self-signed, made on first use, kept in the user's data directory.
 
-For trying things out on one machine. A client has to be told to trust it, or not to check; nothing is installed anywhere.
+It is for tests on one machine. Clients must be configured to trust it, or not to verify. It is not installed in any trust store.
 """
 
 import fcntl
@@ -26,10 +26,10 @@ __all__ = ["BACKDATED", "FOR_SIGNATURES", "development_certificate"]
 LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=7)
 
-#: A clock that is a little behind should take it too.
+#: So that a client whose clock is behind also accepts it.
 BACKDATED = timedelta(hours=24)
 
-#: All that TLS asks of a key, since RSA key exchange is gone.
+#: The only key usage that TLS needs without RSA key exchange.
 FOR_SIGNATURES = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -46,18 +46,18 @@ FOR_SIGNATURES = x509.KeyUsage(
 def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
     """The certificate and key files, for localhost, the loopback addresses, this host's name and `names` (host names or addresses).
 
-    They lie in `$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), a folder for the user alone; the key is 0600 from its first
-    moment. They are made anew a week before they expire and when a name is missing, which then adds to the names that were there: two
-    servers that ask for different ones do not take it from each other. Raises `OperatorError` where that cannot be.
+    They are in `$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), a folder that only the user can read. The key is created with mode
+    0600. The certificate is replaced a week before it expires, and if a name is missing. The new one keeps the names of the old one, so two
+    servers with different names can share it. Raises `OperatorError` if it cannot be made.
     """
     wanted = [_general_name(name) for name in ("localhost", "127.0.0.1", "::1", *_own_name(), *names)]
     folder = data_folder()
-    path = folder / "development.pem"  # one file: a certificate and a key that do not fit cannot happen
+    path = folder / "development.pem"  # one file, so that certificate and key always fit
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_mode & 0o077:  # it was there before
             folder.chmod(0o700)
-        with open(folder / "development.lock", "w") as lock:  # two that start at once make one
+        with open(folder / "development.lock", "w") as lock:  # two servers that start at the same time make one certificate
             fcntl.flock(lock, fcntl.LOCK_EX)
             kept = _names_kept(path)
             if kept is None or not set(wanted) <= set(kept):
@@ -68,7 +68,7 @@ def development_certificate(names: Iterable[str] = ()) -> CertificateFiles:
 
 
 def _names_kept(path: Path) -> list[x509.GeneralName] | None:
-    """The names of the certificate that is there; None where there is none to go on with."""
+    """The names of the existing certificate; None if there is none that can be used."""
     try:
         if path.stat().st_mode & 0o077:  # others could read the key
             return None
@@ -98,14 +98,14 @@ def _own_name() -> tuple[str, ...]:
     name = socket.gethostname()
     try:
         _general_name(name)
-    except OperatorError:  # the kernel takes any bytes
+    except OperatorError:  # the kernel allows any bytes in a host name
         return ()
     return (name,) if name else ()
 
 
 def _make(names: list[x509.GeneralName]) -> bytes:
-    """Certificate and key in PEM. A client that trusts it trusts nothing else by that: it is not a CA, so its key, which is
-    stored without a passphrase, can sign for no other name.
+    """Certificate and key in PEM. The certificate is not a CA, so a client that trusts it trusts no other name. The key is stored
+    without a passphrase.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "muxwsgi development certificate")])

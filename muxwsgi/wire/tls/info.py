@@ -16,12 +16,12 @@ class TLSInfo(NamedTuple):
     """What a handshake agreed on.
 
     version, cipher, cipher_bits    "TLSv1.3", "TLS_AES_256_GCM_SHA384", 256
-    sni, alpn                       server name and protocol id, None without. What is not printable in them is escaped
+    sni, alpn                       server name and protocol id, None without. Characters that are not printable are escaped
     resumed                         whether an earlier session was resumed
-    peer_certificate, peer_chain    the peer's certificate, and all it sent, its own one first; None and empty without. A session resumed
-                                    on the server's side remembers the certificate alone
+    peer_certificate, peer_chain    the peer's certificate, and all certificates that it sent, its own first; None and empty without. On the
+                                    server's side a resumed session has the certificate only
     peer_verified                   whether that certificate was verified. A certificate that fails verification ends the handshake,
-                                    also where certificates are optional: as with mod_ssl and Python's CERT_OPTIONAL. (nginx answers 400.)
+                                    also if certificates are optional, as with mod_ssl and Python's CERT_OPTIONAL. (nginx answers 400.)
     """
 
     version: str
@@ -36,8 +36,8 @@ class TLSInfo(NamedTuple):
 
     @classmethod
     def of(cls, ssl: SSL.Connection) -> Self:
-        """Of a connection whose handshake is done. Raises `HandshakeError` where the peer's certificate cannot be read, or was
-        verified in an earlier handshake and has expired since."""
+        """The `TLSInfo` of a connection after its handshake. Raises `HandshakeError` if the peer's certificate cannot be read, or if it
+        was verified in an earlier handshake and has expired since."""
         name = ssl.get_servername()
         alpn = ssl.get_alpn_proto_negotiated()
         cipher, bits = _cipher(ssl)
@@ -49,9 +49,10 @@ class TLSInfo(NamedTuple):
         resumed = _session_reused(ssl)
         verified = certificate is not None and ssl.get_verify_mode() != SSL.VERIFY_NONE
         if resumed and verified and certificate is not None and certificate.not_valid_after_utc < datetime.now(UTC):
-            # It was verified once, and each resumption brings a new ticket: it would stay good for as long as its owner likes.
+            # It was verified in the first handshake only, and each resumption brings a new ticket. Without this check the peer could use
+            # an expired certificate without limit.
             raise HandshakeError(errno.ECONNABORTED, "TLS handshake: the peer's certificate has expired since its session began")
-        if certificate is not None and certificate not in chain:  # on the server's side OpenSSL leaves it out
+        if certificate is not None and certificate not in chain:  # on the server's side, OpenSSL's chain does not contain it
             chain.insert(0, certificate)
         return cls(  # in the order of its fields
             ssl.get_protocol_version_name(),
@@ -67,7 +68,7 @@ class TLSInfo(NamedTuple):
 
 
 def printable(name: bytes) -> str:
-    """The peer's words, which end in logs: OpenSSL lets anything but NUL pass."""
+    """A name from the peer, escaped for logs. OpenSSL accepts all bytes but NUL."""
     text = name.decode("ascii", "backslashreplace")
     return text if text.isprintable() else "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
@@ -92,7 +93,7 @@ try:  # SSL_session_reused(3), which pyOpenSSL binds and does not publish
 except AttributeError:
     pass
 
-try:  # OpenSSL has its ciphers in a table: what does not change of one is looked up once for each place in that
+try:  # OpenSSL keeps its ciphers in a table, so the constant values of a cipher are looked up once for each address
     _current_cipher = SSL._lib.SSL_get_current_cipher  # type: ignore[attr-defined]
     _ciphers: dict[object, tuple[str, int]] = {}
 

@@ -1,4 +1,4 @@
-"""Where keys that were made here are kept, and how they are written so that no other user can read them."""
+"""Where muxwsgi keeps the keys that it makes, and how it writes them so that no other user can read them."""
 
 import os
 import tempfile
@@ -10,9 +10,9 @@ __all__ = ["data_folder", "write_private"]
 
 
 def data_folder() -> Path:
-    """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), where keys that were made here are kept; it need not exist.
+    """`$XDG_DATA_HOME/muxwsgi` (`~/.local/share/muxwsgi`), the folder of the keys that muxwsgi makes. It may not exist yet.
 
-    Raises `OperatorError` where the user has no home folder.
+    Raises `OperatorError` if the user has no home folder.
     """
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if data.is_absolute():  # the XDG specification: "If [...] relative, consider the path invalid and ignore it"
@@ -24,7 +24,7 @@ def data_folder() -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` in one step by a file that only its owner could ever read (mkstemp makes it 0600)."""
+    """Replace `path` in one step by a file with mode 0600. mkstemp creates it with this mode, so other users can never read it."""
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with open(fd, "wb") as file:

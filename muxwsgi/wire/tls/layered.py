@@ -1,4 +1,4 @@
-"""`LayeredTLS`: pyOpenSSL through memory BIOs, over any transport. See the package for what it must get right."""
+"""`LayeredTLS`: pyOpenSSL through memory BIOs, over any transport. The package's docstring has the states and the rules."""
 
 import errno
 import socket as socket_module
@@ -16,7 +16,7 @@ from muxwsgi.wire.transport import Buffer, Transport, WriteTurn, note_sent
 
 __all__ = ["LayeredTLS"]
 
-#: How much plaintext is encrypted before it is handed down, and how much is read from below at once.
+#: Bytes of plaintext that are encrypted before the records are sent, and bytes of one read from the transport below.
 BLOCK = 4 * RECORD
 
 
@@ -26,7 +26,7 @@ class LayeredTLS:
     __slots__ = ("_below", "_broken", "_turn", "lifeline", "ssl", "truncated")
 
     def __init__(self, below: Transport, ssl: SSL.Connection, ahead: bytes) -> None:
-        """`ssl` was made without a socket. `ahead` are bytes of `below` that were read already."""
+        """`ssl` was made without a socket. `ahead` are the bytes that were already read from `below`."""
         self.ssl = ssl
         self.lifeline: Lifeline = below.lifeline
         self._below = below
@@ -71,7 +71,7 @@ class LayeredTLS:
                 if not self._broken:
                     self._flush(timeout)  # the answer to a KeyUpdate
                 if block == RECORD and timeout != 0:
-                    give_turn()  # what came was no data, and a flood of it would keep the worker to itself
+                    give_turn()  # the record had no data, and a flood of such records would occupy the worker
                 self._fill(timeout, block)
                 block = RECORD
             except SSL.ZeroReturnError:
@@ -89,7 +89,7 @@ class LayeredTLS:
         return len(data)
 
     def _fill(self, timeout: float | None, block: int = BLOCK) -> None:
-        """Move what comes from below, at most `block` bytes of it, into OpenSSL."""
+        """Read at most `block` bytes from the transport below, and give them to OpenSSL."""
         data = self._below.recv(block, timeout)
         if data:
             self.ssl.bio_write(data)
@@ -97,7 +97,7 @@ class LayeredTLS:
             self.ssl.bio_shutdown()
 
     def _flush(self, timeout: float | None) -> None:
-        """Move what OpenSSL has to send down, unless a writer is at it: it goes on until nothing is left."""
+        """Send OpenSSL's records to the transport below. If another writer is doing that, return: it sends all of them."""
         if not self._turn.taken:
             with self._turn.take():
                 self._drain_down(timeout)
@@ -111,7 +111,7 @@ class LayeredTLS:
             try:
                 self._below.sendall(records, timeout)
             except BaseException:
-                self._broken = True  # the records are out of OpenSSL, and part of them is lost
+                self._broken = True  # the records were taken out of OpenSSL, and some of them are lost
                 raise
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
@@ -132,7 +132,7 @@ class LayeredTLS:
                 try:
                     self._drain_down(timeout)
                 except BaseException as error:
-                    note_sent(error, begin)  # of this layer's bytes; what the one below has noted are records
+                    note_sent(error, begin)  # bytes of this layer: the layer below has noted bytes of records
                     raise
 
     def shutdown(self, how: int, timeout: float | None) -> None:

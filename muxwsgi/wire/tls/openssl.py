@@ -1,4 +1,4 @@
-"""OpenSSL below pyOpenSSL's public methods, and its errors as exceptions of muxwsgi."""
+"""Calls of OpenSSL that pyOpenSSL does not publish, and OpenSSL's errors as exceptions of muxwsgi."""
 
 import errno
 import os
@@ -22,12 +22,12 @@ __all__ = [
     "write",
 ]
 
-#: What one SSL_write can take into one record (RFC 8446 section 5.1).
+#: Bytes of plaintext in one record at most (RFC 8446 section 5.1).
 RECORD = 16384
 
 
 def as_os_error(error: SSL.Error) -> OSError:
-    """The `OSError` for what OpenSSL reports."""
+    """The `OSError` for an error of OpenSSL."""
     forget_errors()
     if isinstance(error, SSL.SysCallError):
         code = error.args[0]
@@ -52,7 +52,7 @@ def handshake_error(error: SSL.Error) -> HandshakeError:
 
 
 def _read(ssl: SSL.Connection, n: int) -> bytes:
-    """`ssl.recv(n)`, of one record at most."""
+    """`ssl.recv(n)`, from one record at most."""
     return ssl.recv(min(n, RECORD))
 
 
@@ -61,7 +61,8 @@ def _write(ssl: SSL.Connection, data: Buffer) -> int:
     return ssl.send(data)
 
 
-# Private to pyOpenSSL, None where they are gone: `forget_errors` and `return_after_each_record` have no public names.
+# pyOpenSSL's private binding, None if it does not exist. `forget_errors` and `return_after_each_record` use it, because pyOpenSSL has no
+# public names for these functions.
 _private = getattr(SSL, "_lib", None)
 _clear_error = getattr(_private, "ERR_clear_error", None)
 _clear_mode = getattr(_private, "SSL_clear_mode", None)
@@ -69,30 +70,29 @@ _AUTO_RETRY = getattr(_private, "SSL_MODE_AUTO_RETRY", 0)
 
 
 def forget_errors() -> None:
-    """Empty OpenSSL's queue of errors, which the whole thread shares, after a connection has failed.
+    """Empty OpenSSL's queue of errors after a connection has failed. The whole thread shares the queue.
 
-    For a write that fails below TLS pyOpenSSL takes errno and leaves the queue as it is. The next connection would
-    raise it: before OpenSSL 4 as its own failure, since then where it ends without close_notify.
+    If a write fails below TLS, pyOpenSSL uses errno and leaves the queue as it is. The next connection would raise the error that is left:
+    before OpenSSL 4 as if it had failed itself, since OpenSSL 4 when it ends without close_notify.
     """
     if _clear_error is not None:
         _clear_error()
 
 
 def return_after_each_record(ssl: SSL.Connection) -> None:
-    """Make `SSL_read` come back (WANT_READ) after a record without application data, where it would read the next one by itself.
+    """Make `SSL_read` return (WANT_READ) after a record without application data, instead of reading the next one.
 
-    A peer that sends KeyUpdates without end would otherwise have the process to itself: no other greenlet runs, the sweeper included.
-    Only on descriptors, where what is left unread is readable. SSL_clear_mode(3) is bound by pyOpenSSL and published for contexts alone,
-    which serve memory BIOs too. A test notices when it goes.
+    Otherwise a peer that sends KeyUpdates without end occupies the process: no other greenlet runs, not even the sweeper. This is for
+    descriptors only, because there the watcher announces unread records. pyOpenSSL publishes SSL_clear_mode(3) for contexts only, and a
+    context also serves memory BIOs. If the private name disappears, a test fails.
     """
     if _clear_mode is not None:
         _clear_mode(ssl._ssl, _AUTO_RETRY)
 
 
 try:
-    # The same without what pyOpenSSL does around the call: errors are looked for only where there is one, and bytes are passed as they
-    # are. It saves about 3 us of 33 a request. The names are private. Where they are gone, the public methods above serve, and a
-    # test fails.
+    # The same with less work around the call than in pyOpenSSL: errors are looked up only after a failure, and bytes are not copied.
+    # It saves about 3 us of 33 a request. The names are private. If they disappear, the public methods above are used, and a test fails.
     from OpenSSL.SSL import _ffi, _lib, _no_zero_allocator  # type: ignore[attr-defined]
 
     _SSL_read, _SSL_write, _unpack = _lib.SSL_read, _lib.SSL_write, _ffi.unpack
@@ -100,7 +100,8 @@ try:
     _spare: list[Any] = []
 
     def _read_direct(ssl: SSL.Connection, n: int) -> bytes:
-        # One buffer for all, taken and put back so that two threads never share it: cffi releases the GIL.
+        # All reads use one buffer. A read takes it out of the list and puts it back, because cffi releases the GIL and two threads must not
+        # share the buffer.
         buffer = _spare.pop() if _spare else _no_zero_allocator("char[]", RECORD)
         count = _SSL_read(ssl._ssl, buffer, n if n < RECORD else RECORD)
         if count <= 0:
@@ -124,10 +125,11 @@ except (ImportError, AttributeError):
 
 
 def functions() -> tuple[int, int, int, int]:
-    """Where SSL_read, SSL_write, SSL_do_handshake and SSL_get_error are, which pyOpenSSL calls through cffi; zeros where that is unknown.
+    """The addresses of SSL_read, SSL_write, SSL_do_handshake and SSL_get_error; zeros if they are unknown.
 
-    The compiled build calls them there, see descriptor.pxd: looking up, converting arguments and giving the GIL away for a call that
-    never waits cost a tenth of an exchange. The names are private. Where they are gone, `read` and `write` serve, and a test fails.
+    The compiled build calls the functions by address (see descriptor.pxd), and not through cffi as pyOpenSSL does. cffi looks up names,
+    converts arguments and releases the GIL for calls that never wait, which costs a tenth of an exchange. The names are private. If they
+    disappear, `read` and `write` are used, and a test fails.
     """
     try:
         from cryptography.hazmat.bindings._rust import _openssl
@@ -143,7 +145,7 @@ def functions() -> tuple[int, int, int, int]:
 
 
 def address(ssl: SSL.Connection) -> int:
-    """The SSL* of `ssl`, good for as long as that lives; 0 where it cannot be had."""
+    """The SSL* of `ssl`, valid as long as `ssl` exists; 0 if it cannot be found."""
     try:
         return int(_ffi.cast("uintptr_t", ssl._ssl))
     except (AttributeError, TypeError):
@@ -151,7 +153,7 @@ def address(ssl: SSL.Connection) -> int:
 
 
 def fail(ssl: SSL.Connection, failed: tuple[int, int]) -> NoReturn:
-    """Raise what pyOpenSSL does, for what OpenSSL's function gave back and errno, which is looked for where cffi keeps it."""
+    """Raise the exception of pyOpenSSL for `failed`: the return value of OpenSSL's function, and errno. pyOpenSSL reads cffi's errno."""
     count, _ffi.errno = failed
     _raise_ssl_error(ssl, ssl._ssl, count)
     raise SSL.SysCallError(-1, "Unexpected EOF")  # not reached: it was a failure

@@ -1,10 +1,10 @@
-"""`ServerContext`: which certificate a bind shows, which protocol is agreed on, which client certificates are believed.
+"""`ServerContext`: the certificates of a bind, the protocol that ALPN agrees on, and the CAs of client certificates.
 
-One front `SSL.Context` per bind serves for the life of the process. Session tickets belong to it, so they outlive a reload, and
-processes that fork after it was made resume each other's sessions. Certificates stand behind it in contexts of their own: the server-name
-callback, which OpenSSL calls in every handshake, switches to the one that fits.
+Each bind has one front `SSL.Context` for the life of the process. Session tickets belong to it, so they stay valid after a reload.
+Processes that are forked after it was made resume each other's sessions. Each certificate has a separate context. OpenSSL calls the
+server-name callback in every handshake, and the callback switches to the context that fits.
 
-Not with `Connection.use_certificate`: it sets the leaf alone, pyOpenSSL gives chains to contexts only.
+`Connection.use_certificate` is not used, because it sets the leaf only. pyOpenSSL gives chains to contexts only.
 """
 
 import errno
@@ -23,14 +23,14 @@ from muxwsgi.wire.tls.info import printable
 
 __all__ = ["ServerContext", "ServerSide", "server_openssl"]
 
-#: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). Those of 1.3 are all fine.
+#: TLS 1.2 suites with forward secrecy and AEAD (Mozilla's "intermediate" without DHE). All suites of TLS 1.3 have both.
 CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
     "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 
-#: Those of TLS 1.3, in the order of BoringSSL and Go: OpenSSL's own begins with AES-256, for whose SHA-384 processors have no
-#: instructions: a handshake takes 7 % longer.
+#: TLS 1.3 suites, in the order of BoringSSL and Go. OpenSSL's order begins with AES-256 and SHA-384. Processors have no instructions for
+#: SHA-384, so a handshake takes 7 % longer with it.
 SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
 _VERIFY = {
@@ -41,7 +41,7 @@ _VERIFY = {
 
 
 class ServerSide(Protocol):
-    """What TLS is served with: the `ServerContext` of a bind, or a leaf for one connection."""
+    """The server's side of TLS: the `ServerContext` of a bind, or a leaf for one connection."""
 
     def connection(self, sock: socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
@@ -49,15 +49,15 @@ class ServerSide(Protocol):
 
 
 class ServerContext:
-    """What one bind serves TLS with."""
+    """The server's side of TLS on one bind."""
 
     def __init__(self, settings: TLSSettings, alpn: Sequence[str] = ()) -> None:
-        """`alpn` are the ids offered, the one we like best first. Raises `OperatorError` naming the file that is wrong."""
+        """`alpn` are the accepted ids, the preferred one first. Raises `OperatorError`, which names the faulty file."""
         self._settings = settings
         self._alpn = [protocol.encode("ascii") for protocol in alpn]
         self._trusted = self._read_client_ca()
         self._served = _Certificates([self._certificate(files) for files in settings.certificates])
-        #: The front context. Every connection starts in it, and `_choose` moves it on.
+        #: The front context. Every connection starts with it, and `_choose` switches to another.
         self.openssl = self._front()
 
     def connection(self, sock: socket | None) -> SSL.Connection:
@@ -67,10 +67,10 @@ class ServerContext:
         return ssl
 
     def reload(self) -> None:
-        """Read the files again. Raises `OperatorError` where one is wrong, and everything stays as it was then.
+        """Read the files again. If one is faulty, this raises `OperatorError` and changes nothing.
 
-        Connections that are open are not touched. Sessions can still be resumed, unless `client_ca` changed: a resumed session
-        is not verified again, so that a client of a CA that was taken out could come back for as long as it likes.
+        Open connections are not affected. Sessions can still be resumed, unless `client_ca` changed. A resumed session is not verified
+        again, so a client of a removed CA could otherwise resume without limit.
         """
         trusted = self._read_client_ca()
         served = _Certificates([self._certificate(files) for files in self._settings.certificates])
@@ -87,8 +87,8 @@ class ServerContext:
             name = ssl.get_servername()
             ssl.set_context(self._served.context_for(comparable(name.decode("ascii", "replace")) if name else None))
         except BaseException as error:
-            # Of an Exception pyOpenSSL makes a traceback and an alert. Of anything else (a signal's) cffi would make a traceback and a
-            # handshake that goes on, with what the front context holds since the start.
+            # For an `Exception`, pyOpenSSL prints a traceback and sends an alert. For anything else (a signal's exception), cffi would
+            # print a traceback, and the handshake would go on with the front context, as it was at the start.
             raise RuntimeError("no certificate could be chosen") from error
 
     def _read_client_ca(self) -> bytes:
@@ -106,8 +106,8 @@ class ServerContext:
         return _Certificate(certificate_names(files), context)
 
     def _context(self, files: CertificateFiles) -> SSL.Context:
-        """All contexts of a bind are alike but for the certificate: a connection takes ALPN and the trusted CAs from the one that it
-        was switched to, and all else from the front."""
+        """The context for one certificate. The contexts of a bind differ in the certificate only. A connection takes the certificate, ALPN
+        and the trusted CAs from the context that it was switched to, and everything else from the front context."""
         settings = self._settings
         context = server_openssl(self._alpn, settings.ciphers, unknown_alpn=settings.unknown_alpn)
         context.set_session_id(b"muxwsgi")  # resumption with client certificates needs one
@@ -123,22 +123,22 @@ class ServerContext:
 
 
 def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, unknown_alpn: UnknownALPN = "ignore") -> SSL.Context:
-    """An OpenSSL context for servers, still without a certificate. `alpn` are the ids offered, the one we like best first.
-    `unknown_alpn` is what happens to a client that offers ids, and none of these.
+    """An OpenSSL context for servers, without a certificate. `alpn` are the accepted ids, the preferred one first.
+    `unknown_alpn` decides about a client that offers ids, but none of these.
 
-    Raises `OperatorError` where OpenSSL knows none of `ciphers`, a list for TLS 1.2.
+    Raises `OperatorError` if OpenSSL knows none of `ciphers`, a list for TLS 1.2.
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no record buffers: 34 KiB less
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection frees its record buffers of 34 KiB
     try:
         context.set_cipher_list((ciphers or CIPHERS).encode())
     except SSL.Error:
         raise OperatorError(f"ciphers: OpenSSL knows none of {ciphers!r}") from None
-    if hasattr(context, "set_tls13_ciphersuites"):  # not in every pyOpenSSL that will do
+    if hasattr(context, "set_tls13_ciphersuites"):  # older supported versions of pyOpenSSL do not have it
         context.set_tls13_ciphersuites(SUITES)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets: nothing is kept here
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions are in tickets, so no cache is needed
     if alpn:
         liked = tuple(alpn)
 
@@ -147,8 +147,8 @@ def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, un
                 if protocol in offered:
                     return protocol
             if unknown_alpn == "ignore":
-                return SSL.NO_OVERLAPPING_PROTOCOLS  # goes on without ALPN: the first bytes will tell
-            # pyOpenSSL sends the alert no_application_protocol for any exception here, and raises it from the handshake.
+                return SSL.NO_OVERLAPPING_PROTOCOLS  # continue without ALPN: the first bytes show the protocol
+            # For any exception here, pyOpenSSL sends the alert no_application_protocol, and raises the exception from the handshake.
             ids = ", ".join(repr(printable(protocol)) for protocol in offered)
             raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
 
@@ -163,7 +163,7 @@ class _Certificate:
 
 
 class _Certificates:
-    """What is served now: replaced as a whole by a reload."""
+    """The certificates in use. A reload replaces the whole object."""
 
     def __init__(self, certificates: Sequence[_Certificate]) -> None:
         self._first = certificates[0].context
@@ -173,7 +173,7 @@ class _Certificates:
                 self._by_name.setdefault(name, certificate.context)
 
     def context_for(self, name: str | None) -> SSL.Context:
-        """Exact name, else wildcard for its first label, else the first certificate."""
+        """The context for the exact name, else for a wildcard in place of its first label, else for the first certificate."""
         if name is None:
             return self._first
         wildcard = "*." + name.partition(".")[2]

@@ -14,7 +14,7 @@ __all__ = ["TLSTransport", "left"]
 class TLSTransport(Transport, Protocol):
     """A transport that encrypts.
 
-    truncated   the stream has ended without close_notify: anybody on the way may have cut it (RFC 8446 section 6.1)
+    truncated   the stream has ended without close_notify. An attacker on the network path may have cut it (RFC 8446 section 6.1)
     """
 
     ssl: SSL.Connection
@@ -26,11 +26,12 @@ class TLSTransport(Transport, Protocol):
         """Complete the handshake. Raises `HandshakeError`, or `Expired` at the connection's deadline."""
 
     def abandon(self) -> None:
-        """Send nothing from here on, close_notify included: the peer is to notice that the stream was cut."""
+        """Send nothing any more, also no close_notify, so that the peer can tell that the stream was cut."""
 
 
 def left(give_up: float) -> float:
-    """The seconds until `give_up`: a peer that drips a record, or sends none with data, buys no time by it. Raises `TimeoutError`."""
+    """The seconds until `give_up`, for the next wait. So a peer that sends a record slowly, or records without data, cannot prolong the
+    timeout. Raises `TimeoutError`."""
     left = give_up - monotonic()
     if left <= 0:
         raise TimeoutError(errno.ETIMEDOUT, "timed out")
