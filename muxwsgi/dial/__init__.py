@@ -1,1 +1,1 @@
-"""Connections that are opened to others: where they may lead, how the address is found, and which proxies they go through."""
+"""Outgoing connections: the allowed addresses, name resolution, and further proxies on the way."""

@@ -1,4 +1,4 @@
-"""`Attempt`: one connection to be made, with the time that it has. It asks for no permission: see `Dialer` for that."""
+"""`Attempt`: makes one connection within a time limit. It does not ask the guard; `Dialer` does."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ __all__ = ["Attempt"]
 
 
 class Attempt:
-    """One deadline covers all: resolving, connecting, and what its maker does after that.
+    """One deadline covers resolving, connecting, and the caller's handshake after that.
 
     began, deadline     absolute `time.monotonic()` seconds
-    resolved            when the name's addresses were known; None where nothing was asked
+    resolved            when the name's addresses were known; None if no name was resolved
     """
 
     __slots__ = ("_resolve_timeout", "began", "deadline", "resolved")
 
     def __init__(self, connect_timeout: float, resolve_timeout: float, deadline: float = float("inf")) -> None:
-        """`connect_timeout` are the seconds for the whole, of which `resolve_timeout` may pass until the name servers have answered. It
+        """`connect_timeout` is the limit in seconds for the whole attempt, `resolve_timeout` the limit for the name servers. The attempt
         ends at `deadline` at the latest."""
         self.began = monotonic()
         self.deadline = min(deadline, self.began + connect_timeout)
@@ -29,7 +29,7 @@ class Attempt:
 
     @property
     def resolve_time_left(self) -> float:
-        """Seconds that the name servers have from now on."""
+        """Seconds from now until the limit for the name servers."""
         return min(self._resolve_timeout, self.deadline - monotonic())
 
     def resolve(self, resolver: Resolver, host: str, port: int) -> list[Resolved]:
@@ -39,6 +39,6 @@ class Attempt:
         return found
 
     def connect(self, found: Sequence[Resolved], port: int, sources: Mapping[int, str] | None = None) -> tuple[socket.socket, str]:
-        """A socket to the first of the addresses that answers, and the address: see `connect_first`. Raises `ConnectError`,
+        """A socket to the first address that answers, and this address. See `connect_first`. Raises `ConnectError` and
         `ConnectTimeout`."""
         return connect_first(found, port, self.deadline, sources)

@@ -1,7 +1,8 @@
 """Opens a tunnel through the next proxy: CONNECT (RFC 9110 section 9.3.6), SOCKS5 (RFC 1928 and 1929), SOCKS4a.
 
-Exactly the proxy's answer is consumed: what comes behind it belongs to the stream. An answer of 2xx to CONNECT has no body, and others are
-only reported, so a status line is all that is parsed and no HTTP client is needed. The caller sets the connection's deadline and closes it.
+Exactly the proxy's answer is consumed, because the bytes after it belong to the stream. A 2xx answer to CONNECT has no body, and other
+answers are only reported. So only the status line is parsed, and no HTTP client is needed. The caller sets the connection's deadline and
+closes it.
 """
 
 import re
@@ -15,7 +16,7 @@ from muxwsgi.wire.connection import Connection
 
 __all__ = ["request_stream"]
 
-#: Bytes of an answer to CONNECT with its fields. Pages of text come behind it, and are not read.
+#: Bytes of the head of an answer to CONNECT at most. The body of an error is not read.
 HEAD_LIMIT = 32768
 
 #: Interim responses that are skipped before the answer.
@@ -37,7 +38,7 @@ _SOCKS5_REPLIES = {
     8: "it does not know this type of address",
 }
 
-#: Of these, the ones after which another address of the same name may do.
+#: Replies after which another address of the same name may work.
 _SOCKS5_UNREACHABLE = frozenset({1, 3, 4, 5, 6, 8})
 
 _SOCKS4_REPLIES = {
@@ -51,7 +52,7 @@ def request_stream(connection: Connection, via: UpstreamProxy, host: str, port: 
     """Have the proxy at the other end of `connection` make it a stream to `host`, an address or a name in ASCII. `via_field` is the value
     of Via, for an HTTP proxy; "" for none.
 
-    Raises `ProxyRefused` or `Loop` where the proxy does not, and `OSError` (`Expired` among them) from the connection.
+    Raises `ProxyRefused` or `Loop` if the proxy refuses, and `OSError` (also `Expired`) from the connection.
     """
     if via.speaks_http:
         _connect(connection, via, host, port, via_field)
@@ -71,10 +72,10 @@ def _connect(connection: Connection, via: UpstreamProxy, host: str, port: int, v
     connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
     for _ in range(INTERIM_LIMIT):
         status, reason = _status(_head(connection, via), via)
-        if 200 <= status < 300:  # framing fields mean nothing in these (RFC 9110 section 9.3.6)
+        if 200 <= status < 300:  # framing fields of such an answer are ignored (RFC 9110 section 9.3.6)
             return
         if not 100 <= status < 200 or status == 101:
-            kind = Loop if status == LOOP_DETECTED else ProxyRefused  # a proxy further on may have found the loop
+            kind = Loop if status == LOOP_DETECTED else ProxyRefused  # the loop may have been found by a proxy further on
             raise kind(f"the proxy {via} answered {status} {reason}".rstrip())
     raise ProxyRefused(f"the proxy {via} sends interim responses and no answer")
 
@@ -105,7 +106,7 @@ def _status(head: bytes, via: UpstreamProxy) -> tuple[int, str]:
 
 
 def _socks5(connection: Connection, via: UpstreamProxy, host: str, port: int) -> None:
-    # 1. Which way to authenticate: none, or user name and password where we have them.
+    # 1. The authentication methods: none, and user name with password if we have them.
     connection.sendall(b"\x05\x01\x00" if via.username is None else b"\x05\x02\x00\x02")
     version, method = _exactly(connection, 2, via)
     if version != 5:
@@ -118,7 +119,7 @@ def _socks5(connection: Connection, via: UpstreamProxy, host: str, port: int) ->
     elif method != 0:
         wants = "takes none of our ways to authenticate" if via.username is not None else "wants authentication"
         raise ProxyRefused(f"the proxy {via} {wants}")
-    # 2. Where to.
+    # 2. The destination.
     connection.sendall(b"\x05\x01\x00" + _socks5_address(literal(host), host) + port.to_bytes(2, "big"))
     version, reply, _, kind = _exactly(connection, 4, via)
     if version != 5:
@@ -126,7 +127,7 @@ def _socks5(connection: Connection, via: UpstreamProxy, host: str, port: int) ->
     if reply:
         refused = ProxyUnreachable if reply in _SOCKS5_UNREACHABLE else ProxyRefused
         raise refused(f"the proxy {via} answered: {_SOCKS5_REPLIES.get(reply, f'reply {reply}')}")
-    # 3. The address that the proxy connects from. It is not used, but it has to be read.
+    # 3. The address that the proxy connects from. It must be read, but it is not used.
     if kind == 1:
         length = 4
     elif kind == 4:
@@ -163,7 +164,7 @@ def _socks4a(connection: Connection, via: UpstreamProxy, host: str, port: int) -
 
 
 def _exactly(connection: Connection, count: int, via: UpstreamProxy) -> bytes:
-    """The next `count` bytes and not one more, so that TLS can go on with the descriptor."""
+    """The next `count` bytes. No more bytes are read, so that TLS can take the descriptor over."""
     data = b""
     while len(data) < count:
         more = connection.recv(count - len(data))

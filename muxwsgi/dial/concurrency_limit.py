@@ -1,4 +1,4 @@
-"""`ConcurrencyLimit`: how many operations may run at a time for one key, so that no client uses up what all share."""
+"""`ConcurrencyLimit`: limits the concurrent operations of one key, so that one client cannot use up a shared resource."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def slot(self, key: Hashable, seconds: float) -> Iterator[bool]:
-        """Hold one of the slots of `key`. False where none became free within `seconds`."""
+        """Hold one of the slots of `key`. Yields False if none became free within `seconds`."""
         slots = self._by_key.get(key)
         if slots is None:
             slots = self._by_key[key] = _Key(self._limit)

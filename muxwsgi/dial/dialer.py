@@ -1,7 +1,7 @@
-"""`Dialer`: makes connections for clients, each checked and in time, directly or through another proxy.
+"""`Dialer`: makes connections for clients, directly or through another proxy. The guard checks each, and each has a time limit.
 
-One dial reads from top to bottom: which proxy, resolve, guard, connect, and where there is another proxy, the handshake with it. All that
-can go wrong is in `errors.py`.
+One dial has these steps, in this order: choose the proxy, resolve, ask the guard, connect, and do the handshake with the proxy, if any.
+`errors.py` has all errors of a dial.
 """
 
 import math
@@ -27,18 +27,18 @@ from muxwsgi.wire.tls.client_context import ClientContext
 
 __all__ = ["DialSettings", "Dialer", "Dialled"]
 
-#: The operator's own code may go where a client on this machine may.
+#: The operator's code may connect to the same addresses as a client on this machine.
 _OPERATOR: Address = ("127.0.0.1", 0)
 
-#: Schemes with which the address that a client gets to is known here, and is checked when it is dialled.
+#: Schemes with which this proxy resolves the name. So it knows the destination's address, and checks it when it dials.
 _RESOLVED_HERE = frozenset({"direct", "socks5"})
 
-#: Names that are looked up for one client at a time; more wait in line. A slow name server holds a thread several times longer than the
-#: client's time lasts, and some threads have to be left for others then (`resolve.THREADS`).
+#: Concurrent lookups for one client; more wait in line. A slow name server occupies a thread several times longer than the client's time
+#: limit. The limit leaves threads to other clients (`resolve.THREADS`).
 LOOKUPS_AT_ONCE = 32
 
-#: Streams to one destination that a further proxy is asked for at a time; more wait in line. In a loop of proxies each of them waits for
-#: the next, and Via shows the loop only where all proxies pass the field on and none is a SOCKS proxy.
+#: Concurrent requests to a further proxy for streams to one destination; more wait in line. In a loop of proxies, each waits for the next.
+#: Via shows the loop only if all proxies pass the field on and none of them is a SOCKS proxy.
 REQUESTS_AT_ONCE = 100
 
 
@@ -46,9 +46,10 @@ REQUESTS_AT_ONCE = 100
 class DialSettings:
     """How connections are made.
 
-    resolve_timeout     seconds of `connect_timeout` that the name servers have
-    source_addresses    local addresses to connect from, one of a family; destinations of a family without one are not reached then
-    proxy_ca_file       CA certificates that https proxies are verified with, None for the system's
+    resolve_timeout     the part of `connect_timeout` that the name servers may take, in seconds
+    source_addresses    local addresses to connect from, at most one for each family. If there are any, destinations of a family without
+                        one are not reached
+    proxy_ca_file       CA certificates for https proxies, None for the system's
     """
 
     resolve_timeout: float = 5.0
@@ -77,11 +78,11 @@ class DialSettings:
 class Dialled:
     """A connection that was made.
 
-    address     "ip:port" or "[ip]:port" that was connected to: with a chain, the proxy's
-    via         the proxy in between, `DIRECT` without
-    began       absolute `time.monotonic()` seconds, as the following
-    resolved    None where there was nothing to resolve
-    connected   when the stream was there: with a chain, after the other proxy had agreed
+    address     "ip:port" or "[ip]:port" of the TCP connection: with a further proxy, the proxy's address
+    via         the further proxy, `DIRECT` without one
+    began       absolute `time.monotonic()` seconds, as the next two
+    resolved    None if no name was resolved
+    connected   when the stream was ready: with a further proxy, after its answer
     """
 
     connection: Connection
@@ -93,18 +94,18 @@ class Dialled:
 
 
 class Dialer:
-    """Connects to destinations. Safe for any number of greenlets at once; it keeps nothing of a dial.
+    """Connects to destinations. Any number of greenlets may use it at the same time.
 
-    `client` is the address of the client that a connection is made for, None for the operator's own code.
+    `client` is the address of the client that a connection is made for, None for the operator's code.
     """
 
     def __init__(
         self, settings: DialSettings, guard: Guard, choice: UpstreamChoice, resolver: Resolver, sweeper: Sweeper, *, connect_timeout: float
     ) -> None:
-        """The `sweeper` keeps the deadlines of all that is dialled. `connect_timeout` are the seconds for a whole dial: resolving,
-        connecting, and the handshake with another proxy.
+        """The `sweeper` enforces the deadlines of the connections. `connect_timeout` is the limit in seconds for a whole dial: resolving,
+        connecting, and the handshake with a further proxy.
 
-        Raises `OperatorError` where `proxy_ca_file` cannot be used."""
+        Raises `OperatorError` if `proxy_ca_file` cannot be used."""
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._sources = settings.sources()
@@ -114,7 +115,7 @@ class Dialer:
         self._sweeper = sweeper
         self._lookups = ConcurrencyLimit(LOOKUPS_AT_ONCE)
         self._requests = ConcurrencyLimit(REQUESTS_AT_ONCE)
-        # The system's CAs take tens of milliseconds to read, and few have https proxies.
+        # Reading the system's CAs takes tens of milliseconds, and few operators have https proxies. So it is done on first use.
         self._tls = None if settings.proxy_ca_file is None else self._make_tls()
 
     def _make_tls(self) -> ClientContext:
@@ -123,10 +124,10 @@ class Dialer:
     def next_proxy(
         self, scheme: str, host: str, port: int, client: Address | None, wanted: UpstreamProxy | None = None
     ) -> UpstreamProxy:
-        """The proxy to go through, `DIRECT` for none: `wanted`, or else the operator's choice.
+        """The further proxy, `DIRECT` for none: `wanted`, or else the operator's choice.
 
-        `scheme` is "http" for requests in plain HTTP, and anything else for what needs a tunnel. To be asked for each request, because a
-        client that may not go somewhere may not go there through a proxy either. Raises `Forbidden`, `Loop`, `InvalidTarget`.
+        `scheme` is "http" for requests in plain HTTP, and any other word for tunnels. Call it for each request, because it also checks the
+        destination: the guard applies with a further proxy too. Raises `Forbidden`, `Loop`, `InvalidTarget`.
         """
         via = wanted if wanted is not None else self._choice.choose(scheme, host, port) or DIRECT
         if via.scheme not in _RESOLVED_HERE:
@@ -134,8 +135,8 @@ class Dialer:
         return via
 
     def check_reuse(self, connection: Connection, client: Address | None, via: UpstreamProxy = DIRECT) -> None:
-        """Whether `client` may be given a connection that was dialled through `via` before, perhaps for a client that may go further.
-        `next_proxy` has to be asked before. Raises `Forbidden` or `Loop` where not.
+        """Check that `client` may use a kept connection that was dialled through `via`. It may have been dialled for a client with more
+        rights. Call `next_proxy` before. Raises `Forbidden` or `Loop` if `client` may not use it.
         """
         if connection.destination is not None:
             self._guard.check(*connection.destination, _or_operator(client))
@@ -155,10 +156,10 @@ class Dialer:
     ) -> Dialled:
         """A plain stream to `host`, a name or an address (IPv6 without brackets).
 
-        `via` None goes through the `next_proxy` of a tunnel; `DIRECT` goes directly. `via_field` is the value of the Via field in a CONNECT
-        to a further proxy, "" for none. `deadline` is in absolute `time.monotonic()` seconds and can only shorten `connect_timeout`. The
-        connection is the caller's to close; it is in the sweeper's `lines`, without a deadline. Its `client` is the address that it is
-        connected to, and its `destination` the address that was checked (None where a proxy resolves the name).
+        With `via` None it goes through the `next_proxy` of a tunnel, and with `DIRECT` directly. `via_field` is the value of the Via field
+        in a CONNECT to a further proxy, "" for none. `deadline` is in absolute `time.monotonic()` seconds and can only shorten
+        `connect_timeout`. The caller closes the connection. The connection is in the sweeper's `lines`, without a deadline. Its `client` is
+        the address that it is connected to, and its `destination` the address that was checked (None if a proxy resolves the name).
 
         Raises `DialError`.
         """
@@ -175,7 +176,7 @@ class Dialer:
         return self._through(attempt, via, host, port, client, via_field)
 
     def to_proxy(self, via: UpstreamProxy, client: Address | None, *, deadline: float = math.inf) -> Dialled:
-        """A connection to an http or https proxy itself, to which requests are sent in absolute form with `via.authorization`.
+        """A connection to an http or https proxy, for requests in absolute form with `via.authorization`.
 
         Raises `DialError` as `connect` does, and `ValueError` for a proxy that takes no requests.
         """
@@ -189,7 +190,7 @@ class Dialer:
         return Attempt(self._connect_timeout, self._settings.resolve_timeout, deadline)
 
     def _through(self, attempt: Attempt, via: UpstreamProxy, host: str, port: int, client: Address, via_field: str) -> Dialled:
-        """A stream to `host` through a proxy: one request, or where names are resolved here, one for each address."""
+        """A stream to `host` through a proxy. One request is sent, or one for each address if names are resolved here."""
         here = via.scheme in _RESOLVED_HERE
         if here:
             targets = [ip for _, ip in self._permitted(attempt, host, port, client)]
@@ -214,14 +215,14 @@ class Dialer:
         return _dialled(attempt, connection, ip, via.port, via)
 
     def _check_name(self, host: str, port: int, client: Address) -> None:
-        """Whether a proxy may be asked for `host`. An address is checked; a name is for the proxy to resolve and to judge."""
+        """Check that a further proxy may be asked for `host`. An address is checked here. The further proxy resolves and checks a name."""
         if literal(host) is not None:
             self._guard.check(host, port, client)
         elif host.lower() == "localhost" or host.lower().endswith(".localhost"):  # always loopback (RFC 6761 section 6.3)
             self._guard.check("127.0.0.1", port, client)
 
     def _open_proxy(self, attempt: Attempt, via: UpstreamProxy, client: Address) -> tuple[Connection, str]:
-        """A connection to the proxy itself, inside TLS for an https proxy. Errors name the proxy."""
+        """A connection to the proxy, inside TLS for an https proxy. Errors name the proxy."""
         try:
             if via.trusted:
                 found = attempt.resolve(self._resolver, via.host, via.port)
@@ -251,7 +252,7 @@ class Dialer:
         for address in found:
             try:
                 self._guard.check(address[1], port, client)
-            except Loop as error:  # also where the name has other addresses
+            except Loop as error:  # a loop is an error also if the name has other addresses
                 raise error.about(host) from None
             except DialError as error:
                 refusal = error
@@ -268,7 +269,7 @@ class Dialer:
             return attempt.resolve(self._resolver, host, port)
 
     def _open(self, attempt: Attempt, target: str, found: list[Resolved], port: int) -> tuple[Connection, str]:
-        """A connection to one of the addresses, and which. `target` is what errors are about."""
+        """A connection to one of the addresses, and this address. Errors begin with `target`."""
         try:
             sock, ip = attempt.connect(found, port, self._sources)
         except DialError as error:
@@ -290,7 +291,7 @@ def _dialled(attempt: Attempt, connection: Connection, ip: str, port: int, via: 
 def _handshake(
     attempt: Attempt, connection: Connection, via: UpstreamProxy, failed: type[ProxyRefused] | type[ProxyTLSError]
 ) -> Iterator[None]:
-    """A handshake with a proxy, within the attempt's deadline. Any error closes the connection; those of the connection become `failed`."""
+    """A handshake with a proxy, within the attempt's deadline. Any error closes the connection. Its errors are raised as `failed`."""
     connection.deadline = attempt.deadline
     try:
         yield
@@ -301,4 +302,4 @@ def _handshake(
         if isinstance(error, OSError):
             raise failed(f"the proxy {via}: {error.strerror or error}") from error
         raise
-    connection.lifeline.deadline = math.inf  # which the layers share
+    connection.lifeline.deadline = math.inf  # all layers share it

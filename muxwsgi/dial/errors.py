@@ -6,7 +6,7 @@
     ConnectError        TCP connects to no address
     ProxyTLSError       TLS with the next proxy fails
     ProxyRefused        the next proxy refuses
-    DialTimeout         a phase took too long: `ResolveTimeout`, `ConnectTimeout`, `ProxyTimeout`
+    DialTimeout         a phase takes too long: `ResolveTimeout`, `ConnectTimeout`, `ProxyTimeout`
 """
 
 from typing import ClassVar, Self
@@ -32,7 +32,7 @@ class DialError(Exception):
     """The dial failed.
 
     reason  one line for clients and logs, without secrets
-    phase   in a word, for logs
+    phase   one word, for logs
     """
 
     phase: ClassVar[str]
@@ -47,13 +47,13 @@ class DialError(Exception):
 
 
 class InvalidTarget(DialError):
-    """What is asked for is not a host and a port."""
+    """The host or the port is invalid."""
 
     phase = "target"
 
 
 class Forbidden(DialError):
-    """The guard does not let this client be connected to the address."""
+    """The guard does not allow this client to connect to the address."""
 
     phase = "guard"
 
@@ -71,7 +71,7 @@ class ResolveError(DialError):
 
 
 class ConnectError(DialError):
-    """No address takes the connection."""
+    """No address accepts the connection."""
 
     phase = "connect"
 
@@ -89,7 +89,7 @@ class ProxyRefused(DialError):
 
 
 class ProxyUnreachable(ProxyRefused):
-    """A SOCKS proxy accepts the request and cannot reach the address. Another address of the destination may do."""
+    """A SOCKS proxy accepts the request and cannot reach the address. Another address of the destination may work."""
 
 
 class DialTimeout(DialError):

@@ -1,7 +1,7 @@
 """`Guard`: the addresses that a client may not connect to.
 
-It is asked about each address that is about to be dialled, after names were resolved: a check by name is void as soon as the
-name points somewhere else (DNS rebinding).
+It checks each address before it is dialled, after names were resolved. A check of the name is not enough, because the name may resolve to
+another address later (DNS rebinding).
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +22,7 @@ _Network = IPv4Network | IPv6Network
 
 
 class Kind(Enum):
-    """Addresses that are not for everybody."""
+    """Kinds of addresses that not every client may connect to."""
 
     UNSPECIFIED = "the unspecified address"  # a connection to it ends on this machine, on Linux
     LOOPBACK = "a loopback address"
@@ -34,21 +34,21 @@ class Kind(Enum):
     OURS = "an address of this machine itself"  # a connection from here passes no firewall, as on loopback
 
 
-# The IANA registries of special-purpose addresses (RFC 6890), as far as a connection can lead somewhere that the client has no business
-# with. The first network that fits counts.
+# From the IANA registries of special-purpose addresses (RFC 6890): the networks that a client should not reach through a proxy. The first
+# network that fits counts.
 _SPECIAL: tuple[tuple[_Network, Kind], ...] = tuple(
     (ip_network(network), kind)
     for kind, networks in {
         Kind.UNSPECIFIED: ("0.0.0.0/32", "::/128"),
         Kind.LOOPBACK: ("127.0.0.0/8", "::1/128"),
-        # AWS, Azure, Google and most others; AWS to containers; Azure's WireServer, which looks like a public address; Alibaba; Oracle; and
-        # over IPv6 AWS, to its pods too, and Google
+        # AWS, Azure, Google and most others; AWS for containers; Azure's WireServer (a public address); Alibaba; Oracle; and over IPv6 AWS,
+        # AWS for pods, and Google
         Kind.METADATA: (
             *("169.254.169.254/32", "169.254.170.2/32", "169.254.170.23/32", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32"),
             *("fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128"),
         ),
         Kind.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10"),
-        # RFC 1918; carrier-grade NAT, RFC 6598; unique local, RFC 4193; site-local, RFC 3879; NAT64 with prefixes of one's own, RFC 8215
+        # RFC 1918; carrier-grade NAT, RFC 6598; unique local, RFC 4193; site-local, RFC 3879; NAT64 with local prefixes, RFC 8215
         Kind.PRIVATE: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10", "64:ff9b:1::/48"),
         Kind.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
         # "this network"; IETF protocols; benchmarks, RFC 2544; class E with the broadcast address
@@ -57,8 +57,8 @@ _SPECIAL: tuple[tuple[_Network, Kind], ...] = tuple(
     for network in networks
 )
 
-# IPv6 addresses that carry an IPv4 address in their last 32 bits, and lead there wherever a translator is: IPv4-mapped (RFC 4291), which
-# the kernel itself translates; IPv4-translated (RFC 2765); IPv4-compatible (deprecated); NAT64 (RFC 6052).
+# IPv6 addresses with an IPv4 address in their last 32 bits. If there is a translator, packets to them end at the IPv4 address. The kernel
+# translates IPv4-mapped addresses (RFC 4291). The others are IPv4-translated (RFC 2765), IPv4-compatible (deprecated) and NAT64 (RFC 6052).
 _CARRIERS = tuple(IPv6Network(network) for network in ("::ffff:0:0/96", "::ffff:0:0:0/96", "::/96", "64:ff9b::/96"))
 
 
@@ -77,7 +77,7 @@ def _carried(address: IPv6Address) -> tuple[IPv4Address, ...]:
 
 @lru_cache(maxsize=4096)
 def _faces(ip: str) -> tuple[tuple[IPAddress, Kind | None], ...]:
-    """The address, and those that it carries, each with its kind. Raises `ValueError` for an invalid address."""
+    """The address, and the IPv4 addresses in it, each with its kind. Raises `ValueError` for an invalid address."""
     address = ip_address(ip)
     faces: list[IPAddress] = [address]
     if isinstance(address, IPv6Address):
@@ -87,15 +87,15 @@ def _faces(ip: str) -> tuple[tuple[IPAddress, Kind | None], ...]:
 
 @lru_cache(maxsize=4096)
 def _is_unspecified(ip: str) -> bool:
-    """Asked for each request that takes a kept connection."""
+    """Whether `ip` is the unspecified address. Each request on a kept connection asks this, so the answers are cached."""
     return any(kind is Kind.UNSPECIFIED for _, kind in _faces(ip))
 
 
 class Guard:
     """Decides by address and port, and by the client's address.
 
-    The proxy's own listeners (that is a loop) and the unspecified address are always refused. Clients on loopback may otherwise go
-    everywhere. All others may not go to special addresses: see `Kind`. Those of this machine are such, public or not.
+    The proxy's listeners (a loop) and the unspecified address are always refused. Clients on loopback may connect to all other addresses.
+    Other clients may not connect to special addresses: see `Kind`. All addresses of this machine are special, also public ones.
     """
 
     def __init__(
@@ -104,7 +104,8 @@ class Guard:
         """`own` returns the `getsockname()` (address, port) of all listening sockets of the process, with wildcards.
 
         allow       networks in CIDR notation that every client may connect to, of any kind
-        private     whether every client may connect to private addresses; loopback, link-local, metadata and own ones stay refused
+        private     whether every client may connect to private addresses. Loopback, link-local, metadata and this machine's addresses stay
+                    refused
 
         Raises `OperatorError` for an invalid network.
         """
@@ -116,9 +117,9 @@ class Guard:
             raise OperatorError(f"allow_destination: {error}") from None
 
     def check(self, ip: str, port: int, client: Address) -> None:
-        """Whether a client at `client` may be connected to `ip`.
+        """Check that a client at `client` may connect to `ip`.
 
-        Raises `Loop` or `Forbidden` if not, and `ValueError` for an invalid address.
+        Raises `Loop` or `Forbidden` if it may not, and `ValueError` for an invalid address.
         """
         self.check_loop(ip, port)
         if _is_unspecified(ip):
@@ -129,8 +130,8 @@ class Guard:
         if self._allows(faces[0][0]):
             return
         for face, kind in faces:
-            # A network that is allowed opens what is in it, and not the IPv6 address that carries one of its addresses: a client can make
-            # that up, and packets to it go where its own prefix leads.
+            # An allowed IPv4 network does not allow the IPv6 addresses that contain its addresses. A client can make up such an IPv6
+            # address, and packets to it go where its prefix is routed.
             if self._allows(face):
                 continue
             if kind is None or (kind is Kind.PRIVATE and self._private):
@@ -151,13 +152,13 @@ class Guard:
         for face, kind in _faces(ip):
             for host in listening:
                 own = peer_address((host, port))
-                assert own is not None  # those of TCP alone are listed
+                assert own is not None  # only TCP listeners are listed
                 if own == face or (own.is_unspecified and (kind in (Kind.LOOPBACK, Kind.UNSPECIFIED) or _is_ours(face))):
                     raise Loop(f"{ip} port {port} is this proxy itself")
 
 
 def _is_ours(address: IPAddress) -> bool:
-    """Whether an address is this machine's. Raises `ConnectError` where the kernel cannot be asked."""
+    """Whether an address is this machine's. Raises `ConnectError` if the kernel cannot be asked."""
     try:
         return is_local(address)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Connecting to the first of several addresses that answers: RFC 8305 (happy eyeballs).
+"""Connects to the first of several addresses that answers: RFC 8305 (happy eyeballs).
 
-Everything happens in the calling greenlet. If it is killed or times out, no other greenlet and no descriptor is left. Several sockets are
-waited for through an epoll descriptor, which can itself be waited for.
+Everything happens in the calling greenlet. If it is killed or times out, no other greenlet and no descriptor is left. The greenlet waits
+for an epoll descriptor, which waits for all the sockets.
 """
 
 import errno
@@ -22,12 +22,12 @@ from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
 
 __all__ = ["connect_first", "interleave"]
 
-#: Seconds until the next address is tried beside those that have not answered (RFC 8305 section 8).
+#: Seconds until the next address is tried, while earlier ones have not answered (RFC 8305 section 8).
 ATTEMPT_DELAY = 0.25
 
 _STREAM = socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK
 
-#: Linux: the port of a socket that is bound to an address is chosen at connect(), when the destination is known, and may be shared.
+#: Linux: bind() to an address chooses no port. connect() chooses it, so sockets with different destinations can share a port.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 # A patched process has no epoll in `select` any more.
@@ -48,11 +48,11 @@ def interleave(addresses: Sequence[Resolved]) -> list[Resolved]:
 def connect_first(
     addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None = None
 ) -> tuple[socket_module.socket, str]:
-    """A connected, non-blocking socket (TCP_NODELAY, SO_KEEPALIVE) to one of `addresses`, and which one. It is the caller's to close.
+    """A connected, non-blocking socket (TCP_NODELAY, SO_KEEPALIVE) to one of `addresses`, and this address. The caller closes it.
 
     `deadline` is in absolute `time.monotonic()` seconds. `sources` are local addresses to connect from, by family; families that are not
-    in it are not used. Raises `ConnectError`, and `ConnectTimeout` where an address had not answered at the deadline. The reason says
-    what became of each address.
+    in it are not used. Raises `ConnectError`, and `ConnectTimeout` if an address had not answered at the deadline. The reason contains the
+    error of each address.
     """
     if len(addresses) == 1:
         return _connect_one(addresses[0], port, deadline, sources)
@@ -85,7 +85,7 @@ def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping
 
 
 class _Race:
-    """Attempts that are under way at the same time, begun one after the other."""
+    """Concurrent attempts, which begin one after the other."""
 
     def __init__(self, addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None) -> None:
         self._waiting = list(reversed(addresses))
@@ -119,7 +119,7 @@ class _Race:
                 sock.close()
 
     def _start(self, poller: Any) -> tuple[socket_module.socket, str] | None:
-        """Begin the next attempt. The winner, if it is one at once."""
+        """Begin the next attempt. Returns the winner, if the attempt connects at once."""
         address = self._waiting.pop()
         self._next_at = monotonic() + ATTEMPT_DELAY
         try:
@@ -134,7 +134,7 @@ class _Race:
         return None
 
     def _wait(self, ready: DescriptorReady, poller: Any) -> tuple[socket_module.socket, str] | None:
-        """Until an attempt has an outcome, or the next one is due. The winner, if there is one."""
+        """Wait until an attempt has an outcome or the next one is due. Returns the winner, if any."""
         now = monotonic()
         until = min(self._deadline, self._next_at) if self._waiting else self._deadline
         try:
@@ -164,11 +164,11 @@ class _Race:
 
     def _failed(self, ip: str, error: OSError) -> None:
         self._failures.append((ip, error))
-        self._next_at = 0.0  # the next one need not wait
+        self._next_at = 0.0  # begin the next attempt at once
 
 
 def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> tuple[socket_module.socket, int]:
-    """A socket that is connecting (EALREADY), or the outcome, as `connect_ex` has it. Raises `OSError` where no socket is to be had."""
+    """A socket, and the outcome as an error number of `connect_ex`: EALREADY while it connects. Raises `OSError` if there is no socket."""
     family, ip = address
     sock = PlainSocket(family, _STREAM)
     leave_to_parent(sock)
@@ -182,7 +182,7 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
             sock.bind((sources[family], 0))
         error_number = sock.connect_ex(_socket_address(ip, port))
         if error_number == errno.EINPROGRESS:
-            # On this machine the other side has answered already: asking again costs a microsecond, and waiting twenty.
+            # On the same machine the other side has answered already. Asking again costs a microsecond, waiting twenty.
             error_number = sock.connect_ex(_socket_address(ip, port))
     except BaseException:
         sock.close()
@@ -191,7 +191,7 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
 
 
 def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """As `connect` takes it: the zone of an IPv6 address (`fe80::1%eth0`) is the number of an interface."""
+    """The address for `connect`. The zone of an IPv6 address (`fe80::1%eth0`) becomes the number of an interface."""
     address, percent, zone = ip.partition("%")
     if not percent:
         return ip, port
@@ -202,7 +202,7 @@ def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int
 
 
 def _no_connection(failures: Sequence[tuple[str, OSError]], late: Sequence[str] = ()) -> ConnectError | ConnectTimeout:
-    """`failures` are the addresses that refused, `late` those that had not answered when time was over."""
+    """The error for addresses that refused (`failures`) and addresses that had not answered at the deadline (`late`)."""
     refused = [f"{ip}: {error.strerror or error}" for ip, error in failures]
     kind = ConnectTimeout if late else ConnectError
     return kind("; ".join([*refused, *(f"{ip}: no answer" for ip in late)]))

@@ -1,4 +1,4 @@
-"""Whether an address is one of this machine's, as the kernel sees it at this moment."""
+"""Asks the kernel whether an address is one of this machine's."""
 
 import errno
 import os
@@ -29,9 +29,9 @@ _ATTRIBUTE = struct.Struct("=HH")  # length, type
 def is_local(address: IPv4Address | IPv6Address) -> bool:
     """Whether packets to `address` stay on this machine.
 
-    The routing table decides. Binding a socket to the address is nearly the same test, but anything can be bound where
-    ip_nonlocal_bind is set (machines that share an address by VRRP); so it counts only where netlink is forbidden, by systemd's
-    RestrictAddressFamilies for example.
+    The routing table decides. Binding a socket to the address is nearly the same test. But with ip_nonlocal_bind (machines that share an
+    address by VRRP) a socket can be bound to any address. So it is used only if netlink is forbidden, for example by systemd's
+    RestrictAddressFamilies.
     """
     try:
         return _route_type(address) == _RTN_LOCAL

@@ -1,6 +1,6 @@
-"""From a client's destination to the addresses that can be checked and dialled.
+"""Turns a client's destination into addresses that can be checked and dialled.
 
-`literal` and `host_name` parse a string, and resolve nothing. `addresses` asks a `Resolver`, within a time limit.
+`literal` and `host_name` only parse a string. `addresses` asks a `Resolver`, within a time limit.
 """
 
 import socket as socket_module
@@ -20,25 +20,25 @@ __all__ = ["Resolved", "Resolver", "addresses", "check_target", "host_name", "li
 #: An address family (AF_INET or AF_INET6) and an address of it in text.
 Resolved = tuple[int, str]
 
-#: (name, port) -> its addresses, best first. Raises `OSError` (`gaierror`) where there is none.
+#: (name, port) -> its addresses, best first. Raises `OSError` (`gaierror`) if there is none.
 Resolver = Callable[[str, int], list[Resolved]]
 
-#: Addresses of one name that are used. A name server cannot prolong a dial by sending more.
+#: Addresses of one name that are used at most. So a name server cannot prolong a dial by sending more.
 MAX_ADDRESSES = 20
 
-#: Threads for lookups. A name server that does not answer blocks one for ten seconds and more, in spite of `resolve_timeout`. The
-#: hub's ten threads would soon all be held, and disk and passwords need those too.
+#: Threads for lookups. A name server that does not answer blocks a thread for ten seconds or more, in spite of `resolve_timeout`. So
+#: lookups do not use the hub's ten threads, which disk operations and password checks need.
 THREADS = 128
 
-#: Seconds after which an idle one of them ends.
+#: Seconds after which an idle thread ends.
 THREAD_IDLE = 10.0
 
 
 def literal(host: str) -> Resolved | None:
-    """The address that `host` spells, in its usual form; None where it is a name. IPv6 comes without brackets.
+    """The address that `host` spells, in its usual form; None if it is a name. IPv6 has no brackets.
 
-    Also the forms that resolvers and other proxies take for IPv4 (`127.1`, `0x7f000001`, `2130706433`), so that nothing that they would
-    connect to gets around the guard as a name. An address with a zone (`fe80::1%eth0`) is not dialled: a client's zone means nothing here.
+    This includes the forms that resolvers and other proxies take for IPv4 (`127.1`, `0x7f000001`, `2130706433`). So such a form cannot pass
+    the guard as a name. An address with a zone (`fe80::1%eth0`) is not dialled, because the zone is valid on the client's machine only.
     """
     address = None if "%" in host or host[:1] == "[" else address_of(host)
     if address is None:
@@ -47,7 +47,7 @@ def literal(host: str) -> Resolved | None:
 
 
 def host_name(host: str) -> str:
-    """The canonical name of `host`. Raises `InvalidTarget` for what is not a name."""
+    """The canonical name of `host`. Raises `InvalidTarget` if it is not a name."""
     try:
         name = "" if ":" in host else canonical(host)
     except InvalidName:
@@ -58,13 +58,13 @@ def host_name(host: str) -> str:
 
 
 def spelled(host: str) -> str:
-    """The address or the name that `host` is, in ASCII. Raises `InvalidTarget` for what is neither."""
+    """`host` as a canonical address or name, in ASCII. Raises `InvalidTarget` if it is neither."""
     known = literal(host)
     return host_name(host) if known is None else known[1]
 
 
 def check_target(host: str, port: int) -> str:
-    """`spelled(host)`, where a connection to it and `port` could be made, and a leaf be minted. Raises `InvalidTarget`."""
+    """`spelled(host)`. Raises `InvalidTarget` if `host` and `port` cannot be dialled, or if no leaf can be minted for `host`."""
     if not 0 < port < 65536:
         raise InvalidTarget(f"{port} is not a port to connect to")
     return spelled(host)
@@ -73,7 +73,7 @@ def check_target(host: str, port: int) -> str:
 def addresses(resolver: Resolver, host: str, port: int, seconds: float) -> list[Resolved]:
     """The addresses of `host`, at least one and at most `MAX_ADDRESSES`. A literal is not looked up.
 
-    Raises `ResolveError` where there is none, and `ResolveTimeout` after `seconds`.
+    Raises `ResolveError` if there is none, and `ResolveTimeout` after `seconds`.
     """
     known = literal(host)
     if known is not None:

@@ -31,15 +31,15 @@ class _Entry:
 class NoProxy:
     """Destinations that are reached without a proxy: what NO_PROXY lists, separated by commas or spaces.
 
-    example.com, .example.com, *.example.com    the name and all names below it, as curl has it
-    192.0.2.1, 2001:db8::1, [2001:db8::1]       an address; it is compared with addresses alone, no name is resolved for it
+    example.com, .example.com, *.example.com    the name and all names below it, as in curl
+    192.0.2.1, 2001:db8::1, [2001:db8::1]       an address; it is compared with addresses only, and no name is resolved for it
     192.0.2.0/24, 2001:db8::/32                 a network
     example.com:8443, [2001:db8::1]:443         on that port only
     *                                           everything
     """
 
     def __init__(self, entries: str | Iterable[str] = "") -> None:
-        """Raises `OperatorError` for an entry that is none of the above, which would never fit anything."""
+        """Raises `OperatorError` for an entry in another form, because it would never match."""
         words = re.split(r"[\s,]+", entries) if isinstance(entries, str) else list(entries)
         self._all = "*" in words
         self._entries = tuple(_entry(word) for word in words if word not in ("", "*"))
@@ -71,7 +71,7 @@ def _entry(word: str) -> _Entry:
 
 
 class UpstreamChoice:
-    """The operator's choice. Without arguments: no proxy, ever."""
+    """The operator's choice of further proxies. Without arguments: never a proxy."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class UpstreamChoice:
         tunnel: UpstreamProxy | None = None,
         no_proxy: NoProxy | None = None,
     ) -> None:
-        """`http` is for requests in plain HTTP, `tunnel` for everything else: HTTPS, WebSockets over TLS and all that is not HTTP."""
+        """`http` is for requests in plain HTTP. `tunnel` is for HTTPS, WebSockets over TLS and all other protocols."""
         self._http = http
         self._tunnel = tunnel
         self._no_proxy = no_proxy or NoProxy()
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str]) -> "UpstreamChoice":
-        """From http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY, with curl's rules: lower case goes before upper case, what is empty is not
-        set, and HTTP_PROXY in upper case does not count (under CGI a client can set it, by a field named Proxy).
+        """From http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY, with curl's rules. A lower-case name wins over the upper-case one. An empty
+        variable counts as not set. HTTP_PROXY in upper case is ignored, because under CGI a client can set it with a field named Proxy.
 
-        HTTPS_PROXY is for all that needs a tunnel, as goproxy has it. Raises `OperatorError` naming the variable.
+        HTTPS_PROXY is for everything that needs a tunnel, as in goproxy. Raises `OperatorError`, which names the variable.
         """
 
         def variable(*names: str) -> str:
@@ -112,6 +112,6 @@ class UpstreamChoice:
         )
 
     def choose(self, scheme: str, host: str, port: int) -> UpstreamProxy | None:
-        """The proxy for a destination, None for none. `scheme` is "http" or "ws" for plain HTTP; everything else goes by tunnel."""
+        """The proxy for a destination, None for none. `scheme` is "http" or "ws" for plain HTTP. Any other scheme means a tunnel."""
         proxy = self._http if scheme in ("http", "ws") else self._tunnel
         return None if proxy is None or (host, port) in self._no_proxy else proxy

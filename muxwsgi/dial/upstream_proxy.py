@@ -1,4 +1,4 @@
-"""`UpstreamProxy`: the next proxy, as the operator or a rule names it. `DIRECT` is none."""
+"""`UpstreamProxy`: a further proxy, which the operator or a rule chooses. `DIRECT` stands for a connection without one."""
 
 import re
 from base64 import b64encode
@@ -15,10 +15,10 @@ __all__ = ["DIRECT", "ProxyScheme", "UpstreamProxy"]
 
 ProxyScheme = Literal["direct", "http", "https", "socks4a", "socks5", "socks5h"]
 
-# Where there is not a port in the URL. For HTTP these are the scheme's own, as in Go; curl takes 1080 for all but https.
+# The ports for URLs without a port. For HTTP these are the scheme's default ports, as in Go. curl uses 1080 for all schemes but https.
 _PORTS = {"http": 80, "https": 443, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
-# Passwords are pasted as they are: the last "@" ends them.
+# Passwords may be unescaped, so the last "@" ends them.
 _AUTHORITY = re.compile(
     r"(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?(?:\[(?P<address>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>[0-9]*))?", re.DOTALL
 )
@@ -26,12 +26,12 @@ _AUTHORITY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class UpstreamProxy:
-    """One proxy. Two are the same only with the same credentials, so that it can be part of a pool's key.
+    """One proxy. Proxies with different credentials are different, so it can be part of a pool's key.
 
     scheme              http, https (TLS to the proxy itself), socks4a, socks5 (names are resolved here), socks5h (names are resolved there)
-    username, password  None without
-    trusted             whether the operator chose its address. A proxy that a client may have chosen is dialled only at an address that
-                        the client itself may be connected to.
+    username, password  None without credentials
+    trusted             whether the operator chose its address. If a client may have chosen it, it is dialled only if the guard allows the
+                        client its address.
     """
 
     scheme: ProxyScheme
@@ -45,7 +45,7 @@ class UpstreamProxy:
     def parse(cls, url: str, *, trusted: bool = True) -> "UpstreamProxy":
         """From `scheme://[user[:password]@]host[:port]`; without a scheme it is http. User and password may be percent-encoded.
 
-        Raises `OperatorError`, in which no password is.
+        Raises `OperatorError`, whose message does not contain the password.
         """
         scheme, separator, rest = url.strip().partition("://")
         if not separator:
@@ -54,7 +54,7 @@ class UpstreamProxy:
         if scheme not in _PORTS:
             raise OperatorError(f"upstream proxy: the scheme is none of {', '.join(_PORTS)}")
         match = _AUTHORITY.fullmatch(rest.removesuffix("/"))
-        if match is None:  # any part of it may be the password
+        if match is None:  # any part of the URL may be the password
             raise OperatorError(f"upstream proxy {scheme}://...: expected {scheme}://[USER[:PASSWORD]@]HOST[:PORT]")
         shown = f"{scheme}://{rest.rpartition('@')[2][:100]}"
         try:
@@ -75,7 +75,7 @@ class UpstreamProxy:
         return cls(cast(ProxyScheme, scheme), host, port, username, password, trusted)
 
     def __str__(self) -> str:
-        """Without credentials: for faults and logs."""
+        """The URL without credentials, for errors and logs."""
         if self.scheme == "direct":
             return "direct"
         return f"{self.scheme}://{join_host_port(self.host, self.port)}"
@@ -89,11 +89,11 @@ class UpstreamProxy:
 
     @property
     def speaks_http(self) -> bool:
-        """Whether it takes requests in absolute form (RFC 9112 section 3.2.2), beside tunnels."""
+        """Whether it also takes requests in absolute form (RFC 9112 section 3.2.2), beside tunnels."""
         return self.scheme in ("http", "https")
 
 
-#: No proxy at all.
+#: No further proxy.
 DIRECT = UpstreamProxy("direct", "", 0)
 
 

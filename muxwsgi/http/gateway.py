@@ -1,8 +1,8 @@
-"""The exchange with the application: one request is given to it, its response is sent, and what goes wrong is answered for.
+"""The exchange with the application: gives it one request, sends its response, and answers errors.
 
 This is the same in every version of HTTP. A version reads the request, makes the environ, a `Body` and a `Response`, and calls
-`Gateway.serve`. Afterwards it decides what becomes of the connection. The application's faults end in the error log and a 500, the peer's
-in a 4xx. Neither ends in a response that is cut where a client could take it for complete.
+`Gateway.serve`. Afterwards it decides whether the connection stays open. A fault of the application is logged and answered with 500. A
+fault of the peer is answered with 4xx. If the response has begun already, it is cut so that the client can tell that it is incomplete.
 """
 
 import errno
@@ -29,10 +29,10 @@ log = logging.getLogger("muxwsgi.error")
 
 
 class Gateway:
-    """A WSGI application, and what surrounds each call of it.
+    """Calls a WSGI application for each request.
 
-    errors      the `wsgi.errors` of connections that begin
-    events      what is reported to
+    errors      the `wsgi.errors` of new connections
+    events      the events that are reported
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Gateway:
         events: Events,
         multiprocess: bool,
     ) -> None:
-        """`events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `software`
-        and `multiprocess` go into the environ."""
+        """`events` reports exchanges, refused requests, and the end of connections that the application had taken over. `software` and
+        `multiprocess` go into the environ."""
         self._app = app
         self._software = software
         self._multiprocess = multiprocess
@@ -56,10 +56,10 @@ class Gateway:
         return connection_environ(connection, self._software, self._multiprocess, self.errors)
 
     def serve(self, connection: "Connection", environ: Environ, body: "Body", response: "Response", target: str) -> bool:
-        """Have the application answer one request. Whether the connection may serve another, as far as this exchange has gone.
+        """Have the application answer one request. Returns whether this exchange leaves the connection in order for another request.
 
-        `environ` is complete but for the keys that concern the exchange; `target` is the request-target, for the log. Raises `Cut` where
-        the server ends the exchange, and the errors of a connection that was lost while the application's own error was answered.
+        `environ` is complete but for the keys of the exchange. `target` is the request-target, for the log. Raises `Cut` if the server
+        ends the exchange, and the errors of a connection that was lost while an error of the application was answered.
         """
         began = 0.0
         request = environ
@@ -69,29 +69,29 @@ class Gateway:
         if exchanges or streams:
             began = clock()
         if exchanges:
-            request = environ.copy()  # the application may change the other as it likes
+            request = environ.copy()  # because the application may change its environ
 
-        # 1. The request, as the application sees it.
+        # 1. The request, for the application.
         hijack = hijack_of(connection, body, response)
         environ["muxwsgi.hijack"] = hijack
         environ["muxwsgi.response"] = response
         environ["werkzeug.socket"] = hijack
 
-        # 2. The application, and its iterable, which is always closed once.
+        # 2. Call the application, and send its iterable, which is always closed once.
         try:
             result = self._app(environ, response.start_response)
             try:
                 if not hijack.taken:
                     response.send(result)
             finally:
-                if type(result) is not list:  # what most applications return, and it has no close()
+                if type(result) is not list:  # most applications return a list, which has no close()
                     close = getattr(result, "close", None)
                     if close is not None:
                         close()
         except Cut:
-            connection.lifeline.reset_at_close |= hijack.taken  # what it has sent may be incomplete
+            connection.lifeline.reset_at_close |= hijack.taken  # the data that it has sent may be incomplete
             raise
-        except BaseException as error:  # SystemExit, GreenletExit and gevent.Timeout too: an application ends its request, never the worker
+        except BaseException as error:  # also SystemExit, GreenletExit and gevent.Timeout: they end the request, never the worker
             in_order = self._answer_for(error, connection, body, response, hijack, target)
             if may_be_ctrl_c(error):
                 raise
@@ -107,7 +107,7 @@ class Gateway:
         return in_order and not hijack.taken
 
     def note_refusal(self, connection: "Connection", error: PeerError) -> None:
-        """A request is about to be refused."""
+        """Report a request that is about to be refused."""
         if self.events.refused:
             tell(self.events.refused, connection, Refusal("refused", error.reason, status=error.status))
         log.debug("%s: refused: %s", connection, error)
@@ -115,19 +115,19 @@ class Gateway:
     def _answer_for(
         self, error: BaseException, connection: "Connection", body: "Body", response: "Response", hijack: Hijack, target: str
     ) -> bool:
-        """Answer for what went wrong in an exchange. Whether the connection is still in order.
+        """Answer an error in an exchange. Returns whether the connection is still in order.
 
-        The application has had the environ, so nothing is looked up there.
+        The environ is not used, because the application may have changed it.
         """
-        end_child(error)  # where the application has forked, the child must not answer
+        end_child(error)  # if the application has forked, the child must not answer
         if hijack.taken:
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
-                log.debug("%r: %s", connection, error)  # most likely the peer's, as everywhere that it is read from
-                # Or of a server that the application asks: then the peer has an incomplete message.
+                log.debug("%r: %s", connection, error)  # most likely an error of the peer
+                # It may be the error of a server that the application uses. Then the peer has an incomplete message.
                 connection.lifeline.reset_at_close |= not isinstance(error, (PeerError, Expired, Draining))
             else:
                 _log_application_error(response, target, "the connection it had taken over is reset")
-                connection.lifeline.reset_at_close = True  # as where it is killed
+                connection.lifeline.reset_at_close = True  # as after a kill
             return False
         fault = response.peer_error or body.fault
         if fault is not None:  # also if the application has caught it

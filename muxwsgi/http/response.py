@@ -1,10 +1,10 @@
 """The response of one exchange as PEP 3333 describes it, in any version of HTTP.
 
-Here is what does not depend on the version: the arguments of `start_response`, what may follow what, which length the body has, and where
-it is cut. `Response` decides these. A version of HTTP is a subclass that implements the writing: see "What a version writes".
+`Response` has the parts that do not depend on the version: the arguments of `start_response`, the order of calls, the length of the body,
+and where the body is cut. A version of HTTP is a subclass that implements the writing: see "What a version writes".
 
-An error of the application is raised in its own call where that is possible. An error that shows only later (a body longer or shorter than
-its Content-Length) is logged, and the client can tell that the response is not complete.
+If possible, an error of the application is raised in the application's call. An error that is found later (a body longer or shorter than
+its Content-Length) is logged, and the client can tell that the response is incomplete.
 """
 
 import logging
@@ -27,13 +27,13 @@ log = logging.getLogger("muxwsgi.error")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
-#: Up to this size the chunks of a list are joined for one write. Above, copying costs more than a second write.
+#: Up to this size the chunks of a list are joined for one write. For more bytes, copying costs more than a second write.
 JOIN_AT_MOST = 1 << 17
 
 #: Enum members as globals: looking them up on the class costs more than the comparison.
 _PLAIN, _LENGTH = FieldKind.PLAIN, FieldKind.LENGTH
 
-#: Of heads that make more than this many bytes no copy is kept.
+#: Heads with more than this many bytes are not kept.
 _RENDERED_AT_MOST = 1024
 
 #: Heads are kept for this many statuses.
@@ -45,12 +45,12 @@ class Response:
 
     status          as the application gave it, None before `start_response`
     headers         as the application gave them
-    head_sent       the head is out, and nothing can be taken back
-    complete        the whole response is out
+    head_sent       whether the head was sent: it cannot be changed any more
+    complete        whether the whole response was sent
     body_bytes      bytes of the body that were sent, without framing
     keep_alive      whether another exchange may follow on the connection after this response
-    peer_error      the error that sending met, None before one: it is the peer's and not the application's
-    trailers        fields that an application adds until its body ends; sent where the framing has room for them
+    peer_error      the error of sending, None before one. It is the peer's and not the application's
+    trailers        fields that an application adds until its body ends. They are sent if the framing allows trailers
     """
 
     __slots__ = (
@@ -77,10 +77,10 @@ class Response:
     )
 
     def _set_up(self, body: "Body", method: str, keep_alive: bool, rendered: "dict[str, Rendered]") -> None:
-        """A method and not `__init__`: the call of a base class's `__init__` is a slow one in the compiled build, this is a fast one.
+        """A method and not `__init__`, because in the compiled build the call of a base class's `__init__` is slow.
 
-        `body` is the request's. `rendered` has, by status, what the last heads of the same version have become: applications give the same
-        fields again and again.
+        `body` is the request's. `rendered` has the last rendered heads of the same version, by status, because applications often give the
+        same fields again.
         """
         self._body = body
         self._rendered = rendered
@@ -94,41 +94,41 @@ class Response:
         self.forget()
 
     def forget(self) -> None:
-        """Back to the beginning: another head takes the place of one that is not sent."""
+        """Return to the initial state, so that another head replaces one that was not sent."""
         self.status: str | None = None
         self.headers: list[Header] = []
         self._block = b""  # the status and the application's fields, as `_spell` has made them
         self._dated = False  # whether the application gave Date
-        self._served = False  # and Server
+        self._served = False  # whether the application gave Server
         self._length: int | None = None  # Content-Length as the application gave it
-        self._total: int | None = None  # bytes of the whole body where they are known otherwise
-        self._left: int | None = None  # bytes of the body still owed, None where it is not counted
-        self._cut = False  # whether there was more of it than that
+        self._total: int | None = None  # bytes of the whole body, if they are known without Content-Length
+        self._left: int | None = None  # bytes of the body that are still to be sent, None if they are not counted
+        self._cut = False  # whether the application gave more bytes than that
         self._silent = self.method == "HEAD"  # no body is sent
-        self._bodiless = False  # and no length of one
+        self._bodiless = False  # neither a body nor its length is sent
 
     # What the application calls
 
     def start_response(
         self, status: str, headers: list[Header], exc_info: "ExcInfo | tuple[None, None, None] | None" = None
     ) -> Callable[[bytes], None]:
-        """PEP 3333. Raises what is wrong with `status` or `headers` at once, in the application's own frame."""
+        """PEP 3333. If `status` or `headers` are invalid, it raises at once, in the application's call."""
         if exc_info:
             try:
                 if self.head_sent:
                     raise _given(exc_info)
             finally:
-                exc_info = None  # a circle through this frame
+                exc_info = None  # breaks the reference cycle through this frame
             self.forget()
         elif self.status is not None:
             raise RuntimeError("start_response() was called twice without exc_info")
         if self._body.fault is not None:
-            raise self._body.fault  # a request that broke off is answered with its fault, and not with the application's 500
+            raise self._body.fault  # an incomplete request is answered with its fault, and not with the application's 500
         self._begin(status, headers)
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's `write`: sends `data`, and the head before it where that is not out yet."""
+        """PEP 3333's `write`: sends `data`, and the head before it if it was not sent yet."""
         if type(data) is not bytes:
             data = _as_bytes(data)
         if self.head_sent:
@@ -143,10 +143,10 @@ class Response:
     # What an application may also do, through environ["muxwsgi.response"]
 
     def informational(self, code: int, reason: str, headers: Iterable[Header]) -> None:
-        """Send an interim response (RFC 9110 section 15.2), such as 103 Early Hints; nothing to a client of HTTP/1.0, which knows none.
+        """Send an interim response (RFC 9110 section 15.2), such as 103 Early Hints. Nothing is sent to an HTTP/1.0 client.
 
-        Not for 100, which reading the body sends, and not for 101: that is for `muxwsgi.hijack`. Raises `ValueError` for what a head cannot
-        hold and `RuntimeError` once the final response has begun.
+        Not for 100, which is sent when the body is read, and not for 101, which `muxwsgi.hijack` sends. Raises `ValueError` for values that
+        a head cannot contain, and `RuntimeError` once the final response has begun.
         """
         if not 102 <= code <= 199:
             raise ValueError(f"{code} is not an interim status that an application may send")
@@ -161,13 +161,14 @@ class Response:
         self._put_interim(code, reason, fields)
 
     def omit_server(self) -> None:
-        """Leave our Server field out: another server made the response (RFC 9110 section 10.2.4). Called after `start_response`."""
+        """Do not add our Server field, because another server made the response (RFC 9110 section 10.2.4). Call it after
+        `start_response`."""
         self._served = True
 
     # What the gateway calls
 
     def send(self, result: Iterable[bytes]) -> None:
-        """Send what the application returned, to its end. Does not close it."""
+        """Send all of the application's iterable. Does not close it."""
         kind = type(result)
         if kind is list or kind is tuple:
             if not self.head_sent and self.status is not None:
@@ -181,12 +182,12 @@ class Response:
             if chunk or not isinstance(chunk, bytes):
                 self.write(chunk)
             if self._cut or (self._silent and self.head_sent):
-                break  # no more of it can be sent: it may be endless
+                break  # no more bytes can be sent, and the iterable may be endless
         self._finish()
         self.complete = True
 
     def refuse(self, error: PeerError) -> None:
-        """Answer with the status and reason of `error`, in place of the application. Only while no head is out."""
+        """Answer with the status and reason of `error`, in place of the application. Only before the head was sent."""
         self.forget()
         self.status = f"{error.status} {HTTPStatus(error.status).phrase}"
         self.body_bytes = self._put_refusal(error)
@@ -217,13 +218,13 @@ class Response:
             if code == 204:
                 self._length = None
         elif code < 300 and self.method == "CONNECT":
-            # The peer takes what follows for its tunnel (RFC 9110 section 9.3.6), and not for a body.
+            # The peer takes the following bytes for those of its tunnel (RFC 9110 section 9.3.6), and not for a body.
             self.keep_alive = False
 
     def _render(self, status: str, headers: list[Header], code: int) -> None:
         """Render the block of `status` and `headers`, and note their framing."""
         kinds = KINDS
-        self._length = None  # not that of fields which were refused before
+        self._length = None  # drop the length in fields that were refused before
         fields = []
         dated = served = False
         pure = type(status) is str and type(headers) is list  # whether the same arguments would give the same block again
@@ -250,7 +251,7 @@ class Response:
                         pure = False
                     continue
                 if kind is FieldKind.HOP:
-                    if code == 426 and name.lower() == "upgrade":  # what it is about (RFC 9110 section 15.5.22)
+                    if code == 426 and name.lower() == "upgrade":  # a 426 must have Upgrade (RFC 9110 section 15.5.22)
                         check_value(name, value)
                         fields.append((name, value))
                         fields.append(("Connection", "upgrade"))
@@ -273,7 +274,7 @@ class Response:
             self._rendered[status] = Rendered(headers.copy(), code, block, self._length, dated=dated, served=served)
 
     def _take_length(self, value: str) -> bool:
-        """Note Content-Length. False where it is there already."""
+        """Note Content-Length. Returns False if the fields have it already."""
         if not value.isascii() or not value.isdigit():
             raise ValueError(f"Content-Length is {value!r}, not a number")
         length = int(value)
@@ -285,13 +286,13 @@ class Response:
         return False
 
     def _open(self, total: int | None) -> int | None:
-        """The head is sent next, and can then not be taken back. `total` is the length of the body where it is known.
+        """Prepare the body's length before the head is sent. `total` is the length of the body if it is known.
 
-        Returns the length that the head has to state beside the application's fields. Afterwards `_left` is the length of the body. It is
-        None where that is not known, and may be None where no body is sent (`_silent`).
+        Returns the length that the head must contain beside the application's fields. Afterwards `_left` is the length of the body. It is
+        None if the length is not known, and may be None if no body is sent (`_silent`).
         """
         if self._body.fault is not None:
-            raise self._body.fault  # found after `start_response` was called: see there
+            raise self._body.fault  # the fault was found after `start_response` was called: see there
         self.head_sent = True
         if self._length is not None:
             self._left = self._length
@@ -309,7 +310,7 @@ class Response:
         else:
             for chunk in chunks:
                 if type(chunk) is not bytes:
-                    _as_bytes(chunk)  # only to raise for what is not bytes: `join` takes subclasses
+                    _as_bytes(chunk)  # only raises for other types than bytes: `join` takes subclasses
             total = sum(map(len, chunks))
             if total > JOIN_AT_MOST:
                 self._total = total
@@ -331,7 +332,7 @@ class Response:
             self._check_owed()
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
-        """Whether the file was sent without being read here. Where it was not, its length is noted if it is known."""
+        """Let the kernel send the file. Returns False if that is not possible, and then notes its length if it is known."""
         if self.head_sent or self.status is None:
             return False
         found = region(wrapper.file)
@@ -352,12 +353,12 @@ class Response:
         return True
 
     def _owed(self, data: bytes) -> bytes:
-        """`data`, which comes next in the body, without what goes beyond the length that was stated."""
+        """`data`, the next bytes of the body, without the bytes that exceed the body's length."""
         left = self._left
         if left is None:
             return data
         if len(data) > left:
-            if self._length is not None and not self._cut:  # otherwise it is a file that grows
+            if self._length is not None and not self._cut:  # without Content-Length it is a growing file
                 log.error("the application's body is longer than its Content-Length of %d: the rest is cut off", self._length)
             self._cut = True
             data = data[:left]
@@ -365,7 +366,7 @@ class Response:
         return data
 
     def _finish(self) -> None:
-        """The result is exhausted: end the body."""
+        """End the body, after the end of the application's iterable."""
         if not self.head_sent:
             if self.status is None:
                 raise RuntimeError("the application returned without calling start_response()")
@@ -380,7 +381,7 @@ class Response:
             self._break_off()
 
     def _trailer_fields(self) -> list[Header]:
-        """`trailers`, of which each was found to be one."""
+        """`trailers`, after each was checked."""
         fields = []
         for name, value in self.trailers:
             if (KINDS.get(name) or kind_of(name)) is not _PLAIN:
@@ -397,7 +398,7 @@ class Response:
         raise NotImplementedError
 
     def _put_head(self, total: int | None, data: bytes) -> None:
-        """Send the head, and `data` of the body with it. `total` is what `_open` returned; `_left` counts what follows `data`."""
+        """Send the head, and with it `data` of the body. `total` is the result of `_open`. `_left` counts the bytes after `data`."""
         raise NotImplementedError
 
     def _put(self, data: bytes) -> None:
@@ -405,11 +406,11 @@ class Response:
         raise NotImplementedError
 
     def _put_end(self) -> None:
-        """The body has come to its end; it may be too short. Send the end of the framing, and trailers."""
+        """Send the end of the framing, and trailers. The body may be too short."""
         raise NotImplementedError
 
     def _put_interim(self, code: int, reason: str, fields: list[Header]) -> None:
-        """Send an interim response, where the client understands it."""
+        """Send an interim response, if the client understands it."""
         raise NotImplementedError
 
     def _put_refusal(self, error: PeerError) -> int:
@@ -417,20 +418,20 @@ class Response:
         raise NotImplementedError
 
     def _break_off(self) -> None:
-        """The body is shorter than its length: see to it that the client can tell."""
+        """End a body that is shorter than its length, so that the client can tell."""
         raise NotImplementedError
 
     def _sends_files(self) -> bool:
-        """Whether there is a `_put_file`: the kernel can send a file to this client by itself."""
+        """Whether `_put_file` can be called: the kernel can send a file to this client by itself."""
         return False
 
     def _put_file(self, file: IO[bytes], offset: int, count: int) -> int:
-        """Send `count` bytes of `file` as the body, from `offset`; the number sent, fewer where the file ends before."""
+        """Send `count` bytes of `file` as the body, from `offset`, and return the number sent. It is less if the file ends before."""
         raise NotImplementedError
 
 
 def _as_bytes(data: object) -> bytes:
-    """`data`, which may be of a subclass of bytes. The methods of a version take bytes themselves. Raises `TypeError` for anything else."""
+    """`data` as bytes, also if it is of a subclass. The methods of a version take only bytes. Raises `TypeError` for other types."""
     if not isinstance(data, bytes):
         raise TypeError(f"a response body consists of bytes, not {type(data).__name__}")
     return bytes(memoryview(data))  # not bytes(data), which a subclass can override

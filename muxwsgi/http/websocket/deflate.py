@@ -9,19 +9,19 @@ from muxwsgi.http.websocket.handshake import extensions
 
 __all__ = ["BLOCK", "Deflate", "Inflater", "agreed_deflate"]
 
-#: Bytes that come out of an `Inflater` at once, at most.
+#: Bytes of one block from an `Inflater`, at most.
 BLOCK = 65536
 
-#: What a sender leaves out behind each message (RFC 7692 section 7.2.1).
+#: The bytes that a sender removes from the end of each message (RFC 7692 section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
 
-#: The largest window of DEFLATE, as zlib wants to be told of it where there is no header. A larger window reads what was written with a
-#: smaller one, so the windows that were agreed on make no difference here.
+#: zlib's argument for the largest window of DEFLATE without a header. It also reads data that was written with a smaller window. So the
+#: negotiated window sizes do not matter here.
 _RAW = -15
 _WINDOW = 1 << 15
 
-#: Final blocks of DEFLATE in one frame. Each costs a new decompressor, so a peer must not have any number of them; senders write one at
-#: most, at the end of a message (RFC 7692 section 7.2.3.4).
+#: Final blocks of DEFLATE in one frame at most. Each needs a new decompressor, so their number must be limited. Senders write at most one,
+#: at the end of a message (RFC 7692 section 7.2.3.4).
 _FINAL_BLOCKS = 8
 
 _ALONE = ("server_no_context_takeover", "client_no_context_takeover")
@@ -30,14 +30,14 @@ _BITS = ("server_max_window_bits", "client_max_window_bits")
 
 @dataclass(frozen=True, slots=True)
 class Deflate:
-    """permessage-deflate as it was agreed on: whether a message may refer to those before it, from the client and from the server."""
+    """The negotiated permessage-deflate: whether messages of the client and of the server may refer to earlier ones."""
 
     client_context: bool = True
     server_context: bool = True
 
 
 def agreed_deflate(fields: Iterable[tuple[str, str]]) -> Deflate | None:
-    """permessage-deflate in the fields of a 101 response; None where no extension was agreed on.
+    """permessage-deflate in the fields of a 101 response; None if it negotiates no extension.
 
     Raises `ValueError` if payloads cannot be decoded: another extension, or parameters that RFC 7692 section 7.1 forbids.
     """
@@ -70,11 +70,12 @@ class Inflater:
 
     def __init__(self, keeps_context: bool) -> None:
         self._keeps_context = keeps_context
-        self._window = b""  # what came out last: only after a final block has zlib to be told of it
+        self._window = b""  # the last inflated bytes: zlib needs them after a final block
         self._zlib = zlib.decompressobj(_RAW)
 
     def inflate(self, data: bytes, fin: bool) -> Iterator[bytes]:
-        """The decompressed payload of the next frame, in blocks; `fin` for the last of its message. Raises `BrokenFrame`. Exhaust it."""
+        """The decompressed payload of the next frame, in blocks. `fin` marks the last frame of a message. Raises `BrokenFrame`. Always
+        exhaust the iterator."""
         if fin:
             data += _TAIL
         for _ in range(_FINAL_BLOCKS):

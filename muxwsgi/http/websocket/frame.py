@@ -1,7 +1,7 @@
-"""WebSocket frames as bytes (RFC 6455 section 5): a parser for one direction, and the other way around. No I/O, and no connection.
+"""WebSocket frames as bytes (RFC 6455 section 5): a parser for one direction, and an encoder. No I/O.
 
-This module knows frames, not messages: fragments come out one by one, and `messages` joins them. Compressed payloads stay compressed: see
-`deflate`. The compiled build masks eight bytes at a time, see `frame.pxd`.
+This module handles frames, not messages. The parser returns each fragment, and `messages` joins them. Compressed payloads stay compressed:
+see `deflate`. The compiled build masks eight bytes at a time, see `frame.pxd`.
 """
 
 import os
@@ -23,14 +23,14 @@ __all__ = [
     "mask",
 ]
 
-#: Payload of a frame that comes out in one piece. A longer frame comes out in fragments.
+#: Bytes of payload. A longer frame is returned in fragments.
 PIECE = 1 << 20
 
-#: Payload of a control frame (section 5.5).
+#: Bytes of payload in a control frame at most (section 5.5).
 CONTROL_AT_MOST = 125
 
-#: Close codes (section 7.4.1): for a frame that is malformed or stands where it may not; for a text that is not UTF-8 or a payload that
-#: cannot be inflated; and for a frame that is longer than its reader takes.
+#: Close codes (section 7.4.1): for a frame that is malformed or not allowed at its place; for a text that is not UTF-8 or a payload that
+#: cannot be inflated; and for a frame that is longer than its reader accepts.
 PROTOCOL_ERROR = 1002
 INVALID_PAYLOAD = 1007
 TOO_BIG = 1009
@@ -46,7 +46,7 @@ _CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 
 
 
 class Opcode(IntEnum):
-    """What a frame is. Those from `CLOSE` on are control frames: whole, short, and allowed between the fragments of a message."""
+    """The type of a frame. Types from `CLOSE` on are control frames: whole, short, and allowed between the fragments of a message."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -70,8 +70,8 @@ class Frame:
     fin             whether it is the last of its message
     rsv             the three reserved bits, `COMPRESSED` (4) for RSV1
     from_client     the direction
-    key             the masking key that it came with; None for a frame that is not masked, is part of a longer one, or did not come from
-                    a parser
+    key             the masking key of the received frame; None for a frame that was not masked, is part of a longer one, or does not come
+                    from a parser
     """
 
     opcode: Opcode
@@ -83,7 +83,7 @@ class Frame:
 
 
 class BrokenFrame(OSError):
-    """One side breaks the protocol. `code` and `reason` (one line) are those of the Close frame for it."""
+    """One side violates the protocol. `code` and `reason` (one line) are for the Close frame that reports it."""
 
     def __init__(self, reason: str, code: int = PROTOCOL_ERROR) -> None:
         super().__init__(reason)
@@ -92,13 +92,13 @@ class BrokenFrame(OSError):
 
 
 class FrameParser:
-    """Bytes of one direction in, frames out. Does no I/O.
+    """Turns the bytes of one direction into frames. Does no I/O.
 
-    A frame with more than `piece` bytes is not collected: it comes out as fragments of its message, each as it arrives, which RFC 6455
-    section 5.4 lets an intermediary do. So a frame of any size takes no more memory than `piece`.
+    A frame with more than `piece` bytes is not collected. Its parts are returned as fragments of its message when they arrive, which RFC
+    6455 section 5.4 allows for intermediaries. So a frame of any size takes no more memory than `piece`.
 
-    closed      whether a Close frame came. Bytes behind it are dropped
-    fault       what is wrong behind the frames that `feed` returned last; None where nothing is
+    closed      whether a Close frame came. Bytes after it are dropped
+    fault       the error after the frames that `feed` returned last; None if there is none
     """
 
     __slots__ = (
@@ -119,8 +119,8 @@ class FrameParser:
     )
 
     def __init__(self, from_client: bool, *, piece: int = PIECE, at_most: int = LONGEST, extensions: bool = False) -> None:
-        """Frames are masked where they are `from_client`. A frame that announces more than `at_most` bytes is a fault. `extensions` says
-        that permessage-deflate was agreed on.
+        """Frames `from_client` are masked. A frame that announces more than `at_most` bytes is a fault. `extensions` means that
+        permessage-deflate was negotiated.
         """
         if piece < CONTROL_AT_MOST or at_most < CONTROL_AT_MOST:
             raise ValueError(f"a piece of {piece} bytes, or a frame of {at_most}, is shorter than a control frame may be")
@@ -128,12 +128,12 @@ class FrameParser:
         self._piece = piece
         self._at_most = at_most
         self._compresses = extensions
-        self._buffer = bytearray()  # the beginning of a frame, where no other has begun
-        self._needed = 0  # bytes that there must be in the buffer before there is anything to do
+        self._buffer = bytearray()  # the incomplete beginning of the next frame
+        self._needed = 0  # bytes that the buffer must have before parsing can go on
         self._in_message = False
-        self._left = 0  # bytes still to come of a frame that comes in pieces
-        self._key: bytes | None = None  # its masking key, turned to the next byte
-        self._opcode = _CONTINUATION  # of its next piece
+        self._left = 0  # missing bytes of a frame that comes in pieces
+        self._key: bytes | None = None  # its masking key, rotated to the next byte
+        self._opcode = _CONTINUATION  # opcode of its next piece
         self._rsv = 0
         self._fin = True
         self.closed = False
@@ -161,7 +161,7 @@ class FrameParser:
         return self._left > 0 or len(self._buffer) > 0
 
     def _read(self, source: bytes | bytearray, frames: list[Frame]) -> int:
-        """Append the frames in `source` to `frames`, and return how many bytes are done with."""
+        """Append the frames in `source` to `frames`, and return the number of bytes that were consumed."""
         text = source
         end = len(source)
         at = 0
@@ -186,7 +186,7 @@ class FrameParser:
                 self.fault = BrokenFrame(wrong)
                 return end
 
-            # 3. The length, in as few bytes as hold it. A reader that took others could be told apart from one that does not.
+            # 3. The length, in the fewest possible bytes (section 5.2). Readers disagree about longer forms, so these are refused.
             length = second & 127
             size = 2
             if length >= 126:
@@ -242,7 +242,7 @@ class FrameParser:
         return end
 
     def _wrong(self, first: int, second: int) -> str | None:
-        """What is wrong with the first two bytes of a frame."""
+        """The fault in the first two bytes of a frame; None if they are valid."""
         number = first & 15
         if _OPCODES[number] is None:
             return f"the opcode {number} is reserved"
@@ -276,7 +276,8 @@ class FrameParser:
 
 
 def _close_fault(data: bytes) -> BrokenFrame | None:
-    """What is wrong with the payload of a Close frame: a code that may be sent, and a reason in UTF-8 (RFC 6455 sections 5.5.1 and 7.4)."""
+    """The fault in the payload of a Close frame, None without one. It must have an allowed code and a reason in UTF-8 (RFC 6455 sections
+    5.5.1 and 7.4)."""
     code = int.from_bytes(data[:2]) if len(data) > 1 else 0
     if code not in _CODES and not 3000 <= code < 5000:
         return BrokenFrame("a Close frame has no code that may be sent")
@@ -295,9 +296,9 @@ def mask(data: bytes, key: bytes) -> bytes:
 
 
 def encode_frame(frame: Frame, *, masked: bool, key: bytes | None = None) -> bytes:
-    """The frame as bytes. Where `masked`, as it must be towards a server, with `key`, or a fresh one.
+    """The frame as bytes. With `masked` it is masked with `key`, or with a new random key. Frames to a server must be masked.
 
-    Raises `ValueError` for a frame that cannot be.
+    Raises `ValueError` for an impossible frame.
     """
     if not masked:
         return _encode(frame, None)
@@ -318,15 +319,15 @@ def _encode(frame: Frame, key: bytes | None) -> bytes:
     return _encoded((0x80 if frame.fin else 0) | frame.rsv << 4 | opcode, data, key)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
-# The compiled build has these three as C functions (frame.pxd), and an assignment to one would be an error: hence by this way around.
+# In the compiled build these three are C functions (frame.pxd), and the compiler refuses an assignment to one. So `globals()` sets them.
 
-#: Bytes that are masked at a time, and a number with a 1 in each four of them: times a key, it is the key repeated.
+#: Bytes that are masked at a time, and a number whose every fourth byte is 1. The number times a key is the repeated key.
 _BLOCK = 1 << 13
 _ONES = int.from_bytes(b"\1\0\0\0" * (_BLOCK // 4), "little")
 
 
 def _masked_in_python(source: bytes | bytearray, begin: int, count: int, key: bytes | None) -> bytes:
-    """`count` bytes of `source` from `begin` on, masked or unmasked with `key`; as they are where that is None."""
+    """`count` bytes of `source` from `begin` on, masked or unmasked with `key`; unchanged if it is None."""
     if key is None:
         return bytes(source[begin : begin + count])
     if count <= _BLOCK:
@@ -350,7 +351,7 @@ def _frame_in_python(opcode: Opcode, data: bytes, fin: bool, rsv: int, from_clie
 
 
 def _encoded_in_python(first: int, data: bytes, key: bytes | None) -> bytes:
-    """A frame whose first byte is `first`, with its length in as few bytes as hold it."""
+    """A frame whose first byte is `first`, with its length in the fewest possible bytes."""
     length = len(data)
     bit = 0 if key is None else 0x80
     if length < 126:

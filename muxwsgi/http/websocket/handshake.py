@@ -30,7 +30,7 @@ def is_websocket(fields: Iterable[tuple[str, str]]) -> bool:
 
 
 def is_key(key: str) -> bool:
-    """Whether it is a Sec-WebSocket-Key: 16 bytes in base64 (section 4.1)."""
+    """Whether `key` is a Sec-WebSocket-Key: 16 bytes in base64 (section 4.1)."""
     try:
         return len(base64.b64decode(key, validate=True)) == 16
     except (binascii.Error, ValueError):
@@ -48,7 +48,7 @@ def subprotocols(value: str) -> list[str]:
 
 
 def extensions(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """The elements of Sec-WebSocket-Extensions: the name of each extension, and its parameters as they stand (section 9.1)."""
+    """The elements of Sec-WebSocket-Extensions: the name of each extension, and its unparsed parameters (section 9.1)."""
     for element in ",".join(value for name, value in fields if name.lower() == _EXTENSIONS).split(","):
         name, *parameters = [part.strip() for part in element.split(";")]
         if name or parameters:
@@ -56,5 +56,5 @@ def extensions(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[st
 
 
 def without_extensions(fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The fields of a request without its offer of extensions, so that payloads are what the application sends."""
+    """The fields of a request without its offer of extensions, so that payloads are not compressed."""
     return [field for field in fields if field[0].lower() != _EXTENSIONS]

@@ -1,7 +1,7 @@
-"""The messages that frames make up (RFC 6455 section 5.4): fragments joined, inflated and held to UTF-8. No I/O.
+"""Makes messages of frames (RFC 6455 section 5.4): joins and inflates fragments, and checks for UTF-8. No I/O.
 
-`Fragments` takes the data frames of one direction, and yields what each adds to its message, in blocks. It collects nothing. `Messages` is
-what an endpoint needs: it collects whole messages up to a size. Control frames are for the caller.
+`Fragments` takes the data frames of one direction, and yields the content of each, in blocks. It does not collect them. `Messages` is for
+endpoints: it collects whole messages up to a size. The caller handles control frames.
 """
 
 import codecs
@@ -17,19 +17,19 @@ class Fragments:
     """The data frames of one direction, in their order. They may come from a parser, or from rules that changed them.
 
     under_way   whether a message has begun and not ended
-    compressed  whether the last one that began is
+    compressed  whether the message that began last is compressed
     """
 
     __slots__ = ("_inflater", "compressed", "under_way")
 
     def __init__(self, inflater: Inflater | None = None) -> None:
-        """`inflater` undoes permessage-deflate; None where that was not agreed on."""
+        """`inflater` inflates messages; None if permessage-deflate was not negotiated."""
         self._inflater = inflater
         self.compressed = False
         self.under_way = False
 
     def begins(self, frame: Frame) -> bool:
-        """Whether a message begins with this data frame, which is the next one. Raises `BrokenFrame` where it cannot be the next."""
+        """Take the next data frame. Returns whether it begins a message. Raises `BrokenFrame` if it is not allowed at this place."""
         continues = frame.opcode == Opcode.CONTINUATION
         if continues != self.under_way:
             raise BrokenFrame("a message begins within another" if self.under_way else "a continuation continues nothing")
@@ -41,8 +41,8 @@ class Fragments:
         return not continues
 
     def content(self, frame: Frame) -> Iterable[bytes]:
-        """What this frame, which `begins` has taken, adds to its message. Compressed content comes in blocks of up to `deflate.BLOCK`
-        bytes: a reader counts them, since a frame of a thousand bytes may be a million. Exhaust it, or read no further message.
+        """The content of this frame, which `begins` has taken. Compressed content comes in blocks of up to `deflate.BLOCK` bytes. Count the
+        bytes, because a frame of a thousand bytes may inflate to a million. Exhaust the iterable before the next message.
 
         Raises `BrokenFrame`.
         """
@@ -52,21 +52,21 @@ class Fragments:
 
 
 class Messages:
-    """Whole messages of one direction, of up to `at_most` bytes each, however many frames they come in and however they are compressed."""
+    """Collects whole messages of one direction, of up to `at_most` inflated bytes each, from any number of frames."""
 
     __slots__ = ("_at_most", "_content", "_decoder", "_fragments")
 
     def __init__(self, at_most: int, inflater: Inflater | None = None) -> None:
         self._at_most = at_most
         self._fragments = Fragments(inflater)
-        self._decoder: codecs.IncrementalDecoder | None = None  # of a text that is under way
+        self._decoder: codecs.IncrementalDecoder | None = None  # of an incomplete text
         self._content = bytearray()
 
     def add(self, frame: Frame) -> str | bytes | None:
-        """The message that this data frame completes, a text as str; None where it is not the last.
+        """The message that this data frame completes, a text as str; None if the frame is not the last.
 
-        Raises `BrokenFrame`, with `TOO_BIG` for a message that is too long, and with 1007 for a text that is not UTF-8, as soon as that is
-        known.
+        Raises `BrokenFrame` at the first faulty frame: with `TOO_BIG` for a message that is too long, and with 1007 for a text that is not
+        UTF-8.
         """
         if self._fragments.begins(frame):
             if frame.fin and not frame.rsv:
@@ -97,7 +97,7 @@ class Messages:
             raise BrokenFrame(f"a message is longer than {self._at_most} bytes", TOO_BIG)
 
     def _check_text(self, block: bytes, final: bool) -> None:
-        # What comes out is not kept: as strings, fragments of two characters would take twenty times their size.
+        # The decoded strings are not kept. For fragments of two characters they would take twenty times the memory of the bytes.
         if self._decoder is not None:
             try:
                 self._decoder.decode(block, final)
@@ -106,10 +106,10 @@ class Messages:
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
-    """The payload of a Close frame, of which `reason` has as many characters as there is room for."""
+    """The payload of a Close frame. It contains as many characters of `reason` as there is room for."""
     return code.to_bytes(2) + reason.encode()[: CONTROL_AT_MOST - 2].decode(errors="ignore").encode()
 
 
 def close_reason(data: bytes) -> tuple[int | None, str]:
-    """The code and the reason in the payload of a Close frame that a parser has taken; None where there is no code (section 7.1.5)."""
+    """The code and the reason in the payload of a Close frame that a parser has accepted; None if there is no code (section 7.1.5)."""
     return (int.from_bytes(data[:2]) if data else None), data[2:].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Parses frames, and lets other connections run in between, because 64 KiB may be 32,000 frames."""
+"""Parses frames, and lets other connections run in between, because 64 KiB may contain 32,000 frames."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ __all__ = ["BYTES_AT_ONCE", "FRAMES_PER_TURN", "frames_in_turns"]
 #: Frames after which other connections run.
 FRAMES_PER_TURN = 200
 
-#: Bytes that are parsed at once: 8,000 frames at most, about 10 ms in plain Python.
+#: Bytes that are parsed at once. They contain 8,000 frames at most, which take about 10 ms in plain Python.
 BYTES_AT_ONCE = 16384
 
 
 def frames_in_turns(parser: FrameParser, data: bytes) -> Iterator[Frame]:
-    """The frames that `data` completes. Raises `BrokenFrame` after the valid ones. Exhaust it before the next call."""
+    """The frames that `data` completes. Raises `BrokenFrame` after the valid ones. Exhaust the iterator before the next call."""
     count = 0
     for at in range(0, len(data), BYTES_AT_ONCE):
         for frame in parser.feed(data[at : at + BYTES_AT_ONCE]):
