@@ -1,11 +1,11 @@
 """The lines of an access log: gunicorn's atoms, or JSON.
 
 `%(name)s` atoms: h l u t r s m U q H B b f a T M D L p, and {field}i, {field}o, {key}e for request fields, response fields and environ
-keys. Values of the request are logged as they came, even if the application has changed its environ; `u` and `{key}e` are taken from the
-environ as the application left it, because applications and middlewares put the user there.
+keys. Values of the request are logged as received, even if the application has changed its environ. `u` and `{key}e` come from the environ
+after the application, because applications and middlewares put the user there.
 
-Lines are ASCII, so every stream can take them. What is not printable ASCII is escaped as JSON does it: a client can forge no line, and a
-format that looks like JSON stays JSON. Nothing here raises for any environ.
+Lines are ASCII, so every stream can take them. All other characters are escaped as in JSON. So a client cannot forge a line, and a format
+that looks like JSON yields valid JSON. No function here raises, with any environ.
 """
 
 import json
@@ -38,21 +38,21 @@ _UNSAFE = re.compile(r'[^ !#-\[\]-~]')
 
 
 def _text(value: object) -> str | None:
-    """A value of an environ or of a header, as a text that any encoding of Unicode can hold. None for nothing.
+    """A value of an environ or of a header, as a text that every encoding of Unicode can encode. None for None.
 
-    Native strings hold bytes as latin-1 (PEP 3333), which are UTF-8 in nearly all cases: other bytes become \\xNN.
+    Native strings contain bytes as latin-1 (PEP 3333). The bytes are nearly always UTF-8. Other bytes become \\xNN.
     """
     if value is None:
         return None
     try:
         text = str.__str__(value if isinstance(value, str) else str(value))
-    except Exception:  # an object of the application's, whose __str__ fails
+    except Exception:  # an object of the application whose __str__ fails
         return f"<{type(value).__name__}>"
     if text.isascii():
         return text
     try:
         return text.encode("latin-1").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a text that the application has put there
+    except UnicodeEncodeError:  # a string of the application, not bytes as latin-1
         return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -76,7 +76,7 @@ def _field_key(name: str) -> str:
 
 
 def _response_value(headers: Iterable[Any], wanted: str) -> object:
-    """The first field of this name, in a list that the application may have changed since."""
+    """The first field of this name, in a list that the application may have changed after `start_response`."""
     try:
         for name, value in headers:
             if isinstance(name, str) and name.lower() == wanted:
@@ -87,7 +87,7 @@ def _response_value(headers: Iterable[Any], wanted: str) -> object:
 
 
 class _Now:
-    """The time of log lines, made once a second. Not strftime for names: they follow the locale."""
+    """The time of log lines, made once a second. The names do not come from strftime, because it follows the locale."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -148,7 +148,7 @@ _FIELDS: dict[str, Callable[[str], Line]] = {
 
 
 def compile_format(text: str) -> Line:
-    """A function from an exchange to its line, which never raises. `OperatorError` for an atom that there is not."""
+    """A function that makes the line of an exchange, and never raises. Raises `OperatorError` for an unknown atom."""
     if text == JSON_FORMAT:
         return _json_line
     parts: list[str] = []
@@ -166,7 +166,7 @@ def compile_format(text: str) -> Line:
         else:
             atoms.append(_FIELDS[kind](field) if kind else _ATOMS[letter])
     parts.append(text[at:])
-    # What the operator writes between atoms is the operator's, but a line has to stay one, and ASCII.
+    # The operator's text between atoms is escaped, so that a line stays one line and ASCII.
     parts = [part.encode("ascii", "backslashreplace").decode("ascii").replace("\n", "\\n") for part in parts]
 
     def line(exchange: Exchange) -> str:

@@ -11,18 +11,18 @@ __all__ = ["AccessLog"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: Bytes of lines that are kept back at most; beside that they are written about once a second.
+#: Bytes of lines that are collected at most. Lines are also written about once a second.
 BATCH = 1 << 16
 
 
 class AccessLog:
     """Takes exchanges (it is an `OnExchange`) and writes their lines to a file, or to standard output for `-`.
 
-    A log that cannot be written loses lines, which it counts (`lost`), and never a request: see `LogFile`.
+    If the log cannot be written, lines are lost and counted (`lost`). Requests are not affected: see `LogFile`.
     """
 
     def __init__(self, path: str, format_text: str = DEFAULT_FORMAT) -> None:
-        """Raises `OperatorError` where the file cannot be opened."""
+        """Raises `OperatorError` if the file cannot be opened."""
         self._line = compile_format(format_text)
         self._waiting: list[str] = []
         self._size = 0
@@ -30,17 +30,17 @@ class AccessLog:
         leave_to_parent(self)
 
     def forsake(self) -> None:
-        """In a forked child: what waits is the parent's to write."""
+        """In a forked child: drop the waiting lines, which the parent writes."""
         self._waiting, self._size = [], 0
 
     @property
     def lost(self) -> int:
-        """Lines that were not written and will not be."""
+        """Number of lines that are lost."""
         return self._file.lost
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits for its reader."""
+        """Whether lines wait for the reader of the log."""
         return self._file.waiting
 
     def __call__(self, exchange: Exchange) -> None:
@@ -51,7 +51,7 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Raises nothing."""
+        """Write the waiting lines. Raises nothing."""
         lines, self._waiting, self._size = self._waiting, [], 0
         if lines:
             self._file.write("\n".join(lines) + "\n")
@@ -64,6 +64,6 @@ class AccessLog:
         self._file.reopen()
 
     def close(self) -> None:
-        """Write what waits, and close the file. Raises nothing."""
+        """Write the waiting lines, and close the file. Raises nothing."""
         self.flush()
         self._file.close()

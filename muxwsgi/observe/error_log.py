@@ -1,8 +1,8 @@
-"""The error log: one line per event, and tracebacks; `wsgi.errors` too, where it is a file.
+"""The error log: one line per event, and tracebacks. If it is a file, it also receives `wsgi.errors`.
 
-It is a handler of Python's logging. An application that configures logging for itself, by `dictConfig` or `fileConfig`, disables all
-loggers that there are and closes all handlers, unless it says otherwise. The error log is the operator's, so it survives both. An
-application that names these loggers in its configuration configures them.
+It is a handler of Python's logging. If an application configures logging with `dictConfig` or `fileConfig`, Python by default disables all
+existing loggers and closes all handlers. The error log belongs to the operator, so it stays in use. An application that names these loggers
+in its configuration configures them.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from muxwsgi.observe.output import standard_output
 
 __all__ = ["LOGGERS", "ErrorLog", "ErrorStream"]
 
-#: Every logger of the server. Their records go to the parent of all, `muxwsgi`.
+#: All loggers of the server. Their records go to their common parent, `muxwsgi`.
 LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy")
 
 FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
@@ -33,16 +33,16 @@ class EnduringLogger(logging.Logger):
 
 
 class ErrorLog(logging.Handler):
-    """Writes records to a `LogFile`. A file that was moved away is noticed with the next record."""
+    """Writes records to a `LogFile`. If the file was moved away, the next record goes to a new file."""
 
     def __init__(self, path: str) -> None:
-        """`-` is standard error. Raises `OperatorError` where the file cannot be opened."""
+        """`-` is standard error. Raises `OperatorError` if the file cannot be opened."""
         super().__init__()
         self.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
         self._file = LogFile(path, "error_logfile", 2, self._say)
 
     def install(self, level: str) -> None:
-        """Receive the records of the server's loggers, from `level` on, and no others."""
+        """Receive the records of the server's loggers, from `level` on, and no other records."""
         parent = logging.getLogger("muxwsgi")
         parent.handlers[:] = [self]
         parent.propagate = False
@@ -51,8 +51,8 @@ class ErrorLog(logging.Handler):
             logging.getLogger(name).__class__ = EnduringLogger
 
     def add_plugins(self, modules: Iterable[str], level: str) -> None:
-        """Receive the records of plugins too: `logging.getLogger(__name__)` in any module of a package that one of `modules` is in. A level
-        that the package has set for itself stays."""
+        """Also receive the records of plugins: those of `logging.getLogger(__name__)` in the packages of `modules`. A level that a package
+        has set stays."""
         for package in {module.partition(".")[0] for module in modules} - {"muxwsgi"}:
             logger = logging.getLogger(package)
             logger.__class__ = EnduringLogger
@@ -63,13 +63,13 @@ class ErrorLog(logging.Handler):
 
     @property
     def stream(self) -> "ErrorStream | None":
-        """The stream of `wsgi.errors`; None for standard error, as it is at each write."""
+        """The stream of `wsgi.errors`; None for `sys.stderr`, which is looked up at each write."""
         return None if self._file.path == "-" else ErrorStream(self._file)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # its arguments do not fit
+        except Exception:  # the arguments do not fit the message
             self.handleError(record)
             return
         self._file.follow()
@@ -77,11 +77,11 @@ class ErrorLog(logging.Handler):
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits for its reader."""
+        """Whether lines wait for the reader of the log."""
         return self._file.waiting
 
     def flush(self) -> None:
-        """Try again to write what waits for its reader."""
+        """Try again to write the waiting lines."""
         self._file.flush()
 
     def reopen(self) -> None:
@@ -89,42 +89,42 @@ class ErrorLog(logging.Handler):
         self._file.reopen()
 
     def close(self) -> None:
-        """Does nothing: `logging.config` closes every handler there is. See `end`."""
+        """Does nothing, because `logging.config` closes all handlers. See `end`."""
 
     def end(self) -> None:
-        """Write what waits for its reader."""
+        """Write the waiting lines, at the end of the process."""
         self._file.flush(timeout=1)
 
     def give_up(self) -> None:
-        """Write what waits for its reader, and close the file: another log has taken its place."""
+        """Write the waiting lines, and close the file: another log has taken its place."""
         self._file.close()
 
     def _say(self, level: int, message: str) -> None:
-        # Not to the log itself, which is what does not work; but the good news goes there.
+        # An error of the log goes to standard error, because the log does not work. Its recovery is logged in the log.
         if level >= logging.ERROR and self._file.path != "-":
-            with contextlib.suppress(OSError):  # there is no other place to report it
+            with contextlib.suppress(OSError):  # there is no other place for the report
                 standard_output(2).write(f"muxwsgi: {message}\n".encode("utf-8", "backslashreplace"))
         elif level < logging.ERROR:
             self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))
 
 
 class ErrorStream:
-    """The error log as a file that text is written to, as it comes."""
+    """The error log as a text file. Each write goes to the log at once."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
 
     def write(self, text: str) -> int:
-        """Write `text`; its length."""
+        """Write `text`, and return its length."""
         self._file.follow()
         self._file.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write them all."""
+        """Write all lines."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """What was written is in the file already, or waits for its reader."""
+        """Does nothing: the text is in the file already, or waits for the reader."""
         self._file.flush()

@@ -1,7 +1,7 @@
-"""`LogFile`: lines of text in a file, on standard output or standard error. What becomes of the file once it is open ends no server.
+"""`LogFile`: lines of text in a file, on standard output or standard error. Once the file is open, its errors do not end the server.
 
-A log may lose lines, if the disk is full or the pipe has no reader. It counts them, and reports them at the beginning and at the end of
-each outage. A log that cannot be opened again is written on in the old file.
+If the disk is full or the pipe has no reader, lines are lost and counted. The log reports that at the beginning and at the end of each
+outage. If the log cannot be opened again after a rotation, the old file stays in use.
 """
 
 import errno
@@ -18,24 +18,24 @@ __all__ = ["LogFile"]
 
 _FLAGS = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-#: Seconds that what waits for its reader has at the end.
+#: Seconds for writing the waiting lines when the log is closed.
 LAST_WORDS = 1.0
 
 
 class LogFile:
-    """Writes text to `path`, or to the standard descriptor 1 or 2 where that is `-`."""
+    """Writes text to `path`, or to the standard descriptor 1 or 2 if it is `-`."""
 
     def __init__(self, path: str, option: str, standard: int, say: Callable[[int, str], None]) -> None:
-        """`option` is the name of the operator's option. `say(level, message)` reports later errors. Raises `OperatorError` where the file
+        """`option` is the name of the operator's option. `say(level, message)` reports later errors. Raises `OperatorError` if the file
         cannot be opened."""
         self.path = path if path == "-" else os.path.abspath(path)  # the application may change the folder
         self._option = option
         self._standard = standard
         self._say = say
         self._failing: str | None = None  # why lines are lost at the moment
-        self._lost_before = 0  # of outputs that were closed
+        self._lost_before = 0  # lines that were lost by closed outputs
         self._lost_said = 0
-        self._stuck = False  # it could not be opened again, and that was reported
+        self._stuck = False  # opening the file again failed, and that was reported
         stream = sys.stdout if standard == 1 else sys.stderr
         self._encoding = (stream.encoding if path == "-" and stream is not None else None) or "utf-8"
         try:
@@ -45,16 +45,16 @@ class LogFile:
 
     @property
     def lost(self) -> int:
-        """Lines that were not written and will not be."""
+        """Number of lines that are lost."""
         return self._lost_before + self._output.lost
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits for its reader."""
+        """Whether lines wait for the reader of the log."""
         return self._output.waiting
 
     def write(self, text: str) -> None:
-        """Write `text`, which is whole lines. Raises nothing."""
+        """Write `text`, which consists of whole lines. Raises nothing."""
         try:
             self._output.write(text.encode(self._encoding, "backslashreplace"))
         except OSError as error:
@@ -63,7 +63,7 @@ class LogFile:
             self._note_success()
 
     def flush(self, timeout: float = 0) -> None:
-        """Try again to write what waits for its reader. Raises nothing."""
+        """Try again to write the waiting lines. Raises nothing."""
         if not self._output.waiting:
             return
         try:
@@ -74,7 +74,7 @@ class LogFile:
             self._note_success()
 
     def reopen(self) -> None:
-        """After a rotation: go on in the file that has the name now, or in the old one where that cannot be opened. Raises nothing."""
+        """After a rotation: open the file that has the name now. If that fails, the old file stays in use. Raises nothing."""
         if self.path == "-":
             return
         try:
@@ -91,12 +91,12 @@ class LogFile:
         self._lost_before += before.lost
 
     def follow(self) -> None:
-        """`reopen`, where the name is not that of the open file any more. Raises nothing."""
+        """`reopen`, if the open file does not have the name any more. Raises nothing."""
         if self.path != "-" and not self._output.is_named(self.path):
             self.reopen()
 
     def close(self) -> None:
-        """Write what waits, within a second, and close the file. Raises nothing."""
+        """Write the waiting lines, within a second, and close the file. Raises nothing."""
         self.flush(LAST_WORDS)
         if self.path != "-":
             self._output.close()
@@ -123,5 +123,5 @@ class LogFile:
             self._tell(logging.WARNING, f"it is written again; {lost} lines were lost")
 
     def _tell(self, level: int, message: str) -> None:
-        if self.path != "-":  # of standard output and error others tell: see `lost_lines`
+        if self.path != "-":  # losses of standard output and error are reported elsewhere: see `lost_lines`
             self._say(level, f"{self._option}: {self.path}: {message}")

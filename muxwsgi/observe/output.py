@@ -1,13 +1,13 @@
-"""`Output`: bytes on a descriptor, without waiting for a reader. Imports no gevent: a process without a hub can use it.
+"""`Output`: writes bytes to a descriptor without waiting for a reader. Imports no gevent, so a process without a hub can use it.
 
-A pipe takes 64 KiB, and the next write(2) then lasts until the reader reads. A server with one thread would stop there. So
-what a pipe, a terminal or a socket does not take at once waits in memory, up to a limit; what comes beyond the limit is lost, and counted.
+A pipe takes 64 KiB. Then the next write(2) blocks until the reader reads, and a server with one thread would stop. So bytes that a pipe, a
+terminal or a socket does not take at once wait in memory, up to a limit. Bytes beyond the limit are lost and counted.
 
-Other ways, and why not:
-- O_NONBLOCK on the descriptor itself belongs to the open file description. The shell shares it, and all processes that inherited it.
-  So a pipe or a terminal is opened once more, by /proc/self/fd, and that description is ours alone. A socket is told with each send.
-- A thread that waits in our place has the last lines in a queue when the process crashes, is missing in a forked child, and each line costs
-  two changes of the GIL's owner. Here what the pipe has taken is in it when `write` returns.
+Other ways, and why they are not used:
+- O_NONBLOCK belongs to the open file description, which the shell and all processes that inherited it share. So a pipe or a terminal is
+  opened once more, through /proc/self/fd, and this new description is not shared. A socket gets MSG_DONTWAIT with each send.
+- A thread that writes from a queue: the last lines are lost if the process crashes, a forked child does not have the thread, and each line
+  costs two changes of the GIL's owner. Here the pipe has the bytes when `write` returns.
 """
 
 import _socket
@@ -27,36 +27,37 @@ from typing import Any
 
 __all__ = ["Output", "TextOutput", "may_wait", "standard_output"]
 
-#: Bytes that may wait for a reader; one record may be larger.
+#: Bytes that may wait for a reader. A single record may be larger.
 WAITING_AT_MOST = 1 << 20
 
-#: Bytes that write(2) on a pipe takes whole when poll(2) reports room.
+#: If poll(2) reports room, write(2) on a pipe takes so many bytes whole.
 PIPE_BUF = select.PIPE_BUF
 
-#: Seconds between two attempts to write waiting bytes, for callers that wait for that.
+#: Seconds between two attempts to write waiting bytes, if the caller waits for that.
 RETRY = 0.02
 
 
 class Output:
-    """Writes to a descriptor what it takes, and keeps the rest for the next try.
+    """Writes as many bytes as the descriptor takes, and keeps the rest for the next attempt.
 
-    lost    lines that were not written and will not be
+    lost    number of lines that are lost
     """
 
     def __init__(self, fd: int, *, shared: bool = False, at_most: int = WAITING_AT_MOST) -> None:
-        """Takes over `fd`, which does not block. A `shared` one (standard output) may block; it is neither changed nor closed."""
+        """Takes over `fd`, which does not block. A `shared` one (standard output) may block, and is neither changed nor closed."""
         self.lost = 0
         self._fd = fd
         self._shared = shared
         self._at_most = at_most
         self._waiting: deque[bytes] = deque()
-        self._size = 0  # bytes of them
-        self._begun = False  # a part of the first of them is written
+        self._size = 0  # bytes that wait
+        self._begun = False  # a part of the first waiting record is written
         self._torn = False  # the rest of a line that was begun is lost
-        # A destructor or a signal handler that prints may run in the middle of a write: the lock is for the other threads alone.
+        # A destructor or a signal handler that prints may run in the middle of a write. So the lock is reentrant, and only excludes other
+        # threads.
         self._lock = _native(_thread, "RLock")()
         self._busy = False  # a write or a flush is under way
-        self._own: Any = None  # what is to be closed
+        self._own: Any = None  # the object to close
         self._identity = _identity(fd)
         self._send: Callable[[bytes], int] = partial(os.write, fd)
         if shared:
@@ -65,11 +66,11 @@ class Output:
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits for the descriptor to take it."""
+        """Whether bytes wait for the descriptor."""
         return bool(self._waiting)
 
     def is_named(self, path: str) -> bool:
-        """Whether `path` leads to the file that is written."""
+        """Whether `path` is the name of this file."""
         try:
             status = os.stat(path)
         except OSError:
@@ -77,11 +78,11 @@ class Output:
         return (status.st_dev, status.st_ino) == self._identity
 
     def same_reader(self, fd: int) -> bool:
-        """Whether `fd` leads to the same pipe, socket or terminal."""
+        """Whether `fd` refers to the same pipe, socket or terminal."""
         return may_wait(fd) and self._identity == _identity(fd)
 
     def write(self, data: bytes) -> None:
-        """Write `data`, or keep it. Raises `OSError` where it, or what waited before it, is lost."""
+        """Write `data`, or keep it. Raises `OSError` if it or earlier waiting bytes are lost."""
         with self._lock:
             if self._shared and not self._busy and self._was_replaced():
                 self._prepare()
@@ -95,7 +96,7 @@ class Output:
             self._try()
 
     def flush(self, timeout: float = 0) -> None:
-        """Try to write what waits, for `timeout` seconds. Raises `OSError` where it is lost."""
+        """Try to write the waiting bytes, for `timeout` seconds. Raises `OSError` if they are lost."""
         give_up = time.monotonic() + timeout
         while True:
             with self._lock:
@@ -114,21 +115,21 @@ class Output:
                 _close_quietly(fd)
 
     def forget(self) -> None:
-        """In a forked child: what waits is the parent's to write, and the lock may be held by a thread that is not there."""
+        """In a forked child: drop the waiting bytes, which the parent writes. Replace the lock, which a thread of the parent may hold."""
         self._lock = _native(_thread, "RLock")()
         self._waiting.clear()
         self._size = 0
         self._begun = self._busy = False
 
     def _was_replaced(self) -> bool:
-        """Whether the application has put another file in its place (dup2(2)). Where it only closed the descriptor, the number may be that
-        of a client's connection by now."""
+        """Whether the application has replaced the file behind the descriptor (dup2(2)). If it closed the descriptor, the number may belong
+        to a client's connection by now."""
         identity = _identity(self._fd)
         return identity not in (self._identity, None) and not stat.S_ISSOCK(os.fstat(self._fd).st_mode)
 
     def _try(self) -> None:
         if self._busy:
-            return  # what waits is written by the call that this one interrupts, or by the next one
+            return  # the interrupted call writes the waiting bytes, or the next call does
         self._busy = True
         try:
             self._write_waiting()
@@ -162,7 +163,7 @@ class Output:
         self._torn, self._begun = self._torn or self._begun, False
 
     def _prepare(self) -> None:
-        """Find a way to write to a shared descriptor that does not wait."""
+        """Find a way to write to a shared descriptor without waiting."""
         self._close_own()
         self._identity = _identity(self._fd)
         self._send = partial(os.write, self._fd)
@@ -170,7 +171,7 @@ class Output:
             return
         mode = os.fstat(self._fd).st_mode
         if stat.S_ISSOCK(mode):
-            self._own = sock = _socket.socket(fileno=os.dup(self._fd))  # the class in C: gevent's would wait
+            self._own = sock = _socket.socket(fileno=os.dup(self._fd))  # the C class: gevent's class would wait
             self._send = lambda data: sock.send(data, _socket.MSG_DONTWAIT)
         elif stat.S_ISFIFO(mode) or os.isatty(self._fd):
             try:
@@ -188,7 +189,7 @@ class Output:
 
 
 class TextOutput(io.RawIOBase):
-    """An `Output` as a raw stream, for `io.TextIOWrapper`. A write takes all and raises nothing: the `Output` counts what is lost."""
+    """An `Output` as a raw stream, for `io.TextIOWrapper`. A write takes all bytes and raises nothing. The `Output` counts lost lines."""
 
     def __init__(self, output: Output, fd: int, name: str) -> None:
         self._output = output
@@ -225,8 +226,8 @@ _standard: dict[int, Output] = {}
 
 
 def standard_output(fd: int) -> Output:
-    """The `Output` of descriptor 1 or 2: one for all writers, and one for both descriptors if they are the same pipe. Otherwise the rest
-    of a line that had to wait would come behind another line."""
+    """The `Output` of descriptor 1 or 2, which all writers share. If both descriptors are the same pipe, they also share it. Otherwise
+    another line could be written into the middle of a line that has to wait."""
     if fd not in _standard:
         same = (output for output in _standard.values() if output.same_reader(fd))
         _standard[fd] = next(same, None) or Output(fd, shared=True)
@@ -234,7 +235,7 @@ def standard_output(fd: int) -> Output:
 
 
 def may_wait(fd: int) -> bool:
-    """Whether writing to `fd` waits for a reader. A disk is not counted: it does not make one wait for ever."""
+    """Whether writing to `fd` may wait for a reader. For a file on a disk it is False, because the wait is bounded."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 
@@ -248,13 +249,13 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _native(module: Any, name: str) -> Any:
-    """What gevent may have replaced, as Python has it: nothing here may change to another greenlet, as the hub writes too."""
+    """Python's unpatched function. gevent's could switch to another greenlet, and the hub, which also writes, must not do that."""
     monkey = sys.modules.get("gevent.monkey")
     return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
 
 
 def _write_where_room(fd: int, data: bytes) -> int:
-    """Never waits, unless another process fills the pipe between the two calls."""
+    """Write if poll(2) reports room. It only waits if another process fills the pipe between the two calls."""
     poll = _native(select, "poll")()
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):
@@ -278,4 +279,4 @@ def _close_quietly(fd: int) -> None:
     try:
         os.close(fd)
     except OSError:
-        pass  # closed all the same (close(2)); what the disk did not take was lost before
+        pass  # the descriptor is closed all the same (close(2)); bytes that the disk did not take were lost before

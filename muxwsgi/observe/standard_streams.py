@@ -1,4 +1,4 @@
-"""Standard output and standard error of a process that must not wait for their readers: `print` in an application, tracebacks, logs."""
+"""Standard output and standard error for a process that must not wait for readers: `print` in an application, tracebacks, logs."""
 
 import io
 import os
@@ -10,12 +10,12 @@ __all__ = ["flush_streams", "lost_lines", "streams_wait", "take_streams"]
 
 _STREAMS = (("stdout", 1), ("stderr", 2))
 
-_replaced: list[object] = []  # kept, because their end would close the descriptor
+_replaced: list[object] = []  # kept, because garbage collection would close the descriptor
 
 
 def take_streams() -> None:
-    """Let `sys.stdout` and `sys.stderr` lose what their readers, or a disk, do not take, instead of waiting or raising. To be called before
-    the application is imported. Idempotent."""
+    """Replace `sys.stdout` and `sys.stderr`. If a reader or the disk does not take bytes, the new streams lose lines instead of waiting or
+    raising. Call it before the application is imported. Idempotent."""
     _open_missing()
     for name, fd in _STREAMS:
         stream = getattr(sys, name)
@@ -33,21 +33,21 @@ def take_streams() -> None:
         )
         _replaced.append(stream)
         setattr(sys, name, taken)
-        # An application may wrap `sys.stdout.buffer` anew. What it wraps is closed with the last reference to the stream before, as Python
-        # keeps one here.
+        # An application may wrap `sys.stdout.buffer` in a new stream. The buffer would be closed with the last reference to the old stream.
+        # So a reference is kept here, as Python does.
         setattr(sys, f"__{name}__", taken)
 
 
 def flush_streams(timeout: float = 0) -> None:
-    """Try to write what waits, for `timeout` seconds each. What cannot be written is lost. Raises nothing, whatever the application has
-    made of its streams."""
+    """Try to write the waiting bytes of each stream, for `timeout` seconds each. Raises nothing, also if the application has replaced or
+    closed the streams."""
     for name, fd in _STREAMS:
         for stream in {getattr(sys, name), getattr(sys, f"__{name}__")}:
             try:
                 if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, TextOutput):
                     stream.flush()
             except ValueError:
-                pass  # it was closed, or its buffer taken out of it
+                pass  # the stream was closed, or its buffer was detached
         try:
             standard_output(fd).flush(timeout)
         except OSError:
@@ -55,17 +55,18 @@ def flush_streams(timeout: float = 0) -> None:
 
 
 def streams_wait() -> bool:
-    """Whether something waits for its reader."""
+    """Whether bytes wait for a reader."""
     return any(standard_output(fd).waiting for _, fd in _STREAMS)
 
 
 def lost_lines() -> int:
-    """How many lines were not written and will not be."""
+    """Number of lines that are lost."""
     return sum(output.lost for output in {standard_output(fd) for _, fd in _STREAMS})
 
 
 def _open_missing() -> None:
-    """The numbers 0 to 2 must not go to sockets: what writes to standard error would write to a client."""
+    """Open /dev/null for closed descriptors 0 to 2. Otherwise a client's socket could get such a number, and messages for standard error
+    would go to the client."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -42,7 +42,7 @@ def ja4(hello: ClientHello) -> str:
 
 
 def _alpn(hello: ClientHello) -> str:
-    """First and last character of the first protocol offered; of its hexadecimal form where one of them is not alphanumeric."""
+    """First and last character of the first protocol id; those of its hexadecimal form if one of them is not alphanumeric."""
     if not hello.alpn or not hello.alpn[0]:
         return "00"
     first = hello.alpn[0]
@@ -61,7 +61,7 @@ class ClientTLS:
     """The ClientHello of the innermost TLS layer.
 
     sni     the server name, None without
-    alpn    protocol ids it offers, in its order
+    alpn    the protocol ids that it offers, in its order
     """
 
     __slots__ = ("_hello", "alpn", "sni")
@@ -73,7 +73,7 @@ class ClientTLS:
 
     @property
     def ja3(self) -> str:
-        """MD5 hex digest of JA3. Made when it is asked for, as `ja4` is."""
+        """MD5 hex digest of JA3. It is computed on first use, as `ja4` is."""
         return ja3(self._hello)
 
     @property

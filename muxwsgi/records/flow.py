@@ -1,4 +1,4 @@
-"""`Flow`: the record of one exchange or raw stream. It is filled in while that runs, and given to the sinks (flow log, HAR) at its end.
+"""`Flow`: the record of one exchange or raw stream. It is filled in while that runs. At its end the sinks (flow log, HAR) get it.
 
 Flows are made only while there are sinks.
 """
@@ -15,12 +15,12 @@ Kind = Literal["http", "websocket", "raw", "connect"]
 
 AnsweredBy = Literal["upstream", "rule", "application", "proxy"]
 
-#: Called with each flow that has ended, by the greenlet that served it: it must not wait.
+#: Called with each flow that has ended, in the greenlet that served it. It must not wait.
 FlowSink = Callable[["Flow"], None]
 
 _ids = itertools.count(1)
 
-#: What a message without its content takes in memory, about.
+#: Bytes of memory for a message without its content, about.
 MESSAGE_SIZE = 400
 
 
@@ -59,7 +59,7 @@ class Head:
 
 @dataclass(slots=True)
 class TLSSide:
-    """TLS on one side of the proxy. `ja3` and `ja4` are known of clients only. `version` is None where TLS was passed through."""
+    """TLS on one side of the proxy. `ja3` and `ja4` are known of clients only. `version` is None if TLS was passed through."""
 
     version: str | None
     cipher: str | None
@@ -72,7 +72,7 @@ class TLSSide:
 
 @dataclass(slots=True)
 class Message:
-    """One message of a WebSocket, joined of its frames, without the mask and without permessage-deflate.
+    """One message of a WebSocket: the content of its frames, unmasked and inflated.
 
     opcode      1 for text, 2 for binary (RFC 6455 section 5.6)
     time        when its last frame passed, in seconds since the flow started
@@ -88,7 +88,7 @@ class Message:
 
 @dataclass(slots=True)
 class Close:
-    """A Close frame. `code` is None where it had none (RFC 6455 section 5.5.1)."""
+    """A Close frame. `code` is None if it had none (RFC 6455 section 5.5.1)."""
 
     from_client: bool
     code: int | None
@@ -99,10 +99,10 @@ class Close:
 class WebSocketRecord:
     """The messages of a WebSocket.
 
-    messages    those that were kept, in the order in which they ended
-    count       how many ended, kept or not, as far as frames could be read
+    messages    the kept messages, in the order in which they ended
+    count       number of messages that ended, kept or not, as far as frames could be read
     close       the first Close frame
-    stopped     why not all was kept; None where all was
+    stopped     why not all messages were kept; None if all were
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -119,16 +119,16 @@ class Flow:
     session             number of the context, `tunnel` that of the tunnel around it, `connection` that of the accepted connection
     kind                http, websocket, raw (relayed bytes), connect (a tunnel that was refused, or could not be made)
     capture_limit       bytes that are kept of each body, and of each message
-    started             seconds since the epoch; all other times are seconds since `started`, None where the event did not happen
-    client, server      "address:port" of the client, and of what it connected to (us)
+    started             seconds since the epoch; all other times are seconds since `started`, None if the event did not happen
+    client, server      "address:port" of the client, and of the proxy's socket that it connected to
     door                how it came in: http, connect, socks4, socks5, redirect, tproxy
     destination         "host:port"
-    address             the address that was dialled, None where no upstream was
-    answered_by         what made the response: upstream, rule, application (a mounted one) or proxy (an error of the proxy, or
+    address             the address that was dialled, None if no upstream was dialled
+    answered_by         the source of the response: upstream, rule, application (a mounted one) or proxy (an error of the proxy, or
                         Max-Forwards was 0); None without a response
-    trace               why each route matched, a line each; until the flow ends, this is the connection's own list
+    trace               why each route matched, a line each; until the flow ends, this is the connection's list
     tags                words added by rules
-    websocket           the messages of a WebSocket; None for other flows, and where none are to be read
+    websocket           the messages of a WebSocket; None for other flows, and if messages are not recorded
     """
 
     kind: Kind
@@ -151,7 +151,7 @@ class Flow:
     upstream_tls: TLSSide | None = None
     reused: bool = False  # the upstream connection came from the pool
     answered_by: AnsweredBy | None = None
-    dialling: float | None = None  # rules are done, and a connection is looked for
+    dialling: float | None = None  # the rules have run, and the search for a connection begins
     resolved: float | None = None
     connected: float | None = None
     secured: float | None = None
@@ -170,12 +170,12 @@ class Flow:
         self.from_server = Captured(self.capture_limit)
 
     def now(self) -> float:
-        """Seconds since it started."""
+        """Seconds since the flow started."""
         return time.monotonic() - self.began
 
     @property
     def kept(self) -> int:
-        """Bytes of memory that its bodies and messages take, about."""
+        """Bytes of memory for its bodies and messages, about."""
         messages = self.websocket.messages if self.websocket is not None else ()
         bodies = len(self.from_client.data) + len(self.from_server.data)
         return bodies + sum(MESSAGE_SIZE + len(message.content.data) for message in messages)

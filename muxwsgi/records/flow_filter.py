@@ -1,4 +1,4 @@
-"""Filter expressions: which flows are meant. The operators are mitmproxy's, for its users to find what they know: see docs/flows.md.
+"""Filter expressions, which select flows. The operators are those of mitmproxy, which many users know: see docs/flows.md.
 
     or    = and *( "|" and )
     and   = not *( [ "&" ] not )
@@ -6,8 +6,8 @@
     term  = "(" or ")" / operator [ word ] / word
     word  = a string in quotes of either kind / 1*( any character but white space and parentheses )
 
-A word alone is a regex for the URL. `&`, `|` and `!` are operators where a term could begin or has ended; inside a word they belong to it,
-as does the `&` of a query and the `|` of a regex. `str()` of a filter is an expression that means the same: `parse_filter(str(f)) == f`.
+A word alone is a regex for the URL. `&`, `|` and `!` are operators at the beginning and at the end of a term. Inside a word they belong to
+the word, as the `&` of a query and the `|` of a regex. `str()` of a filter is an equivalent expression: `parse_filter(str(f)) == f`.
 """
 
 import re
@@ -24,12 +24,12 @@ from muxwsgi.records.flow_record import flow_host, flow_url
 
 __all__ = ["And", "Code", "Filter", "Is", "Not", "Or", "Search", "parse_filter"]
 
-#: How deep ( and ! may be nested: more would exhaust Python's stack.
+#: Limit for nested ( and !. Deeper nesting would exhaust Python's stack.
 DEEPEST = 50
 
 
 class Filter:
-    """Called with a flow that has ended: whether it is meant. Immutable."""
+    """Called with a flow that has ended. Returns whether the filter selects it. Immutable."""
 
     def __call__(self, flow: Flow) -> bool:
         raise NotImplementedError
@@ -67,7 +67,7 @@ def _contents(flow: Flow, *, request: bool = True, response: bool = True) -> Ite
         yield content_of(flow.from_server, flow.response)[0]
 
 
-#: Operators with a regex, and the texts that it is searched in: one that fits is enough. Of bodies, what was kept of them.
+#: Operators with a regex, and the texts in which it is searched. One match is enough. Of a body only the kept bytes are searched.
 _SEARCHED: dict[str, Callable[[Flow], Iterable[str | bytes | bytearray]]] = {
     "~b": _contents,
     "~bq": partial(_contents, response=False),
@@ -90,7 +90,7 @@ _SEARCHED: dict[str, Callable[[Flow], Iterable[str | bytes | bytearray]]] = {
 
 _IN_BYTES = ("~b", "~bq", "~bs")
 
-#: Operators that stand alone.
+#: Operators without an argument.
 _IS: dict[str, Callable[[Flow], bool]] = {
     "~connect": lambda flow: flow.kind == "connect",
     "~e": lambda flow: flow.error is not None,
@@ -140,7 +140,7 @@ class Code(Filter):
 
 @dataclass(frozen=True)
 class Search(Filter):
-    """An operator with a regex, which is searched without regard to case; `(?-i:...)` in it regards it."""
+    """An operator with a regex. The search ignores case, except for parts in `(?-i:...)`."""
 
     operator: str
     regex: str
@@ -148,7 +148,7 @@ class Search(Filter):
 
     def __post_init__(self) -> None:
         """Raises `re.error`."""
-        # A quote with and without a backslash is the same to `re`, and not to equality.
+        # For `re`, a quote with a backslash equals one without. Equality of filters needs one form.
         object.__setattr__(self, "regex", _PAIR.sub(lambda pair: pair[0][1] if pair[0][1] in "\"'" else pair[0], self.regex))
         pattern = re.compile(self.regex.encode(), re.I) if self.operator in _IN_BYTES else re.compile(self.regex, re.I)
         object.__setattr__(self, "_search", pattern.search)
@@ -199,7 +199,7 @@ def _grouped(part: Filter) -> str:
 
 
 def parse_filter(text: str) -> Filter:
-    """The filter that an expression means. Raises `OperatorError` with the column (from 1) at which it means nothing."""
+    """The filter of an expression. Raises `OperatorError` with the column (from 1) of the first fault."""
     parser = _Parser(text)
     found = parser.alternatives()
     if parser.at < len(text):
@@ -295,7 +295,7 @@ class _Parser:
         return Code(code)
 
     def _word(self, missing: str) -> tuple[str, int]:
-        """A word, and where its text begins."""
+        """A word, and the position where its text begins."""
         if self.at == len(self.text) or self._next_is("&", "|", "!", "~", "(", ")"):
             self.fail(missing + (" (put it in quotes if it is to begin so)" if self.at < len(self.text) else ""))
         quoted = self._next_is('"', "'")

@@ -1,4 +1,4 @@
-"""`FlowLog`: the flow log, one JSON object a line. docs/flows.md says what is in it."""
+"""`FlowLog`: the flow log, one JSON object a line. docs/flows.md describes its content."""
 
 import json
 from collections.abc import Callable, Collection
@@ -10,7 +10,7 @@ from muxwsgi.records.record_file import RecordFile
 
 __all__ = ["FlowLog"]
 
-# ASCII alone: what passed through the proxy must not steer the terminal that shows the log.
+# ASCII only, so that data from the traffic cannot send control sequences to a terminal that shows the log.
 _encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False)
 
 
@@ -20,7 +20,7 @@ class FlowLog(FlowSpool):
     path            "-" is standard output
     flow_filter     which flows are written (`flow_filter.parse_filter`), None for all
     redact          names of header fields, in any case, whose values are left out
-    max_bytes       where the file would become larger it is rotated, and `keep` old ones are kept; 0 for no limit
+    max_bytes       the file is rotated before it becomes larger, and `keep` old files are kept; 0 for no limit
     max_queued      bytes of flows that may wait for the disk
     """
 
@@ -34,7 +34,7 @@ class FlowLog(FlowSpool):
         keep: int = 5,
         max_queued: int = 64 << 20,
     ) -> None:
-        """Raises `OperatorError` where the file cannot be opened."""
+        """Raises `OperatorError` if the file cannot be opened."""
         secret = frozenset(name.lower() for name in redact)
         super().__init__(
             RecordFile(path, max_bytes=max_bytes, keep=keep),

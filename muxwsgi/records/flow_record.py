@@ -1,6 +1,6 @@
-"""A flow as a JSON object, and back: the schema of the flow log, which docs/flows.md describes.
+"""Turns a flow into a JSON object, and back. docs/flows.md describes the schema of the flow log.
 
-This module neither reads nor writes files. `flow_of` raises `ValueError` for an object that is not a flow: logs come from elsewhere too.
+This module neither reads nor writes files. Other programs may have written a log, so `flow_of` checks each object (`ValueError`).
 """
 
 import base64
@@ -28,13 +28,13 @@ __all__ = [
     "text_of",
 ]
 
-#: Counted up when a reader of the old form would misread the new one.
+#: It is increased when a reader of the old form would misread the new one.
 SCHEMA = 1
 
-#: Header fields whose values are not written unless asked for: what Chromium leaves out of its "sanitized" HAR, and the proxy's own.
+#: Header fields whose values are not written by default: those that Chromium leaves out of its "sanitized" HAR, and Proxy-Authorization.
 SECRET_FIELDS = ("authorization", "cookie", "proxy-authorization", "set-cookie")
 
-#: What is written in place of such a value.
+#: The text in place of such a value.
 REDACTED = "[redacted]"
 
 _MARKS = ("dialling", "resolved", "connected", "secured", "sent", "first_byte", "ended")
@@ -52,7 +52,7 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def text_of(data: bytes | bytearray, truncated: bool) -> str | None:
-    """`data` as text when it is UTF-8 without control characters, else None. The character that a cut went through is left out."""
+    """`data` as text if it is UTF-8 without control characters, else None. If `truncated`, an incomplete last character is left out."""
     if data.translate(None, _CONTROLS) != data:
         return None
     try:
@@ -84,10 +84,10 @@ def flow_url(flow: Flow) -> str | None:
 
 
 def flow_host(flow: Flow) -> str | None:
-    """The host that the client wanted: that of the URL, else that of the tunnel. Without brackets and port, in lower case."""
+    """The host that the client asked for: that of the URL, else that of the tunnel. Without brackets and port, in lower case."""
     try:
         host = urlsplit(flow_url(flow) or f"//{flow.destination or ''}").hostname
-    except ValueError:  # half an IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         return None
     return host or None
 
@@ -128,7 +128,7 @@ def record_of(flow: Flow, secret: Collection[str] = SECRET_FIELDS) -> dict[str, 
 
 
 def direction_of(part: Message | Close) -> str:
-    """"send" from the client, "receive" from the server: the words of HAR."""
+    """"send" for messages of the client, "receive" for those of the server, as in HAR."""
     return "send" if part.from_client else "receive"
 
 
@@ -162,7 +162,7 @@ def _captured_record(captured: Captured) -> dict[str, Any]:
 
 
 def flow_of(record: object) -> Flow:
-    """The flow that a JSON object of the log tells of. Raises `ValueError` where it is none, or one of a later schema."""
+    """The flow of a JSON object of the log. Raises `ValueError` if it is not a flow, or has a later schema."""
     entry = _object(record, "a flow")
     if entry.get("schema") != SCHEMA:
         raise ValueError(f"its schema is {entry.get('schema')!r}, not {SCHEMA}")
@@ -278,7 +278,7 @@ def _response(entry: Mapping[str, Any]) -> Head | None:
 
 
 def _websocket(entry: Mapping[str, Any]) -> WebSocketRecord | None:
-    if entry.get("websocket") is None:  # no WebSocket, or from before they were read
+    if entry.get("websocket") is None:  # not a WebSocket, or written by a version that did not record messages
         return None
     record = _object(entry["websocket"], "websocket")
     close = None

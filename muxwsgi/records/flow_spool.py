@@ -1,9 +1,8 @@
-"""`FlowSpool`: between the greenlets that serve, which must not wait, and a file, which may make one wait for ever.
+"""`FlowSpool`: writes flows to a file without delaying the greenlets that serve. A write to the file may block for any time.
 
 Flows that have ended are queued, within a limit of memory. One greenlet makes records of them, and gives way after each. A thread of
-gevent's pool writes each batch. That thread does not make records, because it would hold the interpreter for milliseconds at a time, and
-with it the hub. Flows that cannot be written, because the disk is full or slower than the traffic, are lost and counted. The traffic goes
-on.
+gevent's pool writes each batch. That thread does not make records, because it would hold the GIL for milliseconds at a time, and the hub
+could not run. If the disk is full or slower than the traffic, flows are lost and counted. The traffic goes on.
 """
 
 import atexit
@@ -14,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 import gevent
-import gevent.threadpool  # now: while the interpreter ends it could not be loaded any more
+import gevent.threadpool  # imported early: it cannot be imported while the interpreter ends
 from gevent.event import Event
 
 from muxwsgi.records.flow import Flow
@@ -26,30 +25,30 @@ __all__ = ["FlowSpool"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: Seconds in which a batch gathers.
+#: Seconds for which flows are collected into a batch.
 GATHERING = 0.2
 
-#: Bytes of records that are written at once; one flow may be more.
+#: Bytes of records that are written at once. A single flow may be larger.
 BATCH = 1 << 20
 
-#: What a flow without its bodies and messages takes in memory, about.
+#: Bytes of memory for a flow without its bodies and messages, about.
 FLOW_SIZE = 4096
 
-#: Seconds between two complaints about lost flows.
+#: Seconds between two log lines about lost flows.
 COMPLAINING = 60.0
 
 
 def _close(spool: "weakref.ref[FlowSpool]") -> None:
-    """At the end of a program that has not closed it, as one that `muxwsgi run` serves cannot: the last flows are still to be written."""
+    """Write the last flows at the end of a program that has not closed the spool. A program that `muxwsgi run` serves cannot close it."""
     alive = spool()
     if alive is not None:
         alive.close()
 
 
 class FlowSpool:
-    """A `FlowSink`: puts flows into a `RecordFile`. At the end of the process it is closed.
+    """A `FlowSink` that writes flows to a `RecordFile`. At the end of the process it is closed.
 
-    written, lost   how many flows are in the file, and how many should be and are not
+    written, lost   number of flows that were written, and that could not be written
     """
 
     def __init__(
@@ -60,27 +59,27 @@ class FlowSpool:
         flow_filter: Callable[[Flow], bool] | None = None,
         max_queued: int = 64 << 20,
     ) -> None:
-        """`max_queued` is how many bytes of flows may wait for the disk; one flow may, however large it is."""
+        """`max_queued` bytes of flows may wait for the disk. A single flow may wait even if it is larger."""
         self.written = 0
         self.lost = 0
         self._file = file
         self._encode = encode
         self._filter = flow_filter
         self._max_queued = max_queued
-        self._queue: deque[tuple[Flow, int] | Callable[[], object]] = deque()  # flows, and what is to be done between them
+        self._queue: deque[tuple[Flow, int] | Callable[[], object]] = deque()  # flows, and functions to call between them
         self._queued = 0  # bytes
         self._taken = 0  # flows that have left the queue, and are neither written nor lost yet
-        self._carried: tuple[bytes, int] | None = None  # the record that did not fit in the batch before, and the size of its flow
+        self._carried: tuple[bytes, int] | None = None  # the record that did not fit in the last batch, and the size of its flow
         self._writer: gevent.Greenlet[[], None] | None = None
         self._work = Event()  # the writer has something to do
-        self._hurry = Event()  # and shall not wait for more of it
+        self._hurry = Event()  # the writer must not wait for more flows
         self._closing = False
         self._complained: float | None = None
         atexit.register(_close, weakref.ref(self))
         leave_to_parent(self)
 
     def forsake(self) -> None:
-        """In a forked child: what waits is the parent's to write, and a lock on the file must not last as long as the child."""
+        """In a forked child: drop the queue, which the parent writes, and close the file, so that the child does not keep its lock."""
         self._closing = True
         self._queue.clear()
         self._carried = None
@@ -101,7 +100,7 @@ class FlowSpool:
                 self._wake()
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until all flows so far are written or lost; False where that took longer than `timeout` seconds."""
+        """Wait until all flows so far are written or lost. Returns False after `timeout` seconds."""
         written = Event()
         self._queue.append(written.set)
         self._wake()
@@ -109,13 +108,13 @@ class FlowSpool:
         return bool(written.wait(timeout))
 
     def reopen(self) -> None:
-        """After a rotation by others: write what waits, and go on in a new file of the same name. Does not wait for that."""
+        """After a rotation by another program: write the queued flows, and go on in a new file of the same name. Does not wait for that."""
         self._queue.append(self._reopen_file)
         self._wake()
         self._hurry.set()
 
     def close(self, timeout: float = 3.0) -> None:
-        """Write what waits, for at most `timeout` seconds, and close the file. What comes later is lost. Idempotent."""
+        """Write the queued flows, for at most `timeout` seconds, and close the file. Later flows are lost. Idempotent."""
         if self._closing:
             return
         self._closing = True
@@ -127,7 +126,7 @@ class FlowSpool:
                 self._file.close()
             except OSError as error:
                 log.error("%s: the last flows may be missing: %s", self._file.path, error.strerror)
-        else:  # a thread is stuck within a write: closing the descriptor under it could hit another file
+        else:  # a thread is blocked in a write: if the descriptor were closed, the thread could write to another file
             count = self._taken + sum(isinstance(item, tuple) for item in self._queue)
             self._queue.clear()
             self._lose(count, f"it took longer than {timeout:g} s to close")
@@ -154,7 +153,7 @@ class FlowSpool:
             self._hurry.clear()
 
     def _write_batch(self) -> None:
-        """The flows at the head of the queue, as many as go together."""
+        """Write the first flows of the queue, as many as fit into a batch."""
         records: list[bytes] = []
         room = min(BATCH, self._file.max_bytes or BATCH)
         size_in_memory = 0
@@ -177,7 +176,7 @@ class FlowSpool:
         self._queued -= size_in_memory
 
     def _next_record(self) -> tuple[bytes, int] | None:
-        """The next flow as a record, with its size in memory; None where something else comes first."""
+        """The next flow as a record, with its size in memory; None if the queue is empty or a function comes first."""
         if self._carried:
             carried, self._carried = self._carried, None
             return carried
@@ -187,7 +186,7 @@ class FlowSpool:
             flow, size = item
             try:
                 return self._encode(flow), size
-            except Exception:  # this flow cannot be read; the next one may be good
+            except Exception:  # no record can be made of this flow; the next one may be fine
                 log.exception("%s: flow %d cannot be written", self._file.path, flow.id)
                 self.lost += 1
                 self._taken -= 1
@@ -200,9 +199,9 @@ class FlowSpool:
             log.error("%s: it cannot be opened again, and is written on under its old name: %s", self._file.path, error)
 
     def _in_thread(self, job: Callable[[], None]) -> str | None:
-        """Have a thread do what waits for the disk; why it could not."""
+        """Do `job` in a thread, because it waits for the disk. Returns the error as a text, None without one."""
 
-        def tried() -> str | None:  # the pool would print a traceback of what it raises
+        def tried() -> str | None:  # the pool would print a traceback of an exception
             try:
                 job()
             except OSError as error:

@@ -1,6 +1,6 @@
-"""`HARFile`: flows as an HTTP Archive 1.2, which browsers and many tools read. It is valid JSON after each batch, while the proxy runs too.
+"""`HARFile`: writes flows as an HTTP Archive 1.2, which browsers and many tools read. The file is valid JSON after each batch.
 
-Data without a field in the format has a field whose name begins with `_`, as the format allows and as Chromium does.
+Data for which the format has no field is in fields whose names begin with `_`. The format allows that, and Chromium does it too.
 Specification: http://www.softwareishard.com/blog/har-12-spec/
 """
 
@@ -46,7 +46,7 @@ class HARFile(FlowSpool):
         keep: int = 5,
         max_queued: int = 64 << 20,
     ) -> None:
-        """Raises `OperatorError` where the file cannot be opened, or another process has it."""
+        """Raises `OperatorError` if the file cannot be opened, or if another process writes it."""
         secret = frozenset(name.lower() for name in redact)
         super().__init__(
             RecordFile(path, head=_HEAD, separator=b",\n", tail=_TAIL, max_bytes=max_bytes, keep=keep),
@@ -117,18 +117,18 @@ def _message(message: Message, started: float) -> dict[str, Any]:
 
 
 def _url(flow: Flow) -> str:
-    """A raw stream is the CONNECT that would have led to it; a WebSocket has the URL that a page opens."""
+    """The URL of a flow. A raw stream has the target of a CONNECT, and a WebSocket has the URL that a page opens."""
     url = flow_url(flow) or f"tcp://{flow.destination or flow.server}"
     return f"ws{url[4:]}" if flow.kind == "websocket" and url[:4].lower() == "http" else url
 
 
 def _timings(flow: Flow) -> dict[str, float]:
-    """Milliseconds of each phase, -1 for what did not happen. They add up to the whole, without `ssl`, because the
-    format counts it in `connect`."""
+    """Milliseconds of each phase, -1 for a phase that did not happen. The sum without `ssl` is the whole time, because the format counts
+    `ssl` in `connect`."""
     at = 0.0
 
     def until(mark: float | None) -> float:
-        """From the end of the phase before. One that ended before that, as a response that comes during the request, took no time."""
+        """Milliseconds since the end of the phase before. It is 0 if the phase ended earlier, as in a response during the request."""
         nonlocal at
         before, at = at, max(at, mark or 0.0)
         return round((at - before) * 1e3, 3)
@@ -172,7 +172,7 @@ def _request(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
 
 
 def _response(flow: Flow, secret: Collection[str]) -> dict[str, Any]:
-    """Where there is none, what Chromium writes then: status 0, and `_error`."""
+    """The response. If there is none, status 0 and `_error`, as Chromium writes."""
     body = flow.from_server if flow.websocket is None else _NOTHING
     head_fields = redacted(flow.response.fields, secret) if flow.response else []
     version, status, reason = flow.response.line if flow.response else ("", "0", "")
@@ -230,7 +230,7 @@ def _cookies(values: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _cookies_set(values: Iterable[str]) -> list[dict[str, Any]]:
-    """The cookies of the Set-Cookie fields. `Expires`, in the many spellings that there are, is left to the headers."""
+    """The cookies of the Set-Cookie fields, without `Expires`, because it has many spellings. The headers contain it."""
     found = []
     for value in values:
         pair, *attributes = value.split(";")

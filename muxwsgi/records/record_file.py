@@ -1,7 +1,7 @@
-"""`RecordFile`: records in a file that only its owner may read. All of a batch is written or none of it, and the file is rotated by size.
+"""`RecordFile`: records in a file that only its owner may read. A batch is written whole or not at all. The file is rotated by size.
 
-What it holds is whole after every write, also where the format has a frame around its records (HAR): the new records replace the closing
-brackets, and are followed by them again, in one system call. Everything here waits for the disk: it is called from a thread.
+The file is complete after every write, also if the format has a frame around its records (HAR): in one system call, the new records and the
+closing brackets replace the old closing brackets. The methods wait for the disk, so they are called in a thread.
 """
 
 import fcntl
@@ -18,21 +18,21 @@ log = logging.getLogger("muxwsgi.error")
 
 
 class RecordFile:
-    """Records one behind the other (`head` and `tail` empty), or framed by them with `separator` between.
+    """Records in sequence, with `separator` between them, `head` before the first and `tail` after the last.
 
-    path        "-" is standard output. A pipe or a terminal is written to and never rotated
-    max_bytes   where one more batch would make the file larger than that, it becomes `path.1`, `path.1` becomes `path.2`, and so on;
-                0 for no limit
-    keep        how many of those there may be
+    path        "-" is standard output. Pipes and terminals are never rotated
+    max_bytes   limit for the file; 0 for no limit. Before a batch that would exceed it, the file becomes `path.1`, `path.1` becomes
+                `path.2`, and so on
+    keep        number of such old files at most
 
-    A file made here is 0600 from its first moment. One that was there keeps its mode, with a warning where others can read it; it
-    is continued, or moved to `path.1` where it does not end with `tail`.
+    A new file is created with mode 0600. An existing file keeps its mode, with a warning if others can read it. New records are added to
+    it. If it does not end with `tail`, it is moved to `path.1`.
     """
 
     def __init__(
         self, path: str, *, head: bytes = b"", separator: bytes = b"", tail: bytes = b"", max_bytes: int = 0, keep: int = 5
     ) -> None:
-        """Raises `OperatorError` where the file cannot be opened, or is written by another process that needs it for itself."""
+        """Raises `OperatorError` if the file cannot be opened, or if another process has locked it."""
         if max_bytes < 0:
             raise OperatorError(f"{path}: {max_bytes} is not a size to rotate at")
         if keep < 1:
@@ -44,7 +44,7 @@ class RecordFile:
         self._fd: int | None = None
         self._regular = False
         self._end = 0  # where the next record goes
-        self._stuck = False  # it could not be rotated, and that was logged
+        self._stuck = False  # a rotation failed, and that was logged
         try:
             self._open()
         except BlockingIOError:
@@ -57,7 +57,7 @@ class RecordFile:
             log.warning("%s: others than its owner may read what passed through the proxy (mode %o)", path, mode & 0o777)
 
     def write(self, records: Sequence[bytes]) -> None:
-        """Add them all. Raises `OSError` where they could not be, and then none is in the file."""
+        """Add all records. If that fails, it raises `OSError`, and none of them is in the file."""
         size = sum(map(len, records)) + len(self._separator) * len(records)
         if self._fd is not None and self._rotates_before(size):
             self._rotate()
@@ -72,12 +72,12 @@ class RecordFile:
         if self._end > len(self._head):
             data = self._separator + data
         if not self._tail and self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
-            data = b"\n" + data  # the last writer was killed within a line
+            data = b"\n" + data  # the last writer was killed in the middle of a line
         self._put(self._fd, data)
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now: another one, after the old one was moved. Raises `OSError` or
-        `OperatorError`, and then goes on in the old one.
+        """Open the file that has the name now, after the old one was moved. If that fails, it raises `OSError` or `OperatorError`, and
+        the old file stays in use.
         """
         if self.path == "-" or (self._fd is not None and self._has_the_name(self._fd)):
             return
@@ -91,7 +91,7 @@ class RecordFile:
             os.close(before[0])
 
     def close(self) -> None:
-        """Idempotent. Raises `OSError` where the disk did not take all after all; the file is closed then too."""
+        """Idempotent. Raises `OSError` if the disk reports a late error. The file is closed then too."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
@@ -106,7 +106,7 @@ class RecordFile:
         if self.path == "-":
             fd = os.dup(1)
         else:
-            # Appending as the kernel does it is right also where another program truncates the file (copytruncate) or writes to it.
+            # With O_APPEND, writes are also right after another program truncates the file (copytruncate) or writes to it.
             mode = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if self._tail else os.O_APPEND)
             fd = os.open(self.path, mode, 0o600)
         try:
@@ -133,7 +133,7 @@ class RecordFile:
         self._fd = fd
 
     def _is_ours(self, fd: int, size: int) -> bool:
-        """Whether the file ends as we would have left it: another program's, or one that a crash cut, does not."""
+        """Whether the file ends as this class writes it. A file of another program, or one that a crash cut, does not."""
         frame = len(self._head) + len(self._tail)
         return size >= frame and os.pread(fd, len(self._tail), size - len(self._tail)) == self._tail
 
@@ -147,14 +147,14 @@ class RecordFile:
             self._put(fd, self._head)
 
     def _put(self, fd: int, data: bytes) -> None:
-        """`data` and the tail at the end. On an error the file is as it was before."""
+        """Write `data` and the tail at the end. After an error the file is as before."""
         if self._tail:
             os.lseek(fd, self._end, os.SEEK_SET)
         try:
             _write_all(fd, data + self._tail)
         except OSError:
             if self._end and self._tail:
-                os.pwrite(fd, self._tail, self._end)  # in place of what just was there: that needs no new block
+                os.pwrite(fd, self._tail, self._end)  # overwrites bytes that were just written, so it needs no new block
             os.ftruncate(fd, self._end and self._end + len(self._tail))
             raise
         self._end += len(data)
@@ -166,7 +166,7 @@ class RecordFile:
         return held + size > self.max_bytes and held > len(self._head) + len(self._tail)
 
     def _rotate(self) -> None:
-        """Where that cannot be done (the folder was moved away, or made read-only), the file grows on. Each batch tries again."""
+        """Rotate the files. If that fails (the folder was moved or made read-only), the file keeps growing. Each batch tries again."""
         assert self._fd is not None
         try:
             if self._has_the_name(self._fd):
@@ -188,5 +188,5 @@ class RecordFile:
 
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
-    while view:  # on a nearly full disk, a write may be short, and the next one raises the error
+    while view:  # on a nearly full disk, a write may be incomplete, and the next one raises the error
         view = view[os.write(fd, view) :]

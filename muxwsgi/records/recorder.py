@@ -36,7 +36,7 @@ class Recorder:
         identity: str | None,
         client_tls: ClientTLS | None,
     ) -> Flow | None:
-        """A flow for what begins now on `connection`; None while there are no sinks.
+        """A flow for the exchange or stream that begins now on `connection`; None if there are no sinks.
 
         `client_tls` is the ClientHello of the innermost TLS layer. The other arguments are the fields of `Flow`.
         """
@@ -64,17 +64,17 @@ class Recorder:
                 ja3=None if client_tls is None else client_tls.ja3,
                 ja4=None if client_tls is None else client_tls.ja4,
             )
-        elif client_tls is not None:  # TLS that is passed through: only the ClientHello is known
+        elif client_tls is not None:  # TLS is passed through, so only the ClientHello is known
             flow.client_tls = TLSSide(version=None, cipher=None, sni=client_tls.sni, ja3=client_tls.ja3, ja4=client_tls.ja4)
         return flow
 
     def end(self, flow: Flow | None, error: str | None) -> None:
-        """`flow` has ended: completely where `error` is None. Only the first call for a flow counts."""
+        """End `flow`. `error` is None if it is complete. Only the first call for a flow counts."""
         if flow is None or flow.ended is not None:
             return
         flow.ended = flow.now()
         flow.error = error
-        flow.trace = list(flow.trace)  # until here it is the connection's own list, which grows
+        flow.trace = list(flow.trace)  # until now it was the connection's list, which grows
         for sink in self.sinks:
             try:
                 sink(flow)
@@ -85,7 +85,7 @@ class Recorder:
 
 
 class Recorded:
-    """The body of a response, after rules and applications: each block is added to the flow, and the end of the body ends the flow."""
+    """The final body of a response, after rules and applications. Each block is added to the flow. The end of the body ends the flow."""
 
     __slots__ = ("_body", "_error", "_flow", "_iterator", "_recorder")
 

@@ -13,7 +13,7 @@ from muxwsgi.records.flow_record import REDACTED, flow_url
 
 __all__ = ["Answer", "Outcome", "Replayed", "Target", "replay_flow", "why_not"]
 
-#: Fields of the connection that the request was sent on then (RFC 9110 section 7.6.1), and those that say how its body was framed.
+#: Fields of the old connection (RFC 9110 section 7.6.1), and fields of the body's framing.
 _NOT_SENT = frozenset(
     {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade"}
     | {"content-length", "expect", "host", "trailer", "transfer-encoding"}
@@ -24,11 +24,11 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 _CHUNK = 1 << 16
 
-#: same, other      answered with the status of then, with another one
-#: failed           sent, or tried to be, and not answered
+#: same, other      answered with the recorded status, with another one
+#: failed           sending failed, or no answer came
 #: refused          not sent: the flow has no request, or not all of its body
 #: skipped          not sent: the flow is not an HTTP exchange
-#: ours             not sent: no upstream had answered
+#: ours             not sent: the recorded response did not come from an upstream
 Outcome = Literal["same", "other", "failed", "refused", "skipped", "ours"]
 
 _ANSWERED_BY = {"proxy": "this proxy itself", "rule": "a rule", "application": "a mounted application"}
@@ -45,7 +45,7 @@ class Target:
 
     @classmethod
     def parse(cls, url: str) -> "Target":
-        """Raises `ValueError` where `url` is not an HTTP URL."""
+        """Raises `ValueError` if `url` is not an HTTP URL."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not an http:// or https:// URL")
@@ -69,7 +69,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of one flow. `note` says why it was not sent or not answered, or what was left out of the request."""
+    """The outcome for one flow. `note` tells why it was not sent or not answered, or which part of the request was left out."""
 
     outcome: Outcome
     note: str = ""
@@ -77,7 +77,7 @@ class Replayed:
 
 
 def why_not(flow: Flow) -> Replayed | None:
-    """Why the request of `flow` cannot be sent again; None where it can."""
+    """Why the request of `flow` cannot be sent again; None if it can."""
     if flow.kind != "http":
         return Replayed("skipped", f"not sent: it is not an HTTP exchange, but {flow.kind}")
     if flow.answered_by is not None and flow.answered_by != "upstream":
@@ -91,7 +91,7 @@ def why_not(flow: Flow) -> Replayed | None:
 
 
 def replay_flow(flow: Flow, target: Target | None, context: ssl.SSLContext, timeout: float) -> Replayed:
-    """Send the request of `flow` to where it went then, or to `target`. `timeout` is in seconds, for the whole exchange."""
+    """Send the request of `flow` to its recorded destination, or to `target`. `timeout` is in seconds, for the whole exchange."""
     refusal = why_not(flow)
     if refusal is not None:
         return refusal
@@ -110,7 +110,7 @@ def replay_flow(flow: Flow, target: Target | None, context: ssl.SSLContext, time
 
 
 def _send(flow: Flow, method: str, place: Target, rehosted: bool, context: ssl.SSLContext, timeout: float) -> Answer:
-    """Each request has a new connection, so that no response can be taken for that of another request."""
+    """Send one request on a new connection, so that no response can be taken for that of another request."""
     assert flow.request is not None
     if not is_token(method):  # http.client looks for control characters only
         raise ValueError(f"{method!r} is not a method")
