@@ -143,8 +143,15 @@ def _do(what: Callable[[], None]) -> None:
 
 
 def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in_worker: bool) -> None:
+    stopping = False
+
     def stop() -> None:
-        log.info("stopping: connections have %g s to end; a second signal cuts them", server.settings.graceful_timeout)
+        nonlocal stopping
+        if in_worker and stopping:
+            return  # a service manager sends SIGTERM to all processes of a service, and the master to its workers. It cuts by SIGQUIT
+        stopping = True
+        further = "" if in_worker else "; a second signal cuts them"
+        log.info("stopping: connections have %g s to end%s", server.settings.graceful_timeout, further)
         server.request_stop()
 
     def cut() -> None:

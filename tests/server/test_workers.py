@@ -255,13 +255,14 @@ def test_a_worker_is_replaced_before_it_ends(folder: Path, options: list[str], r
         assert server.stop() == 0 and server.tracebacks() == []
 
 
-def test_ctrl_c_in_a_terminal_reaches_all_processes_and_cuts_nothing(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "systemd"])
+def test_a_stop_that_reaches_all_processes_cuts_nothing(folder: Path, number: signal.Signals) -> None:
     with serving(folder, "2") as server:
         sock = server.connect()
         sock.sendall(b"GET /sleep HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(0.3)
         for pid in [server.pid, *workers_of(server)]:
-            os.kill(pid, signal.SIGINT)
+            os.kill(pid, number)
         assert server.ended() == 0
         assert sock.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
