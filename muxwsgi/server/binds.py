@@ -1,5 +1,5 @@
-"""Binds: how an operator writes them, and the listening sockets that they become. This module imports no gevent: a master opens sockets
-before it forks, and has none."""
+"""Binds: parses the operator's texts, and opens listening sockets. This module imports no gevent, because a master opens sockets before it
+forks, and has no hub."""
 
 import contextlib
 import errno
@@ -24,10 +24,10 @@ _IPV6_TRANSPARENT = 75
 
 
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
-    """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, with options of this bind behind commas.
+    """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, followed by options of this bind after commas.
 
-    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http` and `transparent=redirect|tproxy`; what
-    they leave open is as in `default`. Raises `OperatorError`.
+    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http` and `transparent=redirect|tproxy`. All
+    other values come from `default`. Raises `OperatorError`.
     """
     address, *options = text.split(",")
     default = default or BindSettings()
@@ -105,7 +105,7 @@ def _parse_address(text: str, address: str) -> tuple[str, int, str | None, int |
 
 
 def _meant(address: str) -> str:
-    """What an operator may have meant by `address`, as the end of an error."""
+    """The end of an error message: a guess what the operator meant by `address`."""
     if address.isdecimal():
         return f"; did you mean 127.0.0.1:{address}, or :{address} for all addresses of this machine?"
     url = re.fullmatch(r"(https?|tcp|unix)://([^/,]*)(/.*)?", address)
@@ -127,14 +127,15 @@ class Listening:
     """A listening socket of one bind.
 
     bind        as the operator wrote it
-    name        where it really listens (`getsockname`): port 0 has become a number
-    wildcard    whether only the accepted socket knows which address a client has reached
+    name        the real address (`getsockname`), with the real port instead of port 0
+    wildcard    whether the local address of a connection is known from the accepted socket only
     """
 
     def __init__(self, bind: BindSettings, backlog: int, *, both_families: bool = False) -> None:
-        """With `both_families` a bind to `[::]` serves IPv4 too. Raises `OperatorError` naming the bind where the address cannot be had."""
+        """With `both_families` a bind to `[::]` also serves IPv4. If the address cannot be used, raises `OperatorError`, which names the
+        bind."""
         self._inode: tuple[int, int] | None = None
-        self._pid = os.getpid()  # a process that is forked serves the same socket, or none
+        self._pid = os.getpid()  # only this process removes the file of a unix socket
         try:
             if bind.fd is not None:
                 self.socket = _inherited(bind.fd)
@@ -158,7 +159,7 @@ class Listening:
 
     @property
     def address(self) -> str:
-        """Where it listens, as an operator would write it."""
+        """The real address, as an operator would write it."""
         if isinstance(self.name, tuple):
             host, port = self.name[:2]
             return join_host_port(host, port)
@@ -167,7 +168,7 @@ class Listening:
     def _unix(self, path: str) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
-                os.unlink(path)  # left behind by a process that was killed
+                os.unlink(path)  # the file of a process that was killed
         sock = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(path)
@@ -202,7 +203,7 @@ class Listening:
 
 
 def listen_on(binds: Sequence[BindSettings], backlog: int, *, kept: Iterable[Listening] = ()) -> list[Listening]:
-    """Open all, except those whose address is that of one of `kept`, which keep its socket. Raises `OperatorError`; none is opened then."""
+    """Open all binds. A bind with the same address as one of `kept` uses its socket. If it raises `OperatorError`, none is opened."""
     usable = list(kept)
     listening: list[Listening] = []
     opened: list[Listening] = []
@@ -224,12 +225,12 @@ def listen_on(binds: Sequence[BindSettings], backlog: int, *, kept: Iterable[Lis
 
 
 def _place(bind: BindSettings) -> tuple[object, ...]:
-    """What cannot be changed about an open socket."""
+    """The properties of a bind that cannot be changed on an open socket."""
     return bind.host, bind.port, bind.path, bind.fd, bind.transparent
 
 
 def make_transparent(listening: socket.socket) -> None:
-    """Let TPROXY hand connections to a listening socket (ip(7), IP_TRANSPARENT). Before or after `listen`.
+    """Let TPROXY redirect connections to a listening socket (ip(7), IP_TRANSPARENT). Call it before or after `listen`.
 
     Raises `OperatorError` without CAP_NET_ADMIN or CAP_NET_RAW.
     """
@@ -255,7 +256,7 @@ def _answers(path: str) -> bool:
 
 
 def tcp_address(bind: BindSettings) -> tuple[str, int]:
-    """Where a bind to a host would listen, without listening there. Raises `OperatorError`."""
+    """The address of a bind to a host. Does not listen. Raises `OperatorError`."""
     try:
         host, port, *_ = _resolved(bind.host, bind.port)[1]
     except OSError as error:
@@ -272,8 +273,8 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 
 def serves_both_families(bind: BindSettings, others: Iterable[BindSettings]) -> bool:
-    """Whether `bind` is to `[::]` and takes IPv4 as well, as everywhere on Linux. Not where another bind has the port in IPv4, and not
-    where the kernel redirects connections here: each family has its own way to tell where they went."""
+    """Whether `bind` is to `[::]` and also serves IPv4, as is usual on Linux. It is False if another bind has the port in IPv4. It is also
+    False for transparent binds, because each family has a different way to find the original destination."""
     if bind.host != "::" or bind.transparent is not None:
         return False
     return not any(other.port == bind.port != 0 and other.path is None and other.fd is None and _is_ipv4(other.host) for other in others)
@@ -287,11 +288,11 @@ def _is_ipv4(host: str) -> bool:
 
 
 def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
-    """Whether `bind` could be had, without listening there: None, or a note where its address is in use, perhaps by a server of ours that
-    runs. Raises `OperatorError` for what no server could have."""
+    """Check that `bind` could be opened, without listening. Returns None, or a note if its address is in use, perhaps by a running server
+    of ours. Raises `OperatorError` if no server could open it."""
     try:
         if bind.fd is not None:
-            return None  # another process is given it
+            return None  # another process passes the descriptor
         if bind.path is not None:
             folder = os.path.dirname(bind.path) or "."
             os.stat(folder)

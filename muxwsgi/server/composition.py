@@ -1,16 +1,16 @@
-"""`Composition`: all that new connections are served with. A reload makes another one and swaps them (`Server.swap`).
+"""`Composition`: the objects that serve new connections. A reload makes another composition and swaps them (`Server.swap`).
 
 It is made from the settings, the application, the hijackers and the listening sockets:
 
     listening sockets   open already, see `binds`. A composition neither opens nor closes them
-    routes              HTTP and the hijackers; for a proxy SOCKS as well
-    muxes               one for each bind that is not transparent, and one behind its TLS
+    routes              HTTP and the hijackers; for a proxy also SOCKS
+    muxes               one for each bind that is not transparent, and one for the streams inside its TLS
     contexts            one for each bind with a certificate
     engines             HTTP/1.1 for the application, for the inside of a proxy's tunnels, and for plain HTTP on binds that require TLS
-    fronts              by address: the handler of a bind's new connections, and what they find as `lifeline.service`
+    fronts              by address: the handler of a bind's new connections, and their `lifeline.service`
 
-Connections that a composition has begun to serve end with it, also where another one has taken its place meanwhile. Those of a hijacker
-with a limit are counted together with those of the next composition, while its name and its limit stay.
+A connection stays with the composition that began to serve it, also after a swap. The limit of a hijacker counts its connections of the old
+and of the new composition together, if its name and its limit are unchanged.
 """
 
 import logging
@@ -49,10 +49,10 @@ log = logging.getLogger("muxwsgi.error")
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What new connections of one bind get.
+    """The handler and the service of one bind's new connections.
 
     handler     owns each connection: the bind's mux, or a transparent door
-    service     what each connection finds as `lifeline.service`
+    service     the `lifeline.service` of each connection
     """
 
     handler: Handler
@@ -61,7 +61,7 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """The TLS context of a bind that the operator calls `bind`, with what it was made from."""
+    """The TLS context of a bind, with the settings that it was made from. `bind` is the operator's text."""
 
     bind: str
     settings: TLSSettings
@@ -70,12 +70,12 @@ class _Context:
 
 
 class Composition:
-    """What the module's first lines list. Making one starts nothing: no greenlet, no gevent hub.
+    """The objects that the module's docstring lists. Making a composition starts no greenlet and no gevent hub.
 
     settings    as given
-    routes      HTTP and the hijackers, as they are asked on every bind; SOCKS too, where the application is a proxy
-    muxes       what is asked on each bind, by its address as the operator wrote it. Transparent binds have none
-    fronts      by the same address
+    routes      HTTP and the hijackers, which all binds use, in order; if the application is a proxy, also SOCKS
+    muxes       the mux of each bind, by its address as the operator wrote it. Transparent binds have none
+    fronts      the front of each bind, by the same address
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Composition:
         before: "Composition | None" = None,
         multiprocess: bool = False,
     ) -> None:
-        """The parameters are those of `Server`. `before` is the composition that this one is to replace: TLS contexts are taken from it
-        where nothing about them has changed, because the session tickets that clients hold are good for those contexts alone.
+        """The parameters are those of `Server`. `before` is the composition that this one replaces. Its unchanged TLS contexts are used
+        again, because the session tickets of clients are valid for these contexts only.
 
         Raises `OperatorError`.
         """
@@ -107,7 +107,7 @@ class Composition:
         routes = self._hijacker_routes(hijackers)
         self._admit = app.admit if isinstance(app, ProxyApplication) else None
         if isinstance(app, ProxyApplication):
-            # The proxy's access list holds for hijackers too: they have none.
+            # The proxy's access list also applies to hijackers, because they have none.
             routes = [self._admitted(route) for route in routes]
             self._proxy = app.serve_in(
                 settings.http,
@@ -116,14 +116,14 @@ class Composition:
                 events,
             )
             app = self._proxy
-        else:  # a proxy passes bodies and WebSockets on as they come
+        else:  # a proxy passes bodies and WebSockets on unchanged
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess)
         self._engines = [self._http]
         if self._proxy is not None:
             self._engines.append(self._proxy.engine)
-        # The same routes, so the same limits, on every bind and inside and outside of TLS.
+        # All binds use the same routes, inside and outside of TLS, so that the routes' limits are shared.
         self.routes = [http_route(self._http), *routes]
         if self._proxy is not None:
             self.routes += self._proxy.front_routes()
@@ -155,12 +155,12 @@ class Composition:
     # Running
 
     def start(self) -> None:
-        """Start what works beside the connections."""
+        """Start the background work of the composition."""
         if self._proxy is not None:
             self._proxy.start()
 
     def drain(self) -> None:
-        """Let connections end with the exchange that they are in, and tell handlers that ask for it. Idempotent."""
+        """End each connection after its present exchange, and notify handlers (`Connection.draining`). Idempotent."""
         self._draining.set()
         for engine in self._engines:
             engine.draining = True
@@ -170,12 +170,12 @@ class Composition:
         return line.service is not None and line.service.draining is self._draining
 
     def close(self) -> None:
-        """Close what was kept open beside the connections, when the last of these has ended. Idempotent."""
+        """Close the other resources, after the last connection has ended. Idempotent."""
         if self._proxy is not None:
             self._proxy.close()
 
     def reload_certificates(self) -> None:
-        """Read all certificate files again. One that is broken is logged, and the one before goes on serving."""
+        """Read all certificate files again. A faulty file is logged, and the certificate before stays in use."""
         for context in self._contexts.values():
             try:
                 context.openssl.reload()
@@ -212,7 +212,7 @@ class Composition:
         return route if route is None or route in self.routes else self._admitted(route)
 
     def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None, engine: HTTP1 | None = None) -> Mux:
-        """A mux of `routes`, and `engine` (None: the application's) for HTTP that none of them matches."""
+        """A mux of `routes`. `engine` (None: the application's) serves HTTP that no route matches."""
         settings = self.settings.mux
         last = http_last(engine or self._http, fallback=fallback is not None)
         return Mux(
@@ -227,7 +227,7 @@ class Composition:
         )
 
     def _front_mux(self, listening: Listening) -> Mux:
-        """The first question on a bind, and through the TLS route the second."""
+        """The mux of a bind. Its TLS route leads to the mux of the streams inside TLS."""
         bind = listening.bind
         open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
         if bind.certificates:
@@ -235,8 +235,8 @@ class Composition:
         if bind.tls == "off":
             return open_mux
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
-        # TLS is asked first: no other protocol begins with its six bytes.
-        # Where TLS is required, OpenSSL answers everything that begins like TLS: with an alert, where it is broken.
+        # The TLS route comes first, because no other protocol begins with the first six bytes of TLS.
+        # If TLS is required, OpenSSL gets everything that begins like TLS, and answers an invalid ClientHello with an alert.
         match = tls_like if bind.tls == "required" else tls
         first = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
         if bind.tls == "optional":
@@ -256,7 +256,7 @@ class Composition:
         return kept.openssl
 
     def _transparent_door(self, listening: Listening) -> Handler:
-        """Nothing is asked in front: where a connection goes is known, and its own server may speak first."""
+        """The handler of a transparent bind. It has no mux, because the destination is known, and the server there may speak first."""
         way = listening.bind.transparent
         assert way is not None
         if self._proxy is None:

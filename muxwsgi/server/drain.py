@@ -1,8 +1,8 @@
-"""`Drain`: lets connections end at shutdown, or when another process or composition has taken the place of theirs; cuts those that do not.
+"""`Drain`: ends connections at shutdown, or after a swap, or after another process has taken over. It cuts those that do not end in time.
 
-A connection on which no request is under way can be closed at once. The client may just be sending one, though: then it gets a reset. At
-shutdown that cannot be helped. Where something else goes on serving, there is a grace: the connection stays open until its next request,
-which is answered with `Connection: close`, or until its own deadline. What is left after the grace is closed as at shutdown.
+A connection without a request under way can be closed at once. But the client may just be sending a request. Then it gets a reset. At
+shutdown this cannot be avoided. If another process or composition serves instead, there is a grace: the connection stays open until its
+next request, which is answered with `Connection: close`, or until its deadline. After the grace, the rest is closed as at shutdown.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,36 +16,36 @@ from muxwsgi.wire.lifeline import Lifeline
 
 __all__ = ["DRAIN_INTERVAL", "Drain", "end_of_grace"]
 
-#: Seconds between two looks at what is left during a drain.
+#: Seconds between two checks of the remaining connections.
 DRAIN_INTERVAL = 0.05
 
-#: Seconds that new connections have for their first bytes once a drain has begun: their requests may be under way.
+#: Seconds for the first bytes of new connections once a drain has begun, because their requests may be under way.
 FIRST_BYTES_GRACE = 1.0
 
-#: Seconds that connections which are cut may take to end.
+#: Seconds for cut connections to end.
 CUT_TIMEOUT = 5.0
 
-#: Seconds between the end of a grace and the cut, at most: requests that come at the last moment have them to be answered.
+#: Seconds between the end of a grace and the cut, at most. They are for the answers to the last requests.
 AFTER_GRACE = 1.0
 
 
 def end_of_grace(begin: float, cut_at: float) -> float:
-    """When a grace ends, of a drain that lasts from `begin` to `cut_at` (`monotonic`)."""
+    """When the grace of a drain from `begin` to `cut_at` ends (`monotonic`)."""
     return max(cut_at - AFTER_GRACE, (begin + cut_at) / 2)
 
 
 class Drain:
-    """The drain of `lines`: connections with the greenlets that serve them. More may come meanwhile."""
+    """The drain of `lines`: connections with the greenlets that serve them. New ones may be added during the drain."""
 
     def __init__(self, lines: Mapping[Lifeline, greenlet | None], concerns: Callable[[Lifeline], bool] | None = None) -> None:
         """`concerns` selects the connections to drain; None for all."""
         self._lines = lines
         self._concerns = concerns
-        self._spared_until: dict[Lifeline, float] = {}  # those that have sent nothing yet
+        self._spared_until: dict[Lifeline, float] = {}  # connections that have sent nothing yet
 
     def look(self, *, grace: bool = False) -> bool:
-        """Close the connections that rest, with `grace` only those on which the client expects no answer. Whether all have ended. To be
-        called every `DRAIN_INTERVAL` seconds until then."""
+        """Close the resting connections; with `grace`, only those on which the client expects no answer. Returns whether all connections
+        have ended. Call it every `DRAIN_INTERVAL` seconds until then."""
         now = monotonic()
         for line in self._left():
             if grace and (line.promised or line.untouched):

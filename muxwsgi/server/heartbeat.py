@@ -1,13 +1,13 @@
-"""How a master sees that the event loop of a worker is blocked, and what it blocks on.
+"""How a master detects that the event loop of a worker is blocked, and finds the code that blocks it.
 
-A worker writes the time into a page of memory that it shares with the master, once a second, from its event loop. Where an application
-computes for long, or calls something that waits without gevent, the loop does not run, and the time grows old.
+A worker writes the time into a page of memory that it shares with the master, once a second, from its event loop. If an application
+computes for long, or waits without gevent, the loop does not run, and the time gets old.
 
-The master then asks by two signals, both real-time, and the worker's answer goes through a pipe:
+The master then asks with two real-time signals, and the worker answers through a pipe:
 
 - `ASK` is handled in Python. It runs between two bytecodes of the running code, also within a `re` match or a `time.sleep`, and reports the
   request that is served, and the stack.
-- `DUMP` is handled in C, by `faulthandler`. It works while C code holds the GIL, and reports the stack alone.
+- `DUMP` is handled in C, by `faulthandler`. It works while C code holds the GIL, and reports the stack only.
 
 A signal that gevent handles would never arrive in a blocked loop.
 """
@@ -24,26 +24,26 @@ from typing import Any
 
 __all__ = ["ASK", "DUMP", "Heartbeat"]
 
-#: The signals by which a master asks.
+#: The signals with which a master asks.
 ASK, DUMP = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
 
 #: Bytes of an answer that are kept. A pipe holds 64 KiB.
 LONGEST_ANSWER = 16384
 
-#: Characters of a request-target that are told: with a longer one, and a deep stack, an answer would be cut in front.
+#: Characters of a request-target that are reported. With more characters and a deep stack, an answer would exceed the limit.
 _TARGET = 500
 
-#: Frames of a stack that are told, the innermost ones.
+#: Frames of a stack that are reported, the innermost ones.
 _FRAMES = 30
 
 _TIME = struct.Struct("=d")
 
 
 class Heartbeat:
-    """Shared by a master and one worker. Made before the fork."""
+    """The page and the pipe that a master and one worker share. Made before the fork."""
 
     def __init__(self) -> None:
-        """Raises `OSError` where no descriptor or no memory is left."""
+        """Raises `OSError` if no descriptor or no memory is left."""
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         self._asked, self._answers = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -51,7 +51,7 @@ class Heartbeat:
 
     @property
     def last(self) -> float | None:
-        """When the worker wrote last (`monotonic`); None before its first time."""
+        """When the worker last wrote the time (`monotonic`); None before the first time."""
         (at,) = _TIME.unpack_from(self._page)
         return at or None
 
@@ -63,17 +63,17 @@ class Heartbeat:
             return ""
 
     def forget_answers(self) -> None:
-        """Drop the worker's reports, because an answer that came too late is about another request."""
+        """Drop the worker's reports. A late answer may be about another request."""
         while self.answer():
             pass
 
     def in_master(self) -> None:
-        """After the fork: the end for answers belongs to the child."""
+        """In the master after the fork: close the child's end of the pipe."""
         os.close(self._answers)
         self._answers = -1
 
     def close(self) -> None:
-        """Give everything up, in the master or in a child that it does not belong to."""
+        """Close everything, in the master or in another worker."""
         self._page.close()
         for fd in (self._asked, self._answers):
             if fd >= 0:
@@ -90,7 +90,7 @@ class Heartbeat:
         signal.siginterrupt(ASK, False)
 
     def beat(self) -> None:
-        """The event loop runs."""
+        """Write the time, because the event loop runs."""
         _TIME.pack_into(self._page, 0, monotonic())
 
     def _say(self, number: int, frame: FrameType | None) -> None:
@@ -102,7 +102,7 @@ class Heartbeat:
 
 
 def _request(frame: FrameType | None) -> str | None:
-    """The request that is served by the frames from `frame` outward: one of them has its environ."""
+    """The request that the frames from `frame` outward serve. One of them has the environ."""
     while frame is not None:
         for value in frame.f_locals.values():
             if type(value) is dict and "muxwsgi.connection" in value:

@@ -4,19 +4,18 @@ Theory of operation
 -------------------
 
 **One loop.** `poll` waits for a signal's byte (`signal.set_wakeup_fd`), for the byte of a worker that has become ready, or until the next
-deadline. Then four things happen, in this order: signals are acted on, children that have ended are reaped, deadlines are looked at, and
-the workers are made what they should be (`_reconcile`). Only the last one starts workers, so a signal in the middle of a reload needs no
-separate code.
+deadline. Then it does four things, in this order: it acts on signals, reaps children that have ended, checks deadlines, and starts and ends
+workers as needed (`_reconcile`). Only `_reconcile` starts workers, so a signal in the middle of a reload needs no separate code.
 
 **Slots and generations.** There are as many slots as workers. A reload begins a new generation, which boots beside the one that serves.
 When all its workers are ready, the old generation is retired. When one of them ends before it is ready, the new generation is told to
-end, and the old one goes on. The first generation has none before it: then the master ends too, with the status of the worker that failed.
+end, and the old one goes on. If the first generation fails, the master ends too, with the status of the worker that failed.
 
 **Delays.** A worker that ends after it has lived for `settled_after` seconds is replaced at once. One that ends earlier is replaced after
 half a second. Each further failure in the same slot doubles that delay, up to 30 s.
 
 **A blocked event loop** (`server/heartbeat.py`). The worker is asked what blocks it, another worker starts in its slot, and it is killed
-when that one is ready. If it runs again before, it ends as others do.
+when that one is ready. If its event loop runs again before, it ends normally.
 
 **A child is not the master.** `run` returns in each process: in the master when all has ended, and in each child as soon as it is forked,
 with a `Worker`. So the frames and the descriptors of the loop are gone in the child, and the child ends as any program does.
@@ -44,25 +43,25 @@ __all__ = ["Master", "Owner"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: Seconds between two looks where no deadline is near. A signal or a worker's byte wakes the master at once.
+#: Seconds of a wait without a near deadline. A signal or a worker's byte wakes the master at once.
 LONGEST_WAIT = 60.0
 
 #: Delays before a worker that failed is started again, seconds.
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 
-#: Seconds between two looks at the heartbeats of workers.
+#: Seconds between two checks of the workers' heartbeats.
 BEAT = 1.0
 
-#: Seconds without a heartbeat after which a worker is killed where its connections are to be cut.
+#: If a worker must cut its connections, it is killed after so many seconds without a heartbeat.
 DEAF_AFTER = 3.0
 
-#: Seconds by which the master wakes too late if the machine stood still, or all processes were stopped.
+#: If the master wakes so many seconds too late, the machine stood still, or all processes were stopped.
 STOOD_STILL = 3.0
 
-#: Seconds that a blocked worker has to say what blocks it.
+#: Seconds for a blocked worker's answer.
 ANSWER_TIME = 0.5
 
-#: How it is asked. `DUMP` is heard where C code holds the GIL, and knows no request.
+#: The signals that ask a blocked worker. `DUMP` also works while C code holds the GIL, but does not report the request.
 QUESTIONS = (ASK, DUMP)
 
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
@@ -90,18 +89,18 @@ class Owner(Protocol):
         """Read the configuration again, before a new generation of workers starts. False if that fails; the reason is in the log."""
 
     def reloaded(self, whole: bool) -> None:
-        """The new generation serves, or has failed and the one before goes on."""
+        """Called when the new generation serves (`whole`), or has failed and the one before goes on."""
 
     def reopen_logs(self) -> None:
-        """SIGUSR1 has come."""
+        """Reopen the logs, after SIGUSR1."""
 
     def stop(self) -> None:
-        """The master stops, so that no client connects any more."""
+        """Stop accepting clients, because the master stops."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """How often its worker failed since one settled, and when the next one may start."""
+    """How often workers of the slot failed since one settled, and when the next one may start."""
 
     failures: int = 0
     start_at: float = 0.0
@@ -112,17 +111,17 @@ class Master:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._size = owner.settings.workers  # of the generation that serves, or of the first one
-        self._next_size = self._size  # of the one that boots
+        self._size = owner.settings.workers  # workers of the generation that serves, or of the first one
+        self._next_size = self._size  # workers of the generation that boots
         self._workers: dict[int, WorkerProcess] = {}
         self._slots: dict[int, _Slot] = {}
         self._serving = 0  # the generation that serves; 0 before the first is ready
         self._booting: int | None = None  # the generation that boots
         self._last = 0  # number of the last generation
         self._reload_wanted = False
-        self._status: int | None = None  # of the master, once it stops
+        self._status: int | None = None  # exit status of the master, once it stops
         self._pid = 0
-        self._runs_since = monotonic()  # without a break
+        self._runs_since = monotonic()  # since when the master runs without a break
         self._look_due = math.inf
 
     @property
@@ -130,7 +129,7 @@ class Master:
         return self._owner.settings
 
     def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker":
-        """Keep workers until a signal says stop. `noted` returns the signals that came before they were taken here.
+        """Keep workers until a signal asks for a stop. `noted` returns the signals that came before the master took them.
 
         Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker`; see `start` for its
         signals."""
@@ -169,7 +168,7 @@ class Master:
     # Waiting
 
     def _wait(self) -> None:
-        """Until something has happened, or the next deadline."""
+        """Wait for a signal, a worker's byte, or the next deadline."""
         now = monotonic()
         timeout = min(max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now), LONGEST_WAIT)
         self._look_due = now + timeout
@@ -229,7 +228,7 @@ class Master:
             self._end(worker, cut=cut)
 
     def _end(self, worker: WorkerProcess, *, cut: bool = False) -> None:
-        """Tell a worker to end. A worker that is ending already is told again only to cut. One that is blocked does not hear that."""
+        """Tell a worker to end. A worker that is ending already is told again only to cut. A blocked worker does not react."""
         deaf = cut and self._silence(worker, monotonic()) > DEAF_AFTER
         worker.end(0.0 if cut else self._settings.graceful_timeout, 0.0 if deaf else self._settings.kill_after)
 
@@ -263,7 +262,7 @@ class Master:
                 self._failed(worker, status)
 
     def _failed(self, worker: WorkerProcess, status: int) -> None:
-        """A worker has ended by itself."""
+        """Handle a worker that has ended by itself."""
         now = monotonic()
         if worker.generation == self._booting:
             self._could_not_boot(worker, status)
@@ -290,7 +289,7 @@ class Master:
         self._give_up_booting(code if code > 0 else 1)
 
     def _give_up_booting(self, status: int) -> None:
-        """The generation that boots ends: one of its workers has failed. The first one has none before it, and the master ends."""
+        """End the generation that boots, because one of its workers has failed. If it is the first generation, the master ends too."""
         generation, self._booting = self._booting, None
         if not self._serving:
             self._stop(cut=True, status=status)
@@ -319,7 +318,7 @@ class Master:
                 self._look_at_heartbeat(worker, now)
 
     def _look_at_heartbeat(self, worker: WorkerProcess, now: float) -> None:
-        """A worker whose event loop is blocked is asked what blocks it, and replaced. It is killed when its replacement is ready."""
+        """Ask a worker whose event loop is blocked what blocks it, and replace it. It is killed when its replacement is ready."""
         since = self._silence(worker, now)
         if since < self._settings.timeout:
             if worker.state is State.BLOCKED:  # another worker has its slot
@@ -343,15 +342,15 @@ class Master:
         return max(worker.started, self._runs_since) + self._settings.boot_timeout
 
     def _silence(self, worker: WorkerProcess, now: float) -> float:
-        """Seconds without a heartbeat. Those in which the master did not run either do not count: the machine stood still, or all processes
-        were stopped."""
+        """Seconds without a heartbeat. Time in which the master did not run either is not counted, because then the machine stood still or
+        all processes were stopped."""
         last = worker.heartbeat.last
         return 0.0 if last is None else now - max(last, self._runs_since)
 
     # What should be
 
     def _reconcile(self) -> None:
-        """Start the workers that are missing, and end those that are too many."""
+        """Start missing workers, and end surplus workers."""
         if self._status is not None:
             return
         if self._reload_wanted and self._booting is None:
@@ -379,13 +378,13 @@ class Master:
             self._owner.reloaded(True)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
             for worker in list(self._workers.values()):
-                if worker.state is State.RETIRING:  # for longer than one reload: each generation in its grace takes memory
+                if worker.state is State.RETIRING:  # it retires since an earlier reload: each generation in its grace takes memory
                     self._end(worker)
                 elif worker.generation != self._serving:
                     self._retire(worker)
 
     def _replaced(self, worker: WorkerProcess) -> None:
-        """Another worker is ready in its place."""
+        """End or kill `worker`, because another worker is ready in its place."""
         if worker.state is State.LEAVING:
             self._retire(worker)
             return
@@ -406,8 +405,8 @@ class Master:
     def _is_missing(self, slot: int, generation: int) -> bool:
         """Whether a worker is to be started in `slot`.
 
-        A worker that leaves waits for its replacement until the process before it has ended. Otherwise clients that send many requests
-        (`max_requests`) and keep one open in each worker would have processes for as long as the graceful timeout lasts.
+        A worker that leaves is replaced only after the process before it has ended. Otherwise clients could make many processes: they
+        send many requests (`max_requests`), and keep one open in each worker until the graceful timeout.
         """
         if self._worker_of(slot, generation) is not None:
             return False
@@ -415,7 +414,7 @@ class Master:
         return (State.LEAVING, generation) not in states or all(state not in (State.RETIRING, State.ENDING) for state, _ in states)
 
     def _is_served(self, slot: int, generation: int) -> bool:
-        """Whether a worker of `generation` accepts connections in `slot`, also one that leaves."""
+        """Whether a worker of `generation` accepts connections in `slot`. A worker that leaves counts too."""
         return any(
             worker.slot == slot and worker.generation == generation and worker.state in (State.SERVING, State.LEAVING)
             for worker in self._workers.values()
@@ -428,7 +427,7 @@ class Master:
     # Starting one
 
     def _start(self, slot: int, generation: int) -> bool:
-        """Whether a worker was started. Raises `_Forked` in the child."""
+        """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
         try:
             started = start(slot, generation, _TAKEN)
         except OSError as error:
@@ -440,7 +439,7 @@ class Master:
         return True
 
     def _no_worker(self, slot: int, error: OSError) -> None:
-        """The machine has no process, no descriptor or no memory left."""
+        """Handle a failed start: the machine has no process, no descriptor or no memory left."""
         log.error("no worker can be started: %s", error.strerror)
         each = self._slots.setdefault(slot, _Slot())
         each.start_at = monotonic() + min(FIRST_DELAY * 2**each.failures, LONGEST_DELAY)
@@ -451,7 +450,7 @@ class Master:
 
 
 def _noted(number: int, frame: object) -> None:
-    """The byte in the wakeup pipe says all."""
+    """Does nothing, because the byte in the wakeup pipe is enough."""
 
 
 def _reason(worker: WorkerProcess, status: int) -> str:

@@ -1,4 +1,4 @@
-"""What a client that speaks plain HTTP to a port that requires TLS is told: a page it can read, or where to go."""
+"""The answers to plain HTTP on a port that requires TLS: an error page, or a redirect."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,12 +9,12 @@ __all__ = ["https_required", "redirect_to_https"]
 
 
 def https_required(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """400, in words."""
+    """Answer 400 with an explanation."""
     return _answer(start_response, "400 Bad Request", "This port speaks HTTPS only: use https:// instead of http://.\n", [])
 
 
 def redirect_to_https(port: int) -> WSGIApplication:
-    """An application that sends every request to the same place under https (308 keeps method and body, RFC 9110 section 15.4.9)."""
+    """An application that redirects every request to the same URL with https (308 keeps method and body, RFC 9110 section 15.4.9)."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")

@@ -1,5 +1,5 @@
-"""What the server asks of an application that is a proxy: a proxy does more than HTTP, and has to know where it is served. Imports no
-gevent: a master imports it."""
+"""The interface of an application that is a proxy. A proxy serves more than HTTP, and must know its addresses. This module imports no
+gevent, because a master imports it."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ __all__ = ["ProxyApplication", "ServedProxy"]
 
 
 class ServedProxy(Protocol):
-    """A proxy as one composition of a server serves it. It is a WSGI application.
+    """A proxy in one composition of a server. It is a WSGI application.
 
     engine      serves HTTP inside of tunnels
     """
@@ -27,27 +27,27 @@ class ServedProxy(Protocol):
         """Answer a request that came outside of tunnels."""
 
     def check(self, address: "Address", *, transparent: bool) -> None:
-        """Whether it may be served at `address`. Raises `OperatorError` where not."""
+        """Check that it may be served at `address`. Raises `OperatorError` if not."""
 
     def front_routes(self) -> list[Route]:
-        """The routes that are asked beside HTTP on every bind."""
+        """The routes beside HTTP, on every bind."""
 
     def transparent_door(self, way: Transparent, listening: "Address") -> Handler:
         """The handler for all connections of a transparent bind that listens at `listening`."""
 
     def start(self) -> None:
-        """The server starts. Idempotent."""
+        """Called when the server starts. Idempotent."""
 
     def close(self) -> None:
-        """The last connection that it served has ended. Idempotent."""
+        """Called when the last connection that it served has ended. Idempotent."""
 
 
 @runtime_checkable
 class ProxyApplication(Protocol):
-    """`muxwsgi.proxy.Proxy` is one. The server knows it by its methods, so that it need not import a proxy to serve an application."""
+    """The type of `muxwsgi.proxy.Proxy`. It is a protocol, so that a server does not import the proxy to serve another application."""
 
     def admit(self, connection: "Connection") -> None:
-        """Whether a client may reach what is served on the proxy's binds beside the proxy. Raises `PeerError` where not."""
+        """Check that a client may use the hijackers on the proxy's binds. Raises `PeerError` if not."""
 
     def serve_in(
         self,
@@ -56,5 +56,5 @@ class ProxyApplication(Protocol):
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events,
     ) -> ServedProxy:
-        """Compose all that one server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens,
+        """Compose the proxy for one server. The arguments are the server's HTTP settings, its hijackers, the addresses where it listens,
         and its events. Starts nothing. Raises `OperatorError`."""

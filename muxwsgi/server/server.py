@@ -1,7 +1,7 @@
-"""`Server`: opens sockets, has a `Composition` made, and serves with it: starts, swaps, drains, cuts.
+"""`Server`: opens sockets, makes a `Composition`, and serves with it: starts, swaps, drains, cuts.
 
-There are two phases, so that a master can come between them: making a `Server` does what may happen before a fork (settings, certificates,
-listening sockets; no gevent hub, no application code), `start` does what belongs to a worker (the hub, greenlets, the application).
+There are two phases, so that a master can fork between them. The constructor reads settings and certificates and opens listening sockets.
+It makes no gevent hub and runs no application code. `start` does the work of a worker: the hub, greenlets, the application.
 """
 
 import logging
@@ -60,9 +60,9 @@ class Server:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
         `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
-        `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is what applications get as `wsgi.errors`, None for
-        standard error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` says that
-        other processes serve the same application, and goes into the environ. Raises `OperatorError`.
+        `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is the `wsgi.errors` of applications, None for standard
+        error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` means that other
+        processes serve the same application. It goes into the environ. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
@@ -114,7 +114,7 @@ class Server:
             multiprocess=self._multiprocess,
         )
 
-    # What it is composed of
+    # The parts
 
     @property
     def settings(self) -> ServerSettings:
@@ -123,17 +123,17 @@ class Server:
 
     @property
     def routes(self) -> list[Route]:
-        """HTTP and the hijackers, as they are asked on every bind; SOCKS too, where the application is a proxy."""
+        """HTTP and the hijackers, which all binds use, in order. If the application is a proxy, also SOCKS."""
         return self._composition.routes
 
     @property
     def muxes(self) -> dict[str, Mux]:
-        """What is asked on each bind, by its address. Transparent binds have none."""
+        """The mux of each bind, by its address. Transparent binds have none."""
         return self._composition.muxes
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, as an operator writes it: `HOST:PORT` with the real port, or `unix:PATH`."""
+        """The listening addresses, as an operator writes them: `HOST:PORT` with the real port, or `unix:PATH`."""
         return [listening.address for listening in self._listening]
 
     @property
@@ -148,7 +148,7 @@ class Server:
 
     @property
     def peer_errors(self) -> int:
-        """How many connections ended with an error of the peer, since the start."""
+        """Number of connections that ended with an error of the peer, since the start."""
         return self._serving.peer_errors
 
     # Running
@@ -177,11 +177,11 @@ class Server:
         settings: ServerSettings | None = None,
         registered: Sequence[Registered] = (),
     ) -> None:
-        """Serve new connections with this application and these hijackers, on the same sockets. `settings` None for the same ones; their
-        `binds`, `backlog` and `max_connections` are not looked at. Does not wait.
+        """Serve new connections with this application and these hijackers, on the same sockets. `settings` None keeps the settings. The
+        `binds`, `backlog` and `max_connections` of new settings are ignored. Does not wait.
 
-        Connections that are open end with what they were begun with: they are drained as by `stop` with `grace`, while new ones are
-        accepted. Raises `OperatorError`; everything goes on as before then. Does nothing once `stop` has begun.
+        Open connections stay with the old application. They are drained as by `stop` with `grace`, while new ones are accepted. If it
+        raises `OperatorError`, nothing has changed. Does nothing once `stop` has begun.
         """
         if self._stop_wanted:
             return
@@ -198,7 +198,7 @@ class Server:
         self._retiring.append(gevent.spawn(self._retire, old))
 
     def _retire(self, old: Composition) -> None:
-        """See a composition to its end."""
+        """Drain a composition, and close it after its last connection."""
         drain = Drain(self._lines, old.serves)
         begin = now = monotonic()
         cut_at = begin + old.settings.graceful_timeout
@@ -216,7 +216,7 @@ class Server:
     def serve_forever(self) -> None:
         """`start`, and return after `stop` or `request_stop` when everything has ended.
 
-        SIGINT (Ctrl-C) and SIGTERM are a `request_stop` meanwhile, where this is the main thread and the program has not taken them.
+        In the main thread, SIGINT (Ctrl-C) and SIGTERM call `request_stop` meanwhile, unless the program handles them.
         """
         signals = Signals()
         signals.take_untouched((signal.SIGINT, signal.SIGTERM))
@@ -233,10 +233,11 @@ class Server:
             signals.release()
 
     def request_stop(self, *, grace: bool = False) -> None:
-        """Make `serve_forever` drain and return. Called again, it cuts what is left. For signal handlers: it does not wait.
+        """Make `serve_forever` drain and return. The second call cuts the remaining connections. It does not wait, so signal handlers can
+        call it.
 
-        With `grace`, for a process whose place another one has taken, as in `stop`. Then the next call without it ends the grace, and the
-        one after that cuts.
+        Use `grace` if another process has taken over: see `stop`. Then the next call without `grace` ends the grace, and the one after that
+        cuts.
         """
         if not self._stop_wanted or self._grace_wanted:
             self._grace_wanted = grace
@@ -247,11 +248,10 @@ class Server:
             self._stopped.set()
 
     def stop(self, graceful_timeout: float | None = None, *, grace: bool = False) -> None:
-        """Accept the clients that wait in the backlog and no more, let exchanges and hijacked connections end, and cut those that last
-        longer than `graceful_timeout` seconds (None: as in the settings).
+        """Accept only the clients that are in the backlog already. Let exchanges and hijacked connections end, and cut them after
+        `graceful_timeout` seconds (None: as in the settings).
 
-        Connections on which no request is under way are closed. With `grace`, HTTP waits for one more request on each, see
-        `server/drain.py`.
+        Connections without a request under way are closed. With `grace`, HTTP waits for one more request on each: see `server/drain.py`.
         """
         self._stop_wanted = True
         self._grace_wanted = grace
@@ -294,5 +294,5 @@ class Server:
             listening.close()
 
     def reload_certificates(self) -> None:
-        """Read all certificate files again. One that is broken is logged, and the one before goes on serving."""
+        """Read all certificate files again. A faulty file is logged, and the certificate before stays in use."""
         self._composition.reload_certificates()

@@ -26,7 +26,7 @@ _PEER_ERRNOS = frozenset({errno.EBADF, errno.ENOTCONN, errno.EHOSTUNREACH, errno
 class Serving:
     """Makes the functions that listeners call.
 
-    peer_errors     how many connections ended with an error of the peer
+    peer_errors     number of connections that ended with an error of the peer
     """
 
     def __init__(self, lines: dict[Lifeline, greenlet | None], events: Events) -> None:
@@ -36,11 +36,11 @@ class Serving:
         self._events = events
 
     def with_handler(self, handler: Handler) -> Serve:
-        """What serves a connection with `handler`, and closes it then."""
+        """A function that serves a connection with `handler`, and then closes it."""
         return partial(self.serve, handler)
 
     def serve(self, handler: Handler, connection: Connection) -> None:
-        """Have `handler` serve `connection`, and close it then."""
+        """Have `handler` serve `connection`, and then close it."""
         line = connection.lifeline
         self._lines[line] = getcurrent()
         cut = False
@@ -56,14 +56,14 @@ class Serving:
         except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
             ended_by = error
             self._note_peer_error(connection, error)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt too: a handler ends its connection, never the worker
+        except BaseException as error:  # also SystemExit and KeyboardInterrupt: they end the connection, never the worker
             ended_by = error
             fork.end_child(error)
             if isinstance(error, OSError) and error.errno in _PEER_ERRNOS:
                 self._note_peer_error(connection, error)
             else:
                 log.exception("%r failed; its way: %s", connection, "; ".join(connection.trace))
-                line.reset_at_close = True  # the client must see that what it got is incomplete
+                line.reset_at_close = True  # the client must be able to tell that its data is incomplete
                 if may_be_ctrl_c(error):
                     raise
         finally:
@@ -78,6 +78,6 @@ class Serving:
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1
         if not isinstance(error, PeerError | Expired | Draining):
-            # It may be an error of another connection, of a server that the handler asks: then its peer has half of something.
+            # It may be an error of another connection, to a server that the handler uses. Then the peer has an incomplete message.
             connection.lifeline.reset_at_close = True
         log.debug("%r: %s", connection, error)

@@ -1,4 +1,4 @@
-"""`SpawnedFailures`: errors of greenlets that a handler spawned go to the error log, with the way of the handler's connection."""
+"""`SpawnedFailures`: logs errors of greenlets that a handler has spawned, with the trace of the handler's connection."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Report = Callable[[Any, type[BaseException], BaseException, TracebackType | None
 class SpawnedFailures:
     """Takes the place of the hub's `print_exception`, which writes to standard error and does not name the connection.
 
-    gevent gives a dict to a greenlet that spawns, and the same to all that descend from it: by this the connection is found.
+    gevent shares a dict between a greenlet and all greenlets that descend from it. The connection is found with this dict.
     """
 
     def __init__(self, lines: Mapping[Lifeline, greenlet | None]) -> None:
@@ -31,7 +31,7 @@ class SpawnedFailures:
         self._before: Report | None = None
 
     def watch(self) -> None:
-        """Begin. What belongs to no connection is reported as before."""
+        """Begin. Errors without a connection are reported as before."""
         hub = gevent.get_hub()
         self._before = hub.print_exception
         hub.print_exception = self._report

@@ -1,4 +1,4 @@
-"""Connections and requests that are not served: counts of all, and a line in the error log for the first of each kind in a minute."""
+"""Counts connections and requests that are not served. The first of each kind in a minute is logged in the error log."""
 
 import logging
 from collections import Counter
@@ -15,10 +15,10 @@ __all__ = ["Throttle", "TurnedAway"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: First bytes that are looked at for the log.
+#: Number of first bytes that are examined for the log.
 _LOOK = 128
 
-#: What an operator can do about it.
+#: Advice for the operator.
 _ADVICE = {
     tls.PROTOCOL.name: "TLS on a port without TLS: use --certfile here, or http:// there",
     proxy_header.PROTOCOL.name: "a PROXY protocol header: switch it off in the load balancer",
@@ -26,16 +26,16 @@ _ADVICE = {
 
 
 class Throttle:
-    """Lets through `most` of each kind in any `seconds`, and counts the others."""
+    """Admits at most `most` of each kind in `seconds`, and counts the others."""
 
     def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = monotonic) -> None:
         self._most = most
         self._seconds = seconds
         self._clock = clock
-        self._kinds: dict[str, tuple[float, int, int]] = {}  # kind -> begin of its period, let through in it, held back since
+        self._kinds: dict[str, tuple[float, int, int]] = {}  # kind -> begin of its period, admitted in it, held back since
 
     def admit(self, kind: str) -> int | None:
-        """How many of `kind` were held back before this one, which is let through; None where it is held back too."""
+        """The number of `kind` that were held back before this one. None if this one is held back too."""
         now = self._clock()
         begin, passed, held = self._kinds.get(kind, (now, 0, 0))
         if now - begin >= self._seconds:
@@ -48,7 +48,7 @@ class Throttle:
 
 
 class TurnedAway:
-    """Subscribes to `events`: connections and requests that are not served.
+    """Subscribes to the `events` of connections and requests that are not served.
 
     The kinds are those of `Refusal`, and `handshake`: TLS with a client failed. Handshakes and silence inside of a proxy's tunnels are not
     counted, because the connection to the proxy was served.
@@ -57,7 +57,7 @@ class TurnedAway:
     """
 
     def __init__(self, events: Events, throttle: Throttle | None = None) -> None:
-        known()  # imports all protocols, which takes milliseconds: not while connections are served
+        known()  # imports all protocols now, because that takes milliseconds
         self.counts: Counter[str] = Counter()
         self._throttle = throttle or Throttle()
         events.subscribe(refused=self._refused, handshake=self._handshake)
@@ -80,7 +80,7 @@ class TurnedAway:
             self._note("handshake", connection, f"closed: {error.strerror or error}")
 
     def _note(self, kind: str, connection: Connection, text: str | Callable[[Connection], str] | None, detail: str = "") -> None:
-        """Count it, and log `text` where the throttle lets it through. Only then is a function called, because that takes time."""
+        """Count it, and log `text` if the throttle admits it. `text` may be a function, which is called only then because it takes time."""
         self.counts[kind] += 1
         if text is None or not log.isEnabledFor(logging.INFO):
             return

@@ -1,18 +1,18 @@
-"""A worker process, as the master sees it (`WorkerProcess`) and as it sees itself (`Worker`). No gevent here.
+"""A worker process: `WorkerProcess` is its object in the master, `Worker` the object in the worker. This module imports no gevent.
 
     booting --ready--> serving -----------------------+--told to end--> ending --reaped--> (gone)
                          |                            |                   |
                          +--wants to leave--> leaving-+--retired--> retiring
                          +--blocked---------> blocked-+
 
-A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot. A worker whose place others have
-taken is retired, by SIGUSR2: it ends as by SIGTERM, but leaves connections open on which the next request may be under way.
+A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot. If other workers have taken
+over, a worker is retired with SIGUSR2. It ends as with SIGTERM, but keeps connections open on which the next request may be under way.
 
-**Signals at the fork.** They are blocked from before the fork until the child has its own actions. A child with the handlers of the master
-would lose a SIGTERM that comes while it boots. So those that stop end it from then on, until it takes them. The others are ignored:
-by default they would end it too, and there is nothing yet that they are for.
+**Signals at the fork.** Signals are blocked from before the fork until the child has set its actions. With the handlers of the master, the
+child would lose a SIGTERM that comes while it boots. So until the child takes the signals, those that stop end it at once, and it ignores
+the others. By default these would end it too.
 
-**The master dies.** Linux sends SIGTERM to the worker (PR_SET_PDEATHSIG), which ends as it does when the master tells it to.
+**The master dies.** Linux sends SIGTERM to the worker (PR_SET_PDEATHSIG). The worker then ends as if the master had told it to.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ log = logging.getLogger("muxwsgi.error")
 _PR_SET_PDEATHSIG = 1
 
 
-#: What a worker tells the master, a byte each.
+#: The messages of a worker to the master, one byte each.
 _READY, _LEAVES = b"R", b"L"
 
 
@@ -43,11 +43,11 @@ _IGNORED = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGT
 
 
 class Worker:
-    """What a child process knows of itself.
+    """A worker in its process.
 
     number      its slot, from 0 on
-    announces   whether it says what is served: all workers serve the same
-    beat        to be called once a second by its event loop, once it is ready
+    announces   whether it logs what is served, because all workers serve the same
+    beat        its event loop calls it once a second, once the worker is ready
     """
 
     def __init__(self, number: int, tells: int, heartbeat: Heartbeat, *, announces: bool) -> None:
@@ -58,13 +58,13 @@ class Worker:
         self._tells = tells
 
     def ready(self) -> None:
-        """Tell the master that connections are accepted from now on. To be called once, in the main thread."""
+        """Tell the master that connections are accepted from now on. Call it once, in the main thread."""
         self._heartbeat.answer_signals()
         self.beat()
         self._tell(_READY)
 
     def leave(self) -> None:
-        """Ask the master for another worker in this one's place. It goes on to serve until it is told to end."""
+        """Ask the master to replace this worker. It serves until it is told to end."""
         self._tell(_LEAVES)
 
     def _tell(self, byte: bytes) -> None:
@@ -75,23 +75,23 @@ class Worker:
 
 
 class State(Enum):
-    """What a worker does."""
+    """The state of a worker."""
 
     BOOTING = "booting"
     SERVING = "serving"
-    LEAVING = "leaving"  #: it serves until another worker has its place
-    BLOCKED = "blocked"  #: its event loop, for so long that another worker has its place
-    RETIRING = "retiring"  #: it ends, others serve in its place
+    LEAVING = "leaving"  #: it serves until another worker is ready in its slot
+    BLOCKED = "blocked"  #: its event loop is blocked, and another worker starts in its slot
+    RETIRING = "retiring"  #: it ends, and others serve instead
     ENDING = "ending"
 
 
 class WorkerProcess:
-    """What the master knows of a worker.
+    """A worker in the master.
 
-    told        the pipe by which it says that it is ready, or leaves; None when it has ended
+    told        the pipe for the worker's messages; None when the worker has ended
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
     killed      whether the master has killed it
-    asked       how often it was asked what blocks its event loop; asked_at is when that was last
+    asked       how often it was asked what blocks its event loop; asked_at is the last time
     """
 
     def __init__(self, pid: int, slot: int, generation: int, told: int, heartbeat: Heartbeat) -> None:
@@ -111,11 +111,11 @@ class WorkerProcess:
         return f"worker {self.pid}"
 
     def hear(self) -> None:
-        """Read what it has told. The end of the stream says that it has ended."""
+        """Read its messages. The end of the stream means that it has ended."""
         assert self.told is not None
         try:
             said = os.read(self.told, 16)
-        except BlockingIOError:  # it has ended, and a process that its application has forked still holds the other end
+        except BlockingIOError:  # it has ended, but a process that its application has forked still has the other end
             return
         if not said:
             os.close(self.told)
@@ -134,13 +134,13 @@ class WorkerProcess:
             pass  # it has ended, and is reaped next
 
     def ask(self, number: int) -> None:
-        """Ask what blocks its event loop, by one of the signals of `server/heartbeat.py`."""
+        """Ask what blocks its event loop, with one of the signals of `server/heartbeat.py`."""
         self.asked += 1
         self.asked_at = monotonic()
         self.tell(number)
 
     def end(self, seconds: float, kill_after: float) -> None:
-        """Tell it to end its connections within so many seconds, 0 to cut them, and kill it `kill_after` seconds later."""
+        """Tell it to end its connections within `seconds`, 0 to cut them. It is killed `kill_after` seconds later."""
         if self.state is State.ENDING and seconds:
             return
         self.state = State.ENDING
@@ -149,8 +149,7 @@ class WorkerProcess:
         self.tell(signal.SIGTERM if seconds else signal.SIGQUIT)
 
     def retire(self, seconds: float, kill_after: float) -> None:
-        """Tell it that others serve in its place: it is to end its connections within so many seconds, and is killed `kill_after` seconds
-        later."""
+        """Tell it that others serve instead, so that it ends its connections within `seconds`. It is killed `kill_after` seconds later."""
         if self.state is State.BOOTING:  # it does not handle the signal yet, and serves no connection
             self.end(seconds, kill_after)
         elif self.state not in (State.RETIRING, State.ENDING):
@@ -159,13 +158,13 @@ class WorkerProcess:
             self.tell(signal.SIGUSR2)
 
     def kill(self, again_after: float) -> None:
-        """Let the kernel end it, and look again so many seconds later: a process that waits for a disk does not end at once."""
+        """Kill it, and again `again_after` seconds later, because a process that waits for a disk does not end at once."""
         self.kill_at = monotonic() + again_after
         self.killed = True
         self.tell(signal.SIGKILL)
 
     def close(self) -> None:
-        """Give up the descriptors, when it was reaped or in another child."""
+        """Close the descriptors, after it was reaped, or in another child."""
         self.heartbeat.close()
         if self.told is not None:
             os.close(self.told)
@@ -176,7 +175,7 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
     """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child. Of the signals `taken`, the child ignores those that
     `_IGNORED` names, and has the default actions for the others.
 
-    Raises `OSError` where the machine has no process, no descriptor or no memory left; in the master alone.
+    Raises `OSError` if the machine has no process, no descriptor or no memory left. It raises in the master only.
     """
     heartbeat = Heartbeat()
     told = tells = -1
@@ -209,17 +208,17 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
 
 
 def _flush_streams() -> None:
-    """What waits there would be written by both processes. What cannot be written is lost in both."""
+    """Write the buffered text before a fork, because otherwise both processes would write it. Text that cannot be written is lost."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # it was closed when Python began
+            if stream is not None:  # the descriptor was closed when Python started
                 stream.flush()
         except (OSError, ValueError):
             pass
 
 
 def _end_with(parent: int) -> None:
-    """Let Linux send SIGTERM when the parent ends. It may have ended already."""
+    """Let Linux send SIGTERM when the parent ends. If the parent has ended already, exit."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         log.warning("prctl: %s: a worker will go on when its master is killed", os.strerror(ctypes.get_errno()))
     if os.getppid() != parent:
