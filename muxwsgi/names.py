@@ -1,14 +1,14 @@
-"""Host names and addresses: how they are spelled, split, written and matched. All other modules use this one for it.
+"""Host names and addresses: parses, splits, writes and matches them. All other modules use this one for that.
 
-A host has many spellings. `EXAMPLE.com.`, `127.1`, `0x7f000001`, `2130706433` and `::ffff:127.0.0.1` all reach a place that has one
-usual spelling, and a rule, a block list, a certificate and a dialler must agree which. `canonical` gives that one spelling:
+A host has many spellings. `EXAMPLE.com.` reaches `example.com`, and `127.1`, `0x7f000001`, `2130706433` and `::ffff:127.0.0.1` reach
+`127.0.0.1`. Rules, block lists, certificates and the dialler must use the same spelling. `canonical` returns it:
 
     a name        ASCII (IDNA), lower case, without the dot at its end
-    IPv4          dotted decimal, also of inet_aton(3)'s forms, which the C library connects to
+    IPv4          dotted decimal, also for the forms of inet_aton(3), because the C library connects to them
     IPv6          RFC 5952, without brackets and without a zone
     IPv4-mapped   IPv4, because the kernel connects to the IPv4 address (RFC 4291 section 2.5.5.2)
 
-The order matters. IDNA comes before the numeric forms are looked for, because nameprep turns full-width digits and dots into ASCII ones.
+The order matters. IDNA comes before the numeric forms, because nameprep turns full-width digits and dots into ASCII ones.
 This module does not resolve names and opens no connection.
 """
 
@@ -44,14 +44,14 @@ IPAddress = IPv4Address | IPv6Address
 #: Characters of a host name in ASCII (RFC 1035 section 2.3.4).
 LONGEST_NAME = 253
 
-#: Characters that are looked at. A longer text is not a host, and it is not cached, because peers choose the texts.
+#: Characters of a text that is parsed. A longer text is not a host. It is not cached, because peers choose the texts.
 LONGEST_TEXT = 255
 
-# RFC 1123 section 2.1, and what many names on the net have besides: underscores, and hyphens at either end of a label. Only a name that
-# begins with one is refused, as the C library does.
+# RFC 1123 section 2.1. Many real names also have underscores, and hyphens at either end of a label, so these are allowed. A name that
+# begins with a hyphen is refused, as by the C library.
 _NAME = re.compile(rf"(?=[^-].{{0,{LONGEST_NAME - 1}}}\Z)[a-z0-9_-]{{1,63}}(?:\.[a-z0-9_-]{{1,63}})*")
 
-# What inet_aton(3) may be asked about. On its own it also takes "127.0.0.1 and more".
+# Texts that are given to inet_aton(3). Without this check, inet_aton(3) also accepts "127.0.0.1 and more".
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
 
 # A port may be empty (RFC 3986 section 3.2.3).
@@ -71,10 +71,10 @@ def canonical(host: str) -> str:
 
 
 def comparable(host: str) -> str:
-    """The same for texts that are only compared: what is not a host is put in lower case.
+    """As `canonical`, for texts that are only compared. A text that is not a host is put in lower case.
 
-    All dots at the end are dropped here. Two of them make a name that nobody can connect to, but an origin may accept it in Host, so a
-    rule has to see through it.
+    All dots at the end are dropped. A client cannot connect to a name with two dots at the end, but an origin may accept it in Host. So
+    rules must match it too.
     """
     host = host.rstrip(".")
     found = _canonical(host) if len(host) <= LONGEST_TEXT else None
@@ -94,16 +94,16 @@ def parse_host(host: str) -> "str | IPAddress":
 
 
 def address_of(host: str) -> IPAddress | None:
-    """The address that `host` spells; None where it is a name, or neither.
+    """The address that `host` spells; None if it is not an address.
 
-    A zone (`fe80::1%eth0`) is dropped, since it means something on one machine only.
+    A zone (`fe80::1%eth0`) is dropped, because it is valid on one machine only.
     """
     found = _canonical(host) if len(host) <= LONGEST_TEXT else None
     return None if found is None else _address(found)
 
 
 def unmapped(address: IPAddress) -> IPAddress:
-    """`address`, or the IPv4 address in an IPv4-mapped one: what the kernel connects to, and what a client is that came by IPv4."""
+    """`address`, and an IPv4-mapped one as IPv4. The kernel connects to the IPv4 address, and it reports IPv4 clients as IPv4-mapped."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
@@ -111,7 +111,7 @@ def unmapped(address: IPAddress) -> IPAddress:
 
 @lru_cache(4096)
 def _canonical(host: str) -> str | None:
-    if _NAME.fullmatch(host) and not _ends_like_a_number(host):  # nearly all
+    if _NAME.fullmatch(host) and not _ends_like_a_number(host):  # nearly all hosts
         return host
     if ":" in host:
         if host[:1] == "[" and host[-1:] == "]":
@@ -142,7 +142,7 @@ def _ends_like_a_number(host: str) -> bool:
 
 
 def _address(spelled: str) -> IPAddress | None:
-    """Of a canonical spelling."""
+    """The address of a canonical spelling; None if it is a name."""
     if ":" not in spelled and not spelled[-1].isdigit():
         return None
     try:
@@ -155,9 +155,9 @@ def _address(spelled: str) -> IPAddress | None:
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:
-    """"host:port", "[::1]:port", a host or an address alone: the host without brackets as it is spelled, and the port or None.
+    """Split "host:port", "[::1]:port", or a host alone: the host as it is spelled, without brackets, and the port or None.
 
-    Nothing is refused here: `canonical` checks the host, and the caller checks whether the port may be 0 or above 65535.
+    It accepts every text. `canonical` checks the host, and the caller checks whether the port may be 0 or above 65535.
     """
     match = _HOST_PORT.fullmatch(text)
     if match is None:  # an IPv6 address without brackets
@@ -171,7 +171,7 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def address_text(address: tuple[Any, ...] | str) -> str:
-    """The address of a socket as `host:port`, with an IPv6 address in brackets; `unix:` and the path of a unix socket."""
+    """The address of a socket as `host:port`, with an IPv6 address in brackets; for a unix socket, `unix:` and its path."""
     if isinstance(address, str):
         return f"unix:{address}"
     return join_host_port(address[0], address[1])
@@ -181,7 +181,7 @@ def address_text(address: tuple[Any, ...] | str) -> str:
 
 
 class Breadth(Enum):
-    """The hosts that `*.example.com` covers. Programs differ in that, so each use names its meaning."""
+    """The hosts that `*.example.com` covers. Programs differ here, so each caller chooses the meaning."""
 
     ONE_LABEL = "one label below"  # certificates, RFC 9525 section 6.3
     BELOW = "any depth below, not the name itself"  # block lists, pass-through
@@ -189,13 +189,13 @@ class Breadth(Enum):
 
 
 class HostPattern(NamedTuple):
-    """One pattern. `breadth` None is the host alone."""
+    """One pattern. With `breadth` None it covers only the host."""
 
     host: str
     breadth: Breadth | None
 
     def covers(self, name: str) -> bool:
-        """Whether it stands for `name`, which is canonical."""
+        """Whether the pattern covers `name`, which is canonical."""
         if self.breadth is None:
             return name == self.host
         if self.breadth is Breadth.ONE_LABEL:
@@ -205,7 +205,7 @@ class HostPattern(NamedTuple):
 
 
 def parse_pattern(text: str, wildcard: Breadth) -> HostPattern:
-    """`host` or `*.host`, the latter as broad as `wildcard`. Raises `InvalidName`: an address has nothing below it."""
+    """Parse `host` or `*.host`. `wildcard` is the meaning of `*.`. Raises `InvalidName`, also for `*.` before an address."""
     if not text.startswith("*."):
         return HostPattern(canonical(text), None)
     host = canonical(text[2:])
@@ -229,7 +229,7 @@ class HostPatterns:
         return sum(map(len, self._by_breadth.values()))
 
     def add(self, pattern: HostPattern) -> None:
-        """One more."""
+        """Add one pattern."""
         self._by_breadth.setdefault(pattern.breadth, set()).add(pattern.host)
 
     def find(self, name: str) -> HostPattern | None:

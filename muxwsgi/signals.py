@@ -1,20 +1,20 @@
-"""`Signals`: the signals that a server takes, from before anything is loaded until the end. Imports no gevent: a process without a hub can
-use it.
+"""`Signals`: the signals that a server handles, from before anything is loaded until the end. Imports no gevent, so a process without a hub
+can use it.
 
-They are taken first of all, because the process may be the first of a container. The kernel drops signals for such a one while it has no
-handler for them, and a stop that is dropped is a stop after a timeout, by SIGKILL.
+Signals are taken before anything else, because the process may be the first of a container. The kernel drops signals for such a process
+while it has no handler for them. If a stop signal is dropped, the container runtime waits for its timeout and then sends SIGKILL.
 
-A Python handler runs between any two instructions: of a view, of the hub, of an import. So it does nothing but note the
-signal and call `wake`. The caller of `perform` does later what the signal means. There is one exception. While an application is
-loaded, nothing calls `perform`, and loading may last: then a signal that stops raises `StopRequested` where the program is.
+A Python handler runs between any two instructions: of a view, of the hub, of an import. So it only notes the signal and calls `wake`.
+Later, `perform` calls the signal's action. There is one exception. While an application is loaded, nothing calls `perform`, and loading may
+take long. So during loading, a signal that stops raises `StopRequested` in the running code.
 
-gevent has signal handlers too (`gevent.signal_handler`). They need the hub, which does not run while modules are imported, and they end the
-main greenlet where a handler raises anything.
+gevent's signal handlers (`gevent.signal_handler`) are not used. They need the hub, which does not run while modules are imported, and they
+end the main greenlet if a handler raises.
 
-A child that the application forks has two kinds of handlers to give up, and each is given up in one place. `Signals` gives up its own,
-which are Python's; `wire/fork.py` gives up gevent's, in a child of a process that serves. Both block signals from before the fork until
-they are done. Their hooks nest, whichever was registered first: each puts back the mask that it found. What a program has taken by
-`signal.signal` stays taken in its children, as after any fork.
+A child that the application forks must give up two kinds of handlers. `Signals` gives up its Python handlers. `wire/fork.py` gives up
+gevent's handlers, in a child of a process that serves. Both block signals from before the fork until they are done. Their hooks may run in
+any order, because each restores the mask that it found. Handlers that a program has set with `signal.signal` stay in its children, as after
+any fork.
 """
 
 import ctypes
@@ -32,12 +32,12 @@ log = logging.getLogger("muxwsgi.error")
 #: Signals that end the process.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-#: All that are taken. Those without an action do nothing: by default each of them kills or stops a process.
+#: All signals that are taken. Signals without an action do nothing. By default each of these signals kills or stops a process.
 TAKEN = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal asked for a stop while the application was loaded. A `KeyboardInterrupt`, which `except Exception` lets pass."""
+    """A signal asked for a stop while the application was loaded. It is a `KeyboardInterrupt`, so `except Exception` does not catch it."""
 
 
 def may_be_ctrl_c(error: BaseException) -> bool:
@@ -46,11 +46,11 @@ def may_be_ctrl_c(error: BaseException) -> bool:
 
 
 class Signals:
-    """Takes signals, keeps them until they are acted on, and calls the action of each."""
+    """Takes signals, notes them, and later calls the action of each."""
 
     def __init__(self) -> None:
         self._actions: Mapping[int, Callable[[], None]] = {}
-        self._pending: dict[int, None] = {}  # in the order in which they came; one that comes twice before it is acted on counts once
+        self._pending: dict[int, None] = {}  # in the order in which they came; a signal that comes twice before its action counts once
         self._wake: Callable[[], None] | None = None
         self._interrupting = False
         self._taken: list[int] = []
@@ -58,8 +58,8 @@ class Signals:
         self._masks: list[set[int]] = []  # while a fork is under way
 
     def take(self, numbers: tuple[int, ...] = TAKEN) -> None:
-        """Take them, in the main thread, also from an application that took one of them meanwhile. A child that is forked has them as any
-        other program has. Raises `ValueError` in another thread."""
+        """Take the signals, in the main thread. Handlers that an application has set meanwhile are replaced. A forked child has Python's
+        initial handlers. Raises `ValueError` in another thread."""
         for number in numbers:
             signal.signal(number, self._note)
         if not self._taken:
@@ -67,8 +67,8 @@ class Signals:
         self._taken = list(numbers)
 
     def take_untouched(self, numbers: tuple[int, ...]) -> None:
-        """Take those of `numbers` that are as Python has them at the start of a program, so that nobody else misses them. Outside of the
-        main thread none is taken, because Python does not allow that there."""
+        """Take only those of `numbers` that still have Python's initial handlers, so that no handler of the program is replaced. Outside of
+        the main thread none is taken, because Python does not allow it there."""
         try:
             untouched = tuple(number for number in numbers if _is_untouched(number))
             if untouched:
@@ -78,8 +78,8 @@ class Signals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let signals that stop raise `StopRequested` inside of it. One that came before raises it too, and at the end one that was caught
-        inside."""
+        """Inside of this context, signals that stop raise `StopRequested`. A signal that came before raises it at the beginning. If code
+        inside catches the exception, it is raised again at the end."""
         self._interrupting = True
         try:
             self._check()
@@ -89,7 +89,7 @@ class Signals:
             self._interrupting = False
 
     def act(self, actions: Mapping[int, Callable[[], None]], wake: Callable[[], None]) -> None:
-        """From now on call `wake` for each signal, in the middle of any code. It has to arrange that `perform` is called."""
+        """From now on call `wake` for each signal, in the middle of any code. `wake` must arrange that `perform` is called."""
         self._actions = actions
         self._wake = wake
         if self._taken:
@@ -98,7 +98,7 @@ class Signals:
             wake()
 
     def perform(self) -> None:
-        """Do what the signals that came are for. Raises nothing: what goes wrong is logged."""
+        """Call the actions of the noted signals. Raises nothing: errors are logged."""
         while self._pending:
             number = next(iter(self._pending))
             del self._pending[number]
@@ -113,24 +113,24 @@ class Signals:
                 log.exception("%s: what it is for went wrong", name)
 
     def noted(self) -> list[int]:
-        """Those that have come and were not acted on. They are the caller's from then on."""
+        """The noted signals without an action so far. They are removed, so the caller must handle them."""
         noted = list(self._pending)
         self._pending.clear()
         return noted
 
     def end(self) -> None:
-        """Nothing is served any more: from now on a signal that stops ends the process at once. What it waits for is the application's,
-        such as its threads and the children of `multiprocessing`, and may last for ever."""
+        """Serving has ended: from now on a signal that stops ends the process at once. The process may wait without limit for the
+        application's threads and for the children of `multiprocessing`."""
         self._wake = None
         self._over = True
         if os.getpid() == 1:
-            return  # for the first process of a container the default is to do nothing
+            return  # in the first process of a container, the default action does nothing
         for number in STOPPING:
             if signal.getsignal(number) == self._note:
-                signal.signal(number, signal.SIG_DFL)  # it works also where no code of Python's runs any more
+                signal.signal(number, signal.SIG_DFL)  # it works also if no Python code runs any more
 
     def release(self) -> None:
-        """Let them be what they are by default."""
+        """Restore Python's initial handlers."""
         for number in self._taken:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -149,7 +149,7 @@ class Signals:
         if self._wake is not None:
             self._wake()
 
-    # A signal for a child that comes before it has its handlers back would be noted and never acted on. So it waits.
+    # Before a child has its old handlers back, a signal would be noted and never handled. So signals are blocked until then.
 
     def _hold(self) -> None:
         if self._taken:
@@ -168,8 +168,8 @@ class Signals:
 
 
 def _is_untouched(number: int) -> bool:
-    """Whether nobody has taken `number`, in Python or by `gevent.signal_handler`, of which Python knows nothing. Raises `ValueError`
-    outside of the main thread."""
+    """Whether `number` still has its initial handler. Handlers of `gevent.signal_handler` count too, although Python does not know them.
+    Raises `ValueError` outside of the main thread."""
     if number != signal.SIGINT:
         return signal.getsignal(number) is signal.SIG_DFL and not _in_kernel(number)
     if signal.getsignal(number) is not signal.default_int_handler:
@@ -178,7 +178,7 @@ def _is_untouched(number: int) -> bool:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     try:
         signal.signal(number, signal.default_int_handler)
-        if _in_kernel(number) == handler:  # it was Python's before
+        if _in_kernel(number) == handler:  # Python's handler was set before
             return True
         _put_back(number, handler)
         return False
@@ -186,7 +186,7 @@ def _is_untouched(number: int) -> bool:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-# Without a C API (PyPy), Python's view counts.
+# Without a C API (PyPy), only Python's handlers are known.
 
 _in_kernel: Callable[[int], int | None]
 _put_back: Callable[[int, int | None], object]

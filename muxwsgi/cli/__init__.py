@@ -19,10 +19,10 @@ from muxwsgi.signals import Signals
 
 __all__ = ["main"]
 
-#: Where `muxwsgi proxy` differs from `muxwsgi run`. It does not name itself to the servers' clients.
+#: Defaults of `muxwsgi proxy` that differ from `muxwsgi run`. The proxy sends no Server field.
 _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
 
-#: What a command returns that has served.
+#: The return value of a command that has served.
 _SERVED = object()
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,7 +38,7 @@ _config = click.option("-c", "--config", metavar="FILE", help="Read options from
 
 
 def _options(command: Command) -> Command:
-    """The table as click options. No defaults and no checks here, because they would hide the file and the environment."""
+    """The table as click options. They have no defaults and no checks, because a default would hide the file and the environment."""
     return _config(_with(OPTIONS, command))
 
 
@@ -96,7 +96,7 @@ def run(app: str | None, config: str | None, **flags: Any) -> object:
     if wanted_of_workers(values) is not None:
         role = become_worker(lambda: collect(flags, config, proxy=False), values, signals)
         values = role.values
-    # Everything below sees sockets, threads and locks that wait cooperatively; the application must not be imported before.
+    # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
     from muxwsgi.patch import patch_all
 
     patch_all()
@@ -189,8 +189,8 @@ cli.add_command(replay)
 
 
 def main() -> int | None:
-    """Run the command that `sys.argv` names. The exit status; None after serving, when the process waits for the application's threads and
-    processes. An operator's fault is one line on standard error and exit status 2."""
+    """Run the command that `sys.argv` names. Returns the exit status. It returns None after serving, and then the process waits for the
+    application's threads and processes. An operator's fault is one line on standard error and exit status 2."""
     try:
         if cli.main(standalone_mode=False, prog_name="muxwsgi") is _SERVED:
             return None
@@ -208,6 +208,6 @@ def main() -> int | None:
         say(str(error))
         discard_output()
         return 2
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         discard_output()
         return 1

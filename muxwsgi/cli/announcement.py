@@ -25,7 +25,7 @@ Example = tuple[str, str]
 
 
 def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacker]) -> None:
-    """Say that `server` serves `app`, which the operator calls `name`."""
+    """Log that `server` serves `app`, which the operator calls `name`."""
     proxy = _as_proxy(app)
     routes = ", ".join(route.name for route in server.routes)
     for address, bind in server.binds:
@@ -53,7 +53,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
 def _as_proxy(app: object) -> "Proxy | None":
     if not isinstance(app, ProxyApplication):
         return None
-    from muxwsgi.proxy.proxy import Proxy  # loaded already for a proxy; takes 0.3 s otherwise
+    from muxwsgi.proxy.proxy import Proxy  # imported already for a proxy; otherwise the import takes 0.3 s
 
     return app if isinstance(app, Proxy) else None
 
@@ -65,7 +65,7 @@ def _spoken(bind: BindSettings) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Where a client on this machine reaches a bind."""
+    """The host and the port for clients on this machine."""
     host, _, port = address.rpartition(":")
     return "localhost" if host in ("0.0.0.0", "[::]") else host, port
 
@@ -129,7 +129,7 @@ def _about_tunnels(proxy: "Proxy", ca: str | None, hijackers: Sequence[Hijacker]
 
 
 def _ca_file(proxy: "Proxy") -> str | None:
-    """None if the program has given the proxy its CA in Python, so that its folder is unknown."""
+    """The CA's file. None if the program has given the proxy its CA in Python, because then its folder is unknown."""
     from muxwsgi.proxy.certificates.authority import default_folder
 
     folder = proxy.settings.ca_folder

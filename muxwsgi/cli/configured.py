@@ -1,4 +1,4 @@
-"""From option values to settings, and to what is served. Used by `run` and by the commands that only look."""
+"""Makes settings of option values, and finds the hijackers. `run` and the commands that serve nothing use it."""
 
 import os
 import sys
@@ -18,10 +18,10 @@ __all__ = ["prepare_process", "server_settings", "wanted_hijackers"]
 
 
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
-    """The settings that the options mean. Makes the development certificate where it is asked for. Raises `OperatorError`."""
+    """The settings of the options. Makes the development certificate if an option asks for it. Raises `OperatorError`."""
     certificates = _certificates(values)
     tls: TLSMode = values["tls"] or ("required" if certificates else "off")
-    # A bind may bring its own certificate: what is missing is noticed there.
+    # A bind may have a separate certificate, so a missing certificate is found there.
     default = BindSettings(
         tls=tls if certificates else "off",
         certificates=certificates if tls != "off" else (),
@@ -37,7 +37,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
 
 
 def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:
-    """Settings that need TLS are an error where no bind has TLS. Raises `OperatorError`."""
+    """Raises `OperatorError` for settings that need TLS if no bind has TLS."""
     if values["client_certificates"] != "none" and all(bind.tls == "off" for bind in binds):
         raise OperatorError("client_certificates: no bind has TLS, in which clients could show one (--certfile, or --tls-dev)")
     if values["ca_certs"] and values["client_certificates"] == "none":
@@ -66,7 +66,7 @@ def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:
 def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Registered], list[Registered]]:
     """The hijackers to serve beside `app`, loaded, and all that are installed. Raises `OperatorError`.
 
-    Beside a proxy only those that the operator names: in a tunnel a hijacker answers in the place of the server that the client means.
+    Beside a proxy, only hijackers that the operator names are served, because in a tunnel a hijacker answers in place of the destination.
     """
     installed = discover()
     named = values["hijack"]
@@ -76,8 +76,8 @@ def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Regis
 
 
 def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the working folder and the module path, before anything is loaded. Returns `values` with absolute paths: an application may
-    change the folder, and files are opened after it was imported, and again later."""
+    """Set the working folder and the module path, before anything is loaded. Returns `values` with absolute paths, because an application
+    may change the folder, and files are opened after its import, and again later."""
     if values["chdir"]:
         try:
             os.chdir(values["chdir"])

@@ -1,4 +1,4 @@
-"""How the process of a command ends: with which status, and what it does not wait for."""
+"""The end of a command's process: its exit status, its output, and the threads and processes that may still run."""
 
 import io
 import os
@@ -12,8 +12,8 @@ __all__ = ["discard_output", "end", "flush_output", "lasting", "report_full_outp
 
 
 class _Output(io.FileIO):
-    """Standard output. A write that fails is an `OperatorError`, as for other files. A broken pipe stays what it is:
-    the reader has seen enough."""
+    """Standard output. A write that fails raises `OperatorError`, as for other files. A broken pipe raises `BrokenPipeError`, because it is
+    not a fault: the reader has closed the pipe."""
 
     def write(self, data: Any) -> Any:
         """Called by `io.BufferedWriter`."""
@@ -26,7 +26,7 @@ class _Output(io.FileIO):
 
 
 def report_full_output() -> None:
-    """From now on `sys.stdout` raises `OperatorError` where it cannot be written. Another object that stands in its place is left alone."""
+    """From now on `sys.stdout` raises `OperatorError` if it cannot be written. If it is another object already, it is not changed."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
         return
@@ -41,13 +41,13 @@ def report_full_output() -> None:
 
 
 def flush_output() -> None:
-    """Write what waits. Raises `OperatorError` and `BrokenPipeError`. An application may have closed or replaced the stream."""
+    """Write the buffered output. Raises `OperatorError` and `BrokenPipeError`. An application may have closed or replaced the stream."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.closed:
         sys.stdout.flush()
 
 
 def discard_output() -> None:
-    """Forget what waits and cannot be written, so that nothing tries it again at the end of the process."""
+    """Drop buffered output that cannot be written, so that Python does not try again at the end of the process."""
     try:
         flush_output()
     except (OperatorError, OSError):
@@ -55,21 +55,21 @@ def discard_output() -> None:
 
 
 def say(message: str) -> None:
-    """Say what is wrong, in one line on standard error."""
+    """Report a fault, in one line on standard error."""
     try:
         print(f"muxwsgi: error: {message}", file=sys.stderr)
     except OSError:
-        pass  # there is no other place for it; the exit status reports it too
+        pass  # there is no other place for the report; the exit status shows the fault too
 
 
 def lasting() -> list[str]:
-    """The names of the threads and processes for which Python waits at its end."""
+    """The names of the threads and processes that Python waits for at its end."""
     return [each.name for each in (*_threads(), *_processes())]
 
 
 def end(status: int) -> None:
-    """End the process of a command that has served nothing. What an imported module has started may last for ever: threads end with the
-    process, processes are told to end."""
+    """End the process of a command that has served nothing. An imported module may have started threads and processes that never end.
+    The threads end with the process, and the processes are told to end."""
     if lasting():
         discard_output()
         for process in _processes():

@@ -9,7 +9,7 @@ import click
 __all__ = ["Commands", "SectionOption", "SectionedCommand"]
 
 
-#: Options of gunicorn that have another name here, or none.
+#: Options of gunicorn that have another name here, or do not exist here.
 _GUNICORN = {
     ("-k", "--worker-class", "--threads"): "every connection has a greenlet",
     ("--worker-connections",): "here it is --max-connections",
@@ -20,7 +20,7 @@ _GUNICORN = {
 
 
 class SectionOption(click.Option):
-    """An option of the table, which knows its section."""
+    """An option of the table, with its section."""
 
     def __init__(self, *arguments: Any, section: str, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -28,10 +28,11 @@ class SectionOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """Its help has the sections of docs/configuration.md, in the same order."""
+    """A command whose help has the sections of docs/configuration.md, in the same order."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Called by click. Raises `UsageError` for an option that does not exist, with the place where it is, or what is here instead."""
+        """Called by click. Raises `UsageError` for an unknown option. It names the command that has the option, or the option that replaces
+        it."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -62,10 +63,10 @@ class SectionedCommand(click.Command):
 
 
 class Commands(click.Group):
-    """The commands. One that does not exist may be an application without `run` in front."""
+    """The commands. An unknown command may be an application without `run` in front."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Called by click. Raises `UsageError`, in words, for a command that does not exist."""
+        """Called by click. Raises `UsageError`, with an explanation, for an unknown command."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             near = get_close_matches(name, self.list_commands(ctx), n=1)

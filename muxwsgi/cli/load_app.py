@@ -1,5 +1,4 @@
-"""Finding what an operator names, as `module`, `module:attribute` or `module:factory(arguments)`: an application, or a function that adds
-rules."""
+"""Loads an application, or a function that adds rules, from `module`, `module:attribute` or `module:factory(arguments)`."""
 
 import ast
 import importlib
@@ -15,12 +14,12 @@ from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
 __all__ = ["load_app", "load_rules", "mounted"]
 
-#: Looked for, in this order, where only a module is named.
+#: The names that are tried, in this order, if only a module is given.
 DEFAULT_NAMES = ("application", "app")
 
 
 def load_app(spec: str, option: str = "app") -> Any:
-    """The WSGI application. Raises `OperatorError`, which begins with `option`; where the module's own code fails, its traceback is printed
+    """The WSGI application. Raises `OperatorError`, which begins with `option`. If the module's code fails, its traceback is printed
     first."""
     where = f"{option} {spec!r}"
     app = _load(spec, where, DEFAULT_NAMES)
@@ -45,8 +44,8 @@ def _is_asgi(app: Any) -> bool:
 
 
 def _is_factory(app: Any) -> bool:
-    """Whether `app` is a function or class that can be called without arguments: a WSGI application needs its two. One that takes
-    any arguments may be a wrapper of an application."""
+    """Whether `app` is a function or class that can be called without arguments, because a WSGI application needs two. A function that
+    takes any arguments is not a factory, because it may wrap an application."""
     if not (inspect.isfunction(app) or inspect.isclass(app)) or not _takes(app):
         return False
     kinds = [parameter.kind for parameter in inspect.signature(app).parameters.values()]
@@ -66,7 +65,7 @@ def load_rules(spec: str) -> Callable[[Any], object]:
 
 
 def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
-    """What `spec` names, which can be called. `where` begins what is said of errors."""
+    """The callable that `spec` names. Error messages begin with `where`."""
     module_name, _, expression = spec.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
         raise OperatorError(f"{where}: a module is named with dots and without .py{_meant(module_name, expression)}")
@@ -88,7 +87,7 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
 
 
 def _meant(path: str, expression: str) -> str:
-    """What an operator may have meant by a path, as the end of an error."""
+    """The end of an error message: a guess what the operator meant by a path."""
     attribute = f":{expression}" if expression else ""
     folder, _, name = os.path.normpath(path).removesuffix(".py").rpartition("/")
     if not name.isidentifier():
@@ -99,7 +98,7 @@ def _meant(path: str, expression: str) -> str:
 
 
 def _takes(function: Callable[..., Any], *arguments: str) -> bool:
-    """Whether `function` can be called with so many arguments; True if that is unknown."""
+    """Whether `function` can be called with these arguments; True if that is unknown."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -147,7 +146,7 @@ def _default(spec: str, where: str, module: Any, names: tuple[str, ...]) -> Any:
 
 
 def _evaluate(spec: str, where: str, module: Any, expression: str) -> Any:
-    """A name with dots, or a call of one with literal arguments; nothing else is evaluated."""
+    """The value of a name with dots, or of a call of one with literal arguments. No other expressions are evaluated."""
     try:
         tree = ast.parse(expression, mode="eval").body
         arguments: list[Any] = []

@@ -25,12 +25,12 @@ __all__ = ["check", "check_proxy", "explain", "list_hijackers"]
 
 
 def _nobody(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Stands where the application would: nothing is served here."""
+    """Takes the place of the application, because these commands serve nothing."""
     raise AssertionError("this application is never called")
 
 
 def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
-    """The server as it would run, on other sockets: those it is configured for may be in use, by a server that runs."""
+    """The server as it would run, but on other sockets. A running server may use the configured ones."""
     settings = server_settings(values)
     plugins, installed = wanted_hijackers(values, app)
     elsewhere = tuple(_elsewhere(bind) for bind in settings.binds)
@@ -49,7 +49,7 @@ def _elsewhere(bind: BindSettings) -> BindSettings:
 
 
 def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
-    """Print what would be served. Raises `OperatorError` for what is wrong."""
+    """Print what would be served. Raises `OperatorError` for a fault."""
     values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
@@ -59,13 +59,13 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
 
 
 def check_proxy(values: Mapping[str, Any]) -> None:
-    """The same of the proxy. Raises `OperatorError`."""
+    """Print what the proxy would serve. Raises `OperatorError` for a fault."""
     from muxwsgi.cli.proxy import check_records, made_proxy
 
     values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
-    for name in _RECORDS:  # a look writes nothing, and another process may have the file
+    for name in _RECORDS:  # a check writes nothing, and another process may have locked the file
         path = values[name]
         if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
             raise OperatorError(f"{name}: no file can be written in {Path(path).parent}")
@@ -80,12 +80,12 @@ def check_proxy(values: Mapping[str, Any]) -> None:
     click.echo("the configuration is good")
 
 
-#: Options of the proxy that name a file which it writes.
+#: Options of the proxy with the name of a file that it writes.
 _RECORDS = ("flows", "har", "keylog")
 
 
 def _list_binds(server: Server, settings: ServerSettings) -> None:
-    """Print each bind, after having tried it. One that is in use is not wrong: a server that runs may have it."""
+    """Try each bind, and print it. A bind that is in use is not a fault, because a running server may have it."""
     for bind in settings.binds:
         others = [other for other in settings.binds if other is not bind]
         note = try_bind(bind, both_families=serves_both_families(bind, others))
@@ -109,7 +109,7 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
 
 
 def shorten(expression: str, most: int = 72) -> str:
-    """Long matchers would make the table unreadable; `muxwsgi explain` shows their verdicts."""
+    """Shorten a matcher, because long ones make the table unreadable. `muxwsgi explain` shows their verdicts."""
     return expression if len(expression) <= most else expression[: most - 3] + "..."
 
 
@@ -124,7 +124,7 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
     try:
         chosen = {plugin.name for plugin in select([p for p in installed if p.error is None], values["hijack"], values["no_hijack"])}
     except OperatorError:
-        select(installed, values["hijack"], values["no_hijack"])  # says so if the name is unknown altogether
+        select(installed, values["hijack"], values["no_hijack"])  # raises for an unknown name
         raise
     rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "SILENCE", "PACKAGE", "SERVED")]
     for plugin in installed:

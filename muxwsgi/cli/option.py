@@ -1,4 +1,4 @@
-"""`Option`: one setting, as the tables of options list them."""
+"""`Option`: one setting in the tables of options."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Option:
         return PREFIX + self.name.upper()
 
     def read(self, value: Any, where: str) -> Any:
-        """`value` of a file or a variable as the type of the option."""
+        """`value` of a file or a variable, converted to the type of the option."""
         if self.many:
             values = value.split() if isinstance(value, str) else value
             if not isinstance(values, list):

@@ -1,8 +1,8 @@
-"""The table of options; those of the proxy alone are in `proxy_options`. Flags, the configuration file, MUXWSGI_ variables and
-docs/configuration.md all come from it.
+"""The table of options. `proxy_options` has the options of the proxy only. Flags, the configuration file, MUXWSGI_ variables and
+docs/configuration.md all come from the table.
 
-For each option the flag wins over the variable, the variable over the file, the file over the default. What is wrong is an `OperatorError`
-that names the source and the place; a name that does not exist is answered with the nearest one that does.
+For each option the flag wins over the variable, the variable over the file, the file over the default. A fault is an `OperatorError` that
+names the source and the place. For an unknown name it suggests the most similar one.
 """
 
 import os
@@ -30,7 +30,7 @@ _LOGS = "Logs"
 #: In the order of the page.
 _SECTIONS = (BIND, TLS, ROUTES, HTTP, _APP, PROCESS, WORKERS, _LOGS)
 
-#: Those that are more than a field of the settings. All others are such fields.
+#: Options that are not fields of a settings class. All others are.
 _ROWS = (
     option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
             "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
@@ -79,17 +79,17 @@ def collect(
     *,
     proxy: bool = True,
 ) -> dict[str, Any]:
-    """Every option's value, by name. `flags` has None, or an empty list, for what was not given on the command line.
+    """Every option's value, by name. `flags` has None, or an empty list, for options that were not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are a command's own; without one for `bind`, the variable PORT is it.
-    Without `proxy`, an option of the proxy in the file or the environment is an error, because a file with `proxy_auth` asks for something
-    that would be missing. Raises `OperatorError`.
+    `config` is the file named there, or None. `defaults` are the command's defaults. Without a default for `bind`, the variable PORT is
+    used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with `proxy_auth`, for
+    example) would not have the expected effect. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
     if "bind" not in (defaults or {}) and environ.get("PORT"):
         values["bind"] = [_bind_of_port(environ["PORT"])]
-    if environ.get("WEB_CONCURRENCY") and not proxy:  # as platforms set it that know the size of the machine, and as gunicorn reads it
+    if environ.get("WEB_CONCURRENCY") and not proxy:  # platforms set it to fit the machine, and gunicorn reads it too
         values["workers"] = environ["WEB_CONCURRENCY"]
     path = config or environ.get("MUXWSGI_CONFIG")
     found = {} if not path else _from_file(path)
@@ -103,7 +103,7 @@ def collect(
 
 
 def _bind_of_port(port: str) -> str:
-    """Where platforms that choose the port expect an application: on all addresses, as gunicorn does."""
+    """The bind for platforms that choose the port: on all addresses, as in gunicorn."""
     if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
         raise OperatorError(f"environment: PORT: {port!r} is not a port (it counts where no bind is given)")
     return f"0.0.0.0:{port}"
@@ -141,7 +141,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-#: What Kubernetes puts into the environment of every container for each service whose name begins with `muxwsgi`, and Docker for linked
+#: Variables that Kubernetes sets in every container for each service whose name begins with `muxwsgi`, and Docker sets for linked
 #: containers: MUXWSGI_SERVICE_HOST, MUXWSGI_API_SERVICE_PORT_HTTP, MUXWSGI_PORT=tcp://..., MUXWSGI_PORT_8000_TCP_ADDR.
 _OF_SERVICES = re.compile(
     r"MUXWSGI_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)", re.S

@@ -1,5 +1,5 @@
-"""`Place`: what a worker does for its master while it serves. Once a second it says that its event loop runs, and looks whether it has
-served for long enough, or has grown too large."""
+"""`Place`: the duties of a worker to its master while it serves. Once a second it reports that its event loop runs, and checks whether it
+has served for too long or uses too much memory."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ class Place:
     """A worker's place among those of its master."""
 
     def __init__(self, role: "Role", memory: Callable[[], int] | None = None) -> None:
-        """`memory` returns the bytes that the process has in memory, for tests."""
+        """`memory` returns the memory of the process in bytes. Tests replace it."""
         settings = role.settings
         self._worker = role.worker
         self._master = os.getppid()
@@ -62,7 +62,7 @@ class Place:
 
     def _look(self) -> None:
         self._worker.beat()
-        if os.getppid() != self._master and not self._orphaned:  # where the kernel has sent no signal
+        if os.getppid() != self._master and not self._orphaned:  # if the kernel has sent no signal
             assert self._server is not None
             self._orphaned = True
             log.error("the master has ended: this worker ends too")

@@ -37,7 +37,7 @@ def serve(values: Mapping[str, Any], signals: Signals) -> None:
 
 
 def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
-    """The proxy that the options mean, and what it writes. Raises `OperatorError`."""
+    """The proxy of the options, and the logs that it writes. Raises `OperatorError`."""
     sinks, logs = _records(values)
     key_log = KeyLog(values["keylog"]) if values["keylog"] else None
     proxy = Proxy(

@@ -7,7 +7,7 @@ __all__ = ["PROXY_OPTIONS"]
 
 _ACCESS = "The proxy: access and destinations"
 
-#: Those that are more than a field of the settings.
+#: Options that are not fields of a settings class.
 _ROWS = (
     option("mitm", bool, False, LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
     option("keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. The file lets its readers decrypt the traffic.", metavar="FILE"),

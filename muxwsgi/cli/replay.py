@@ -1,4 +1,4 @@
-"""`muxwsgi replay`: sends recorded requests again, one after the other, and shows what was answered then and now. No gevent."""
+"""`muxwsgi replay`: sends recorded requests again, one after the other, and compares the answers with the recorded ones. No gevent."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def _opened(file: str) -> BinaryIO:
 
 
 def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow | str]]":
-    """Each flow with the number of its line; a text for a line that is none."""
+    """Each flow with the number of its line. For a line that is not a flow, an error text with the number."""
     from muxwsgi.records.flow_record import flow_of
 
     for number, line in enumerate(stream, 1):
@@ -113,7 +113,7 @@ def _flows(stream: BinaryIO, progress: "_Progress") -> "Iterator[tuple[int, Flow
 
 
 def _row(flow: "Flow", replayed: "Replayed") -> str:
-    """One line of the table, without characters that would steer a terminal."""
+    """One line of the table, without control characters."""
     from muxwsgi.records.flow_record import flow_url
 
     answer = replayed.answer
@@ -143,7 +143,7 @@ def _summary(outcomes: Counter[str], count: bool) -> str:
 
 
 class _Progress:
-    """How far we are in a long file, on a terminal where nothing else would move."""
+    """Shows the progress in a long file, on a terminal without other output."""
 
     def __init__(self, stream: BinaryIO, shown: bool) -> None:
         self._shown = shown and sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""`muxwsgi run`: load, serve, and act on signals. Imported in a process that is patched already."""
+"""`muxwsgi run`: loads, serves, and acts on signals. It is imported in a process that is patched already."""
 
 import logging
 import math
@@ -27,35 +27,35 @@ __all__ = ["Log", "serve", "serve_made"]
 
 log = logging.getLogger("muxwsgi.error")
 
-#: Seconds between two batches of the access log, and between two tries to write what waits for its reader.
+#: Seconds between two batches of the access log, and between two attempts to write waiting lines.
 BATCH_INTERVAL = 1.0
 RETRY_INTERVAL = 0.05
 
-#: Seconds between two complaints about lines that are lost.
+#: Seconds between two log lines about lost lines.
 COMPLAINING = 60.0
 
 
 class Log(Protocol):
-    """What is written while we serve, beside the error log."""
+    """A log that is written while the server runs, beside the error log."""
 
     def reopen(self) -> None:
-        """Go on in a new file of the same name: the old one was moved away."""
+        """Go on in a new file of the same name, because the old one was moved away."""
 
     def close(self) -> None:
-        """Write what waits. Nothing comes after it."""
+        """Write the waiting lines. No lines follow."""
 
 
 Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 
 
 def serve(app_spec: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
-    """Serve the application that `app_spec` names until a signal stops the server. `role` is that of a worker, None in a process without a
+    """Serve the application that `app_spec` names until a signal stops the server. `role` is the worker's role, None in a process without a
     master. Raises `OperatorError` before anything is served."""
     serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals, role)
 
 
 def serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
-    """The same with an application that is made once the process is prepared, with what it writes. `signals` were taken already."""
+    """As `serve`, with an application that `make` makes once the process is prepared, with its logs. `signals` were taken already."""
     try:
         _serve_made(make, name, values, signals, role)
     finally:
@@ -68,7 +68,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     error_log.install(values["log_level"])
     values = prepare_process(values)
     settings = server_settings(values)
-    gevent.get_hub().NOT_ERROR += (StopRequested,)  # where the hub is interrupted, it raises that in the main greenlet, and prints nothing
+    gevent.get_hub().NOT_ERROR += (StopRequested,)  # if it interrupts the hub, the hub raises it in the main greenlet and prints nothing
     try:
         with signals.interrupting():
             app, logs = make(values)
@@ -79,8 +79,8 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
         log.info("stopped before anything was served")
         error_log.end()
         return
-    gevent.get_hub().SYSTEM_ERROR = ()  # a greenlet of the application that ends by SystemExit ends alone, as a thread does
-    # Flow logs that a proxy was given in Python, where they can be reopened and closed.
+    gevent.get_hub().SYSTEM_ERROR = ()  # SystemExit in a greenlet of the application ends only this greenlet, as in a thread
+    # Flow logs that a program gave to the proxy in Python, if they can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     access_log = None
     if values["access_logfile"]:
@@ -100,7 +100,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)
     keep_frames()
     if role is None or role.worker.announces:
-        announce(server, app, name, hijackers)  # its reader may send a signal then
+        announce(server, app, name, hijackers)  # a program that reads this line may send a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, access_log)
     if place is not None:
         place.start(server)
@@ -119,7 +119,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
 
 
 def _keep_logs(error_log: ErrorLog, access_log: AccessLog | None) -> None:
-    """Write the access log in batches, and try again what a reader has not taken yet."""
+    """Write the access log in batches, and try again to write waiting lines."""
     lost, said = lost_lines(), -math.inf
     while True:
         waits = error_log.waiting or streams_wait() or (access_log is not None and access_log.waiting)
@@ -168,7 +168,7 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in
         server.request_stop(grace=True)
 
     def leave_to_master() -> None:
-        """A terminal sends SIGINT and SIGHUP to all processes that it has started."""
+        """Ignore SIGINT and SIGHUP of a terminal, because it also sends them to the master."""
 
     actions: dict[int, Callable[[], None]] = {
         signal.SIGTERM: stop,
@@ -181,5 +181,5 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in
         actions[signal.SIGUSR2] = retire
         actions |= dict.fromkeys((signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU), leave_to_master)
     loop = gevent.get_hub().loop
-    # A greenlet acts: what a signal is for may have to wait, which neither its handler nor the hub can.
+    # A greenlet performs the actions, because they may wait. Neither the signal handler nor the hub can wait.
     signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))

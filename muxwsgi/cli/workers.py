@@ -1,5 +1,5 @@
 """`--workers`: the command line's part of a master. It reads the configuration and opens the sockets that all workers share. In each worker
-it returns to the command, which loads the application there. Imports no gevent."""
+it returns to the command, which then loads the application. Imports no gevent."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a worker got from its master.
+    """The data that a worker gets from its master.
 
     values      the options
     listening   the sockets, which are open already
@@ -42,7 +42,7 @@ class Role:
 
 
 def wanted_of_workers(values: Values) -> str | None:
-    """The option by which the operator asks for workers and a master; None where one process serves."""
+    """The option that asks for workers and a master; None if one process serves."""
     if worker_count(values) > 1:
         return "workers"
     for name, (known, default) in settings_of(WorkerSettings).items():
@@ -52,7 +52,7 @@ def wanted_of_workers(values: Values) -> str | None:
 
 
 def worker_count(values: Values) -> int:
-    """How many processes shall serve. Raises `OperatorError`."""
+    """The number of processes that serve. Raises `OperatorError`."""
     wanted = values["workers"]
     if wanted == "auto":
         return len(os.sched_getaffinity(0))
@@ -62,7 +62,8 @@ def worker_count(values: Values) -> int:
 
 
 def become_worker(collect: Callable[[], Values], values: Values, signals: Signals) -> Role:
-    """Be a master until it ends, which ends the process, and return in each of its workers, which have taken their signals.
+    """Run a master. When it ends, its process exits (`SystemExit`). This function returns in each worker only, after the worker has taken
+    its signals.
 
     `collect` reads the options again, for a reload. Raises `OperatorError`.
     """
@@ -85,7 +86,7 @@ def become_worker(collect: Callable[[], Values], values: Values, signals: Signal
 
 @dataclass(slots=True)
 class _Served:
-    """What a generation of workers is served with, and the parts of the master that they inherit.
+    """The options and sockets of a generation of workers, and the state that they inherit from the master.
 
     folder, path    the working folder and `sys.path`
     """
@@ -99,27 +100,27 @@ class _Served:
     path: list[str]
 
     def enter(self) -> None:
-        """Let workers that are forked from now on inherit it. Raises `OSError` where the folder is gone."""
+        """Let workers that are forked from now on inherit it. Raises `OSError` if the folder does not exist any more."""
         self.error_log.install(self.values["log_level"])
         sys.path[:] = self.path
         os.chdir(self.folder)
 
     def close_sockets(self, kept: "_Served | None" = None) -> None:
-        """Close what `kept` does not listen on."""
+        """Close the sockets that `kept` does not use."""
         for each in self.only_here(kept):
             each.close()
 
     def only_here(self, other: "_Served | None") -> list[Listening]:
-        """Where `other` does not listen."""
+        """The sockets that `other` does not use."""
         sockets = [] if other is None else [each.socket for each in other.listening]
         return [each for each in self.listening if each.socket not in sockets]
 
 
 class _Owner:
-    """What the master's workers serve: options and sockets, which a reload replaces."""
+    """The options and sockets of the master's workers. A reload replaces them."""
 
     def __init__(self, collect: Callable[[], Values], values: Values) -> None:
-        take_streams()  # before anything is opened, which would get the number of a standard stream that is closed
+        take_streams()  # must be first: another descriptor could get the number of a closed standard stream
         self._collect = collect
         self._pid = os.getpid()
         self._folder = os.getcwd()  # files in the options are relative to it
@@ -132,7 +133,8 @@ class _Owner:
             log.info("listening on %s", each.address)
 
     def _read(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
-        """Do what `values` say. Without `error_log` it is opened, unless it is that of `before`. Raises `OperatorError` and `OSError`."""
+        """Apply `values`. If `error_log` is None, the error log is opened, unless that of `before` can be used. Raises `OperatorError` and
+        `OSError`."""
         values = prepare_process(values)
         settings = _settings(values)
         server = server_settings(values)
@@ -150,7 +152,7 @@ class _Owner:
         return os.getpid() != self._pid
 
     def close_others(self) -> None:
-        """In a worker: the sockets of the generation before."""
+        """In a worker: close the sockets of the generation before."""
         if self._before is not None:
             for each in self._before.only_here(self.served):
                 each.socket.close()
@@ -195,7 +197,7 @@ class _Owner:
     def _enter(self, served: _Served) -> None:
         try:
             served.enter()
-        except OSError as error:  # the folder is gone; what is served does not need it
+        except OSError as error:  # the folder does not exist any more, but the served application does not need it
             log.error("%s: %s", served.folder, error.strerror)
 
     def reopen_logs(self) -> None:
