@@ -1,4 +1,4 @@
-"""The command line. Importing it imports no gevent: `run` patches first, and only then loads what is served."""
+"""The command line. Importing it imports no gevent: `run` patches first, and then loads the application."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar

@@ -394,7 +394,7 @@ class Response:
 
     def _spell(self, status: str, fields: list[Header]) -> bytes:
         """The block that `_put_head` sends for `status` and the application's `fields`, without those that the server adds. It depends on
-        its arguments alone, because it is used again. Raises `UnicodeEncodeError` for what is not latin-1."""
+        its arguments alone, because it is used again. Raises `UnicodeEncodeError` for other characters than latin-1."""
         raise NotImplementedError
 
     def _put_head(self, total: int | None, data: bytes) -> None:

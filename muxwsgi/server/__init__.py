@@ -1,1 +1,1 @@
-"""The server: listening sockets, what is served on them, and how it starts, drains and ends."""
+"""The server: opens listening sockets, serves connections on them, starts, drains and ends."""

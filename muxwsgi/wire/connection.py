@@ -378,8 +378,8 @@ class Connection:
         the end. Does nothing if the connection is closed or detached already.
 
         Bytes that were written to the socket of `as_socket()` are sent first, for as long as the peer takes them. `cut` means that the
-        handler was stopped before it was complete. Then the connection ends with a reset (see `cut()`), and what is not sent within the
-        grace of `cut()` is lost.
+        handler was stopped before the stream was complete. Then the connection ends with a reset (see `cut()`), and bytes that are not sent
+        within the grace of `cut()` are lost.
         """
         own = self._lowest()._own
         try:

@@ -16,7 +16,7 @@ __all__ = ["MANY_BYTES", "NO_LINGER", "RESET", "cut", "limit_unread", "prepare_r
 
 _INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
 
-#: Values of SO_LINGER: close() sends a reset; close() sends what is left and then a FIN.
+#: Values of SO_LINGER: with the first, close() sends a reset; with the second, the unsent bytes and then a FIN.
 RESET = struct.pack("ii", 1, 0)
 NO_LINGER = struct.pack("ii", 0, 0)
 

@@ -5,8 +5,8 @@ The states of a `Ready`
 
 A `Ready` has two independent states, the watcher's and the waiter's, and one final state.
 
-watcher     off, or armed: started in the loop. `wait` arms it. It *stays armed* after the wait, and its callback turns it off when nobody
-            waits. A pair in memory has no watcher; `notify` is called instead.
+watcher     off, or armed: started in the loop. `wait` arms it. It *stays armed* after the wait, and its callback turns it off when no
+            greenlet waits. A pair in memory has no watcher; `notify` is called instead.
 waiter      none, or one greenlet: from the beginning of `wait` to its end, and never longer. A second one gets `ConcurrentObjectUseError`.
 closed      `wait` raises EBADF. The watcher is gone, because the descriptor is closed next.
 
