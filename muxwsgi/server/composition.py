@@ -116,7 +116,7 @@ class Composition:
                 events,
             )
             app = self._proxy
-        else:  # a proxy passes bodies and WebSockets on unchanged
+        else:  # a proxy needs neither wrapper: it passes bodies and WebSockets on as they arrive
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess)
