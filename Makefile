@@ -9,7 +9,7 @@ PIP_QUIET := --quiet --quiet --disable-pip-version-check
 SOURCES := muxwsgi apps tests setup.py
 # A copy of the checkout with the hot files compiled, made anew when anything in it changes: beside the sources a compiled file would go stale.
 COMPILED := build/compiled
-COPIED := $(SOURCES) docs conf .ci Makefile README.md pyproject.toml .gitignore
+COPIED := $(SOURCES) docs conf .ci Makefile $(wildcard *.md) LICENSE pyproject.toml .gitignore
 # Most tests wait most of the time, for processes that start and deadlines that pass. A worker without tests takes half of another's, because
 # few files take long, and one of them would be the last.
 WORKERS ?= -n 4 --dist worksteal

@@ -467,7 +467,7 @@ def test_orphans_that_a_master_inherits_are_reaped_without_a_word(how: Path) -> 
     )
     try:
         assert process.stdout is not None
-        assert any(" ready " in process.stdout.readline() for _ in range(3))
+        assert any(" ready " in process.stdout.readline() for _ in range(5))
         inside = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
         children = Path(f"/proc/{inside}/task/{inside}/children")
         wait_until(lambda: len(children.read_text().split()) == 1, lambda: f"one child in {children.read_text()}")
