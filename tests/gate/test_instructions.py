@@ -20,15 +20,16 @@ from muxwsgi.settings import CertificateFiles
 from tests.gate.sequences import COUNTED, REFERENCE_ROUNDS, SEQUENCES, Client
 from tests.gate.test_build import EXPECTED, ROOT
 
-#: Rounds of the reference that one exchange may cost, plain and compiled.
+#: Rounds of the reference that one exchange may cost, plain and compiled. Two plain ones were raised when HTTP was split into what all
+#: versions share and what HTTP/1.1 has alone: a call more costs nothing compiled, and 3 to 6 % of an exchange in plain Python.
 BUDGETS = {
     "hello": (2.48, 0.98),
     "browser": (2.57, 1.06),
     "browser, fields that change": (5.24, 1.48),
     "POST 1 KiB": (3.21, 1.34),
-    "16 pipelined": (1.80, 0.65),
+    "16 pipelined": (1.90, 0.65),
     "TLS hello": (3.10, 1.60),
-    "connection per request": (8.60, 3.05),
+    "connection per request": (8.95, 3.05),
     "connection to a hijacker": (5.00, 2.15),
 }
 

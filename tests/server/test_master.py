@@ -302,7 +302,7 @@ def test_ttin_and_ttou_change_how_many_serve(how: Path) -> None:
 
 def test_winch_ends_the_workers_of_a_master_without_a_terminal(how: Path) -> None:
     with running(how, 2) as master:
-        master.wait_for("ready .*", 2)
+        master.wait_for_log("2 workers are ready")
         master.send(signal.SIGWINCH)
         master.wait_for("ends SIGUSR2", 2)
         assert master.process.poll() is None
