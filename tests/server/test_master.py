@@ -1,6 +1,7 @@
 """The master: real processes, with workers that serve nothing."""
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -8,20 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from muxwsgi.server.heartbeat import ASK, Heartbeat
 from tests.system.server_process import ROOT
+from tests.waiting import wait_for
 
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up, f"it did not come: {what()}"
-        time.sleep(0.01)
+wait_until = functools.partial(wait_for, patience=20)
 
 
 class Running:

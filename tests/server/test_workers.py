@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.system.server_process import ROOT, ServerProcess, insecure_context
+from tests.waiting import wait_for
+
+wait_until = functools.partial(wait_for, patience=20)
 
 APPLICATION = """
 import os, time
@@ -52,13 +55,6 @@ def serving(folder: Path, workers: str, *options: str, tls: bool = False) -> Ite
     with ServerProcess("worker_app:app", "-w", workers, "--pythonpath", str(folder), *options, tls=tls, environment=environment) as server:
         server.wait_for_log(" ready", patience=30)
         yield server
-
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up, f"it did not come: {what()}"
-        time.sleep(0.02)
 
 
 def answers(server: ServerProcess, times: int = 12) -> set[tuple[str, int]]:
