@@ -14,6 +14,7 @@ cdef class ClientConnection:
     cdef object _outer
 
     cdef _set_deadline(self)
+    cdef bytes _first_bytes(self)
     @cython.locals(limit=Py_ssize_t, end=Py_ssize_t, searched=Py_ssize_t, buffer=bytes, incoming=Incoming)
     cdef bytes _read_head(self)
     cdef bytes _read_invalid_head(self)

@@ -202,14 +202,19 @@ class ClientConnection:
         if timeout:
             self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
 
+    def _first_bytes(self) -> bytes:
+        """The beginning of a response, at least a byte."""
+        buffer = self._incoming.take()
+        if not buffer:
+            raise NoResponse("the upstream closed the connection without a response")
+        self.answered = True
+        return buffer
+
     def _read_head(self) -> bytes:
         """The next head with its CRLFCRLF. Bytes after it stay in the buffer."""
         incoming = self._incoming
         limit = self._settings.limit_response_head
-        buffer = incoming.take()
-        if not buffer:
-            raise NoResponse("the upstream closed the connection without a response")
-        self.answered = True
+        buffer = self._first_bytes()
         end = buffer.find(b"\r\n\r\n")
         searched = 0
         while end < 0:
@@ -232,10 +237,7 @@ class ClientConnection:
         """The same for heads whose lines may end in a bare LF. The head is repaired as far as possible."""
         incoming = self._incoming
         limit = self._settings.limit_response_head
-        buffer = incoming.take()
-        if not buffer:
-            raise NoResponse("the upstream closed the connection without a response")
-        self.answered = True
+        buffer = self._first_bytes()
         searched = 0
         while (end := _HEAD_END.search(buffer, max(searched - 3, 0))) is None:
             if len(buffer) > limit:
