@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.server.heartbeat import BEAT
 from muxwsgi.wire.every import Every
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Place"]
 
 log = logging.getLogger("muxwsgi.error")
-
-#: Seconds between two heartbeats.
-BEAT = 1.0
 
 
 class Place:

@@ -154,8 +154,7 @@ class _Owner:
     def close_others(self) -> None:
         """In a worker: close the sockets of the generation before."""
         if self._before is not None:
-            for each in self._before.only_here(self.served):
-                each.socket.close()
+            self._before.close_sockets(self.served)  # the master removes the files of unix sockets
 
     @property
     def error_log(self) -> ErrorLog:

@@ -22,10 +22,13 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-__all__ = ["ASK", "DUMP", "Heartbeat"]
+__all__ = ["ASK", "BEAT", "DUMP", "Heartbeat"]
 
 #: The signals with which a master asks.
 ASK, DUMP = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
+
+#: Seconds between two heartbeats of a worker, and between two checks of them.
+BEAT = 1.0
 
 #: Bytes of an answer that are kept. A pipe holds 64 KiB.
 LONGEST_ANSWER = 16384
@@ -45,7 +48,7 @@ class Heartbeat:
     def __init__(self) -> None:
         """Raises `OSError` if no descriptor or no memory is left."""
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        self._asked, self._answers = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # In the master
 
@@ -58,7 +61,7 @@ class Heartbeat:
     def answer(self) -> str:
         """The worker's reports since the last call, the first 16 KiB of them; empty without one."""
         try:
-            return os.read(self._asked, LONGEST_ANSWER).decode("utf-8", "replace").strip()
+            return os.read(self._read_end, LONGEST_ANSWER).decode("utf-8", "replace").strip()
         except BlockingIOError:
             return ""
 
@@ -69,13 +72,13 @@ class Heartbeat:
 
     def in_master(self) -> None:
         """In the master after the fork: close the child's end of the pipe."""
-        os.close(self._answers)
-        self._answers = -1
+        os.close(self._write_end)
+        self._write_end = -1
 
     def close(self) -> None:
         """Close everything, in the master or in another worker."""
         self._page.close()
-        for fd in (self._asked, self._answers):
+        for fd in (self._read_end, self._write_end):
             if fd >= 0:
                 os.close(fd)
 
@@ -83,9 +86,9 @@ class Heartbeat:
 
     def answer_signals(self) -> None:
         """Answer the master's two signals from now on. In the main thread."""
-        os.close(self._asked)
-        self._asked = -1
-        faulthandler.register(DUMP, file=self._answers, all_threads=False)
+        os.close(self._read_end)
+        self._read_end = -1
+        faulthandler.register(DUMP, file=self._write_end, all_threads=False)
         signal.signal(ASK, self._say)
         signal.siginterrupt(ASK, False)
 
@@ -96,7 +99,7 @@ class Heartbeat:
     def _say(self, number: int, frame: FrameType | None) -> None:
         text = f"{_request(frame) or 'no request'}\n{''.join(traceback.format_stack(frame)[-_FRAMES:])}"
         try:
-            os.write(self._answers, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
+            os.write(self._write_end, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
         except OSError:
             pass  # the last answer has not been read, or the master has ended
 

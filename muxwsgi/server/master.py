@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from muxwsgi.server.heartbeat import ASK, DUMP
+from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.worker import State, Worker, WorkerProcess, start
 from muxwsgi.settings import WorkerSettings
 
@@ -48,9 +48,6 @@ LONGEST_WAIT = 60.0
 
 #: Delays before a worker that failed is started again, seconds.
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
-
-#: Seconds between two checks of the workers' heartbeats.
-BEAT = 1.0
 
 #: If a worker must cut its connections, it is killed after so many seconds without a heartbeat.
 DEAF_AFTER = 3.0
@@ -104,6 +101,11 @@ class _Slot:
 
     failures: int = 0
     start_at: float = 0.0
+
+    def back_off(self, now: float) -> None:
+        """Let the next one start after a delay, which doubles with each failure."""
+        self.start_at = now + min(FIRST_DELAY * 2**self.failures, LONGEST_DELAY)
+        self.failures += 1
 
 
 class Master:
@@ -272,8 +274,7 @@ class Master:
             slot.failures = 0
             slot.start_at = now
         else:
-            slot.start_at = now + min(FIRST_DELAY * 2**slot.failures, LONGEST_DELAY)
-            slot.failures += 1
+            slot.back_off(now)
         delay = slot.start_at - now
         log.error(
             "%s has ended%s%s: %s",
@@ -441,12 +442,9 @@ class Master:
     def _no_worker(self, slot: int, error: OSError) -> None:
         """Handle a failed start: the machine has no process, no descriptor or no memory left."""
         log.error("no worker can be started: %s", error.strerror)
-        each = self._slots.setdefault(slot, _Slot())
-        each.start_at = monotonic() + min(FIRST_DELAY * 2**each.failures, LONGEST_DELAY)
-        each.failures += 1
-        if self._booting is None:
-            return
-        self._give_up_booting(status=1)
+        self._slots.setdefault(slot, _Slot()).back_off(monotonic())
+        if self._booting is not None:
+            self._give_up_booting(status=1)
 
 
 def _noted(number: int, frame: object) -> None:
