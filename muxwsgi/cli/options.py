@@ -16,19 +16,14 @@ from typing import Any
 from muxwsgi.cli.option import PREFIX, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
-from muxwsgi.settings import BIND, HTTP, PROCESS, ROUTES, TLS, WORKERS, HTTPSettings, MuxSettings, ServerSettings, WorkerSettings
+from muxwsgi.settings import HTTPSettings, MuxSettings, ServerSettings, WorkerSettings
+from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
 
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
 NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
 
-
-_APP = "The application"
-_LOGS = "Logs"
-
-#: In the order of the page.
-_SECTIONS = (BIND, TLS, ROUTES, HTTP, _APP, PROCESS, WORKERS, _LOGS)
 
 #: Options that are not fields of a settings class. All others are.
 _ROWS = (
@@ -43,10 +38,10 @@ _ROWS = (
     option("redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
-    option("wsgi_app", str, None, _APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"),
-    option("mount", str, [], _APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
-    option("chdir", str, None, _APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
-    option("pythonpath", str, [], _APP, "Look for modules here first.", many=True, metavar="FOLDER"),
+    option("wsgi_app", str, None, APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"),
+    option("mount", str, [], APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
+    option("chdir", str, None, APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
+    option("pythonpath", str, [], APP, "Look for modules here first.", many=True, metavar="FOLDER"),
     option(
         "workers",
         str,
@@ -56,15 +51,15 @@ _ROWS = (
         flags=("-w",),
         metavar="N",
     ),
-    option("access_logfile", str, None, _LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
-    option("access_logformat", str, None, _LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
-    option("error_logfile", str, "-", _LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
-    option("log_level", str, "info", _LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
+    option("access_logfile", str, None, LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
+    option("access_logformat", str, None, LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
+    option("error_logfile", str, "-", LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
+    option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
 _SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings)
 
-OPTIONS = by_section(_SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
+OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 
 ALL = (*OPTIONS, *PROXY_OPTIONS)
 

@@ -16,7 +16,8 @@ from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.master import Master
 from muxwsgi.server.worker import Worker
 from muxwsgi.setting import from_options, settings_of
-from muxwsgi.settings import WORKERS, ServerSettings, WorkerSettings
+from muxwsgi.settings import ServerSettings, WorkerSettings
+from muxwsgi.settings.sections import WORKERS
 from muxwsgi.signals import Signals
 
 __all__ = ["Role", "become_worker", "wanted_of_workers"]

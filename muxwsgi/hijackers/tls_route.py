@@ -9,7 +9,7 @@ from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.protocols.tls import ClientHello, parse_client_hello, tls
-from muxwsgi.settings import HANDSHAKE_TIMEOUT
+from muxwsgi.settings.tls import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection

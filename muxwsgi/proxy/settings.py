@@ -5,7 +5,8 @@ from typing import Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.setting import check, setting, shared
-from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, TLSSettings
+from muxwsgi.settings import TLSSettings
+from muxwsgi.settings.http import RESPONSE_HEAD_TIMEOUT
 
 __all__ = ["LOOK", "RULES", "WAY", "ProxySettings"]
 

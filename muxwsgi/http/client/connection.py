@@ -20,7 +20,7 @@ from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead, pars
 from muxwsgi.http.client.response_repair import normalised
 from muxwsgi.http.h1.body import ChunkedBody, CloseBody, EmptyBody, LengthBody
 from muxwsgi.http.h1.incoming import Incoming
-from muxwsgi.settings import RESPONSE_HEAD_TIMEOUT, HTTPSettings
+from muxwsgi.settings.http import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection

@@ -33,7 +33,7 @@ from muxwsgi.proxy.doors.socks_message import (
     take,
 )
 from muxwsgi.proxy.fault import Fault, Phase
-from muxwsgi.settings import HANDSHAKE_TIMEOUT
+from muxwsgi.settings.tls import HANDSHAKE_TIMEOUT
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.lingering_close import linger
 

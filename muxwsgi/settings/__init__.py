@@ -1,0 +1,27 @@
+"""What the operator may set, in frozen dataclasses, checked once, here. Each field's default, unit, bounds and option stand beside it.
+
+Nothing below the command line reads a file or the environment: it is given one of these. A value that is not allowed is an
+`OperatorError` that names the setting as the operator wrote it. `muxwsgi/setting.py` has `setting`.
+"""
+
+from muxwsgi.settings.bind import BindSettings, TLSMode, Transparent
+from muxwsgi.settings.http import BufferChunked, HTTPSettings
+from muxwsgi.settings.mux import MuxSettings
+from muxwsgi.settings.server import ServerSettings
+from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
+from muxwsgi.settings.worker import WorkerSettings
+
+__all__ = [
+    "BindSettings",
+    "BufferChunked",
+    "CertificateFiles",
+    "ClientCertificates",
+    "HTTPSettings",
+    "MuxSettings",
+    "ServerSettings",
+    "TLSMode",
+    "TLSSettings",
+    "Transparent",
+    "UnknownALPN",
+    "WorkerSettings",
+]

@@ -1,0 +1,57 @@
+"""One address to listen on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.names import join_host_port
+from muxwsgi.settings.tls import CertificateFiles
+
+__all__ = ["BindSettings", "TLSMode", "Transparent"]
+
+TLSMode = Literal["off", "required", "optional"]
+
+#: How the kernel brings connections to a proxy whose clients know of none (nftables).
+Transparent = Literal["redirect", "tproxy"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindSettings:
+    """One address to listen on.
+
+    host, port          TCP; port 0 takes a free one
+    path                a unix socket instead
+    fd                  an inherited listening socket instead
+    tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
+    certificates        of this bind
+    redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
+    transparent         whether the kernel brings connections here that were meant for others, and how; for a proxy alone
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+    fd: int | None = None
+    tls: TLSMode = "off"
+    certificates: tuple[CertificateFiles, ...] = ()
+    redirect_http: bool = False
+    transparent: Transparent | None = None
+
+    def __post_init__(self) -> None:
+        if self.transparent is not None and (self.path is not None or self.tls != "off"):
+            raise OperatorError(f"bind {self.address}: a transparent bind is TCP, and its TLS is that of the tunnels: tls=off")
+        if self.tls not in ("off", "required", "optional"):
+            raise OperatorError(f"bind {self.address}: tls={self.tls} is not off, required or optional")
+        if self.tls != "off" and not self.certificates:
+            raise OperatorError(f"bind {self.address}: TLS needs a certificate (--certfile and --keyfile, or --tls-dev)")
+        if self.redirect_http and self.tls != "required":
+            raise OperatorError(f"bind {self.address}: redirect-http is for tls=required alone")
+
+    @property
+    def address(self) -> str:
+        """As the operator writes it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        if self.fd is not None:
+            return f"fd://{self.fd}"
+        return join_host_port(self.host, self.port)
