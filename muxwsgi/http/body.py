@@ -83,6 +83,10 @@ class Body:
         """The connection, whose next bytes are those behind the message. Nothing is read here from now on."""
         raise NotImplementedError
 
+    def fail(self, fault: PeerError) -> None:
+        """End the body with a fault of the peer: `read_some` raises it, and the exchange is answered with its status."""
+        self.fault = fault
+
     def forgo_continue(self) -> None:
         """A final response is sent: 100 may not follow it."""
         self.withheld = False

@@ -7,6 +7,9 @@ simple-websocket need no more than that.
 
 from typing import TYPE_CHECKING, Any
 
+from muxwsgi.errors import PeerError
+from muxwsgi.http.unreadable import raise_unreadable
+
 if TYPE_CHECKING:
     from muxwsgi.http.body import Body
     from muxwsgi.http.response import Response
@@ -43,8 +46,8 @@ class Hijack:
     def __call__(self) -> "Connection":
         """The connection, whose next bytes are those behind the request; the application writes 101 or 200 itself. Idempotent.
 
-        Raises `RuntimeError` where a response has begun, where the request has a body that is not read to its end (left in the stream
-        it would be taken for the new protocol), and after the exchange.
+        Raises `RuntimeError` if a response has begun, and after the exchange. Raises `PeerError` (400) if the request has a body that is
+        not read to its end, because the rest would be taken for the new protocol: the client gets the 400 in any case.
         """
         if self.taken:
             return self._connection
@@ -53,7 +56,9 @@ class Hijack:
         if self._response.head_sent:
             raise RuntimeError("the connection cannot be taken over: the response has begun")
         if not self._body.done:
-            raise RuntimeError("the connection cannot be taken over before the request's body is read")
+            fault = PeerError(400, "the request has a body, which the application has not read before it took the connection over")
+            self._body.fail(fault)
+            raise_unreadable(fault)
         self.taken = True
         self._response.give_up()
         connection = self._connection = self._body.hand_over()

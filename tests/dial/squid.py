@@ -1,7 +1,6 @@
 """A Squid of our own: another proxy to go through, that nobody of us has written."""
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ import gevent
 import gevent.subprocess
 
 from muxwsgi.settings import CertificateFiles
+from tests.ports import free_ports
 
 USER, PASSWORD = "user", "secret word: 100%"
 
@@ -71,12 +71,3 @@ class Squid:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in held]
-    for sock in held:
-        sock.close()
-    return ports

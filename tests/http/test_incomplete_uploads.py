@@ -21,8 +21,8 @@ from muxwsgi.testing import connection_pair
 from muxwsgi.wire.lifeline import sweep
 from tests.http import django_echo
 from tests.http.conftest import Talk, statuses
+from tests.pairs import tcp_pair
 from tests.waiting import until
-from tests.wire.conftest import tcp_pair
 
 CHUNKED = b"POST /%b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 

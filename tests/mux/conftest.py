@@ -1,6 +1,5 @@
 """Connected pairs, a sweeper that comes often, and a certificate."""
 
-import socket
 from collections.abc import Callable, Iterator
 from time import monotonic
 
@@ -9,28 +8,11 @@ import pytest
 
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.testing import connection_pair
-from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.lifeline import Lifeline, sweep
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.development_certificate import development_certificate
 from muxwsgi.wire.tls.server_context import ServerContext
-
-Pair = tuple[Connection, Connection]
-
-
-def tcp_pair() -> Pair:
-    """The server's end and the client's."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Connection.from_socket(server), Connection.from_socket(client)
-
-
-def unix_pair() -> Pair:
-    left, right = socket.socketpair()
-    return Connection.from_socket(left), Connection.from_socket(right)
-
+from tests.pairs import Pair, tcp_pair, unix_pair
 
 MAKERS: dict[str, Callable[[], Pair]] = {"memory": connection_pair, "tcp": tcp_pair, "unix": unix_pair}
 

@@ -1,6 +1,5 @@
 """A proxy, and servers behind it, in this process: real sockets on loopback, and clients that are greenlets."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -163,10 +162,3 @@ def read_response(sock: Any) -> tuple[bytes, bytes]:
         while more := sock.recv(65536):
             body += more
     return head, body
-
-
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

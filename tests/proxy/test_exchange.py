@@ -12,8 +12,9 @@ import muxwsgi.proxy.exchange.forward as forward
 from muxwsgi.proxy.rules.message import Response
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.wire.lifeline import sweep
+from tests.ports import free_port
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, until  # noqa: F401
-from tests.proxy.conftest import Lab, free_port, read_head
+from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, field, read_answer, read_chunks, read_exactly
 
 pytestmark = pytest.mark.usefixtures("nothing_left")

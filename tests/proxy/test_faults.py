@@ -20,8 +20,9 @@ from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.records.flow import Flow
+from tests.ports import free_port
 from tests.proxy.accounts import clean_process, frozen_heap, later, nothing_left, settle, until  # noqa: F401
-from tests.proxy.conftest import Lab, free_port, read_head
+from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, WAYS, Road, Upstream, read_answer, read_exactly, reset
 
 pytestmark = pytest.mark.usefixtures("nothing_left")

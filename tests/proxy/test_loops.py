@@ -15,8 +15,9 @@ from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.settings import ProxySettings
+from tests.ports import free_port
 from tests.proxy.accounts import clean_process, frozen_heap  # noqa: F401
-from tests.proxy.conftest import Lab, free_port, read_head
+from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, Upstream, read_answer
 
 pytestmark = pytest.mark.usefixtures("clean_process")

@@ -26,8 +26,9 @@ from muxwsgi.settings import HTTPSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
+from tests.ports import free_port
 from tests.proxy.accounts import clean_process, frozen_heap, nothing_left, settle, until  # noqa: F401
-from tests.proxy.conftest import Lab, free_port, read_head
+from tests.proxy.conftest import Lab, read_head
 from tests.proxy.dialogue import OK, Upstream, read_answer, read_exactly
 from tests.tls.authority import Authority
 

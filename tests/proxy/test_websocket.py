@@ -25,6 +25,7 @@ from muxwsgi.proxy.streams.websocket import relay_frames
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay import Relayed
+from tests.pairs import tcp_pair
 
 DATA = [Opcode.TEXT, Opcode.BINARY]
 CONTROL = [Opcode.PING, Opcode.PONG]
@@ -287,13 +288,6 @@ class Tunnel:
             one.finish()
         self.client.close()
         self.server.close()
-
-
-def tcp_pair() -> tuple[Connection, Connection]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-    return Connection.from_socket(server), Connection.from_socket(client)
 
 
 @pytest.fixture(params=["memory", "tcp"])

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from muxwsgi.settings import CertificateFiles
+from tests.ports import free_port
 from tests.system.server_process import ROOT, ServerProcess, insecure_context, read_until_closed
 from tests.tls.authority import Authority
 from tests.waiting import wait_for
@@ -187,12 +188,6 @@ def greeted(host: str, port: int) -> bytes:
             return read_until_closed(sock).partition(b"\r\n\r\n")[2]
     except ConnectionRefusedError:
         return b""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_bind_to_all_ipv6_addresses_serves_ipv4_too_and_knows_its_clients_by_their_own_addresses() -> None:

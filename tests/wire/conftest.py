@@ -1,6 +1,5 @@
 """Connected pairs over every transport there is: each behaviour of `Connection` is checked on all of them."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.lifeline import sweep
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
+from tests.pairs import Pair, tcp_pair, unix_pair
 
-Pair = tuple[Connection, Connection]
 PairMaker = Callable[[], Pair]
 
 PLAIN = ["tcp", "unix", "memory"]
@@ -35,20 +34,6 @@ def server_context(certificate: CertificateFiles) -> ServerContext:
 @pytest.fixture(scope="session")
 def client_context(certificate: CertificateFiles) -> ClientContext:
     return ClientContext(ca_file=certificate.certfile)
-
-
-def tcp_pair() -> Pair:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-    for sock in (client, server):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Connection.from_socket(server), Connection.from_socket(client)
-
-
-def unix_pair() -> Pair:
-    left, right = socket.socketpair()
-    return Connection.from_socket(left), Connection.from_socket(right)
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.tls import info as info_module
 from muxwsgi.wire.tls.server_context import ServerContext
 from muxwsgi.wire.transport import BYTES_PER_TURN
+from tests.pairs import tcp_pair
 from tests.tls.authority import Authority
 from tests.tls.handshakes import VERSIONS, client_context, settings
 from tests.tls.handshakes import handshake as handshake_in_memory
-from tests.wire.conftest import tcp_pair
 from tests.wire.key_update import HandmadeClient
 
 #: A record with a KeyUpdate takes 27 bytes: this many fit into what the kernel takes without a reader.

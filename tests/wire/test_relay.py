@@ -12,7 +12,7 @@ import pytest
 from muxwsgi.errors import Expired
 from muxwsgi.wire import relay as relay_module
 from muxwsgi.wire.relay import Relayed, relay
-from tests.wire.conftest import Pair, tcp_pair
+from tests.pairs import Pair, tcp_pair
 
 
 @pytest.fixture

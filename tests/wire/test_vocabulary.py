@@ -337,7 +337,7 @@ def test_a_close_by_another_thread_wakes_a_loop_that_waits() -> None:
     """Nothing else is in the loop: no timer, and no other descriptor."""
     program = """
 import threading, time
-from tests.wire.conftest import tcp_pair
+from tests.pairs import tcp_pair
 
 server, client = tcp_pair()
 def close():

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from muxwsgi.settings import CertificateFiles
-from tests.dial.squid import free_ports
+from tests.ports import free_ports
 from tests.proxy.clients.proxy_process import PATIENCE, run
 
 __all__ = ["SSH", "Nginx", "Postgres", "Redis"]
