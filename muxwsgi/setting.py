@@ -22,11 +22,11 @@ class Setting:
     """What is known of one field.
 
     help        one sentence or two, with what happens at a limit
-    section     of the option's in docs/configuration.md; "" where no option gives it
+    section     of the option's in docs/configuration.md; "" if no option gives it
     option      its name there; "" for the field's own
     unit        what its values are: SECONDS, BYTES, N, FILE ...
     flags       further spellings of the flag
-    choices     the only values; None is also one where it is the default
+    choices     the only values; None is also one if it is the default
     at_least    the smallest value
     above       what a value has to be more than
     """

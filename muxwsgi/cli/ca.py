@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ca"]
 
-_folder = click.option("--folder", metavar="FOLDER", type=click.Path(path_type=Path), help="Where it is kept. [$XDG_DATA_HOME/muxwsgi/ca]")
+_folder = click.option("--folder", metavar="FOLDER", type=click.Path(path_type=Path), help="The CA's folder. [$XDG_DATA_HOME/muxwsgi/ca]")
 
 
 @click.group(short_help="Make, show, hand out or replace the CA of the proxy.")

@@ -51,7 +51,7 @@ def _certificates(values: Mapping[str, Any]) -> tuple[CertificateFiles, ...]:
     if len(keyfiles) > len(certfiles):
         raise OperatorError("keyfile: there are more keyfiles than certfiles")
     if keyfiles and len(keyfiles) < len(certfiles):
-        raise OperatorError("keyfile: give one for each certfile, or none where the certfiles hold the keys")
+        raise OperatorError("keyfile: give one for each certfile, or none if the certfiles hold the keys")
     pairs = zip(certfiles, keyfiles or certfiles, strict=True)
     certificates = tuple(CertificateFiles(certfile=certfile, keyfile=keyfile) for certfile, keyfile in pairs)
     if values["tls_dev"]:

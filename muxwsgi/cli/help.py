@@ -12,7 +12,6 @@ __all__ = ["Commands", "SectionOption", "SectionedCommand"]
 #: Options of gunicorn that have another name here, or do not exist here.
 _GUNICORN = {
     ("-k", "--worker-class", "--threads"): "every connection has a greenlet",
-    ("--worker-connections",): "here it is --max-connections",
     ("--cert-reqs",): "here it is --client-certificates",
     ("--check-config",): "here it is `muxwsgi check`",
     ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"): "the service manager does that",

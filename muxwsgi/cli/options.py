@@ -29,16 +29,16 @@ NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
 _ROWS = (
     option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
             "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
-    option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required where there is a certificate.",
+    option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required if there is a certificate.",
             choices=("off", "required", "optional")),
-    option("certfile", str, [], TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first where none fits.", many=True,
+    option("certfile", str, [], TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first is used if none fits.", many=True,
             metavar="FILE"),
     option("keyfile", str, [], TLS, "Private key of the certfile at the same place, PEM. Default: the certfile itself.", many=True, metavar="FILE"),
     option("tls_dev", bool, False, TLS, "Serve TLS with a self-signed certificate for this machine, made on first use and kept."),
     option("redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
-    option("wsgi_app", str, None, APP, "The application, where the command names none: module:attribute or module:factory().", metavar="APP"),
+    option("wsgi_app", str, None, APP, "The application, if the command names none: module:attribute or module:factory().", metavar="APP"),
     option("mount", str, [], APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
     option("chdir", str, None, APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], APP, "Look for modules here first.", many=True, metavar="FOLDER"),
@@ -47,13 +47,13 @@ _ROWS = (
         str,
         "1",
         WORKERS,
-        "How many processes serve: a number, or auto for one a CPU. The variable WEB_CONCURRENCY counts where none is given.",
+        "How many processes serve: a number, or auto for one a CPU. The variable WEB_CONCURRENCY is used if none is given.",
         flags=("-w",),
         metavar="N",
     ),
-    option("access_logfile", str, None, LOGS, "Write an access log there; - for standard output.", metavar="FILE"),
+    option("access_logfile", str, None, LOGS, "Write an access log to this file; - for standard output.", metavar="FILE"),
     option("access_logformat", str, None, LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
-    option("error_logfile", str, "-", LOGS, "Write the error log there; - for standard error.", metavar="FILE"),
+    option("error_logfile", str, "-", LOGS, "Write the error log to this file; - for standard error.", metavar="FILE"),
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
@@ -100,7 +100,7 @@ def collect(
 def _bind_of_port(port: str) -> str:
     """The bind for platforms that choose the port: on all addresses, as in gunicorn."""
     if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise OperatorError(f"environment: PORT: {port!r} is not a port (it counts where no bind is given)")
+        raise OperatorError(f"environment: PORT: {port!r} is not a port (it is used if no bind is given)")
     return f"0.0.0.0:{port}"
 
 

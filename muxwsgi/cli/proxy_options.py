@@ -9,8 +9,8 @@ _ACCESS = "The proxy: access and destinations"
 
 #: Options that are not fields of a settings class.
 _ROWS = (
-    option("mitm", bool, False, LOOK, "Look inside of tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
-    option("keylog", str, None, LOOK, "Append the secrets of TLS there, for Wireshark. The file lets its readers decrypt the traffic.", metavar="FILE"),
+    option("mitm", bool, False, LOOK, "Intercept TLS in tunnels, with leaves of our own CA (`muxwsgi ca init`). Default: relay them as they are."),
+    option("keylog", str, None, LOOK, "Append the secrets of TLS to this file, for Wireshark. The file lets its readers decrypt the traffic.", metavar="FILE"),
     option("proxy_auth", str, None, _ACCESS, "Ask for a user and password of this file, made with `htpasswd -B`.", metavar="FILE"),
     option("proxy_realm", str, "muxwsgi", _ACCESS, "What browsers show when they ask for user and password.", metavar="TEXT"),
     option("allow", str, [], _ACCESS, "Networks whose clients may use the proxy.", many=True, metavar="NETWORK"),
@@ -23,8 +23,8 @@ _ROWS = (
     option("rules", str, None, RULES, "Call this function with the proxy, so that it adds rules.", metavar="MODULE:FUNCTION"),
     option("block", str, [], RULES, "Refuse the hosts of this list: names, *.names, /regexes/ or a hosts file. It is read again when it changes.",
            many=True, metavar="FILE"),
-    option("flows", str, None, RULES, "Record every exchange and raw stream there, as JSON lines.", metavar="FILE"),
-    option("har", str, None, RULES, "Record every exchange there, as HAR 1.2.", metavar="FILE"),
+    option("flows", str, None, RULES, "Record every exchange and raw stream in this file, as JSON lines.", metavar="FILE"),
+    option("har", str, None, RULES, "Record every exchange in this file, as HAR 1.2.", metavar="FILE"),
     option("flow_filter", str, None, RULES, "Record only what this expression fits, as in `~d example.com & ~m POST`.", metavar="EXPRESSION"),
     option("flow_rotate", int, 0, RULES, "Bytes at which the records' files are rotated, 0 for never.", metavar="BYTES"),
     option("pac_direct", str, [], RULES, "Hosts that the PAC file sends past the proxy.", many=True, metavar="HOST"),

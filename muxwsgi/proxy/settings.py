@@ -23,16 +23,14 @@ class ProxySettings:
     default_action: Literal["accept", "mitm"] = setting(
         "accept", "What happens to a tunnel that no rule decides on: it is relayed as it is, or intercepted.", choices=("accept", "mitm")
     )
-    ca_folder: str | None = setting(None, "Where the CA lies. Default: as for `muxwsgi ca`.", section=LOOK, unit="FOLDER")
+    ca_folder: str | None = setting(None, "The folder of the CA. Default: as for `muxwsgi ca`.", section=LOOK, unit="FOLDER")
     leaf_key_type: Literal["ec", "rsa"] | None = setting(
         None,
         "Kind of the leaves' key: ec or rsa, for clients that know no ECDSA. Default: as the CA's.",
         section=LOOK,
         choices=("ec", "rsa"),
     )
-    passthrough: tuple[str, ...] = setting(
-        (), "Never intercept TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST"
-    )
+    passthrough: tuple[str, ...] = setting((), "Never intercept TLS for this host: a name, *.name or /regex/.", section=LOOK, unit="HOST")
     learn_after: int = setting(
         0,
         "Stop intercepting a host once clients have refused its leaf so many times; 0 for never.",
@@ -53,7 +51,9 @@ class ProxySettings:
     handshake_timeout: float = shared(TLSSettings, "handshake_timeout")
     insecure_upstream: bool = setting(False, "Do not verify the certificates of upstreams.", section=WAY)
     ignore_unexpected_eof: bool = setting(
-        False, "Take TLS of an upstream that ends without close_notify for whole.", section=WAY  # OpenSSL's name of it
+        False,
+        "Take TLS of an upstream that ends without close_notify for whole.",
+        section=WAY,  # OpenSSL's name of it
     )
     upstream_ca: str | None = setting(
         None,
@@ -74,14 +74,16 @@ class ProxySettings:
     accept_invalid_http_response: bool = setting(  # HAProxy's option of the name
         False, "Take response heads with bare line feeds, folded lines, lines that are not fields, or control characters.", section=WAY
     )
-    connect_timeout: float = setting(
-        10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0
-    )
+    connect_timeout: float = setting(10.0, "Seconds that connecting to an upstream may take: 504.", section=WAY, unit="SECONDS", above=0)
     response_head_timeout: float = setting(
         RESPONSE_HEAD_TIMEOUT, "Seconds until the head of a response has to be there: 504.", section=WAY, unit="SECONDS", above=0
     )
-    upstream_idle_timeout: float = setting(300.0, "Seconds without a byte of a response's body.", section=WAY, unit="SECONDS", above=0)
-    tunnel_idle_timeout: float = setting(3600.0, "Seconds without a byte either way in a tunnel.", section=WAY, unit="SECONDS", above=0)
+    upstream_idle_timeout: float = setting(
+        300.0, "Seconds that an upstream may send no byte of a response's body.", section=WAY, unit="SECONDS", above=0
+    )
+    tunnel_idle_timeout: float = setting(
+        3600.0, "Seconds that a tunnel may carry no byte, either way.", section=WAY, unit="SECONDS", above=0
+    )
     tunnel_fin_timeout: float = setting(
         30.0, "The same once one side of the tunnel has ended its direction.", section=WAY, unit="SECONDS", above=0
     )
@@ -97,7 +99,9 @@ class ProxySettings:
     )
     keep_header: bool = setting(False, "Leave hop-by-hop fields in requests.", section=WAY)  # goproxy's KeepHeader
     keep_destination_headers: bool = setting(
-        False, "Leave hop-by-hop fields in responses.", section=WAY  # goproxy's KeepDestinationHeaders
+        False,
+        "Leave hop-by-hop fields in responses.",
+        section=WAY,  # goproxy's KeepDestinationHeaders
     )
     limit_body: int = setting(
         16 << 20, "Bytes of a body that a rule may have in one piece.", section=RULES, option="limit_rule_body", unit="BYTES", at_least=0

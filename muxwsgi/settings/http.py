@@ -32,23 +32,30 @@ class HTTPSettings:
     body_rate_grace: float = setting(
         60.0, "Seconds that a body may stand still, and until the minimum rate counts.", section=HTTP, unit="SECONDS", above=0
     )
-    limit_request_line: int = setting(8190, "Bytes of a request line: 414 above.", section=HTTP, unit="BYTES", at_least=1)
-    limit_request_fields: int = setting(100, "Number of request fields: 431 above.", section=HTTP, unit="N", at_least=1)
+    limit_request_line: int = setting(8190, "The most bytes of a request line: 414 above.", section=HTTP, unit="BYTES", at_least=1)
+    limit_request_fields: int = setting(100, "The most request fields: 431 above.", section=HTTP, unit="N", at_least=1)
     limit_request_field_size: int = setting(
-        8190, "Bytes of one request field: 431 above.", section=HTTP, unit="BYTES", flags=("--limit-request-field_size",), at_least=1
+        8190,
+        "The most bytes of one request field: 431 above.",
+        section=HTTP,
+        unit="BYTES",
+        flags=("--limit-request-field_size",),
+        at_least=1,
     )
-    limit_request_head: int = setting(65536, "Bytes of a whole request head: 431 above.", section=HTTP, unit="BYTES", at_least=1)
-    limit_request_body: int = setting(0, "Bytes of a request body, 0 for no limit: 413 above.", section=HTTP, unit="BYTES", at_least=0)
+    limit_request_head: int = setting(65536, "The most bytes of a whole request head: 431 above.", section=HTTP, unit="BYTES", at_least=1)
+    limit_request_body: int = setting(
+        0, "The most bytes of a request body, 0 for no limit: 413 above.", section=HTTP, unit="BYTES", at_least=0
+    )
     buffer_chunked: BufferChunked = setting(
         "django",
-        "Read chunked request bodies before the application runs, which then sees a Content-Length: always, never, or where the "
+        "Read chunked request bodies before the application runs, which then sees a Content-Length: always, never, or if the "
         "application is Django, which ignores chunked bodies.",
         section=HTTP,
         choices=("always", "django", "never"),
     )
     limit_buffered_body: int = setting(
         1 << 30,
-        "Bytes of a body that is buffered so, 0 for no limit but --limit-request-body: 413 above.",
+        "The most bytes of a body that is buffered so, 0 for no limit but --limit-request-body: 413 above.",
         section=HTTP,
         unit="BYTES",
         at_least=0,

@@ -13,17 +13,17 @@ class MuxSettings:
     """How long and how far first bytes are looked at.
 
     After `sniff_timeout` a silent client goes to the silence route, and one that is undecided to the fallback or to the route that was held
-    back. Where there is none, `HTTPSettings.request_head_timeout` holds instead, if it is longer.
+    back. If no route gets them, `HTTPSettings.request_head_timeout` holds instead, if it is longer.
     """
 
     sniff_timeout: float = setting(
         3.0,
-        "Seconds that first bytes may take to decide, where a route gets undecided connections then; else --request-head-timeout.",
+        "Seconds that first bytes may take to decide, if a route gets undecided connections then; otherwise --request-head-timeout.",
         section=ROUTES,
         unit="SECONDS",
         above=0,
     )
-    peek_limit: int = setting(16384, "First bytes looked at, at most.", section=ROUTES, unit="BYTES", at_least=64)
+    peek_limit: int = setting(16384, "The most first bytes that are looked at.", section=ROUTES, unit="BYTES", at_least=64)
 
     def __post_init__(self) -> None:
         check(self)

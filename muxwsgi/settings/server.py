@@ -39,7 +39,12 @@ class ServerSettings:
     )
     backlog: int = setting(2048, "Connections that the kernel keeps until they are accepted.", section=BIND, unit="N", at_least=1)
     max_connections: int = setting(
-        0, "Connections served at once, 0 for no limit; further ones wait in the backlog.", section=BIND, unit="N", at_least=0
+        0,
+        "The most connections that each process serves at once, 0 for no limit; further ones wait in the backlog.",
+        section=BIND,
+        unit="N",
+        flags=("--worker-connections",),
+        at_least=0,
     )
     graceful_timeout: float = setting(
         30.0,

@@ -29,7 +29,7 @@ class CertificateFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TLSSettings:
-    """What a TLS bind serves. Of the certificates, the server name chooses; the first where none fits."""
+    """What a TLS bind serves. The server name chooses the certificate; the first one is used if none fits."""
 
     certificates: tuple[CertificateFiles, ...]
     client_certificates: ClientCertificates = setting(

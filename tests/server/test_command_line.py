@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muxwsgi.cli.options import OPTIONS, collect, markdown
+from muxwsgi.cli.options import ALL, OPTIONS, collect, markdown
 from muxwsgi.errors import OperatorError
 from tests.tls.authority import Authority
 
@@ -158,6 +158,15 @@ def test_help_has_the_sections_and_the_defaults(command: str) -> None:
     assert f"[{'127.0.0.1:8080' if command == 'proxy' else '127.0.0.1:8000'}]" in " ".join(text.split())
     default = {option.name: option.default for option in OPTIONS}
     assert f"[{default['keep_alive']:.0f}]" in text and f"[{default['limit_buffered_body']}]" in text
+
+
+def test_help_says_if_for_a_condition() -> None:
+    assert [option.name for option in ALL if re.search(r"\bwhere\b", option.help, re.I)] == []
+
+
+def test_max_connections_has_the_name_of_gunicorn_too() -> None:
+    done = muxwsgi("check", "--worker-connections", "-1")
+    assert done.returncode == 2 and done.stderr == b"muxwsgi: error: max_connections: -1 is less than 0\n"
 
 
 def test_an_application_that_cannot_be_imported_shows_its_traceback(tmp_path: Path) -> None:

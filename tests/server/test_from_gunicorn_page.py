@@ -45,7 +45,6 @@ def test_there_are_rows() -> None:
     [
         (["-k", "gevent"], r"no option -k; every connection has a greenlet"),
         (["--threads", "4"], r"no option --threads; every connection has a greenlet"),
-        (["--worker-connections", "9"], r"no option --worker-connections; here it is --max-connections"),
         (["--mitm"], r"`muxwsgi run` has no option --mitm; `muxwsgi proxy` and `muxwsgi check` have it"),
         (["--bnd", "x"], r"--bnd.*--bind"),
     ],
