@@ -1,7 +1,7 @@
 """How a master detects that the event loop of a worker is blocked, and finds the code that blocks it.
 
-A worker writes the time into a page of memory that it shares with the master, once a second, from its event loop. If an application
-computes for long, or waits without gevent, the loop does not run, and the time gets old.
+A worker writes the time into the page of memory that it shares with the master (`page.py`), once a second, from its event loop. If an
+application computes for long, or waits without gevent, the loop does not run, and the time gets old.
 
 The master then asks with two real-time signals, and the worker answers through a pipe:
 
@@ -13,14 +13,13 @@ A signal that gevent handles would never arrive in a blocked loop.
 """
 
 import faulthandler
-import mmap
 import os
 import signal
-import struct
 import traceback
-from time import monotonic
 from types import FrameType
 from typing import Any
+
+from muxwsgi.server.page import Entry
 
 __all__ = ["ASK", "BEAT", "DUMP", "Heartbeat"]
 
@@ -39,15 +38,13 @@ _TARGET = 500
 #: Frames of a stack that are reported, the innermost ones.
 _FRAMES = 30
 
-_TIME = struct.Struct("=d")
-
 
 class Heartbeat:
-    """The page and the pipe that a master and one worker share. Made before the fork."""
+    """The entry of the page and the pipe that a master and one worker share. Made before the fork."""
 
-    def __init__(self) -> None:
-        """Raises `OSError` if no descriptor or no memory is left."""
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+    def __init__(self, entry: Entry) -> None:
+        """Raises `OSError` if no descriptor is left."""
+        self._entry = entry
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # In the master
@@ -55,8 +52,7 @@ class Heartbeat:
     @property
     def last(self) -> float | None:
         """When the worker last wrote the time (`monotonic`); None before the first time."""
-        (at,) = _TIME.unpack_from(self._page)
-        return at or None
+        return self._entry.heartbeat
 
     def answer(self) -> str:
         """The worker's reports since the last call, the first 16 KiB of them; empty without one."""
@@ -76,8 +72,7 @@ class Heartbeat:
         self._write_end = -1
 
     def close(self) -> None:
-        """Close everything, in the master or in another worker."""
-        self._page.close()
+        """Close the pipe, in the master or in another worker."""
         for fd in (self._read_end, self._write_end):
             if fd >= 0:
                 os.close(fd)
@@ -94,7 +89,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Write the time, because the event loop runs."""
-        _TIME.pack_into(self._page, 0, monotonic())
+        self._entry.beat()
 
     def _say(self, number: int, frame: FrameType | None) -> None:
         text = f"{_request(frame) or 'no request'}\n{''.join(traceback.format_stack(frame)[-_FRAMES:])}"

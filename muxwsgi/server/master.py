@@ -36,7 +36,8 @@ from time import monotonic
 from typing import Protocol
 
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
-from muxwsgi.server.worker import State, Worker, WorkerProcess, start
+from muxwsgi.server.page import SharedPage, State
+from muxwsgi.server.worker import Worker, WorkerProcess, start
 from muxwsgi.settings import WorkerSettings
 
 __all__ = ["Master", "Owner"]
@@ -109,10 +110,15 @@ class _Slot:
 
 
 class Master:
-    """Keeps `owner.settings.workers` processes."""
+    """Keeps `owner.settings.workers` processes.
 
-    def __init__(self, owner: Owner) -> None:
+    page    what all workers report, for every process that the master forks
+    """
+
+    def __init__(self, owner: Owner, page: SharedPage | None = None) -> None:
+        """`page` is made if it is None. Raises `OSError` if no memory is left."""
         self._owner = owner
+        self.page = page or SharedPage()
         self._size = owner.settings.workers  # workers of the generation that serves, or of the first one
         self._next_size = self._size  # workers of the generation that boots
         self._workers: dict[int, WorkerProcess] = {}
@@ -262,6 +268,7 @@ class Master:
                 log.info("%s has ended%s", worker, _reason(worker, status))
             else:
                 self._failed(worker, status)
+            self.page.retire(worker.entry)
 
     def _failed(self, worker: WorkerProcess, status: int) -> None:
         """Handle a worker that has ended by itself."""
@@ -430,7 +437,7 @@ class Master:
     def _start(self, slot: int, generation: int) -> bool:
         """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
         try:
-            started = start(slot, generation, _TAKEN)
+            started = start(slot, generation, _TAKEN, self.page)
         except OSError as error:
             self._no_worker(slot, error)
             return False

@@ -21,10 +21,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from enum import Enum
 from time import monotonic
 
 from muxwsgi.server.heartbeat import Heartbeat
+from muxwsgi.server.page import Entry, SharedPage, State
 
 __all__ = ["State", "Worker", "WorkerProcess", "start"]
 
@@ -48,10 +48,13 @@ class Worker:
     number      its slot, from 0 on
     announces   whether it logs what is served, because all workers serve the same
     beat        its event loop calls it once a second, once the worker is ready
+    page        what all workers report; `entry` is the part of this one
     """
 
-    def __init__(self, number: int, tells: int, heartbeat: Heartbeat, *, announces: bool) -> None:
+    def __init__(self, number: int, tells: int, heartbeat: Heartbeat, page: SharedPage, entry: Entry, *, announces: bool) -> None:
         self.number = number
+        self.page = page
+        self.entry = entry
         self.announces = announces
         self.beat = heartbeat.beat
         self._heartbeat = heartbeat
@@ -74,32 +77,24 @@ class Worker:
             pass  # the master has ended, and its signal is on its way
 
 
-class State(Enum):
-    """The state of a worker."""
-
-    BOOTING = "booting"
-    SERVING = "serving"
-    LEAVING = "leaving"  #: it serves until another worker is ready in its slot
-    BLOCKED = "blocked"  #: its event loop is blocked, and another worker starts in its slot
-    RETIRING = "retiring"  #: it ends, and others serve instead
-    ENDING = "ending"
-
-
 class WorkerProcess:
     """A worker in the master.
 
     told        the pipe for the worker's messages; None when the worker has ended
+    entry       its part of the shared page
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
     killed      whether the master has killed it
     asked       how often it was asked what blocks its event loop; asked_at is the last time
     """
 
-    def __init__(self, pid: int, slot: int, generation: int, told: int, heartbeat: Heartbeat) -> None:
+    def __init__(self, pid: int, slot: int, generation: int, told: int, heartbeat: Heartbeat, entry: Entry) -> None:
         self.pid = pid
+        self.entry = entry
+        entry.pid = pid
+        self._state = State.BOOTING
         self.slot = slot
         self.generation = generation
         self.started = monotonic()
-        self.state = State.BOOTING
         self.told: int | None = told
         self.heartbeat = heartbeat
         self.kill_at: float | None = None
@@ -109,6 +104,15 @@ class WorkerProcess:
 
     def __str__(self) -> str:
         return f"worker {self.pid}"
+
+    @property
+    def state(self) -> State:
+        """Its state. Other processes see it in the shared page."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = self.entry.state = state
 
     def hear(self) -> None:
         """Read its messages. The end of the stream means that it has ended."""
@@ -171,23 +175,27 @@ class WorkerProcess:
             self.told = None
 
 
-def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | Worker:
+def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage) -> WorkerProcess | Worker:
     """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child. Of the signals `taken`, the child ignores those that
-    `_IGNORED` names, and has the default actions for the others.
+    `_IGNORED` names, and has the default actions for the others. The worker has an entry of `page`, until the master retires it.
 
     Raises `OSError` if the machine has no process, no descriptor or no memory left. It raises in the master only.
     """
-    heartbeat = Heartbeat()
+    entry = page.take(slot, generation)
+    heartbeat: Heartbeat | None = None
     told = tells = -1
     master = os.getpid()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        heartbeat = Heartbeat(entry)
         told, tells = os.pipe2(os.O_CLOEXEC)
         _flush_streams()
         pid = os.fork()
     except OSError:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        heartbeat.close()
+        page.retire(entry)
+        if heartbeat is not None:
+            heartbeat.close()
         for fd in (told, tells):
             if fd >= 0:
                 os.close(fd)
@@ -197,14 +205,15 @@ def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | W
         os.close(tells)
         os.set_blocking(told, False)
         heartbeat.in_master()
-        return WorkerProcess(pid, slot, generation, told, heartbeat)
+        return WorkerProcess(pid, slot, generation, told, heartbeat, entry)
     signal.set_wakeup_fd(-1)
     for number in taken:
         signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(told)
+    entry.pid = os.getpid()  # the master writes it too, perhaps later
     _end_with(master)
-    return Worker(slot, tells, heartbeat, announces=generation == 1 and slot == 0)
+    return Worker(slot, tells, heartbeat, page, entry, announces=generation == 1 and slot == 0)
 
 
 def _flush_streams() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import muxwsgi.server.master
 import muxwsgi.server.worker
 from muxwsgi.server.master import Master
+from muxwsgi.server.page import SharedPage
 from muxwsgi.server.worker import Worker, WorkerProcess
 from muxwsgi.settings import WorkerSettings
 
@@ -71,6 +72,7 @@ def work(worker: Worker) -> int:
     say(f"{os.getpid()} loaded")
     worker.ready()
     say(f"{os.getpid()} ready {worker.number} {' '.join(how)}")
+    say(f"{os.getpid()} among {sorted(entry.pid for entry in worker.page.entries())} at {worker.entry.index}")
     give_up = time.monotonic() + 60
     left = False
     blocks = {"python": in_python, "c": in_c}
@@ -96,6 +98,7 @@ class Owner:
             workers=int(sys.argv[1]),
             graceful_timeout=float(os.environ.get("TEST_GRACEFUL", "30")),
             boot_timeout=float(os.environ.get("TEST_BOOT", "30")),
+            settled_after=float(os.environ.get("TEST_SETTLED", "10")),
             kill_after=float(os.environ.get("TEST_KILL", "10")),
             timeout=float(os.environ.get("TEST_TIMEOUT", "30")),
         )
@@ -131,10 +134,10 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     real_start = muxwsgi.server.worker.start
 
-    def start(slot: int, generation: int, taken: Sequence[int]) -> WorkerProcess | Worker:
+    def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage) -> WorkerProcess | Worker:
         if f"{generation}-{slot}" == os.environ.get("TEST_NO_PROCESS"):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return real_start(slot, generation, taken)
+        return real_start(slot, generation, taken, page)
 
     vars(muxwsgi.server.master)["start"] = start
     early = [signal.Signals[name] for name in os.environ.get("TEST_EARLY", "").split()]

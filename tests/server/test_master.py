@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.server.heartbeat import ASK, Heartbeat
+from muxwsgi.server.page import SharedPage
 from tests.system.server_process import ROOT
 from tests.waiting import wait_for
 
@@ -179,6 +180,18 @@ def test_a_worker_that_dies_is_replaced(how: Path) -> None:
         master.send(signal.SIGTERM)
         assert master.ended() == 0
         assert sorted(master.said("ends SIGTERM")) == sorted([other, third])
+
+
+def test_the_entry_of_a_worker_that_has_ended_is_free_for_the_next(how: Path) -> None:
+    with running(how, 2, TEST_SETTLED="0") as master:
+        first, other = master.wait_for("ready . one", 2)
+        for times in range(1, 6):
+            os.kill(first, signal.SIGKILL)
+            first = master.wait_for("ready . one", 2 + times)[-1]
+        pids = sorted([first, other])
+        wait_until(lambda: any(f"{first} among {pids} at 1" in line or f"{first} among {pids} at 2" in line for line in master.lines))
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
 
 
 def test_failures_in_a_row_are_followed_by_longer_delays(how: Path) -> None:
@@ -355,7 +368,8 @@ def test_an_answer_that_came_too_late_is_not_reported_as_what_blocks_now(how: Pa
 
 
 def test_a_long_request_target_leaves_room_for_the_stack() -> None:
-    heartbeat = Heartbeat()
+    page = SharedPage(entries=1)
+    heartbeat = Heartbeat(page.take(0, 1))
 
     def serve(environ: dict[str, object]) -> None:
         heartbeat._say(0, sys._getframe())
@@ -363,6 +377,7 @@ def test_a_long_request_target_leaves_room_for_the_stack() -> None:
     serve({"muxwsgi.connection": None, "REQUEST_METHOD": "GET", "RAW_URI": "/" + "a" * 8000, "REMOTE_ADDR": "192.0.2.1"})
     first, _, stack = heartbeat.answer().partition("\n")
     heartbeat.close()
+    page.close()
     assert first == f"GET '/{'a' * 499}'... from 192.0.2.1"
     assert "in serve" in stack
 
