@@ -10,6 +10,7 @@ from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
 from muxwsgi.server.binds import parse_bind
+from muxwsgi.server.passed import expand_binds, passed_sockets
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.setting import from_options
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
@@ -29,7 +30,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     )
     if values["tls"] in ("required", "optional") and not certificates and not any("certfile=" in bind for bind in values["bind"]):
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")
-    binds = tuple(_absolute_bind(parse_bind(text, default)) for text in values["bind"])
+    binds = tuple(_absolute_bind(parse_bind(text, default)) for text in expand_binds(values["bind"], passed_sockets()))
     _check_no_tls_is_missed(values, binds)
     return from_options(
         ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values)

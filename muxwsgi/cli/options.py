@@ -16,6 +16,7 @@ from typing import Any
 from muxwsgi.cli.option import PREFIX, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
+from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import HTTPSettings, MuxSettings, ServerSettings, WorkerSettings
 from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
@@ -27,8 +28,9 @@ NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
 
 #: Options that are not fields of a settings class. All others are.
 _ROWS = (
-    option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH or fd://N; options of this bind alone behind commas: "
-            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy.", many=True, flags=("-b",), metavar="ADDRESS"),
+    option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH, fd://N or fd://NAME; options of this bind alone behind commas: "
+            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy; of a unix socket mode=660, user=USER, group=GROUP. "
+            "Default: all sockets that systemd passes, or 127.0.0.1:8000.", many=True, flags=("-b",), metavar="ADDRESS"),
     option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required if there is a certificate.",
             choices=("off", "required", "optional")),
     option("certfile", str, [], TLS, "Certificate with its chain, PEM. Several are chosen by server name; the first is used if none fits.", many=True,
@@ -76,14 +78,16 @@ def collect(
 ) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for options that were not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are the command's defaults. Without a default for `bind`, the variable PORT is
-    used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with `proxy_auth`, for
+    `config` is the file named there, or None. `defaults` are the command's defaults. If no bind is given, the sockets are used that systemd
+    has passed. If there are none, and no default for `bind`, the variable PORT is used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with `proxy_auth`, for
     example) would not have the expected effect. Raises `OperatorError`.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
     if "bind" not in (defaults or {}) and environ.get("PORT"):
         values["bind"] = [_bind_of_port(environ["PORT"])]
+    if passed_sockets():
+        values["bind"] = [f"fd://{each.fd}" for each in passed_sockets()]
     if environ.get("WEB_CONCURRENCY") and not proxy:  # platforms set it to fit the machine, and gunicorn reads it too
         values["workers"] = environ["WEB_CONCURRENCY"]
     path = config or environ.get("MUXWSGI_CONFIG")

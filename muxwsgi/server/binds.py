@@ -3,6 +3,7 @@ forks, and has no hub."""
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import socket
@@ -13,6 +14,8 @@ from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
+from muxwsgi.server.passed import is_passed
+from muxwsgi.server.unix_socket import answers, bound_to, permit
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.plain_socket import PlainSocket
 
@@ -26,8 +29,8 @@ _IPV6_TRANSPARENT = 75
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, followed by options of this bind after commas.
 
-    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http` and `transparent=redirect|tproxy`. All
-    other values come from `default`. Raises `OperatorError`.
+    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http`, `transparent=redirect|tproxy`, and for
+    unix sockets `mode=OCTAL`, `user=USER` and `group=GROUP`. All other values come from `default`. Raises `OperatorError`.
     """
     address, *options = text.split(",")
     default = default or BindSettings()
@@ -36,6 +39,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     redirect_http = default.redirect_http
     transparent: Transparent | None = None
     files: dict[str, str] = {}
+    mode: int | None = None
+    owner: dict[str, str] = {}
     for option in options:
         name, _, value = option.strip().partition("=")
         match name:
@@ -47,10 +52,14 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
                 redirect_http = True
             case "transparent" if value in ("redirect", "tproxy"):
                 transparent = value  # type: ignore[assignment]  # the guard has checked it
+            case "mode" if re.fullmatch("0?[0-7]{3}", value):
+                mode = int(value, 8)
+            case "user" | "group" if value:
+                owner[name] = value
             case _:
                 raise OperatorError(
-                    f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http or "
-                    "transparent=redirect|tproxy"
+                    f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, "
+                    "transparent=redirect|tproxy, or for a unix socket mode=660, user=USER, group=GROUP"
                 )
     if "keyfile" in files and "certfile" not in files:
         raise OperatorError(f"bind {text!r}: a keyfile without a certfile")
@@ -78,6 +87,9 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         certificates=certificates,
         redirect_http=redirect_http,
         transparent=transparent,
+        mode=mode,
+        user=owner.get("user"),
+        group=owner.get("group"),
     )
 
 
@@ -140,7 +152,7 @@ class Listening:
             if bind.fd is not None:
                 self.socket = _inherited(bind.fd)
             elif bind.path is not None:
-                self.socket = self._unix(bind.path)
+                self.socket, self._inode = bound_to(bind)
             else:
                 self.socket = _tcp(bind.host, bind.port, both_families)
             self.socket.listen(backlog)
@@ -165,24 +177,15 @@ class Listening:
             return join_host_port(host, port)
         return f"unix:{self.name}"
 
-    def _unix(self, path: str) -> socket.socket:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
-                os.unlink(path)  # the file of a process that was killed
-        sock = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.bind(path)
-        except OSError:
-            sock.close()
-            raise
-        information = os.stat(path)
-        self._inode = (information.st_dev, information.st_ino)
-        return sock
-
     def with_bind(self, bind: BindSettings) -> "Listening":
-        """The same socket for a bind to the same address with other options, of TLS for example."""
+        """The same socket for a bind to the same address with other options, of TLS for example. Raises `OperatorError`."""
         if bind == self.bind:
             return self
+        if self._inode is not None:
+            try:
+                permit(bind, self._inode)
+            except OSError as error:
+                raise OperatorError(f"bind {bind.address}: {error.strerror or error}") from error
         other = copy(self)
         other.bind = bind
         return other
@@ -245,16 +248,6 @@ def make_transparent(listening: socket.socket) -> None:
         raise OperatorError(f"tproxy: this socket cannot be transparent: {error.strerror or error}") from error
 
 
-def _answers(path: str) -> bool:
-    with PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return False
-        return True
-
-
 def tcp_address(bind: BindSettings) -> tuple[str, int]:
     """The address of a bind to a host. Does not listen. Raises `OperatorError`."""
     try:
@@ -301,7 +294,7 @@ def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
             if os.path.lexists(bind.path):
                 if not stat.S_ISSOCK(os.stat(bind.path).st_mode):
                     raise OSError(errno.EADDRINUSE, "a file that is not a socket exists there")
-                return "in use now" if _answers(bind.path) else None
+                return "in use now" if answers(bind.path) else None
             return None
         _tcp(bind.host, bind.port, both_families).close()
     except OSError as error:
@@ -326,6 +319,8 @@ def _tcp(host: str, port: int, both_families: bool) -> socket.socket:
 
 
 def _inherited(fd: int) -> socket.socket:
+    if is_passed(fd):
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)  # a reload may close this socket, and a later one name the descriptor again
     sock = PlainSocket(fileno=fd)
     if sock.type != socket.SOCK_STREAM:
         sock.detach()

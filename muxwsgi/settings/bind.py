@@ -22,6 +22,7 @@ class BindSettings:
     host, port          TCP; port 0 takes a free one
     path                a unix socket instead
     fd                  an inherited listening socket instead
+    mode, user, group   permissions and owner of the unix socket's file; None: by the umask and the process
     tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
     certificates        of this bind
     redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
@@ -36,10 +37,15 @@ class BindSettings:
     certificates: tuple[CertificateFiles, ...] = ()
     redirect_http: bool = False
     transparent: Transparent | None = None
+    mode: int | None = None
+    user: str | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.transparent is not None and (self.path is not None or self.tls != "off"):
             raise OperatorError(f"bind {self.address}: a transparent bind is TCP, and its TLS is that of the tunnels: tls=off")
+        if self.path is None and (self.mode, self.user, self.group) != (None, None, None):
+            raise OperatorError(f"bind {self.address}: mode, user and group are for unix sockets")
         if self.tls not in ("off", "required", "optional"):
             raise OperatorError(f"bind {self.address}: tls={self.tls} is not off, required or optional")
         if self.tls != "off" and not self.certificates:
