@@ -13,9 +13,9 @@ COPIED := $(SOURCES) docs conf .ci Makefile $(wildcard *.md) LICENSE pyproject.t
 # Most tests wait most of the time, for processes that start and deadlines that pass. A worker without tests takes half of another's, because
 # few files take long, and one of them would be the last.
 WORKERS ?= -n 4 --dist worksteal
-COMPILED_TESTS := tests/gate tests/wire tests/mux tests/dial tests/tls tests/http tests/server tests/proxy
+COMPILED_TESTS := tests/gate tests/wire tests/mux tests/dial tests/tls tests/http tests/http2 tests/server tests/proxy
 # What meets the interpreter: sockets, ssl, threads, forks, signals, asyncio. The rest is Python that the type checker reads.
-PYTHON_TESTS ?= tests/gate/test_build.py tests/wire tests/mux tests/dial tests/tls tests/http tests/server
+PYTHON_TESTS ?= tests/gate/test_build.py tests/wire tests/mux tests/dial tests/tls tests/http tests/http2 tests/server
 
 # Tests start hundreds of processes. Without bytecode files, each compiles all modules again, which takes longer than the rest of its start.
 unexport PYTHONDONTWRITEBYTECODE

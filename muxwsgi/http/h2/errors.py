@@ -1,0 +1,51 @@
+"""Error codes of HTTP/2 (RFC 9113 section 7), and the two scopes of an error (section 5.4)."""
+
+__all__ = [
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "FLOW_CONTROL_ERROR",
+    "FRAME_SIZE_ERROR",
+    "INTERNAL_ERROR",
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "REFUSED_STREAM",
+    "STREAM_CLOSED",
+    "ConnectionFault",
+    "StreamFault",
+]
+
+NO_ERROR = 0x0
+PROTOCOL_ERROR = 0x1
+INTERNAL_ERROR = 0x2
+FLOW_CONTROL_ERROR = 0x3
+STREAM_CLOSED = 0x5
+FRAME_SIZE_ERROR = 0x6
+REFUSED_STREAM = 0x7
+CANCEL = 0x8
+COMPRESSION_ERROR = 0x9
+ENHANCE_YOUR_CALM = 0xB
+
+
+class ConnectionFault(Exception):
+    """The peer's error that ends the connection: GOAWAY with `code`, and `reason` as its debug data."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class StreamFault(Exception):
+    """The peer's error that ends one stream: RST_STREAM with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
