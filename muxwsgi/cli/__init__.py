@@ -69,7 +69,7 @@ def _click_arguments(option: Option, default: Any) -> dict[str, Any]:
     if option.choices:
         arguments["type"] = click.Choice(option.choices)
     else:
-        arguments["type"] = option.kind
+        arguments["type"] = str if option.kind is dict else option.kind
         arguments["metavar"] = option.metavar
     return arguments
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from muxwsgi.cli.logs import CONFIGURATION, check_logs
 from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
@@ -86,7 +87,10 @@ def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:
             raise OperatorError(f"chdir: {values['chdir']}: {error.strerror}") from error
     additions: Sequence[str] = [*values["pythonpath"], os.getcwd()]
     sys.path[:0] = [path for path in additions if path not in sys.path]
-    return {**values, **{option.name: _absolute(values[option.name]) for option in ALL if option.metavar in ("FILE", "FOLDER")}}
+    values = {**values, **{option.name: _absolute(values[option.name]) for option in ALL if option.metavar in ("FILE", "FOLDER")}}
+    if CONFIGURATION not in values:
+        values[CONFIGURATION] = check_logs(values)
+    return values
 
 
 def _absolute(value: Any) -> Any:

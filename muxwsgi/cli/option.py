@@ -1,5 +1,6 @@
 """`Option`: one setting in the tables of options."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ PREFIX = "MUXWSGI_"
 class Option:
     """One setting. `name` is its key in the file; the flag is `--name` with dashes, the variable MUXWSGI_NAME.
 
-    kind        int, float, str or bool (a bool is a flag without a value)
+    kind        int, float, str, bool (a flag without a value), or dict (a table in the file, JSON elsewhere)
     many        a list: a repeatable flag, an array in the file, separated by spaces in the variable
     flags       further spellings of the flag
     """
@@ -56,6 +57,8 @@ class Option:
             if isinstance(value, str) and value.lower() in known:
                 return known[value.lower()]
             raise OperatorError(f"{where}: {value!r} is not true or false")
+        if self.kind is dict:
+            return _table(value, where)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}")
         try:
@@ -67,6 +70,17 @@ class Option:
         if self.choices and read not in self.choices:
             raise OperatorError(f"{where}: {value!r} is not {', '.join(self.choices[:-1])} or {self.choices[-1]}")
         return read
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise OperatorError(f"{where}: {error}") from None
+    if not isinstance(value, dict):
+        raise OperatorError(f"{where}: {value!r} is not a table")
+    return value
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "a text"}

@@ -17,7 +17,7 @@ from muxwsgi.cli.option import PREFIX, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
-from muxwsgi.settings import HTTPSettings, MuxSettings, ServerSettings, WorkerSettings
+from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, WorkerSettings
 from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
@@ -56,10 +56,11 @@ _ROWS = (
     option("access_logfile", str, None, LOGS, "Write an access log to this file; - for standard output.", metavar="FILE"),
     option("access_logformat", str, None, LOGS, "Its format in gunicorn's atoms, or `json` for an object a line. Default: the combined log format.", metavar="FORMAT"),
     option("error_logfile", str, "-", LOGS, "Write the error log to this file; - for standard error.", metavar="FILE"),
+    option("logconfig_dict", dict, None, LOGS, "Configure logging as logging.config.dictConfig() does: a table in the file, JSON elsewhere.", metavar="JSON"),
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings)
+_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 
@@ -97,7 +98,8 @@ def collect(
             if any(each.name == name for each in PROXY_OPTIONS):
                 raise OperatorError(f"{where}: {name} is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone; in Python it is said to Proxy()")
         values.update(given)
-    values.update({name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])})
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])}
+    values.update({name: _BY_NAME[name].read(value, f"--{name}") if _BY_NAME[name].kind is dict else value for name, value in given.items()})
     return values
 
 

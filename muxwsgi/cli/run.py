@@ -13,9 +13,10 @@ from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.load_app import load_app, mounted
+from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
+from muxwsgi.cli.worker_logs import capture_output, open_access_log, serve_log_handlers
 from muxwsgi.cli.workers import Role
-from muxwsgi.observe.access_format import DEFAULT_FORMAT
 from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
@@ -67,8 +68,12 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
     values = prepare_process(values)
+    extend_error_log(error_log, values)
     settings = server_settings(values)
     gevent.get_hub().NOT_ERROR += (StopRequested,)  # if it interrupts the hub, the hub raises it in the main greenlet and prints nothing
+    serve_log_handlers(error_log)
+    if values["capture_output"]:
+        capture_output(error_log, values["error_logfile"])
     try:
         with signals.interrupting():
             app, logs = make(values)
@@ -82,9 +87,8 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     gevent.get_hub().SYSTEM_ERROR = ()  # SystemExit in a greenlet of the application ends only this greenlet, as in a thread
     # Flow logs that a program gave to the proxy in Python, if they can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
-    access_log = None
-    if values["access_logfile"]:
-        access_log = AccessLog(values["access_logfile"], values["access_logformat"] or DEFAULT_FORMAT)
+    access_log = open_access_log(values, error_log)
+    if access_log is not None:
         logs.append(access_log)
     place = None if role is None else Place(role)
     server = Server(

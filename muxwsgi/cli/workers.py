@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.cli.configured import prepare_process, server_settings
+from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import take_streams
@@ -141,12 +142,14 @@ class _Owner:
         server = server_settings(values)
         listening = listen_on(server.binds, server.backlog, kept=() if before is None else before.listening)
         served = _Served(values, settings, server, error_log or self.error_log, listening, os.getcwd(), list(sys.path))
-        if error_log is None and values["error_logfile"] != self.served.values["error_logfile"]:
-            try:
-                served.error_log = ErrorLog(values["error_logfile"])
-            except OperatorError:
-                served.close_sockets(before)
-                raise
+        try:
+            if error_log is not None:
+                extend_error_log(error_log, values, patience=PATIENCE)
+            elif not same_logs(values, self.served.values):
+                served.error_log = open_error_log(values)
+        except OperatorError:
+            served.close_sockets(before)
+            raise
         return served
 
     def in_worker(self) -> bool:
@@ -173,8 +176,8 @@ class _Owner:
             sys.path[:] = self._path
             new = self._read(self._collect(), None, self.served)
         except (OperatorError, OSError) as error:
+            self._enter(self.served)  # first, because it also says where the log goes
             log.error("the reload failed: %s", error)
-            self._enter(self.served)
             return False
         self._before, self.served = self.served, new
         self._enter(new)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.http.date import MONTHS
 from muxwsgi.http.exchange import Exchange
 
-__all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "compile_format"]
+__all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "Atoms", "compile_format"]
 
 #: gunicorn's default, which is the combined log format.
 DEFAULT_FORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
@@ -177,6 +177,26 @@ def compile_format(text: str) -> Line:
         return "".join(pieces)
 
     return line
+
+
+class Atoms(Mapping[str, str]):
+    """The atoms of an exchange by name (`h`, `{name}i`), as gunicorn's `record.args`. What does not exist is `-`."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __getitem__(self, name: str) -> str:
+        if name in _ATOMS:
+            return _ATOMS[name](self._exchange)
+        if name[:1] == "{" and name[-2:-1] == "}" and name[-1] in _FIELDS:
+            return _FIELDS[name[-1]](name[1:-2])(self._exchange)
+        return "-"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_ATOMS)
+
+    def __len__(self) -> int:
+        return len(_ATOMS)
 
 
 # JSON

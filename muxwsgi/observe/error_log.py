@@ -1,5 +1,8 @@
 """The error log: one line per event, and tracebacks. If it is a file, it also receives `wsgi.errors`.
 
+Records may go to syslog too (`SyslogHandler`), and the operator may configure logging (`log_config`). For the loggers that this
+configuration names, it takes the place of this log.
+
 It is a handler of Python's logging. If an application configures logging with `dictConfig` or `fileConfig`, Python by default disables all
 existing loggers and closes all handlers. The error log belongs to the operator, so it stays in use. An application that names these loggers
 in its configuration configures them.
@@ -7,15 +10,21 @@ in its configuration configures them.
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from muxwsgi.errors import OperatorError
+from muxwsgi.observe.log_config import Guard, LogConfig
 from muxwsgi.observe.log_file import LogFile
 from muxwsgi.observe.output import standard_output
+from muxwsgi.observe.syslog import Syslog, severity_of
 
-__all__ = ["LOGGERS", "ErrorLog", "ErrorStream"]
+__all__ = ["ACCESS", "LOGGERS", "ErrorLog", "ErrorStream"]
 
 #: All loggers of the server. Their records go to their common parent, `muxwsgi`.
 LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy")
+
+#: The logger that access lines go to if the operator's configuration names it.
+ACCESS = "muxwsgi.access"
 
 FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
@@ -40,24 +49,99 @@ class ErrorLog(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
         self._file = LogFile(path, "error_logfile", 2, self._say)
+        self._level = "INFO"
+        self._handlers: list[logging.Handler] = [self]
+        self.syslog: Syslog | None = None
+        #: The operator's configuration of logging, and the queue in front of its handlers.
+        self.configuration: LogConfig | None = None
+        self.guard: Guard | None = None
+        #: Whether the configuration names the logger of access lines.
+        self.configures_access = False
 
     def install(self, level: str) -> None:
-        """Receive the records of the server's loggers, from `level` on, and no other records."""
-        parent = logging.getLogger("muxwsgi")
-        parent.handlers[:] = [self]
-        parent.propagate = False
-        parent.setLevel(level.upper())
+        """Receive the records of the server's loggers, from `level` on, and no other records. Applies the operator's configuration again,
+        if there is one."""
+        self._level = level.upper()
+        self._reset()
+        if self.configuration is not None:
+            try:
+                self._configure(self.configuration)
+            except OperatorError as error:  # it was applied before, so something has changed outside
+                self._reset()
+                logging.getLogger("muxwsgi.error").error("%s", error)
+
+    def extend(self, *, syslog: Syslog | None = None, configuration: LogConfig | None = None) -> None:
+        """Send the records to `syslog` too, and apply the operator's `configuration`. Raises `OperatorError`."""
+        self.syslog = syslog
+        self._reset()
+        if configuration is not None:
+            try:
+                self._configure(configuration)
+            except OperatorError:
+                self._reset()
+                raise
+            self.configuration = configuration
+
+    def _reset(self) -> None:
+        if self.guard is not None:
+            self.guard.close()
+            self.guard = None
+        self._handlers = [self]
+        if self.syslog is not None:
+            self._handlers.append(SyslogHandler(self.syslog))
+        self.configures_access = False
+        _set(logging.getLogger("muxwsgi"), self._handlers, propagate=False, level=self._level)
         for name in LOGGERS:
-            logging.getLogger(name).__class__ = EnduringLogger
+            logger = logging.getLogger(name)
+            logger.__class__ = EnduringLogger
+            _set(logger, [], propagate=True, level=logging.NOTSET)
+        _set(logging.getLogger(ACCESS), [], propagate=False, level=logging.NOTSET)
+
+    def _configure(self, configuration: LogConfig) -> None:
+        """Apply it. Each logger that it leaves out keeps the handlers of this log, also if it names another one."""
+        parent, access = logging.getLogger("muxwsgi"), logging.getLogger(ACCESS)
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        for logger in (parent, access, *loggers):
+            _set(logger, [], propagate=False, level=logging.NOTSET)
+        configuration.apply()
+        guard = Guard(configuration.option)
+        if parent.level == logging.NOTSET:
+            parent.setLevel(self._level)
+        if access.level == logging.NOTSET:
+            access.setLevel(logging.INFO)
+        whole = _is_configured(parent)
+        # The configurators let all loggers below one that is named propagate. That alone says nothing about them.
+        self.configures_access = bool(access.handlers) or (access.propagate and not whole)
+        for logger in loggers:
+            logger.__class__ = EnduringLogger
+            if logger.handlers or (logger.propagate and not whole):
+                guard.take(logger)
+            elif whole:
+                logger.propagate = True
+            else:
+                logger.handlers[:] = self._handlers
+        if whole:
+            guard.take(parent)
+        else:
+            parent.handlers[:] = self._handlers
+        access.__class__ = EnduringLogger
+        if self.configures_access:
+            guard.take(access)
+        self.guard = guard
+        for name in configuration.misnamed():
+            ours = name.replace("gunicorn", "muxwsgi", 1)
+            logging.getLogger("muxwsgi.error").warning(
+                "%s: %s: the logger %s does not exist here; write %s", configuration.option, configuration.where, name, ours
+            )
 
     def add_plugins(self, modules: Iterable[str], level: str) -> None:
         """Also receive the records of plugins: those of `logging.getLogger(__name__)` in the packages of `modules`. A level that a package
-        has set stays."""
+        has set stays. A package that the operator's configuration names keeps that configuration."""
         for package in {module.partition(".")[0] for module in modules} - {"muxwsgi"}:
             logger = logging.getLogger(package)
             logger.__class__ = EnduringLogger
-            if self not in logger.handlers:
-                logger.addHandler(self)
+            if self not in logger.handlers and not (self.configuration is not None and logger.handlers):
+                logger.handlers += self._handlers
             if logger.level == logging.NOTSET:
                 logger.setLevel(level.upper())
 
@@ -75,29 +159,51 @@ class ErrorLog(logging.Handler):
         self._file.follow()
         self._file.write(text + "\n")
 
+    def whenever_opened(self, call: Callable[[], None]) -> None:
+        """Call `call` whenever a new file has been opened, after a rotation."""
+        self._file.opened = call
+
     @property
     def waiting(self) -> bool:
         """Whether lines wait for the reader of the log."""
-        return self._file.waiting
+        return self._file.waiting or (self.syslog is not None and self.syslog.waiting)
 
     def flush(self) -> None:
         """Try again to write the waiting lines."""
         self._file.flush()
+        if self.syslog is not None:
+            self.syslog.flush()
 
     def reopen(self) -> None:
         """After a rotation."""
         self._file.reopen()
+        if self.syslog is not None:
+            self.syslog.reconnect()
+        if self.guard is not None:
+            self.guard.reopen()
 
     def close(self) -> None:
         """Does nothing, because `logging.config` closes all handlers. See `end`."""
 
     def end(self) -> None:
         """Write the waiting lines, at the end of the process."""
+        if self.guard is not None:
+            self.guard.close()
+        if self.syslog is not None:
+            self.syslog.close()
         self._file.flush(timeout=1)
 
     def give_up(self) -> None:
         """Write the waiting lines, and close the file: another log has taken its place."""
+        if self.guard is not None:
+            self.guard.close()
+        if self.syslog is not None:
+            self.syslog.close()
         self._file.close()
+
+    def say(self, level: int, message: str) -> None:
+        """Report an outage of another log in the file of this one, and nowhere else: the handlers of the loggers may be what is out."""
+        self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))
 
     def _say(self, level: int, message: str) -> None:
         # An error of the log goes to standard error, because the log does not work. Its recovery is logged in the log.
@@ -106,6 +212,32 @@ class ErrorLog(logging.Handler):
                 standard_output(2).write(f"muxwsgi: {message}\n".encode("utf-8", "backslashreplace"))
         elif level < logging.ERROR:
             self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))
+
+
+class SyslogHandler(logging.Handler):
+    """Sends records to syslog, a message each, tracebacks included."""
+
+    def __init__(self, syslog: Syslog) -> None:
+        super().__init__()
+        self._syslog = syslog
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:  # the arguments do not fit the message
+            self.handleError(record)
+            return
+        self._syslog.send(severity_of(record.levelno), text, "error")
+
+
+def _set(logger: logging.Logger, handlers: list[logging.Handler], *, propagate: bool, level: int | str) -> None:
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
+    logger.setLevel(level)
+
+
+def _is_configured(logger: logging.Logger) -> bool:
+    return bool(logger.handlers) or logger.propagate
 
 
 class ErrorStream:

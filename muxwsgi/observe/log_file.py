@@ -35,6 +35,7 @@ class LogFile:
         self._failing: str | None = None  # why lines are lost at the moment
         self._lost_before = 0  # lines that were lost by closed outputs
         self._lost_said = 0
+        self.opened: Callable[[], None] | None = None  # called after a new file was opened
         self._stuck = False  # opening the file again failed, and that was reported
         stream = sys.stdout if standard == 1 else sys.stderr
         self._encoding = (stream.encoding if path == "-" and stream is not None else None) or "utf-8"
@@ -89,6 +90,8 @@ class LogFile:
         before, self._output = self._output, opened
         before.close()
         self._lost_before += before.lost
+        if self.opened is not None:
+            self.opened()
 
     def follow(self) -> None:
         """`reopen`, if the open file does not have the name any more. Raises nothing."""

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["Output", "TextOutput", "may_wait", "standard_output"]
+__all__ = ["Output", "TextOutput", "may_wait", "native", "standard_output"]
 
 #: Bytes that may wait for a reader. A single record may be larger.
 WAITING_AT_MOST = 1 << 20
@@ -55,7 +55,7 @@ class Output:
         self._torn = False  # the rest of a line that was begun is lost
         # A destructor or a signal handler that prints may run in the middle of a write. So the lock is reentrant, and only excludes other
         # threads.
-        self._lock = _native(_thread, "RLock")()
+        self._lock = native(_thread, "RLock")()
         self._busy = False  # a write or a flush is under way
         self._own: Any = None  # the object to close
         self._identity = _identity(fd)
@@ -116,7 +116,7 @@ class Output:
 
     def forget(self) -> None:
         """In a forked child: drop the waiting bytes, which the parent writes. Replace the lock, which a thread of the parent may hold."""
-        self._lock = _native(_thread, "RLock")()
+        self._lock = native(_thread, "RLock")()
         self._waiting.clear()
         self._size = 0
         self._begun = self._busy = False
@@ -248,7 +248,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def _native(module: Any, name: str) -> Any:
+def native(module: Any, name: str) -> Any:
     """Python's unpatched function. gevent's could switch to another greenlet, and the hub, which also writes, must not do that."""
     monkey = sys.modules.get("gevent.monkey")
     return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
@@ -256,7 +256,7 @@ def _native(module: Any, name: str) -> Any:
 
 def _write_where_room(fd: int, data: bytes) -> int:
     """Write if poll(2) reports room. It only waits if another process fills the pipe between the two calls."""
-    poll = _native(select, "poll")()
+    poll = native(select, "poll")()
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):
         raise BlockingIOError(errno.EAGAIN, "would block")

@@ -6,6 +6,7 @@ Nothing below the command line reads a file or the environment: it is given one 
 
 from muxwsgi.settings.bind import BindSettings, TLSMode, Transparent
 from muxwsgi.settings.http import BufferChunked, HTTPSettings
+from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.server import ServerSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
@@ -17,8 +18,10 @@ __all__ = [
     "CertificateFiles",
     "ClientCertificates",
     "HTTPSettings",
+    "LogSettings",
     "MuxSettings",
     "ServerSettings",
+    "SyslogFormat",
     "TLSMode",
     "TLSSettings",
     "Transparent",

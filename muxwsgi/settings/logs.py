@@ -1,0 +1,66 @@
+"""Logs, beside the files that the access log and the error log are written to."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muxwsgi.setting import check, setting
+from muxwsgi.settings.sections import LOGS
+
+__all__ = ["FACILITIES", "LogSettings", "SyslogFormat"]
+
+SyslogFormat = Literal["rfc3164", "rfc5424"]
+
+#: Numbers of syslog's facilities (RFC 5424 section 6.2.1). `security` is an old name of `auth`; gunicorn takes it too.
+FACILITIES = {
+    **{name: number for number, name in enumerate(("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"))},
+    "security": 4,
+    "authpriv": 10,
+    "ftp": 11,
+    **{f"local{number}": 16 + number for number in range(8)},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogSettings:
+    """Where log lines go, beside files."""
+
+    log_syslog: bool = setting(
+        False, "Send the error log and the access log to syslog too. The access log needs no --access-logfile then.", section=LOGS
+    )
+    log_syslog_to: str = setting(
+        "unix:/dev/log",
+        "The syslog daemon: unix:PATH or unix:PATH#dgram (datagrams), unix:PATH#stream, udp://HOST:PORT or tcp://HOST:PORT.",
+        section=LOGS,
+        unit="ADDRESS",
+    )
+    log_syslog_prefix: str = setting(
+        "muxwsgi", "Name of the program in syslog. `.error` or `.access` is appended.", section=LOGS, unit="NAME"
+    )
+    log_syslog_facility: str = setting("user", "The syslog facility.", section=LOGS, choices=tuple(FACILITIES))
+    log_syslog_format: SyslogFormat | None = setting(
+        None,
+        "Form of the messages. Default: rfc3164 for unix sockets, as syslog(3) writes it; rfc5424 for others.",
+        section=LOGS,
+        choices=("rfc3164", "rfc5424"),
+    )
+    disable_redirect_access_to_syslog: bool = setting(False, "Do not send the access log to syslog.", section=LOGS)
+    log_config: str | None = setting(
+        None, "Configure logging with this file: INI, as logging.config.fileConfig() reads it.", section=LOGS, unit="FILE"
+    )
+    log_config_json: str | None = setting(
+        None, "Configure logging with this file: JSON, as logging.config.dictConfig() takes it.", section=LOGS, unit="FILE"
+    )
+    capture_output: bool = setting(
+        False,
+        "Write what the application and its children print to the file of --error-logfile.",
+        section=LOGS,
+    )
+    access_log_exclude: tuple[str, ...] = setting(
+        (),
+        "Leave requests whose path begins so out of the access log if the status is below 400: for health checks.",
+        section=LOGS,
+        unit="PREFIX",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
