@@ -18,12 +18,14 @@ class OperatorError(Exception):
 
 
 class PeerError(Exception):
-    """The peer sent something that it may not. `status` is the HTTP status that the fault deserves (RFC 9110 section 15.5)."""
+    """The peer sent something that it may not. `status` is the HTTP status that the fault deserves (RFC 9110 section 15.5), `fields` are
+    what its response says besides."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(f"{status}: {reason}")
         self.status = status
         self.reason = reason
+        self.fields = fields
 
 
 class Expired(TimeoutError):

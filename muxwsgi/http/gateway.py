@@ -126,8 +126,9 @@ class Gateway:
                 # It may be the error of a server that the application uses. Then the peer has an incomplete message.
                 connection.lifeline.reset_at_close |= not isinstance(error, (PeerError, Expired, Draining))
             else:
-                _log_application_error(response, target, "the connection it had taken over is reset")
-                connection.lifeline.reset_at_close = True  # as after a kill
+                _log_application_error(response, target, "the connection it had taken over is closed")
+                if not hijack.end(failed=True):
+                    connection.lifeline.reset_at_close = True  # as after a kill
             return False
         fault = response.peer_error or body.fault
         if fault is not None:  # also if the application has caught it

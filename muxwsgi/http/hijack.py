@@ -5,7 +5,8 @@ again, but closes it when the application returns. `environ["werkzeug.socket"]` 
 simple-websocket need no more than that.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.unreadable import raise_unreadable
@@ -32,7 +33,7 @@ class Hijack:
     taken       the application has the connection
     """
 
-    __slots__ = ("_body", "_connection", "_over", "_response", "_socket", "taken")
+    __slots__ = ("_at_end", "_body", "_connection", "_over", "_response", "_socket", "taken")
 
     def _take(self, connection: "Connection", body: "Body", response: "Response") -> None:
         """Begin: see `hijack_of`. Not `__init__`, for the same reason as `Response._set_up`."""
@@ -41,6 +42,7 @@ class Hijack:
         self._response = response
         self._socket: "StreamSocket | None" = None
         self._over = False
+        self._at_end: Callable[[bool], None] | None = None
         self.taken = False
 
     def __call__(self) -> "Connection":
@@ -56,9 +58,7 @@ class Hijack:
         if self._response.head_sent:
             raise RuntimeError("the connection cannot be taken over: the response has begun")
         if not self._body.done:
-            fault = PeerError(400, "the request has a body, which the application has not read before it took the connection over")
-            self._body.fail(fault)
-            raise_unreadable(fault)
+            self.refuse(400, "the request has a body, which the application has not read before it took the connection over")
         self.taken = True
         self._response.give_up()
         connection = self._connection = self._body.hand_over()
@@ -66,11 +66,37 @@ class Hijack:
         connection.trace.append(f"the application took the connection over from {self._response.method}")
         return connection
 
-    def end(self) -> None:
-        """The exchange is over, and with it the right."""
+    def upgrade(self, protocol: str, fields: Iterable[tuple[str, str]]) -> "Connection":
+        """Take the connection over, and answer that it speaks `protocol` from now on (101, RFC 9110 section 15.2.2), with `fields`.
+
+        Raises as a call does.
+        """
+        connection = self()
+        fields = [("Upgrade", protocol), ("Connection", "Upgrade"), *fields]
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+        connection.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{head}\r\n".encode("latin-1"))
+        return connection
+
+    def refuse(self, status: int, reason: str, fields: Iterable[tuple[str, str]] = ()) -> NoReturn:
+        """Answer the request with an error, whatever the application does with the `PeerError` that this raises."""
+        fault = PeerError(status, reason, tuple(fields))
+        self._body.fail(fault)
+        raise_unreadable(fault)
+
+    def ends_with(self, at_end: Callable[[bool], None]) -> None:
+        """Have `at_end` called once when the application has returned or failed (True), before the connection is closed. Such a protocol
+        says by itself that it was cut short, so the connection is not reset after a failure."""
+        self._at_end = at_end
+
+    def end(self, failed: bool = False) -> bool:
+        """The exchange is over, and with it the right. Returns whether the peer was told of a failure."""
         self._over = True
+        at_end, self._at_end = self._at_end, None
+        if at_end is not None:
+            at_end(failed)
         if self._socket is not None:
             self._socket.close()
+        return at_end is not None
 
     def fileno(self) -> int:
         """The descriptor, for polls as simple-websocket does them for its pings.

@@ -22,7 +22,7 @@ def raise_unreadable(error: PeerError | OSError) -> NoReturn:
     status, args, reason = 400, error.args, str(error)
     if isinstance(error, PeerError):
         status, reason = error.status, error.reason
-        args = (status, reason)
+        args = (status, reason, error.fields)
     kind: Any = type(error)
     made = _of_werkzeug(kind, status)(*args)
     made.description = reason

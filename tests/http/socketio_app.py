@@ -1,8 +1,12 @@
-"""Flask-SocketIO with gevent-websocket installed, and a view that says which of them was found."""
+"""Flask-SocketIO, and a view that says whether it has found gevent-websocket. With WITHOUT_THE_PACKAGE in the environment it finds none."""
 
+import os
+import sys
 from typing import Any
 
-import geventwebsocket
+if "WITHOUT_THE_PACKAGE" in os.environ:
+    sys.modules["geventwebsocket"] = None  # type: ignore[assignment]  # its import fails
+
 from flask import Flask
 from flask_socketio import SocketIO, emit
 
@@ -12,7 +16,7 @@ socketio = SocketIO(application, async_mode="gevent", max_http_buffer_size=10_00
 
 @application.get("/")
 def found() -> str:
-    return f"{socketio.async_mode} {geventwebsocket.__name__}"
+    return f"{socketio.async_mode} {sys.modules.get('geventwebsocket')}"
 
 
 @socketio.on("mirror")

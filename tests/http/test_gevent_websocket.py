@@ -1,4 +1,4 @@
-"""Flask-SocketIO where gevent-websocket is installed, with its own client over a real WebSocket."""
+"""Flask-SocketIO with gevent-websocket and without it, with its own client over a real WebSocket."""
 
 import base64
 import os
@@ -61,6 +61,19 @@ def test_flask_socketio_speaks_websocket(server: ServerProcess, transports: list
         assert sorted(int(got.get(timeout=60)[1]) for _ in range(200)) == list(range(200))
     finally:
         one.disconnect()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flask_socketio_speaks_websocket_without_the_package_too() -> None:
+    with ServerProcess(APP, environment={"WITHOUT_THE_PACKAGE": "1"}) as without:
+        assert without.get("/")[1] == b"gevent None"
+        one, got = client(without, ["websocket"])
+        try:
+            assert one.transport() == "websocket"
+            assert one.call("mirror", "x" * 100_000, timeout=60) == 100_000
+            assert got.get(timeout=60) == ("mirrored", "x" * 100_000)
+        finally:
+            one.disconnect()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -24,16 +24,50 @@ _WINDOW = 1 << 15
 #: at the end of a message (RFC 7692 section 7.2.3.4).
 _FINAL_BLOCKS = 8
 
+#: Bits of the window that we compress with, and the fewest that zlib can.
+_BITS_SENT = 12
+_FEWEST_BITS = 9
+
 _ALONE = ("server_no_context_takeover", "client_no_context_takeover")
 _BITS = ("server_max_window_bits", "client_max_window_bits")
 
 
 @dataclass(frozen=True, slots=True)
 class Deflate:
-    """The negotiated permessage-deflate: whether messages of the client and of the server may refer to earlier ones."""
+    """The negotiated permessage-deflate: whether messages of the client and of the server may refer to earlier ones, and the largest window
+    of the server's, in bits."""
 
     client_context: bool = True
     server_context: bool = True
+    server_bits: int = 15
+
+
+def answer_deflate(offers: str) -> tuple[Deflate | None, str]:
+    """What a server agrees to of a request's Sec-WebSocket-Extensions, and its own field value; None and "" for nothing.
+
+    No message refers to an earlier one, in both directions, so a connection that rests needs no memory for a window. An offer that is
+    malformed, or that asks for a window of 256 bytes, which zlib cannot make, is declined (RFC 7692 section 7.1).
+    """
+    for name, parameters in extensions([("sec-websocket-extensions", offers)]):
+        if name.lower() != "permessage-deflate":
+            continue
+        try:
+            wanted = _deflate([each for each in parameters if each.lower() != "client_max_window_bits"])
+        except ValueError:
+            continue
+        if wanted.server_bits < _FEWEST_BITS:
+            continue
+        bits = min(wanted.server_bits, _BITS_SENT)
+        limited = f"; server_max_window_bits={bits}" if wanted.server_bits < 15 else ""
+        return Deflate(False, False, bits), f"permessage-deflate; server_no_context_takeover; client_no_context_takeover{limited}"
+    return None, ""
+
+
+def deflated(data: bytes, bits: int) -> bytes:
+    """The payload of a message that refers to no other, compressed with a window of `bits` (section 7.2.1)."""
+    compressor = zlib.compressobj(wbits=-bits, memLevel=5)
+    made = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return made.removesuffix(_TAIL)
 
 
 def agreed_deflate(fields: Iterable[tuple[str, str]]) -> Deflate | None:
@@ -56,11 +90,12 @@ def _deflate(parameters: list[str]) -> Deflate:
     for parameter in parameters:
         name, equals, value = (part.strip() for part in parameter.partition("="))
         name, value = name.lower(), value.strip('"')
-        bits = name in _BITS and value.isascii() and value.isdigit() and value[0] != "0" and 8 <= int(value[:3]) <= 15
-        if name in values or not (bits or (name in _ALONE and not equals)):
+        window = name in _BITS and value.isascii() and value.isdigit() and value[0] != "0" and 8 <= int(value[:3]) <= 15
+        if name in values or not (window or (name in _ALONE and not equals)):
             raise ValueError(f"permessage-deflate was agreed on with {parameter!r}, which cannot be")
         values[name] = value
-    return Deflate("client_no_context_takeover" not in values, "server_no_context_takeover" not in values)
+    bits = int(values.get("server_max_window_bits", "15"))
+    return Deflate("client_no_context_takeover" not in values, "server_no_context_takeover" not in values, bits)
 
 
 class Inflater:

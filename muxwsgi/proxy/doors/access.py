@@ -41,26 +41,14 @@ class NotAdmitted(PeerError):
     """
 
     def __init__(self, reason: str, status: int = 403, retry_after: int | None = None) -> None:
-        super().__init__(status, reason)
-        self.retry_after = retry_after
-
-    @property
-    def fields(self) -> list[tuple[str, str]]:
-        """What belongs into the head of the response."""
-        return [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
+        super().__init__(status, reason, () if retry_after is None else (("Retry-After", str(retry_after)),))
 
 
 class CredentialsWanted(PeerError):
     """The client has to authenticate (RFC 9110 section 15.5.8). `challenge` is the value of Proxy-Authenticate."""
 
     def __init__(self, reason: str, challenge: str) -> None:
-        super().__init__(407, reason)
-        self.challenge = challenge
-
-    @property
-    def fields(self) -> list[tuple[str, str]]:
-        """What belongs into the head of the response."""
-        return [("Proxy-Authenticate", self.challenge)]
+        super().__init__(407, reason, (("Proxy-Authenticate", challenge),))
 
 
 class Access:
