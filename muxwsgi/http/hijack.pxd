@@ -12,12 +12,13 @@ cdef class Hijack:
     cdef Connection _connection
     cdef Body _body
     cdef Response _response
+    cdef object _at_end
     cdef object _socket
     cdef bint _over
     cdef readonly bint taken
 
     cdef _take(self, Connection connection, Body body, Response response)
-    cpdef end(self)
+    cpdef bint end(self, bint failed=*) except -1
 
 
 @cython.locals(hijack=Hijack)

@@ -378,7 +378,7 @@ def waiting_bytes(served: Site) -> int:
     import struct
     import termios
 
-    (line,) = served.server._serving._lines
+    (line,) = served.server._lines
     number = line.top.descriptor()  # type: ignore[union-attr]
     return int(struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0])
 

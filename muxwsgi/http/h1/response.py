@@ -200,7 +200,7 @@ def put_refusal(connection: "Connection", error: PeerError, defaults: ResponseDe
     status = f"{error.status} {HTTPStatus(error.status).phrase}"
     defaults.refresh()
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in error.fields)
+    head += "".join([f"{name}: {value}\r\n" for name, value in error.fields])
     connection.deadline = clock() + defaults.linger
     connection.sendall(head.encode("ascii") + defaults.date_and_server + b"Connection: close\r\n\r\n" + body)
     return len(body)
