@@ -246,12 +246,13 @@ def test_a_fragmented_message_is_one_and_control_frames_may_come_within() -> Non
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        (b"\x81\x02hi", 1002),  # not masked
-        (b"\xf1\x80\0\0\0\0", 1002),  # reserved bits
-        (encode_frame(Frame(Opcode.TEXT, b"\xff"), masked=True), 1007),
-        (encode_frame(Frame(Opcode.BINARY, b"x" * 2000), masked=True), 1009),
-        (encode_frame(Frame(Opcode.CONTINUATION, b"x"), masked=True), 1002),
+        (b"\x81\x02hi", 1002),
+        (b"\xf1\x80\0\0\0\0", 1002),
+        (encode_frame(Frame(Opcode.TEXT, b"\xff"), masked=True, key=bytes(4)), 1007),
+        (encode_frame(Frame(Opcode.BINARY, b"x" * 2000), masked=True, key=bytes(4)), 1009),
+        (encode_frame(Frame(Opcode.CONTINUATION, b"x"), masked=True, key=bytes(4)), 1002),
     ],
+    ids=["not masked", "reserved bits", "not UTF-8", "too long", "continues nothing"],
 )
 def test_a_fault_of_the_client_ends_with_its_code(frame: bytes, code: int) -> None:
     def talk(ws: WebSocket) -> int:
