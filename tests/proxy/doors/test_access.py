@@ -72,7 +72,7 @@ def test_nothing_else_is_asked_of_an_address_that_is_not_admitted() -> None:
     access = Access(ANN, allow=["198.51.100.0/24"])
     with pytest.raises(NotAdmitted) as refused:
         access.identify(coming_from(LAN), basic("ann", "pass:word"))
-    assert (refused.value.status, refused.value.fields) == (403, [])
+    assert (refused.value.status, refused.value.fields) == (403, ())
 
 
 def test_what_is_no_network_is_the_operators_error() -> None:
@@ -115,7 +115,7 @@ def test_without_a_password_the_client_is_asked_for_one() -> None:
     with pytest.raises(CredentialsWanted) as asked:
         Access(ANN, realm='the "inner" circle\\').identify(coming_from(LAN), None)
     assert asked.value.status == 407
-    assert asked.value.fields == [("Proxy-Authenticate", 'Basic realm="the \\"inner\\" circle\\\\", charset="UTF-8"')]
+    assert asked.value.fields == (("Proxy-Authenticate", 'Basic realm="the \\"inner\\" circle\\\\", charset="UTF-8"'),)
 
 
 @pytest.mark.parametrize("realm", ["line\r\nbreak", "Grün", "\x7f"])
@@ -190,7 +190,7 @@ def test_who_guesses_is_not_heard_for_a_while_even_with_the_right_password() -> 
         assert access.basic(LAN, basic("ann", "guess")) is None
     with pytest.raises(NotAdmitted) as refused:
         access.basic(LAN, basic("ann", "pass:word"))
-    assert (refused.value.status, refused.value.fields) == (429, [("Retry-After", "6")])
+    assert (refused.value.status, refused.value.fields) == (429, (("Retry-After", "6"),))
     assert access.basic(("192.0.2.8", 1), basic("ann", "pass:word")) == "ann"
     clock.now += 6
     assert access.basic(LAN, basic("ann", "pass:word")) == "ann"
