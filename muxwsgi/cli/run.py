@@ -15,9 +15,8 @@ from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
-from muxwsgi.cli.worker_logs import capture_output, open_access_log, serve_log_handlers
+from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.cli.workers import Role
-from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
 from muxwsgi.server.server import Server
@@ -87,25 +86,24 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     gevent.get_hub().SYSTEM_ERROR = ()  # SystemExit in a greenlet of the application ends only this greenlet, as in a thread
     # Flow logs that a program gave to the proxy in Python, if they can be reopened and closed.
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
-    access_log = open_access_log(values, error_log)
-    if access_log is not None:
-        logs.append(access_log)
+    observers = Observers(values, error_log)
+    logs.append(observers)
     place = None if role is None else Place(role)
     server = Server(
         app,
         hijackers=hijackers,
         settings=settings,
         registered=installed,
-        on_exchange=access_log,
         errors=error_log.stream,
         listening=None if role is None else role.listening,
         multiprocess=role is not None,
     )
+    observers.subscribe(server.events)
     _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)
     keep_frames()
     if role is None or role.worker.announces:
         announce(server, app, name, hijackers)  # a program that reads this line may send a signal at once
-    keeper = gevent.spawn(_keep_logs, error_log, access_log)
+    keeper = gevent.spawn(_keep_logs, error_log, observers)
     if place is not None:
         place.start(server)
     try:
@@ -122,14 +120,13 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
         flush_streams(timeout=1)
 
 
-def _keep_logs(error_log: ErrorLog, access_log: AccessLog | None) -> None:
-    """Write the access log in batches, and try again to write waiting lines."""
+def _keep_logs(error_log: ErrorLog, observers: Observers) -> None:
+    """Write the logs of the traffic in batches, and try again to write waiting lines."""
     lost, said = lost_lines(), -math.inf
     while True:
-        waits = error_log.waiting or streams_wait() or (access_log is not None and access_log.waiting)
+        waits = error_log.waiting or streams_wait() or observers.waiting
         gevent.sleep(RETRY_INTERVAL if waits else BATCH_INTERVAL)
-        if access_log is not None:
-            _do(access_log.flush)
+        observers.flush()
         _do(error_log.flush)
         flush_streams()
         if lost_lines() > lost and not streams_wait() and monotonic() - said > COMPLAINING:

@@ -1,36 +1,111 @@
-"""What a worker's logs have beyond those of a master: the access log, `--capture-output`, and a greenlet for the operator's handlers."""
+"""What a worker's logs have beyond those of a master: what observes the traffic, `--capture-output`, and a greenlet for the operator's
+handlers."""
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import gevent
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.access_format import DEFAULT_FORMAT
+from muxwsgi.events import Events
+from muxwsgi.observe.access_format import DEFAULT_FORMAT, JSON_FORMAT
 from muxwsgi.observe.access_log import AccessLog
-from muxwsgi.observe.error_log import ACCESS, ErrorLog
+from muxwsgi.observe.error_log import ACCESS, STREAM, ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams
+from muxwsgi.observe.stream_log import StreamLog
 from muxwsgi.setting import from_options
 from muxwsgi.settings import LogSettings
 from muxwsgi.wire.fork import leave_to_parent
 
-__all__ = ["capture_output", "open_access_log", "serve_log_handlers"]
+__all__ = ["Observer", "Observers", "capture_output", "serve_log_handlers"]
 
 log = logging.getLogger("muxwsgi.error")
 
 
-def open_access_log(values: Mapping[str, Any], error_log: ErrorLog) -> AccessLog | None:
-    """The access log; None if nothing asks for one. Raises `OperatorError`."""
+class Observer(Protocol):
+    """Hears of what happens to connections and requests, and writes it somewhere. Nothing but `subscribe` raises anything.
+
+    waiting     whether something waits to be written, so that `flush` should be called soon
+    """
+
+    @property
+    def waiting(self) -> bool: ...
+
+    def subscribe(self, events: Events) -> None:
+        """Hear of events from now on."""
+
+    def flush(self) -> None:
+        """Called about once a second, or sooner."""
+
+    def reopen(self) -> None:
+        """After a log rotation."""
+
+    def close(self) -> None:
+        """Write what waits. Nothing follows."""
+
+
+class Observers:
+    """All observers that the options ask for, as one."""
+
+    def __init__(self, values: Mapping[str, Any], error_log: ErrorLog) -> None:
+        """Raises `OperatorError`."""
+        made = (_access_log(values, error_log), _stream_log(values, error_log))
+        self._all: list[Observer] = [each for each in made if each is not None]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether one of them has something to write."""
+        return any(each.waiting for each in self._all)
+
+    def subscribe(self, events: Events) -> None:
+        """Hear of events from now on."""
+        for each in self._all:
+            each.subscribe(events)
+
+    def flush(self) -> None:
+        """Call it about once a second, or sooner if something is `waiting`."""
+        for each in self._all:
+            _do(each.flush)
+
+    def reopen(self) -> None:
+        """After a log rotation."""
+        for each in self._all:
+            _do(each.reopen)
+
+    def close(self) -> None:
+        """Write what waits. Nothing follows."""
+        for each in self._all:
+            _do(each.close)
+
+
+def _do(what: Callable[[], None]) -> None:
+    """Call `what`. One that fails unexpectedly is reported, and the next is called all the same."""
+    try:
+        what()
+    except Exception:
+        log.exception("%r failed", what)
+
+
+def _access_log(values: Mapping[str, Any], error_log: ErrorLog) -> AccessLog | None:
     settings = from_options(LogSettings, values)
     syslog = None if settings.disable_redirect_access_to_syslog else error_log.syslog
-    logger = logging.getLogger(ACCESS) if error_log.configures_access else None
+    logger = logging.getLogger(ACCESS) if ACCESS in error_log.configured else None
     path = values["access_logfile"]
     if not path and syslog is None and logger is None:
         return None
     format_text = values["access_logformat"] or DEFAULT_FORMAT
     return AccessLog(path or None, format_text, syslog=syslog, logger=logger, exclude=settings.access_log_exclude)
+
+
+def _stream_log(values: Mapping[str, Any], error_log: ErrorLog) -> StreamLog | None:
+    path = values["stream_logfile"]
+    logger = logging.getLogger(STREAM) if STREAM in error_log.configured else None
+    if not path and logger is None:
+        return None
+    syslog = error_log.syslog if path else None
+    return StreamLog(path or None, as_json=values["access_logformat"] == JSON_FORMAT, syslog=syslog, logger=logger)
 
 
 def serve_log_handlers(error_log: ErrorLog) -> None:

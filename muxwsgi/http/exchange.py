@@ -17,10 +17,12 @@ class Exchange:
     body_bytes  bytes of the response's body that the kernel took, without chunk framing; fewer than it has where the exchange was cut
     seconds     from the end of the request's head to the end of the response
     refused     why the engine answered instead of the application; None where it did not
+    error       what ended the exchange before its time, one line: a peer that left or stood still, a response that the application did not
+                complete. None if the response is complete, or the connection was taken over
     line        the request line as it was sent, latin-1; None where the request was understood: then it is in `request`
     """
 
-    __slots__ = ("body_bytes", "environ", "headers", "line", "refused", "request", "seconds", "status")
+    __slots__ = ("body_bytes", "environ", "error", "headers", "line", "refused", "request", "seconds", "status")
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Exchange:
         seconds: float,
         refused: str | None = None,
         line: str | None = None,
+        error: str | None = None,
     ) -> None:
         self.request = request
         self.environ = environ
@@ -41,6 +44,7 @@ class Exchange:
         self.seconds = seconds
         self.refused = refused
         self.line = line
+        self.error = error
 
     @property
     def request_line(self) -> str:

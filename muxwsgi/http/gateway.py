@@ -103,7 +103,11 @@ class Gateway:
                 refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
                 status = response.status or ""
                 seconds = clock() - began
-                tell(exchanges, Exchange(request, environ, status, response.headers, response.body_bytes, seconds, refused))
+                incomplete = None if response.complete or hijack.taken or refused else _why_incomplete(response, body)
+                tell(
+                    exchanges,
+                    Exchange(request, environ, status, response.headers, response.body_bytes, seconds, refused, None, incomplete),
+                )
         return in_order and not hijack.taken
 
     def note_refusal(self, connection: "Connection", error: PeerError) -> None:
@@ -155,6 +159,14 @@ class Gateway:
             log.debug("%s: %s", connection, gone)
             return False
         return True
+
+
+def _why_incomplete(response: "Response", body: "Body") -> str:
+    """Why a response is not complete, in one line."""
+    fault = response.peer_error or body.fault
+    if fault is not None:
+        return fault.reason if isinstance(fault, PeerError) else fault.strerror or str(fault) or type(fault).__name__
+    return "the application did not complete the response"
 
 
 def _log_application_error(response: "Response", target: str, consequence: str) -> None:

@@ -1,6 +1,6 @@
-"""The lines of an access log: gunicorn's atoms, or JSON.
+"""The lines of an access log: gunicorn's atoms and `E`, or JSON.
 
-`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p, and {field}i, {field}o, {key}e for request fields, response fields and environ
+`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p E, and {field}i, {field}o, {key}e for request fields, response fields and environ
 keys. Values of the request are logged as received, even if the application has changed its environ. `u` and `{key}e` come from the environ
 after the application, because applications and middlewares put the user there.
 
@@ -138,6 +138,7 @@ _ATOMS: dict[str, Line] = {
     "D": lambda exchange: str(int(exchange.seconds * 1e6)),
     "L": lambda exchange: f"{exchange.seconds:.6f}",
     "p": lambda exchange: f"<{os.getpid()}>",
+    "E": lambda exchange: _safe(exchange.error),
 }
 
 _FIELDS: dict[str, Callable[[str], Line]] = {
@@ -222,6 +223,8 @@ def _json_line(exchange: Exchange) -> str:
         "user_agent": _text(request.get("HTTP_USER_AGENT")),
         "pid": os.getpid(),
     }
+    if exchange.error is not None:
+        line["error"] = exchange.error
     if exchange.refused is not None:
         line["refused"] = exchange.refused
     return json.dumps(line)

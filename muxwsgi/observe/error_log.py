@@ -18,13 +18,13 @@ from muxwsgi.observe.log_file import LogFile
 from muxwsgi.observe.output import standard_output
 from muxwsgi.observe.syslog import Syslog, severity_of
 
-__all__ = ["ACCESS", "LOGGERS", "ErrorLog", "ErrorStream"]
+__all__ = ["ACCESS", "LOGGERS", "STREAM", "ErrorLog", "ErrorStream"]
 
 #: All loggers of the server. Their records go to their common parent, `muxwsgi`.
 LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy")
 
-#: The logger that access lines go to if the operator's configuration names it.
-ACCESS = "muxwsgi.access"
+#: The loggers that lines of the access log and of the stream log go to if the operator's configuration names them.
+ACCESS, STREAM = "muxwsgi.access", "muxwsgi.stream"
 
 FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
@@ -55,8 +55,8 @@ class ErrorLog(logging.Handler):
         #: The operator's configuration of logging, and the queue in front of its handlers.
         self.configuration: LogConfig | None = None
         self.guard: Guard | None = None
-        #: Whether the configuration names the logger of access lines.
-        self.configures_access = False
+        #: Those of `ACCESS` and `STREAM` that the configuration names.
+        self.configured: frozenset[str] = frozenset()
 
     def install(self, level: str) -> None:
         """Receive the records of the server's loggers, from `level` on, and no other records. Applies the operator's configuration again,
@@ -89,29 +89,29 @@ class ErrorLog(logging.Handler):
         self._handlers = [self]
         if self.syslog is not None:
             self._handlers.append(SyslogHandler(self.syslog))
-        self.configures_access = False
+        self.configured = frozenset()
         _set(logging.getLogger("muxwsgi"), self._handlers, propagate=False, level=self._level)
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.__class__ = EnduringLogger
             _set(logger, [], propagate=True, level=logging.NOTSET)
-        _set(logging.getLogger(ACCESS), [], propagate=False, level=logging.NOTSET)
+        for name in (ACCESS, STREAM):
+            _set(logging.getLogger(name), [], propagate=False, level=logging.NOTSET)
 
     def _configure(self, configuration: LogConfig) -> None:
         """Apply it. Each logger that it leaves out keeps the handlers of this log, also if it names another one."""
-        parent, access = logging.getLogger("muxwsgi"), logging.getLogger(ACCESS)
+        parent = logging.getLogger("muxwsgi")
+        lines = [logging.getLogger(name) for name in (ACCESS, STREAM)]
         loggers = [logging.getLogger(name) for name in LOGGERS]
-        for logger in (parent, access, *loggers):
+        for logger in (parent, *lines, *loggers):
             _set(logger, [], propagate=False, level=logging.NOTSET)
         configuration.apply()
         guard = Guard(configuration.option)
         if parent.level == logging.NOTSET:
             parent.setLevel(self._level)
-        if access.level == logging.NOTSET:
-            access.setLevel(logging.INFO)
         whole = _is_configured(parent)
         # The configurators let all loggers below one that is named propagate. That alone says nothing about them.
-        self.configures_access = bool(access.handlers) or (access.propagate and not whole)
+        self.configured = frozenset(logger.name for logger in lines if logger.handlers or (logger.propagate and not whole))
         for logger in loggers:
             logger.__class__ = EnduringLogger
             if logger.handlers or (logger.propagate and not whole):
@@ -124,9 +124,12 @@ class ErrorLog(logging.Handler):
             guard.take(parent)
         else:
             parent.handlers[:] = self._handlers
-        access.__class__ = EnduringLogger
-        if self.configures_access:
-            guard.take(access)
+        for logger in lines:
+            logger.__class__ = EnduringLogger
+            if logger.level == logging.NOTSET:
+                logger.setLevel(logging.INFO)
+            if logger.name in self.configured:
+                guard.take(logger)
         self.guard = guard
         for name in configuration.misnamed():
             ours = name.replace("gunicorn", "muxwsgi", 1)

@@ -24,6 +24,13 @@ FACILITIES = {
 class LogSettings:
     """Where log lines go, beside files."""
 
+    stream_logfile: str | None = setting(
+        None,
+        "Write a line for each stream that is not HTTP requests, and for each connection that is turned away, to this file; - for standard "
+        "output. The lines are JSON if --access-logformat is json.",
+        section=LOGS,
+        unit="FILE",
+    )
     log_syslog: bool = setting(
         False, "Send the error log and the access log to syslog too. The access log needs no --access-logfile then.", section=LOGS
     )
