@@ -132,7 +132,11 @@ setup(
     extras_require={
         "apps": ["flask>=3.0", "flask-sock>=0.7", "django>=5.1"],
         "decode": ["brotli>=1.2", "backports.zstd>=1.0; python_version < '3.14'"],
+        "metrics": ["prometheus-client>=0.21"],
+        "top": ["rich>=13"],
         "tests": [
+            "prometheus-client>=0.21",
+            "rich>=13",
             "brotli>=1.2",
             "backports.zstd>=1.0; python_version < '3.14'",
             "pypac>=0.17",

@@ -2,3 +2,4 @@
 
 cdef class Events:
     cdef readonly tuple accepted, decided, refused, handshake, exchange, stream, closed
+    cdef public object counts

@@ -71,6 +71,8 @@ class Events:
         self.exchange: tuple[_One, ...] = ()
         self.stream: tuple[_Two, ...] = ()
         self.closed: tuple[_Two, ...] = ()
+        #: A `http.exchange_counts.ExchangeCounts` in which HTTP counts exchanges, None to count none. It costs far less than a subscriber.
+        self.counts: Any = None
 
     def subscribe(
         self,

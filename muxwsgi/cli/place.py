@@ -12,6 +12,7 @@ import gevent
 
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.server.heartbeat import BEAT
+from muxwsgi.server.metrics import resident_bytes
 from muxwsgi.wire.every import Every
 
 if TYPE_CHECKING:
@@ -81,9 +82,3 @@ class Place:
             if used > self._most_memory:
                 return f"it has {used >> 20} MiB in memory"
         return None
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM (proc(5), statm)."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

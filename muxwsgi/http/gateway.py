@@ -66,7 +66,8 @@ class Gateway:
         in_order = True
         exchanges = self.events.exchange
         streams = self.events.stream
-        if exchanges or streams:
+        counts = self.events.counts
+        if exchanges or streams or counts is not None:
             began = clock()
         if exchanges:
             request = environ.copy()  # because the application may change its environ
@@ -97,6 +98,8 @@ class Gateway:
                 raise
         finally:
             hijack.end()
+            if counts is not None:
+                counts.note(response, body, clock() - began, hijack.taken)
             if streams and hijack.taken:
                 tell(streams, connection, clock() - began)
             if exchanges:

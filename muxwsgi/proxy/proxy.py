@@ -199,6 +199,14 @@ class Proxy:
         """Whether a tunnel may be intercepted, so that a CA is needed."""
         return self._shared.may_intercept
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers for counters. Of leaves: `minted`, `hits`, `evicted` and `failed` since the start, and how many `leaves` are kept now. Of
+        connections to upstreams: `opened`, `reused`, `kept`, `refused` and `dropped` since the start, and how many are `idle` now."""
+        pool = self.pool
+        numbers = {name: int(getattr(pool, name)) for name in ("opened", "reused", "kept", "refused", "dropped", "idle")}
+        return numbers | self._leaf_contexts.counts
+
     # In a server
 
     def admit(self, connection: "Connection") -> None:

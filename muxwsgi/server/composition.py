@@ -14,7 +14,7 @@ and of the new composition together, if its name and its limit are unchanged.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gevent.event import Event
@@ -106,6 +106,7 @@ class Composition:
         self._proxy: ServedProxy | None = None
         routes = self._hijacker_routes(hijackers)
         self._admit = app.admit if isinstance(app, ProxyApplication) else None
+        self._of_proxy = app if isinstance(app, ProxyApplication) else None
         if isinstance(app, ProxyApplication):
             # The proxy's access list also applies to hijackers, because they have none.
             routes = [self._admitted(route) for route in routes]
@@ -164,6 +165,11 @@ class Composition:
         self._draining.set()
         for engine in self._engines:
             engine.draining = True
+
+    @property
+    def proxy_counts(self) -> Mapping[str, int] | None:
+        """The numbers of the proxy, None without one."""
+        return None if self._of_proxy is None else self._of_proxy.counts
 
     def serves(self, line: Lifeline) -> bool:
         """Whether the connection of `line` was accepted for this composition."""

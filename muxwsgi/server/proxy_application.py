@@ -1,7 +1,7 @@
 """The interface of an application that is a proxy. A proxy serves more than HTTP, and must know its addresses. This module imports no
 gevent, because a master imports it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from muxwsgi.events import Events
@@ -45,6 +45,10 @@ class ServedProxy(Protocol):
 @runtime_checkable
 class ProxyApplication(Protocol):
     """The type of `muxwsgi.proxy.Proxy`. It is a protocol, so that a server does not import the proxy to serve another application."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Numbers of leaves and of connections to upstreams: see `Proxy.counts`."""
 
     def admit(self, connection: "Connection") -> None:
         """Check that a client may use the hijackers on the proxy's binds. Raises `PeerError` if not."""

@@ -6,7 +6,7 @@ It makes no gevent hub and runs no application code. `start` does the work of a 
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
 import gevent
@@ -29,6 +29,7 @@ from muxwsgi.settings import BindSettings, ServerSettings
 from muxwsgi.signals import Signals
 from muxwsgi.wire import fork
 from muxwsgi.wire.acceptor import Room
+from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.sweeper import Sweeper
 
@@ -145,6 +146,21 @@ class Server:
     def connections(self) -> int:
         """Connections that are served right now."""
         return len(self._lines)
+
+    @property
+    def live(self) -> list[Lifeline]:
+        """The lifelines of the connections that are served right now."""
+        return list(self._lines)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are accepted: it was started, and no stop has begun."""
+        return bool(self._listeners) and not self._stop_wanted
+
+    @property
+    def proxy_counts(self) -> Mapping[str, int] | None:
+        """The numbers of the proxy that is served; None if the application is none."""
+        return self._composition.proxy_counts
 
     @property
     def peer_errors(self) -> int:

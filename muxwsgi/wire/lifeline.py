@@ -20,9 +20,13 @@ from muxwsgi.errors import Draining, Expired
 from muxwsgi.wire.pace import SendQueue, WritePace
 from muxwsgi.wire.ready import DescriptorReady, Ready
 
-__all__ = ["Lifeline", "sweep"]
+__all__ = ["IDLE", "TOO_SLOW", "Lifeline", "sweep"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: The text of the error of a write that is too slow, and how that of an idle stream begins. Counters tell them apart.
+TOO_SLOW = "the peer takes the data more slowly than allowed"
+IDLE = "no byte in either direction"
 
 
 class Stream(Protocol):
@@ -32,6 +36,8 @@ class Stream(Protocol):
     def bytes_received(self) -> int: ...
     @property
     def bytes_sent(self) -> int: ...
+    @property
+    def route(self) -> str | None: ...
     def forsake(self) -> None: ...
 
 
@@ -129,7 +135,7 @@ class Lifeline:
         if pace is not None:
             pace.look(now)
             if pace.patience < 0:
-                self.writer.fail(Expired("the peer takes the data more slowly than allowed"))
+                self.writer.fail(Expired(TOO_SLOW))
 
     @property
     def untouched(self) -> bool:
@@ -155,7 +161,7 @@ class Lifeline:
                 self._active_at = now
             self._unsent = unsent
         if now - self._active_at > self.idle_timeout:
-            self.fail(Expired(f"no byte in either direction for {self.idle_timeout:g} s"))
+            self.fail(Expired(f"{IDLE} for {self.idle_timeout:g} s"))
 
     def taken_by_peer(self) -> int:
         """A number that changes whenever the peer takes a byte."""

@@ -162,6 +162,8 @@ class HTTP1:
                 gateway.note_refusal(connection, error)
                 size = put_refusal(connection, error, self._defaults)
             finally:
+                if gateway.events.counts is not None:
+                    gateway.events.counts.note_refusal(error.status, clock() - began)
                 if gateway.events.exchange:
                     request, line_text = refused_request(shared, incoming.buffer if raw is None else raw, settings.limit_request_line)
                     status = f"{error.status} {HTTPStatus(error.status).phrase}"

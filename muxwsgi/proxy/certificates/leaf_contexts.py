@@ -42,6 +42,14 @@ class LeafContexts:
         """Whether the CA is loaded."""
         return self._authority is not None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of `Leaves`, and how many `leaves` are kept now; zeros before the first."""
+        leaves = self._leaves
+        if leaves is None:
+            return dict.fromkeys(("minted", "hits", "evicted", "failed", "leaves"), 0)
+        return {"minted": leaves.minted, "hits": leaves.hits, "evicted": leaves.evicted, "failed": leaves.failed, "leaves": leaves.size}
+
     def authority(self) -> Authority:
         """The CA. Raises `OperatorError` without one."""
         if self._authority is None:

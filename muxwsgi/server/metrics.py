@@ -1,0 +1,96 @@
+"""`ServerMetrics`: the metrics of one server. A worker writes them into the memory that it shares, and a program may serve them itself."""
+
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import gevent
+
+from muxwsgi.observe.counters import Counters
+from muxwsgi.observe.exposition import Readings, check_installed, expose
+from muxwsgi.observe.metrics import ROUTES, UNDECIDED
+
+if TYPE_CHECKING:
+    from muxwsgi.server.server import Server
+
+__all__ = ["ServerMetrics", "resident_bytes"]
+
+#: Seconds between two looks at the event loop's delay.
+INTERVAL = 1.0
+
+
+class RouteRows:
+    """The rows of routes of one process: see `metrics.ROUTES`."""
+
+    def __init__(self) -> None:
+        self.names = [UNDECIDED]
+
+    def row_of(self, name: str) -> int:
+        """The row of the route `name`."""
+        if name in self.names:
+            return self.names.index(name)
+        if len(self.names) >= ROUTES - 1:
+            return ROUTES - 1
+        self.names.append(name)
+        return len(self.names) - 1
+
+
+class ServerMetrics:
+    """Counts what `server` does, from its making on.
+
+        metrics = ServerMetrics(server)
+        server.start()
+        text, media_type = metrics.expose()
+
+    `server` may be started before or later.
+    """
+
+    def __init__(self, server: "Server", row_of: Callable[[str], int] | None = None) -> None:
+        """`row_of` gives the name of a route a row that is the same in all workers; None for one process."""
+        self._server = server
+        self._rows = RouteRows()
+        self._counters = Counters(server.events, row_of or self._rows.row_of)
+        self._watching: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests since the start."""
+        return self._counters.requests
+
+    def words(self) -> list[int]:
+        """The numbers of this moment, as `observe/metrics.py` lays them out."""
+        server = self._server
+        app = server.proxy_counts
+        return self._counters.words(server.live, memory=resident_bytes(), accepting=server.accepting, proxy=app)
+
+    def expose(self, accept: str = "") -> tuple[bytes, str]:
+        """The text for Prometheus and its media type. `accept` is the request's Accept field. Raises `OperatorError` if prometheus-client
+        is not installed."""
+        check_installed()
+        words = self.words()
+        return expose(Readings(workers={0: words}, sums=words, routes=self._rows.names), accept)
+
+    def watch(self, write: Callable[[list[int]], object] = len) -> None:
+        """Look at the delay of the event loop once a second from now on, and call `write` with the words. In this thread's hub."""
+        if self._watching is None:
+            self._watching = gevent.spawn(self._watch, write)
+
+    def unwatch(self) -> None:
+        """End what `watch` has begun. Idempotent."""
+        if self._watching is not None:
+            self._watching.kill()
+            self._watching = None
+
+    def _watch(self, write: Callable[[list[int]], object]) -> None:
+        while True:
+            due = monotonic() + INTERVAL
+            gevent.sleep(INTERVAL)
+            self._counters.note_lag(monotonic() - due)
+            write(self.words())
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
