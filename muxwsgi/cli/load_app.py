@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
-__all__ = ["load_app", "load_rules", "mounted"]
+__all__ = ["load_app", "load_rules"]
 
 #: The names that are tried, in this order, if only a module is given.
 DEFAULT_NAMES = ("application", "app")
@@ -172,22 +171,3 @@ def _evaluate(spec: str, where: str, module: Any, expression: str) -> Any:
         except AttributeError:
             raise OperatorError(f"{where}: {'.'.join(names)!r} is not in module {module.__name__!r}") from None
     return _call(found, arguments, keywords, where, "the factory") if call else found
-
-
-def mounted(app: Any, mounts: list[str]) -> Any:
-    """`app` with the applications of `mounts` (PREFIX=APP) under their prefixes."""
-    if not mounts:
-        return app
-    if isinstance(app, ProxyApplication):
-        raise OperatorError("mount: a proxy has no paths; let a rule mount the application")
-    from werkzeug.middleware.dispatcher import DispatcherMiddleware
-
-    applications = {}
-    for mount in mounts:
-        prefix, equals, spec = mount.partition("=")
-        if not equals or not prefix.startswith("/") or prefix.rstrip("/") == "":
-            raise OperatorError(f"mount {mount!r}: it is /prefix=module:app")
-        if prefix.rstrip("/") in applications:
-            raise OperatorError(f"mount {mount!r}: there is an application at that prefix already")
-        applications[prefix.rstrip("/")] = load_app(spec, f"mount {prefix}:")
-    return DispatcherMiddleware(app, applications)

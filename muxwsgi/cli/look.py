@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from muxwsgi.cli.application import application
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
-from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
@@ -53,7 +53,7 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
     values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
-    app = mounted(load_app(app_spec), values["mount"]) if app_spec else _nobody
+    app = application(app_spec, values) if app_spec else _nobody
     _list_binds(_composed(values, app), server_settings(values))
     click.echo("the configuration is good" + (f", and {app_spec} loads" if app_spec else ""))
 

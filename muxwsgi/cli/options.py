@@ -42,6 +42,18 @@ _ROWS = (
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("wsgi_app", str, None, APP, "The application, if the command names none: module:attribute or module:factory().", metavar="APP"),
     option("mount", str, [], APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),
+    option("static", str, [], APP, "Serve the files of a folder, as in /prefix=FOLDER.", many=True, metavar="PREFIX=FOLDER"),
+    option("static_max_age", int, None, APP, "Seconds that clients may keep files of --static without asking. Default: they are told nothing.", metavar="SECONDS"),
+    option("x_sendfile", str, [], APP, "The application may send files below this folder by the response field X-Sendfile.", many=True, metavar="FOLDER"),
+    option(
+        "x_accel_redirect",
+        str,
+        [],
+        APP,
+        "The application may send files of a folder by the response field X-Accel-Redirect, as in /prefix=FOLDER.",
+        many=True,
+        metavar="PREFIX=FOLDER",
+    ),
     option("chdir", str, None, APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], APP, "Look for modules here first.", many=True, metavar="FOLDER"),
     option(

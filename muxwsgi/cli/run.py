@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import gevent
 
 from muxwsgi.cli.announcement import announce
+from muxwsgi.cli.application import application
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.ending import lasting
-from muxwsgi.cli.load_app import load_app, mounted
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
@@ -51,7 +51,7 @@ Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 def serve(app_spec: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
     """Serve the application that `app_spec` names until a signal stops the server. `role` is the worker's role, None in a process without a
     master. Raises `OperatorError` before anything is served."""
-    serve_made(lambda values: (mounted(load_app(app_spec), values["mount"]), []), app_spec, values, signals, role)
+    serve_made(lambda values: (application(app_spec, values), []), app_spec, values, signals, role)
 
 
 def serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:

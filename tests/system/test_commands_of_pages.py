@@ -36,6 +36,8 @@ NOT_RUN = {
     ("CONTRIBUTING.md", "make lint"): "`make test` begins with it",
     ("CONTRIBUTING.md", "make test-fast"): "it would run this test",
     ("CONTRIBUTING.md", "make test-python PYTHON=python3.13"): INDEX,
+    ("docs/files.md", "muxwsgi run app:application --static /static=./public --static-max-age 3600"): ELSEWHERE,
+    ("docs/files.md", "muxwsgi run app:application --x-sendfile /srv/invoices"): "the folder is the reader's",
     ("docs/from-gunicorn.md", "gunicorn -k gevent -b 0.0.0.0:8000 app:application"): "gunicorn is not installed for the tests",
     ("docs/measuring.md", "make bench"): MINUTES,
     ("docs/measuring.md", 'make bench BENCH="--group http --load hello --peer bjoern --rounds 3"'): MINUTES,
