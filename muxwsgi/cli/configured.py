@@ -14,7 +14,7 @@ from muxwsgi.server.binds import parse_bind
 from muxwsgi.server.passed import expand_binds, passed_sockets
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.setting import from_options
-from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode
+from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode, TrustSettings
 
 __all__ = ["prepare_process", "server_settings", "wanted_hijackers"]
 
@@ -34,7 +34,12 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     binds = tuple(_absolute_bind(parse_bind(text, default)) for text in expand_binds(values["bind"], passed_sockets()))
     _check_no_tls_is_missed(values, binds)
     return from_options(
-        ServerSettings, values, binds=binds, http=from_options(HTTPSettings, values), mux=from_options(MuxSettings, values)
+        ServerSettings,
+        values,
+        binds=binds,
+        http=from_options(HTTPSettings, values),
+        mux=from_options(MuxSettings, values),
+        trust=from_options(TrustSettings, values),
     )
 
 

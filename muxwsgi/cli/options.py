@@ -17,7 +17,7 @@ from muxwsgi.cli.option import PREFIX, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
-from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, WorkerSettings
+from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
 from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
@@ -25,6 +25,9 @@ __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
 NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
 
+
+#: Variables that gunicorn reads too, with the options that they set if nothing else does.
+_SHARED_VARIABLES = {"FORWARDED_ALLOW_IPS": "forwarded_allow_ips", "SCRIPT_NAME": "root_path"}
 
 #: Options that are not fields of a settings class. All others are.
 _ROWS = (
@@ -72,7 +75,7 @@ _ROWS = (
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings)
+_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 
@@ -103,6 +106,9 @@ def collect(
         values["bind"] = [f"fd://{each.fd}" for each in passed_sockets()]
     if environ.get("WEB_CONCURRENCY") and not proxy:  # platforms set it to fit the machine, and gunicorn reads it too
         values["workers"] = environ["WEB_CONCURRENCY"]
+    for variable, name in _SHARED_VARIABLES.items():
+        if environ.get(variable):
+            values[name] = environ[variable]
     path = config or environ.get("MUXWSGI_CONFIG")
     found = {} if not path else _from_file(path)
     for where, given in ((path, found), ("environment", _from_environ(environ))):

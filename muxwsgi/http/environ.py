@@ -8,12 +8,9 @@ All values of keys that are not dotted are strings.
 
 import sys
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from muxwsgi.http.date import MONTHS
+from muxwsgi.http.client_certificate import certificate_environ
 from muxwsgi.http.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -125,20 +122,6 @@ def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
     }
     certificate = tls.peer_certificate
     if certificate is not None:
-        environ |= {
-            "SSL_CLIENT_VERIFY": "SUCCESS" if tls.peer_verified else "GENEROUS",
-            "SSL_CLIENT_CERT": certificate.public_bytes(Encoding.PEM).decode("ascii"),
-            "SSL_CLIENT_S_DN": certificate.subject.rfc4514_string(),
-            "SSL_CLIENT_I_DN": certificate.issuer.rfc4514_string(),
-            "SSL_CLIENT_M_SERIAL": f"{certificate.serial_number:X}",
-            "SSL_CLIENT_M_VERSION": str(certificate.version.value + 1),
-            "SSL_CLIENT_V_START": _time(certificate.not_valid_before_utc),
-            "SSL_CLIENT_V_END": _time(certificate.not_valid_after_utc),
-        }
+        environ |= certificate_environ(certificate, verified=tls.peer_verified)
     return environ
-
-
-def _time(moment: datetime) -> str:
-    """As OpenSSL prints it. Not strftime: its names follow the locale."""
-    return f"{MONTHS[moment.month - 1]} {moment.day:2} {moment:%H:%M:%S %Y} GMT"
 

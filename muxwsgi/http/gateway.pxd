@@ -12,12 +12,13 @@ from muxwsgi.wire.syscalls cimport clock
 
 
 cdef class Gateway:
-    cdef object _app, _software
+    cdef object _app, _software, _forwarding
     cdef readonly Events events
     cdef public object errors
     cdef bint _multiprocess
 
     @cython.locals(hijack=Hijack, began=double, in_order=bint, request=dict, exchanges=tuple, streams=tuple, counts=ExchangeCounts)
     cdef bint serve(self, Connection connection, dict environ, Body body, Response response, str target) except -1
+    cpdef forwarding(self, Connection connection)
     cpdef note_refusal(self, Connection connection, error)
     cdef bint _answer_for(self, error, Connection connection, Body body, Response response, Hijack hijack, str target) except -1

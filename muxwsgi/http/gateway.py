@@ -13,6 +13,7 @@ from muxwsgi.errors import Cut, Draining, Expired, PeerError, ResponseAborted, T
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.http.environ import Environ, ErrorStream, StandardErrors, WSGIApplication, connection_environ
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.forwarding import Forwarding, ForwardingReader
 from muxwsgi.http.hijack import Hijack, hijack_of
 from muxwsgi.signals import may_be_ctrl_c
 from muxwsgi.wire.fork import end_child
@@ -42,18 +43,26 @@ class Gateway:
         software: str,
         events: Events,
         multiprocess: bool,
+        forwarding: Forwarding | None = None,
     ) -> None:
-        """`events` reports exchanges, refused requests, and the end of connections that the application had taken over. `software` and
+        """`forwarding` says which peers may say who their client is; None for no peer.
+
+        `events` reports exchanges, refused requests, and the end of connections that the application had taken over. `software` and
         `multiprocess` go into the environ."""
         self._app = app
         self._software = software
         self._multiprocess = multiprocess
         self.errors: ErrorStream = StandardErrors()
         self.events = events
+        self._forwarding = forwarding
 
     def environ_of(self, connection: "Connection") -> Environ:
         """The part of the environ that all requests of `connection` have."""
         return connection_environ(connection, self._software, self._multiprocess, self.errors)
+
+    def forwarding(self, connection: "Connection") -> ForwardingReader | None:
+        """What reads the forwarding fields of all requests of `connection`; None if there is nothing to do."""
+        return None if self._forwarding is None else self._forwarding.reader(connection.client)
 
     def serve(self, connection: "Connection", environ: Environ, body: "Body", response: "Response", target: str) -> bool:
         """Have the application answer one request. Returns whether this exchange leaves the connection in order for another request.

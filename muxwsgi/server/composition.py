@@ -27,6 +27,7 @@ from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.root_path import with_root_path
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
@@ -120,7 +121,10 @@ class Composition:
         else:  # a proxy needs neither wrapper: it passes bodies and WebSockets on as they arrive
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
-        self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess)
+            app = with_root_path(app, settings.trust.root_path)
+        # The clients of a proxy are known by their connections alone: a field that names another client is for the destination.
+        trust = None if self._proxy is not None else settings.trust
+        self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess, trust=trust)
         self._engines = [self._http]
         if self._proxy is not None:
             self._engines.append(self._proxy.engine)

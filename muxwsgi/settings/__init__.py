@@ -10,6 +10,7 @@ from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.server import ServerSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
+from muxwsgi.settings.trust import HeaderMap, TrustSettings
 from muxwsgi.settings.worker import WorkerSettings
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CertificateFiles",
     "ClientCertificates",
     "HTTPSettings",
+    "HeaderMap",
     "LogSettings",
     "MuxSettings",
     "ServerSettings",
@@ -25,6 +27,7 @@ __all__ = [
     "TLSMode",
     "TLSSettings",
     "Transparent",
+    "TrustSettings",
     "UnknownALPN",
     "WorkerSettings",
 ]

@@ -1,14 +1,15 @@
 """The sections of docs/configuration.md, in the order of the page."""
 
-__all__ = ["APP", "BIND", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
+__all__ = ["APP", "BIND", "FRONT", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
 
 BIND = "Where to listen"
 TLS = "TLS"
 ROUTES = "Which route gets a connection"
 HTTP = "HTTP"
+FRONT = "Behind a proxy"
 APP = "The application"
 PROCESS = "The process"
 WORKERS = "Workers"
 LOGS = "Logs"
 
-SECTIONS = (BIND, TLS, ROUTES, HTTP, APP, PROCESS, WORKERS, LOGS)
+SECTIONS = (BIND, TLS, ROUTES, HTTP, FRONT, APP, PROCESS, WORKERS, LOGS)

@@ -9,6 +9,7 @@ from muxwsgi.settings.http import HTTPSettings
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.sections import BIND, PROCESS, ROUTES
 from muxwsgi.settings.tls import ClientCertificates, TLSSettings, UnknownALPN
+from muxwsgi.settings.trust import TrustSettings
 
 __all__ = ["ServerSettings"]
 
@@ -20,6 +21,7 @@ class ServerSettings:
     binds: tuple[BindSettings, ...] = (BindSettings(host="127.0.0.1", port=8000),)
     http: HTTPSettings = HTTPSettings()
     mux: MuxSettings = MuxSettings()
+    trust: TrustSettings = TrustSettings()
     client_certificates: ClientCertificates = shared(TLSSettings, "client_certificates")
     client_ca: str | None = shared(TLSSettings, "client_ca")
     ciphers: str | None = shared(TLSSettings, "ciphers")

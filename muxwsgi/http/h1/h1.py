@@ -45,15 +45,16 @@ from muxwsgi.events import Events, tell
 from muxwsgi.http.body import Body
 from muxwsgi.http.environ import Environ, ErrorStream, WSGIApplication
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.forwarding import Forwarding
 from muxwsgi.http.gateway import Gateway
 from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
-from muxwsgi.http.h1.head import Head, refuse_early
+from muxwsgi.http.h1.head import Head, is_host, refuse_early
 from muxwsgi.http.h1.incoming import Incoming
 from muxwsgi.http.h1.refused import refused_request
 from muxwsgi.http.h1.response import ResponseDefaults, put_refusal, response_to
 from muxwsgi.http.input import Input
 from muxwsgi.protocols.http1 import LEADING_CRLFS
-from muxwsgi.settings import HTTPSettings
+from muxwsgi.settings import HTTPSettings, TrustSettings
 from muxwsgi.wire.lingering_close import linger
 from muxwsgi.wire.ready import give_turn
 from muxwsgi.wire.syscalls import clock
@@ -89,8 +90,11 @@ class HTTP1:
         *,
         events: Events | None = None,
         multiprocess: bool = False,
+        trust: TrustSettings | None = None,
     ) -> None:
-        """`events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `multiprocess`
+        """`trust` says which peers may say who their client is; None for no peer.
+
+        `events` hears of exchanges, of requests that are refused, and of connections that the application had taken over. `multiprocess`
         goes into the environ."""
         self._settings = settings
         self._gateway = Gateway(
@@ -98,6 +102,7 @@ class HTTP1:
             software=settings.server_header or "muxwsgi",
             events=Events() if events is None else events,
             multiprocess=multiprocess,
+            forwarding=None if trust is None else Forwarding(trust, is_host),
         )
         self._defaults = ResponseDefaults(settings.server_header, closing=settings.keep_alive == 0, linger=settings.linger)
         self._draining = False
@@ -134,6 +139,7 @@ class HTTP1:
         shared = gateway.environ_of(connection)
         shared["wsgi.input"] = Input(no_body)
         head = Head(settings, shared)
+        forwarding = gateway.forwarding(connection)
         patience = settings.request_head_timeout
         due = line.deadline  # of the first head, where it has begun so late that the mux had set one
         pipelined = 0
@@ -142,6 +148,8 @@ class HTTP1:
             while (raw := self._read_head(incoming, patience, due)) is not None:
                 due = _NEVER
                 environ = head.parse(raw)
+                if forwarding is not None:
+                    forwarding.read(environ)
                 body: Body = no_body
                 if head.chunked or head.length:
                     body = self._body(incoming, head, environ)

@@ -19,7 +19,7 @@ from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
 from muxwsgi.http.h1.sent_fields import sent_fields
 from muxwsgi.settings import HTTPSettings
 
-__all__ = ["Head", "refuse_early"]
+__all__ = ["Head", "is_host", "refuse_early"]
 
 #: method SP request-target SP HTTP-version CRLF (RFC 9112 section 3). The target is visible ASCII without "#", which no
 #: request-target can have (RFC 9112 section 3.2); what may stand in which part of it is left to the application. A minor version above 1
@@ -188,7 +188,7 @@ class Head:
                 raise PeerError(400, "the Host field is missing")
             return
         if host and host not in _HOSTS:  # it is empty where the target has no authority (RFC 9112 section 3.2)
-            if not _is_host(host):
+            if not is_host(host):
                 raise PeerError(400, "the Host field is not a host")
             if len(_HOSTS) >= _HOSTS_AT_MOST:
                 _HOSTS.clear()
@@ -200,7 +200,7 @@ class Head:
 def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[str, str]:
     """Path and query of a request-target that is not a path: the other three forms (RFC 9112 section 3.2)."""
     if method == "CONNECT":
-        if not _is_host(target, port_needed=True):
+        if not is_host(target, port_needed=True):
             raise PeerError(400, "the target of CONNECT is not host:port")
         return "", ""
     if target == "*":
@@ -210,14 +210,14 @@ def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[st
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         raise PeerError(400, "the request-target is neither a path nor an http URI")
-    if not _is_host(absolute[1]):
+    if not is_host(absolute[1]):
         raise PeerError(400, "the authority of the request-target is not a host")
     environ["HTTP_HOST"] = absolute[1]  # the target's authority counts (RFC 9112 section 3.2.2), and the field was checked all the same
     path, _, query = absolute[2].partition("?")
     return path or "/", query
 
 
-def _is_host(text: str, *, port_needed: bool = False) -> bool:
+def is_host(text: str, *, port_needed: bool = False) -> bool:
     """Whether `text` is a host, with a port or, unless `port_needed`, without."""
     match = _HOST.fullmatch(text)
     if match is None:
