@@ -41,7 +41,7 @@ class TrustSettings:
     forwarded_allow_ips: str | None = setting(
         None,
         "Peers whose forwarding fields are believed: addresses and networks behind commas, * or none. Peers on unix sockets are believed "
-        "too. The variable FORWARDED_ALLOW_IPS counts where none is given. Default: loopback, for x-forwarded-proto.",
+        "too. The variable FORWARDED_ALLOW_IPS counts if none is given. Default: loopback, for x-forwarded-proto.",
         section=FRONT,
         unit="LIST",
     )
