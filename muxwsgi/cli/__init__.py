@@ -11,7 +11,8 @@ from muxwsgi.cli.ca import ca as certificate_authority
 from muxwsgi.cli.ending import discard_output, flush_output, say
 from muxwsgi.cli.help import Commands, SectionedCommand, SectionOption
 from muxwsgi.cli.option import Option
-from muxwsgi.cli.options import OPTIONS, collect, shown_default
+from muxwsgi.cli.options import ALL, OPTIONS, collect, shown_default
+from muxwsgi.cli.print_config import printed
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.replay import replay
 from muxwsgi.errors import OperatorError
@@ -34,7 +35,15 @@ def cli() -> None:
     """One port, every protocol, any WSGI app."""
 
 
-_config = click.option("-c", "--config", metavar="FILE", help="Read options from this TOML file.")
+_config = click.option(
+    "-c",
+    "--config",
+    metavar="FILE",
+    help="Read options from this file: TOML, or Python (FILE.py, python:MODULE). "
+    "Default for an application: ./muxwsgi.conf.py or ./gunicorn.conf.py.",
+)
+_check_config = click.option("--check-config", is_flag=True, help="Serve nothing, as `muxwsgi check`.")
+_print_config = click.option("--print-config", is_flag=True, help="Print the value of each option and where it comes from, and check.")
 
 
 def _options(command: Command) -> Command:
@@ -82,11 +91,16 @@ def _taken_signals() -> Signals:
 
 @cli.command(cls=SectionedCommand, short_help="Serve a WSGI application.")
 @click.argument("app", required=False)
+@_print_config
+@_check_config
 @_options
-def run(app: str | None, config: str | None, **flags: Any) -> object:
+def run(app: str | None, config: str | None, check_config: bool, print_config: bool, **flags: Any) -> object:
     """Serve the WSGI application APP, which is module:attribute or module:factory(); without APP the one that wsgi_app names."""
+    if check_config or print_config:
+        _look(app, _of_application(flags, config), printing=print_config)
+        return None
     signals = _taken_signals()
-    values = collect(flags, config, proxy=False)
+    values = _of_application(flags, config)
     app = app or values["wsgi_app"]
     if app is None:
         raise click.UsageError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
@@ -94,7 +108,7 @@ def run(app: str | None, config: str | None, **flags: Any) -> object:
 
     role = None
     if wanted_of_workers(values) is not None:
-        role = become_worker(lambda: collect(flags, config, proxy=False), values, signals)
+        role = become_worker(lambda: _of_application(flags, config), values, signals)
         values = role.values
     # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
     from muxwsgi.patch import patch_all
@@ -107,10 +121,15 @@ def run(app: str | None, config: str | None, **flags: Any) -> object:
 
 
 @cli.command(cls=SectionedCommand, short_help="Serve the forward proxy.")
+@_print_config
+@_check_config
 @_proxy_options
 @_options_of_proxy
-def proxy(config: str | None, **flags: Any) -> object:
+def proxy(config: str | None, check_config: bool, print_config: bool, **flags: Any) -> object:
     """Serve the forward proxy, for HTTP, SOCKS and clients that are redirected to it. It listens on 127.0.0.1:8080 by default."""
+    if check_config or print_config:
+        _look(None, collect(flags, config, defaults=_PROXY_DEFAULTS), printing=print_config, of_proxy=True)
+        return None
     signals = _taken_signals()
     values = collect(flags, config, defaults=_PROXY_DEFAULTS)
     from muxwsgi.cli.workers import wanted_of_workers
@@ -130,9 +149,10 @@ def proxy(config: str | None, **flags: Any) -> object:
 @cli.command(cls=SectionedCommand, short_help="Say what would be served, or what is wrong.")
 @click.argument("app", required=False)
 @click.option("--proxy", "of_proxy", is_flag=True, help="What `muxwsgi proxy` would serve, with the options below that are its own.")
+@_print_config
 @_options
 @_proxy_options
-def check(app: str | None, of_proxy: bool, config: str | None, **flags: Any) -> None:
+def check(app: str | None, of_proxy: bool, config: str | None, print_config: bool, **flags: Any) -> None:
     """Say what would be served, or what is wrong, without serving it: options, certificates, hijackers and, if named, the application.
 
     With --proxy, the same of the forward proxy: its CA, passwords, block lists and rules too.
@@ -142,9 +162,24 @@ def check(app: str | None, of_proxy: bool, config: str | None, **flags: Any) -> 
     given = [option.flag for option in PROXY_OPTIONS if flags[option.name] not in (None, ())]
     if given and not of_proxy:
         raise click.UsageError(f"{given[0]} needs --proxy")
-    values = collect(flags, config, defaults=_PROXY_DEFAULTS if of_proxy else None, proxy=of_proxy)
+    values = collect(flags, config, defaults=_PROXY_DEFAULTS) if of_proxy else _of_application(flags, config)
+    _look(app, values, printing=print_config, of_proxy=of_proxy)
+
+
+def _of_application(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
+    """The values of options for an application, which may have a configuration file in its folder."""
+    return collect(flags, config, proxy=False, find_file=True)
+
+
+def _look(app: str | None, values: Mapping[str, Any], *, printing: bool, of_proxy: bool = False) -> None:
+    """Print what would be served; with `printing` the configuration before it. Raises `OperatorError`."""
     from muxwsgi.cli import look
 
+    if printing:
+        click.echo("\n".join(printed(values, ALL if of_proxy else OPTIONS)))
+    else:
+        for remark in values["remarks"]:
+            click.echo(f"muxwsgi: warning: {remark}", err=True)
     if of_proxy:
         look.check_proxy(values)
     else:

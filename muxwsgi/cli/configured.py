@@ -1,8 +1,9 @@
 """Makes settings of option values, and finds the hijackers. `run` and the commands that serve nothing use it."""
 
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,9 @@ from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.setting import from_options
 from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode, TrustSettings
 
-__all__ = ["prepare_process", "server_settings", "wanted_hijackers"]
+__all__ = ["prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
+
+log = logging.getLogger("muxwsgi.error")
 
 
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
@@ -83,8 +86,11 @@ def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Regis
 
 
 def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the working folder and the module path, before anything is loaded. Returns `values` with absolute paths, because an application
-    may change the folder, and files are opened after its import, and again later."""
+    """Set the working folder, the module path and the variables of `--env`, before anything is loaded.
+
+    Returns `values` with absolute paths, because an application may change the folder, and files are opened after its import, and again
+    later. Raises `OperatorError`."""
+    set_environment(values["raw_env"])
     if values["chdir"]:
         try:
             os.chdir(values["chdir"])
@@ -96,6 +102,37 @@ def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:
     if CONFIGURATION not in values:
         values[CONFIGURATION] = check_logs(values)
     return values
+
+
+#: The values before that variables had which were set, None for those that did not exist.
+_before: dict[str, str | None] = {}
+
+
+def set_environment(pairs: Iterable[str]) -> None:
+    """Set the variables of `pairs`, KEY=VALUE. Those that were set by an earlier call get the values back that they had before. Raises
+    `OperatorError`."""
+    wanted = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or "\0" in pair:
+            raise OperatorError(f"raw_env: {pair!r} is not KEY=VALUE")
+        wanted[key] = value
+    for key, earlier in _before.items():
+        if earlier is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = earlier
+    _before.clear()
+    _before.update({key: os.environ.get(key) for key in wanted})
+    os.environ.update(wanted)
+
+
+def say_remarks(values: Mapping[str, Any]) -> None:
+    """Tell the operator which file was read, and what there is to say about it."""
+    if values["config"]:
+        log.info("the configuration is %s", values["config"])
+    for remark in values["remarks"]:
+        log.warning("%s", remark)
 
 
 def _absolute(value: Any) -> Any:

@@ -6,16 +6,10 @@ from typing import Any
 
 import click
 
+from muxwsgi.cli.gunicorn import hint
+from muxwsgi.cli.options import OPTIONS
+
 __all__ = ["Commands", "SectionOption", "SectionedCommand"]
-
-
-#: Options of gunicorn that have another name here, or do not exist here.
-_GUNICORN = {
-    ("-k", "--worker-class", "--threads"): "every connection has a greenlet",
-    ("--cert-reqs",): "here it is --client-certificates",
-    ("--check-config",): "here it is `muxwsgi check`",
-    ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"): "the service manager does that",
-}
 
 
 class SectionOption(click.Option):
@@ -46,7 +40,7 @@ class SectionedCommand(click.Command):
         have = [f"`muxwsgi {each.name}`" for each in others if any(flag in parameter.opts for parameter in each.params)]
         if have:
             return f"{' and '.join(have)} {'have' if len(have) > 1 else 'has'} it"
-        return next((hint for flags, hint in _GUNICORN.items() if flag in flags), None)
+        return hint(flag, OPTIONS)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Called by click."""

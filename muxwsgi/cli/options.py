@@ -1,30 +1,22 @@
 """The table of options. `proxy_options` has the options of the proxy only. Flags, the configuration file, MUXWSGI_ variables and
 docs/configuration.md all come from the table.
 
-For each option the flag wins over the variable, the variable over the file, the file over the default. A fault is an `OperatorError` that
-names the source and the place. For an unknown name it suggests the most similar one.
+For each option the flag wins over the variable, the variable over the file, the file over the default. `sources` reads files and variables.
 """
 
 import os
-import re
-import tomllib
-from collections.abc import Mapping
-from difflib import get_close_matches
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from muxwsgi.cli.option import PREFIX, by_section, option, options_of
+from muxwsgi.cli.option import Option, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
+from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
 from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
-
-#: Variables with our prefix that are not options: the file itself, and a switch of the build.
-NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
-
 
 #: Variables that gunicorn reads too, with the options that they set if nothing else does.
 _SHARED_VARIABLES = {"FORWARDED_ALLOW_IPS": "forwarded_allow_ips", "SCRIPT_NAME": "root_path"}
@@ -59,6 +51,7 @@ _ROWS = (
     ),
     option("chdir", str, None, APP, "Change to this folder before anything is loaded.", metavar="FOLDER"),
     option("pythonpath", str, [], APP, "Look for modules here first.", many=True, metavar="FOLDER"),
+    option("raw_env", str, [], APP, "Set this variable for the application, as in DEBUG=1.", many=True, flags=("-e", "--env"), metavar="KEY=VALUE"),
     option(
         "workers",
         str,
@@ -91,34 +84,49 @@ def collect(
     defaults: Mapping[str, Any] | None = None,
     *,
     proxy: bool = True,
+    find_file: bool = False,
 ) -> dict[str, Any]:
     """Every option's value, by name. `flags` has None, or an empty list, for options that were not given on the command line.
 
-    `config` is the file named there, or None. `defaults` are the command's defaults. If no bind is given, the sockets are used that systemd
-    has passed. If there are none, and no default for `bind`, the variable PORT is used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with `proxy_auth`, for
-    example) would not have the expected effect. Raises `OperatorError`.
+    `config` is the file named there, or None. With `find_file`, the working folder is searched for one then. `defaults` are the command's
+    defaults. If no bind is given, the sockets are used that systemd has passed. If there are none, and no default for `bind`, the variable
+    PORT is used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with
+    `proxy_auth`, for example) would not have the expected effect. Raises `OperatorError`.
+
+    Three more keys say how it was configured: `config` the file or None, `remarks` what to tell the operator, a line each, and `sources`
+    where each value comes from that is not a default.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
+    sources: dict[str, str] = {}
+    remarks: list[str] = []
+
+    def take(given: Mapping[str, Any], source: Callable[[Option], str]) -> None:
+        values.update(given)
+        sources.update({name: source(_BY_NAME[name]) for name in given})
+
     if "bind" not in (defaults or {}) and environ.get("PORT"):
-        values["bind"] = [_bind_of_port(environ["PORT"])]
+        take({"bind": [_bind_of_port(environ["PORT"])]}, lambda option: "the variable PORT")
     if passed_sockets():
-        values["bind"] = [f"fd://{each.fd}" for each in passed_sockets()]
+        take({"bind": [f"fd://{each.fd}" for each in passed_sockets()]}, lambda option: "systemd")
     if environ.get("WEB_CONCURRENCY") and not proxy:  # platforms set it to fit the machine, and gunicorn reads it too
-        values["workers"] = environ["WEB_CONCURRENCY"]
+        take({"workers": environ["WEB_CONCURRENCY"]}, lambda option: "the variable WEB_CONCURRENCY")
     for variable, name in _SHARED_VARIABLES.items():
         if environ.get(variable):
-            values[name] = environ[variable]
-    path = config or environ.get("MUXWSGI_CONFIG")
-    found = {} if not path else _from_file(path)
-    for where, given in ((path, found), ("environment", _from_environ(environ))):
-        for name in given if not proxy else ():
-            if any(each.name == name for each in PROXY_OPTIONS):
-                raise OperatorError(f"{where}: {name} is an option of `muxwsgi proxy` and `muxwsgi check --proxy` alone; in Python it is said to Proxy()")
-        values.update(given)
+            take({name: environ[variable]}, lambda option, variable=variable: f"the variable {variable}")  # type: ignore[misc]
+    path = config or environ.get("MUXWSGI_CONFIG") or (default_file() if find_file else None)
+    table = Table(ALL, () if proxy else PROXY_OPTIONS)
+    if path:
+        found = from_file(path, table)
+        remarks += found.remarks
+        take(found.values, lambda option: str(path))
+    found = from_environ(environ, table)
+    remarks += found.remarks
+    take(found.values, lambda option: f"the variable {option.variable}")
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])}
-    values.update({name: _BY_NAME[name].read(value, f"--{name}") if _BY_NAME[name].kind is dict else value for name, value in given.items()})
-    return values
+    tables = {name: _BY_NAME[name].read(value, f"--{name}") for name, value in given.items() if _BY_NAME[name].kind is dict}
+    take(given | tables, lambda option: f"the flag {option.flag}")
+    return {**values, "config": path, "remarks": remarks, "sources": sources}
 
 
 def _bind_of_port(port: str) -> str:
@@ -126,50 +134,6 @@ def _bind_of_port(port: str) -> str:
     if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
         raise OperatorError(f"environment: PORT: {port!r} is not a port (it is used if no bind is given)")
     return f"0.0.0.0:{port}"
-
-
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        found = tomllib.loads(text)
-    except OSError as error:
-        raise OperatorError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OperatorError(f"{path}: {error}") from error
-    values = {}
-    for key, value in found.items():
-        found_option = _BY_NAME.get(key.replace("-", "_"))
-        if found_option is None:
-            raise OperatorError(f"{path}: {_unknown(key, list(_BY_NAME))}")
-        values[found_option.name] = found_option.read(value, f"{path}: {key}")
-    return values
-
-
-def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    by_variable = {each.variable: each for each in ALL}
-    values = {}
-    for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in NOT_OPTIONS or not value:
-            continue
-        known = by_variable.get(variable)
-        if known is None:
-            if _OF_SERVICES.fullmatch(f"{variable}={value}"):
-                continue
-            raise OperatorError(f"environment: {_unknown(variable, list(by_variable))}")
-        values[known.name] = known.read(value, f"environment: {variable}")
-    return values
-
-
-#: Variables that Kubernetes sets in every container for each service whose name begins with `muxwsgi`, and Docker sets for linked
-#: containers: MUXWSGI_SERVICE_HOST, MUXWSGI_API_SERVICE_PORT_HTTP, MUXWSGI_PORT=tcp://..., MUXWSGI_PORT_8000_TCP_ADDR.
-_OF_SERVICES = re.compile(
-    r"MUXWSGI_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)", re.S
-)
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def markdown() -> str:

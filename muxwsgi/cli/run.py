@@ -11,7 +11,7 @@ import gevent
 
 from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.application import application
-from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
+from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, wanted_hijackers
 from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
@@ -66,6 +66,8 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     take_streams()
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
+    if role is None:
+        say_remarks(values)
     values = prepare_process(values)
     extend_error_log(error_log, values)
     settings = server_settings(values)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from muxwsgi.cli.configured import prepare_process, server_settings
+from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
@@ -106,6 +106,7 @@ class _Served:
         self.error_log.install(self.values["log_level"])
         sys.path[:] = self.path
         os.chdir(self.folder)
+        set_environment(self.values["raw_env"])
 
     def close_sockets(self, kept: "_Served | None" = None) -> None:
         """Close the sockets that `kept` does not use."""
@@ -129,6 +130,7 @@ class _Owner:
         self._path = list(sys.path)
         error_log = ErrorLog(values["error_logfile"])
         error_log.install(values["log_level"])
+        say_remarks(values)
         self.served = self._read(values, error_log, None)
         self._before: _Served | None = None  # while a reload is under way
         for each in self.served.listening:
@@ -174,6 +176,7 @@ class _Owner:
         try:
             os.chdir(self._folder)
             sys.path[:] = self._path
+            set_environment(())
             new = self._read(self._collect(), None, self.served)
         except (OperatorError, OSError) as error:
             self._enter(self.served)  # first, because it also says where the log goes
@@ -181,6 +184,7 @@ class _Owner:
             return False
         self._before, self.served = self.served, new
         self._enter(new)
+        say_remarks(new.values)
         return True
 
     def reloaded(self, whole: bool) -> None:
