@@ -61,6 +61,7 @@ QUOTED = {
     "twine upload": "publishes",
     "pip install": "names no package",
     "pip install psycogreen": INDEX,
+    "pip install muxwsgi[metrics]": INDEX,
     "htpasswd -B": "test_the_passwords_of_htpasswd_are_asked_for",
     "htpasswd -B -c FILE USER": "test_the_passwords_of_htpasswd_are_asked_for",
     "curl -x https://proxy.example:8443": "the end of the command is the reader's",
