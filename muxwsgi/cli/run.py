@@ -99,6 +99,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
         errors=error_log.stream,
         listening=None if role is None else role.listening,
         multiprocess=role is not None,
+        worker=None if role is None else role.worker,
     )
     observers.subscribe(server.events)
     _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)

@@ -38,7 +38,7 @@ from enum import Enum
 from time import monotonic_ns
 from zlib import crc32
 
-__all__ = ["BINDS", "WORDS", "Entry", "SharedPage", "State"]
+__all__ = ["ACCEPTED", "ACCEPTS", "BINDS", "CONNECTIONS", "WORDS", "Entry", "SharedPage", "State"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -58,7 +58,12 @@ BINDS = 16
 _PID, _GENERATION, _NUMBER, _STATE, _STARTED = range(5)
 _VERSION, _EVER_USED = range(2)  # of the first entry
 # Line 1
-_HEARTBEAT, _CONNECTIONS, _ACCEPTS, _ACCEPTED = range(8, 12)
+_LINE = 8
+_HEARTBEAT, _CONNECTIONS, _ACCEPTS, _ACCEPTED = range(_LINE, _LINE + 4)
+
+#: Words of `Entry.line`.
+CONNECTIONS, ACCEPTS, ACCEPTED = _CONNECTIONS - _LINE, _ACCEPTS - _LINE, _ACCEPTED - _LINE
+
 # Lines 2 and 3
 _BINDS = 16
 # Line 4
@@ -169,6 +174,11 @@ class Entry:
     @accepted.setter
     def accepted(self, number: int) -> None:
         self._words[self._at + _ACCEPTED] = number
+
+    @property
+    def line(self) -> memoryview:
+        """The line that the worker writes, for code that looks often."""
+        return self._words[self._at + _LINE : self._at + _LINE + 8]
 
     @property
     def binds(self) -> frozenset[int]:

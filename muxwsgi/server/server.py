@@ -22,15 +22,17 @@ from muxwsgi.mux.route import Handler, Route
 from muxwsgi.server.binds import Listening, listen_on, parse_bind
 from muxwsgi.server.composition import Composition
 from muxwsgi.server.drain import DRAIN_INTERVAL, Drain, end_of_grace
+from muxwsgi.server.gate import Gate
 from muxwsgi.server.serving import Serving
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
+from muxwsgi.server.worker import Worker
 from muxwsgi.settings import BindSettings, ServerSettings
 from muxwsgi.signals import Signals
 from muxwsgi.wire import fork
-from muxwsgi.wire.acceptor import Room
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.listener import Listener
+from muxwsgi.wire.room import Room
 from muxwsgi.wire.sweeper import Sweeper
 
 __all__ = ["Server"]
@@ -57,13 +59,15 @@ class Server:
         errors: ErrorStream | None = None,
         listening: Sequence[Listening] | None = None,
         multiprocess: bool = False,
+        worker: Worker | None = None,
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
         `hijackers` are callables decorated with `@hijack`, or routes. `registered` are further ones that `fallback` and `silence` may name.
         `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is the `wsgi.errors` of applications, None for standard
         error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` means that other
-        processes serve the same application. It goes into the environ. Raises `OperatorError`.
+        processes serve the same application. It goes into the environ. `worker` is what this process is to a master. Connections are then
+        spread over the workers that accept on the same sockets. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
@@ -74,6 +78,7 @@ class Server:
             self.events.subscribe(exchange=on_exchange)
         self._errors = errors
         self._multiprocess = multiprocess
+        self._gate = None if worker is None else Gate(worker.page, worker.entry)
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
         self._serving = Serving(self._lines, self.events)
@@ -175,7 +180,7 @@ class Server:
         self._stopped = Event()
         self._failures.watch()
         self._composition.start()
-        room = Room(self.settings.max_connections or None)
+        room = Room(self.settings.max_connections or None, self._gate)
         for listening in self._listening:
             server = None if listening.wildcard else listening.name
             front = self._composition.fronts[listening.address]
@@ -183,6 +188,8 @@ class Server:
             listener = Listener(listening.socket, serve, room=room, server=server, service=front.service)
             self._listeners[listening.address] = listener
             listener.start()
+        if self._gate is not None:
+            self._gate.open()
         self._sweeper.start()
 
     def swap(
@@ -271,6 +278,8 @@ class Server:
         """
         self._stop_wanted = True
         self._grace_wanted = grace
+        if self._gate is not None:
+            self._gate.close()
         begin = monotonic()
         self._cut_at = begin + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
         grace_until = end_of_grace(begin, self._cut_at)

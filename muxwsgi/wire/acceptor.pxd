@@ -2,29 +2,17 @@
 
 # By another name: `Connection` is looked up in the module when it is called.
 from muxwsgi.wire.connection cimport Connection as AcceptedConnection
+from muxwsgi.wire.room cimport Room
 from muxwsgi.wire.syscalls cimport accept_one, close_descriptor
-
-
-cdef class Room:
-    cdef object __weakref__
-    cdef readonly Py_ssize_t taken
-    cdef Py_ssize_t _limit
-    cdef object _waiting
-
-    cpdef bint is_full(self)
-    cpdef wait(self, acceptor)
-    cpdef take(self)
-    cpdef free(self)
-    cdef _call_next(self)
 
 
 cdef class Acceptor:
     cdef object __weakref__
     cdef public object pool, serve, service, spawn
-    cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted
+    cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted, _gate, _gate_timer
     cdef tuple _kind
     cdef Room _room
-    cdef bint _pausing, _waits_for_room, _exhausted, _delayed, _draining, _serving_them
+    cdef bint _pausing, _waits_for_room, _stood_back, _exhausted, _delayed, _draining, _serving_them
     cdef int _most, _at_most, _failed, _ticks
 
     cpdef start(self, listening)
@@ -37,6 +25,7 @@ cdef class Acceptor:
     cdef bint _pool_is_full(self) except -1
     cpdef accept_next(self)
     cdef _wait_for_pool(self)
+    cdef Py_ssize_t _admitted(self) except -1
     cdef bint _accept(self, int most)
     cdef _note_failure(self, error, bint accepting)
     cdef _serve_one(self, int fd, client)

@@ -1,4 +1,4 @@
-"""`Acceptor`: the accept loop of a `Listener`, and `Room`, which limits how many connections are served at once.
+"""`Acceptor`: the accept loop of a `Listener`.
 
 gevent's own loop makes two sockets for each connection, asks for an address that accept(2) has returned, and starts a `Greenlet`. Here a
 `Connection` is made from the descriptor, and a raw greenlet starts in the accept itself. That saves a third of the instructions of a
@@ -11,6 +11,8 @@ What the loop does, by state:
   until it first waits; then the hub comes back to the loop.
 - waiting for room: the watcher is stopped. `Room` calls `accept_next` when a place is free and those that waited before have had theirs.
   Where a pool is full, the watcher is gone, and the pool calls `Listener.start_accepting`.
+- standing back: other workers of the same sockets have fewer connections, so the watcher is stopped for a millisecond, and then one
+  connection is accepted. Only with a `Gate`.
 - pausing: accept(2) has failed, so the watcher is stopped until `_pause_timer` has ticked often enough. Clients wait in the backlog.
 - draining: `take_backlog` accepts the whole backlog, up to a limit, and `_serve_accepted` serves it as there is room.
 - closed: nothing starts it again but `start`.
@@ -33,10 +35,11 @@ from greenlet import greenlet
 
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.ready import READ
+from muxwsgi.wire.room import Gate, Room
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.syscalls import accept_one, close_descriptor, kind_of
 
-__all__ = ["IN_RAW_GREENLET", "Acceptor", "ConnectionGreenlet", "Room", "Serve"]
+__all__ = ["GATE_PAUSE", "IN_RAW_GREENLET", "Acceptor", "ConnectionGreenlet", "Serve"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -57,6 +60,9 @@ FAILED_IN_A_ROW = 64
 
 #: Seconds between two ticks of the timer for pauses, at least.
 SHORTEST_PAUSE = 0.001
+
+#: Seconds in which other workers may accept what this one leaves to them. A tick of the timer, which is a millisecond.
+GATE_PAUSE = 0.001
 
 #: Connections that are accepted and wait to be served, at most, while it drains: a quarter of the descriptors that the process may have,
 #: and this at least. The application needs some, too.
@@ -87,47 +93,6 @@ class ConnectionGreenlet(greenlet):  # type: ignore[misc]  # mypy is not shown i
         return get_hub().loop
 
 
-class Room:
-    """Room for connections, shared by listeners: at most `limit` are served at once, None for as many as come.
-
-    taken       how many are served
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self.taken = 0
-        self._limit = sys.maxsize if limit is None else limit
-        self._waiting: deque[Acceptor] = deque()
-
-    def is_full(self) -> bool:
-        """Whether one more is too many."""
-        return self.taken >= self._limit
-
-    def wait(self, acceptor: "Acceptor") -> None:
-        """Let `acceptor` have a place when it is its turn."""
-        self._waiting.append(acceptor)
-
-    def take(self) -> None:
-        """Take a place."""
-        self.taken += 1
-
-    def free(self) -> None:
-        """Give it back."""
-        self.taken -= 1
-        self._call_next()
-
-    def _call_next(self) -> None:
-        # By the hub, which accepts: a place is given back by a connection's greenlet, and by one that ends at once while `accept_next`
-        # still runs.
-        if self._waiting and not self.is_full():
-            get_hub().loop.run_callback(self._pass_on)
-
-    def _pass_on(self) -> None:
-        # One place each, in the order in which they came: a crowd on one port does not lock out another.
-        if self._waiting and not self.is_full():
-            self._waiting.popleft().accept_next()
-            self._call_next()
-
-
 class Acceptor:
     """Accepts for `owner` and serves each connection. See the file for its states.
 
@@ -154,6 +119,9 @@ class Acceptor:
         self._ticks = 0  # of the timer, until the pause ends
         self._pausing = False
         self._waits_for_room = False
+        self._gate: Gate | None = None
+        self._gate_timer: Any = None
+        self._stood_back = False  # the next one is accepted without asking the gate
         self._exhausted = False  # from a failure until the backlog was found empty: each is logged once, and not with every pause
         self._failed = 0  # in a row, each with its connection's own fault
         self._delayed = False  # from a pause until an accept succeeds
@@ -176,6 +144,12 @@ class Acceptor:
         # One that does not repeat would be over at once when it is started again.
         self._pause_timer = loop.timer(0, max(self._owner.min_delay, SHORTEST_PAUSE))
         self._watcher = loop.io(listening.fileno(), READ)
+        self._stood_back = False
+        self._gate = self._room.gate
+        if self._gate is not None and listening.family != socket.AF_UNIX and listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            self._gate = None  # the kernel has chosen this process: no other one sees the same connections
+        if self._gate is not None:
+            self._gate_timer = loop.timer(0, GATE_PAUSE)
         if not self._waits_for_room:
             self._watcher.start(self._accept_some)
 
@@ -188,6 +162,10 @@ class Acceptor:
             self._watcher = None
             self._pause_timer.stop()
             self._pause_timer.close()
+            if self._gate_timer is not None:
+                self._gate_timer.stop()
+                self._gate_timer.close()
+                self._gate_timer = None
 
     def close(self) -> None:
         """`stop`, and close the connections that were accepted and not served yet. Idempotent."""
@@ -260,6 +238,8 @@ class Acceptor:
             return
         if self._pool_is_full():
             self._wait_for_pool()
+        elif self._gate is not None and not self._admitted():
+            pass
         elif self._accept(1):
             self._wait_for_room()
         elif self._watcher is not None and not self._pausing:
@@ -275,10 +255,35 @@ class Acceptor:
         if self._room.is_full():
             self._watcher.stop()
             self._wait_for_room()
-        elif self._accept(self._most):
-            self._most = min(2 * self._most, self._at_most)
+            return
+        most = self._most
+        if self._gate is not None:
+            most = min(most, self._admitted())
+            if not most:
+                return
+        if self._accept(most):
+            if most == self._most:
+                self._most = min(2 * most, self._at_most)
         else:
             self._most = min(2, self._at_most) if self._exhausted else 1  # only an empty backlog shows that the failure is over
+
+    def _admitted(self) -> int:
+        """How many connections the gate lets in now. With 0, it is called again in a moment."""
+        assert self._gate is not None
+        if self._stood_back:
+            self._stood_back = False
+            return 1
+        allowed = self._gate.allowed()
+        if not allowed:
+            self._stood_back = True
+            self._watcher.stop()
+            self._gate_timer.again(self._come_forward, update=True)
+        return allowed
+
+    def _come_forward(self) -> None:
+        self._gate_timer.stop()
+        if not self._pausing and not self._waits_for_room:
+            self._watcher.start(self._accept_some)
 
     def _accept(self, most: int) -> bool:
         """Accept up to `most`. Whether there was one for each. Raises nothing: the loop would stop watching for good."""

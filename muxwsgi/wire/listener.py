@@ -20,9 +20,10 @@ from typing import Any
 import gevent
 from gevent.server import StreamServer
 
-from muxwsgi.wire.acceptor import IN_RAW_GREENLET, Acceptor, Room, Serve
+from muxwsgi.wire.acceptor import IN_RAW_GREENLET, Acceptor, Serve
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.fork import leave_to_parent
+from muxwsgi.wire.room import Room
 from muxwsgi.wire.service import Service
 
 __all__ = ["Listener"]

@@ -15,6 +15,9 @@ monkey.patch_all()
 
 import muxwsgi
 from muxwsgi.mux import matchers
+from muxwsgi.server.heartbeat import Heartbeat
+from muxwsgi.server.page import SharedPage
+from muxwsgi.server.worker import Worker
 from muxwsgi.settings import BindSettings, CertificateFiles
 from muxwsgi.wire.frames import keep_frames
 from tests.gate.sequences import BODY, REFERENCE_ROUNDS
@@ -68,6 +71,8 @@ def echo(connection: muxwsgi.Connection) -> None:
 
 if __name__ == "__main__":
     certificate = CertificateFiles(certfile=sys.argv[1], keyfile=sys.argv[2])
+    page = SharedPage()
+    entry = page.take(0, 1)
     server = muxwsgi.Server(
         application,
         binds=[
@@ -75,6 +80,7 @@ if __name__ == "__main__":
             BindSettings(host="127.0.0.1", port=0, tls="required", certificates=(certificate,)),
         ],
         hijackers=[echo],
+        worker=Worker(0, -1, Heartbeat(entry), page, entry, announces=True),  # as the only one of a master
     )
     print(*(address.rpartition(":")[2] for address in server.addresses), flush=True)
     keep_frames()  # as `muxwsgi run` does

@@ -22,11 +22,12 @@ from gevent.lock import Semaphore
 from muxwsgi.wire import acceptor as acceptor_module
 from muxwsgi.wire import connection as connection_module
 from muxwsgi.wire import listener as listener_module
-from muxwsgi.wire.acceptor import Acceptor, Room, Serve
+from muxwsgi.wire.acceptor import Acceptor, Serve
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import give_turn
+from muxwsgi.wire.room import Room
 from muxwsgi.wire.syscalls import accept_by_python, accept_one
 from tests.waiting import until
 

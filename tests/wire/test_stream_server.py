@@ -14,11 +14,12 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 from muxwsgi.wire import listener as listener_module
-from muxwsgi.wire.acceptor import FAILED_IN_A_ROW, Acceptor, Room
+from muxwsgi.wire.acceptor import FAILED_IN_A_ROW, Acceptor
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import give_turn
+from muxwsgi.wire.room import Room
 from tests.waiting import until
 
 Kind = type[Any]

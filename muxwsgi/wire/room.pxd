@@ -1,0 +1,15 @@
+# Types for the compiled build: see docs/compiled.md.
+
+
+cdef class Room:
+    cdef object __weakref__
+    cdef readonly Py_ssize_t taken
+    cdef readonly object gate
+    cdef Py_ssize_t _limit
+    cdef object _waiting
+
+    cpdef bint is_full(self)
+    cpdef wait(self, acceptor)
+    cpdef take(self)
+    cpdef free(self)
+    cdef _call_next(self)
