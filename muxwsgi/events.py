@@ -48,13 +48,14 @@ class Refusal:
                 ended       the client ended the stream before its first byte
                 drained     no byte had come when the server was shut down
                 limit       the route is at its limit
+                untrusted   the peer may not connect to a port with the PROXY protocol
                 refused     the HTTP engine answered a request with a 4xx or 5xx, before the application saw it or because of its body
     reason      one line
     route       the name of the route that is at its limit, None for other kinds
     status      the status of a refused request, None for other kinds
     """
 
-    kind: Literal["unmatched", "silent", "ended", "drained", "limit", "refused"]
+    kind: Literal["unmatched", "silent", "ended", "drained", "limit", "untrusted", "refused"]
     reason: str
     route: str | None = None
     status: int | None = None

@@ -75,6 +75,8 @@ def _click_arguments(option: Option, default: Any) -> dict[str, Any]:
     if option.kind is bool:
         return {"is_flag": True, "default": None, "help": text}
     arguments: dict[str, Any] = {"default": None, "help": text, "multiple": option.many}
+    if option.bare:
+        arguments |= {"is_flag": False, "flag_value": option.bare}
     if option.choices:
         arguments["type"] = click.Choice(option.choices)
     else:

@@ -31,6 +31,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         tls=tls if certificates else "off",
         certificates=certificates if tls != "off" else (),
         redirect_http=values["redirect_http"] and tls == "required" and bool(certificates),
+        proxy_protocol=values["proxy_protocol"],
     )
     if values["tls"] in ("required", "optional") and not certificates and not any("certfile=" in bind for bind in values["bind"]):
         raise OperatorError(f"tls={values['tls']} needs a certificate (--certfile and --keyfile, or --tls-dev)")

@@ -51,6 +51,11 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _proxy_protocol(value: Any) -> Any:
+    """Before gunicorn 24 it was true or false."""
+    return {True: "auto", False: "off"}.get(value, value) if isinstance(value, bool) else _lower(value)
+
+
 def _certificate_requirement(value: Any) -> Any:
     """The numbers of `ssl.VerifyMode`, as numbers or as texts."""
     return {0: "none", 1: "optional", 2: "required"}.get(int(value) if str(value).isdigit() else -1, value)
@@ -157,8 +162,18 @@ _BY_SECTION = (
         ),
         Theirs("pythonpath", ("--pythonpath",), remark="repeatable", read=_commas),
         Theirs("paste", ("--paste", "--paster"), why=_PASTE),
-        Theirs("proxy_protocol", ("--proxy-protocol",), why=_NOT_YET, harmless=("off",)),
-        Theirs("proxy_allow_ips", ("--proxy-allow-from",), why=_NOT_YET, read=_commas),
+        Theirs(
+            "proxy_protocol",
+            ("--proxy-protocol",),
+            remark="also for one bind. Each connection has to begin with a header: [behind-a-proxy.md](behind-a-proxy.md#the-proxy-protocol)",
+            read=_proxy_protocol,
+        ),
+        Theirs(
+            "proxy_allow_ips",
+            ("--proxy-allow-from",),
+            remark="also networks, and `--proxy-allow-ips`. Other peers are refused, also if they send no header",
+            read=_joined,
+        ),
         Theirs(
             "protocol",
             ("--protocol",),

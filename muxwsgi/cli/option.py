@@ -20,6 +20,7 @@ class Option:
     kind        int, float, str, bool (a flag without a value), or dict (a table in the file, JSON elsewhere)
     many        a list: a repeatable flag, an array in the file, separated by spaces in the variable
     flags       further spellings of the flag
+    bare        the value of a flag that stands without one; "" if it needs one
     """
 
     name: str
@@ -31,6 +32,7 @@ class Option:
     flags: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     metavar: str = ""
+    bare: str = ""
 
     @property
     def flag(self) -> str:

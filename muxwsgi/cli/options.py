@@ -14,7 +14,7 @@ from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
-from muxwsgi.settings.sections import APP, BIND, LOGS, ROUTES, SECTIONS, TLS, WORKERS
+from muxwsgi.settings.sections import APP, BIND, FRONT, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
 
@@ -24,7 +24,7 @@ _SHARED_VARIABLES = {"FORWARDED_ALLOW_IPS": "forwarded_allow_ips", "SCRIPT_NAME"
 #: Options that are not fields of a settings class. All others are.
 _ROWS = (
     option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH, fd://N or fd://NAME; options of this bind alone behind commas: "
-            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, transparent=redirect|tproxy; of a unix socket mode=660, user=USER, group=GROUP. "
+            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, proxy-protocol, transparent=redirect|tproxy; of a unix socket mode=660, user=USER, group=GROUP. "
             "Default: all sockets that systemd passes, or 127.0.0.1:8000.", many=True, flags=("-b",), metavar="ADDRESS"),
     option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required if there is a certificate.",
             choices=("off", "required", "optional")),
@@ -33,6 +33,8 @@ _ROWS = (
     option("keyfile", str, [], TLS, "Private key of the certfile at the same place, PEM. Default: the certfile itself.", many=True, metavar="FILE"),
     option("tls_dev", bool, False, TLS, "Serve TLS with a self-signed certificate for this machine, made on first use and kept."),
     option("redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
+    option("proxy_protocol", str, "off", FRONT, "Each connection begins with a PROXY header of a load balancer (v1, v2, or auto for either), which names the client. "
+            "The flag alone is auto. -b ADDRESS,proxy-protocol has it for one bind.", choices=("off", "v1", "v2", "auto"), bare="auto"),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("wsgi_app", str, None, APP, "The application, if the command names none: module:attribute or module:factory().", metavar="APP"),

@@ -15,6 +15,7 @@ from muxwsgi.http.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
+    from muxwsgi.wire.proxy_header import ProxyHeader
     from muxwsgi.wire.tls.info import TLSInfo
 
 __all__ = ["Environ", "ErrorStream", "StandardErrors", "WSGIApplication", "connection_environ", "environ_key"]
@@ -103,8 +104,29 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         environ["REMOTE_ADDR"] = ""
     if connection.identity is not None:
         environ["REMOTE_USER"] = connection.identity
+    header = connection.proxy_header
+    if header is not None:
+        environ.update(_proxied_environ(header, tls is None))
     if tls is not None:
         environ.update(_tls_environ(tls))
+    return environ
+
+
+def _proxied_environ(header: "ProxyHeader", ends_tls: bool) -> Environ:
+    """What a PROXY header says beside the addresses. `ends_tls` is whether its TLS, if any, is that of the client's connection."""
+    environ: Environ = {"muxwsgi.proxy_header": header}
+    proxied = header.tls
+    if proxied is not None and ends_tls:
+        environ |= {
+            "wsgi.url_scheme": "https",
+            "HTTPS": "on",
+            "SSL_PROTOCOL": proxied.version,
+            "SSL_CIPHER": proxied.cipher,
+            "SSL_TLS_SNI": header.authority or "",
+            "SSL_CLIENT_VERIFY": "NONE" if not proxied.has_certificate else "SUCCESS" if proxied.verified else "GENEROUS",
+        }
+        if proxied.common_name is not None:
+            environ["SSL_CLIENT_S_DN_CN"] = proxied.common_name
     return environ
 
 

@@ -113,9 +113,10 @@ OF_WORKERS = (
         name="muxwsgi_refusals_total",
         kind="counter",
         help="Connections and requests that were not served: unmatched, silent, ended and drained as above, without a route for them; limit (the "
-        "route was full); refused (a request that the HTTP engine answered with an error).",
+        "route was full); untrusted (the peer may not connect to a port with the PROXY protocol); refused (a "
+        "request that the HTTP engine answered with an error).",
         labels=("kind",),
-        series=_each("unmatched", "silent", "ended", "drained", "limit", "refused"),
+        series=_each("unmatched", "silent", "ended", "drained", "limit", "untrusted", "refused"),
     ),
     Metric(
         name="muxwsgi_tls_handshakes_total",

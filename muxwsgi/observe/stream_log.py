@@ -7,7 +7,7 @@ HTTP request is in the access log.
     stream      a hijacker, or a relay (`forward:`), has ended
     hijacked    an application had taken the connection over, such as for WebSocket
     tunnel      a tunnel of the proxy, or a stream inside of one, has ended
-    unmatched, silent, ended, drained, limit    `events.Refusal` explains them
+    unmatched, silent, ended, drained, limit, untrusted     `events.Refusal` explains them
     handshake   TLS with the client failed
 """
 

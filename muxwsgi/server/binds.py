@@ -29,14 +29,17 @@ _IPV6_TRANSPARENT = 75
 def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, followed by options of this bind after commas.
 
-    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http`, `transparent=redirect|tproxy`, and for
-    unix sockets `mode=OCTAL`, `user=USER` and `group=GROUP`. All other values come from `default`. Raises `OperatorError`.
+    The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http`, `proxy-protocol[=off|v1|v2|auto]`,
+    `transparent=redirect|tproxy`, and for unix sockets `mode=OCTAL`, `user=USER` and
+    `group=GROUP`. All other values come from `default`. Raises `OperatorError`.
     """
     address, *options = text.split(",")
     default = default or BindSettings()
     tls = default.tls
     certificates = default.certificates
     redirect_http = default.redirect_http
+    proxy_protocol = default.proxy_protocol
+    proxy_protocol_said = False
     transparent: Transparent | None = None
     files: dict[str, str] = {}
     mode: int | None = None
@@ -50,6 +53,9 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
                 files[name] = value
             case "redirect-http" if not value:
                 redirect_http = True
+            case "proxy-protocol" if value in ("", "off", "v1", "v2", "auto"):
+                proxy_protocol = value or "auto"  # type: ignore[assignment]  # the guard has checked it
+                proxy_protocol_said = True
             case "transparent" if value in ("redirect", "tproxy"):
                 transparent = value  # type: ignore[assignment]  # the guard has checked it
             case "mode" if re.fullmatch("0?[0-7]{3}", value):
@@ -59,7 +65,7 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
             case _:
                 raise OperatorError(
                     f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, "
-                    "transparent=redirect|tproxy, or for a unix socket mode=660, user=USER, group=GROUP"
+                    "proxy-protocol, transparent=redirect|tproxy, or for a unix socket mode=660, user=USER, group=GROUP"
                 )
     if "keyfile" in files and "certfile" not in files:
         raise OperatorError(f"bind {text!r}: a keyfile without a certfile")
@@ -77,6 +83,7 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         redirect_http = False
     if transparent is not None:
         certificates = ()
+        proxy_protocol = proxy_protocol if proxy_protocol_said else "off"
     host, port, path, fd = _parse_address(text, address.strip())
     return BindSettings(
         host=host,
@@ -86,6 +93,7 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         tls=tls,
         certificates=certificates,
         redirect_http=redirect_http,
+        proxy_protocol=proxy_protocol,
         transparent=transparent,
         mode=mode,
         user=owner.get("user"),

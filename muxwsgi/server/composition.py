@@ -21,6 +21,7 @@ from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
+from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route
 from muxwsgi.http.buffering import with_buffering
@@ -40,6 +41,7 @@ from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
 from muxwsgi.settings import ServerSettings, TLSSettings
 from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.tls.server_context import ServerContext
 
@@ -139,6 +141,7 @@ class Composition:
         if self._silence is None and len(takers) > 1:
             both = " and ".join(takers)
             raise OperatorError(f"silence: {both} take connections of silent clients: name one (--silence {takers[0]})")
+        load_balancers = TrustedPeers(settings.trust.proxies)
         self.muxes: dict[str, Mux] = {}
         self.fronts: dict[str, Front] = {}
         for each in listening:
@@ -148,6 +151,8 @@ class Composition:
                 handler = self._transparent_door(each)
             else:
                 handler = self.muxes[each.address] = self._front_mux(each)
+            if each.bind.proxy_protocol != "off":
+                handler = ProxyProtocol(handler, each.bind.proxy_protocol, load_balancers, settings.trust.proxy_protocol_timeout, events)
             context = self._contexts.get(each.address)
             service = Service(self._draining, None if context is None else context.openssl, events)
             self.fronts[each.address] = Front(handler, service)

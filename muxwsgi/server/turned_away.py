@@ -21,7 +21,7 @@ _LOOK = 128
 #: Advice for the operator.
 _ADVICE = {
     tls.PROTOCOL.name: "TLS on a port without TLS: use --certfile here, or http:// there",
-    proxy_header.PROTOCOL.name: "a PROXY protocol header: switch it off in the load balancer",
+    proxy_header.PROTOCOL.name: "a PROXY protocol header: switch it off in the load balancer, or on here (--proxy-protocol)",
 }
 
 
@@ -68,6 +68,8 @@ class TurnedAway:
                 self._note("refused", connection, f"its request was refused: {refusal.status}: {refusal.reason}", str(refusal.status))
             case "limit":
                 self._note("limit", connection, f"closed: {refusal.reason}", refusal.route or "")
+            case "untrusted":
+                self._note("untrusted", connection, f"closed: {refusal.reason}")
             case "unmatched" if connection.tunnel is None:
                 self._note("unmatched", connection, _why_unmatched)
             case "silent" if connection.tunnel is None:

@@ -4,7 +4,7 @@ Nothing below the command line reads a file or the environment: it is given one 
 `OperatorError` that names the setting as the operator wrote it. `muxwsgi/setting.py` has `setting`.
 """
 
-from muxwsgi.settings.bind import BindSettings, TLSMode, Transparent
+from muxwsgi.settings.bind import BindSettings, ProxyProtocolMode, TLSMode, Transparent
 from muxwsgi.settings.http import BufferChunked, HTTPSettings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
@@ -22,6 +22,7 @@ __all__ = [
     "HeaderMap",
     "LogSettings",
     "MuxSettings",
+    "ProxyProtocolMode",
     "ServerSettings",
     "SyslogFormat",
     "TLSMode",

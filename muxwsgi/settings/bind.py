@@ -7,12 +7,15 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
 from muxwsgi.settings.tls import CertificateFiles
 
-__all__ = ["BindSettings", "TLSMode", "Transparent"]
+__all__ = ["BindSettings", "ProxyProtocolMode", "TLSMode", "Transparent"]
 
 TLSMode = Literal["off", "required", "optional"]
 
 #: How the kernel brings connections to a proxy whose clients know of none (nftables).
 Transparent = Literal["redirect", "tproxy"]
+
+#: The versions of PROXY headers that are accepted.
+ProxyProtocolMode = Literal["off", "v1", "v2", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,7 @@ class BindSettings:
     tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
     certificates        of this bind
     redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
+    proxy_protocol      off; v1, v2 or auto (either): each connection has to begin with a PROXY header, before TLS
     transparent         whether the kernel brings connections here that were meant for others, and how; for a proxy alone
     """
 
@@ -36,6 +40,7 @@ class BindSettings:
     tls: TLSMode = "off"
     certificates: tuple[CertificateFiles, ...] = ()
     redirect_http: bool = False
+    proxy_protocol: ProxyProtocolMode = "off"
     transparent: Transparent | None = None
     mode: int | None = None
     user: str | None = None
@@ -44,6 +49,8 @@ class BindSettings:
     def __post_init__(self) -> None:
         if self.transparent is not None and (self.path is not None or self.tls != "off"):
             raise OperatorError(f"bind {self.address}: a transparent bind is TCP, and its TLS is that of the tunnels: tls=off")
+        if self.transparent is not None and self.proxy_protocol != "off":
+            raise OperatorError(f"bind {self.address}: a transparent bind has the clients' own connections, which send no PROXY header")
         if self.path is None and (self.mode, self.user, self.group) != (None, None, None):
             raise OperatorError(f"bind {self.address}: mode, user and group are for unix sockets")
         if self.tls not in ("off", "required", "optional"):

@@ -78,6 +78,17 @@ class TrustSettings:
         unit="PATH",
     )
 
+    proxy_allow_ips: str = setting(
+        "127.0.0.1,::1",
+        "Peers that may connect to binds with the PROXY protocol: as for --forwarded-allow-ips. Others are refused.",
+        section=FRONT,
+        unit="LIST",
+        flags=("--proxy-allow-from",),
+    )
+    proxy_protocol_timeout: float = setting(
+        10.0, "Seconds from accept in which the whole PROXY header has to come.", section=FRONT, unit="SECONDS", above=0
+    )
+
     def __post_init__(self) -> None:
         check(self)
         fields = self.fields
@@ -96,7 +107,7 @@ class TrustSettings:
                 raise OperatorError(f"forwarder_headers: {name!r} is not a name such as SCRIPT_NAME or REMOTE_USER")
         if not _PREFIX.fullmatch(self.root_path):
             raise OperatorError(f"root_path: {self.root_path!r} is not a path such as /shop")
-        _ = self.forwarders  # parsed here, for its errors
+        _ = self.forwarders, self.proxies  # parsed here, for their errors
 
     @property
     def is_default(self) -> bool:
@@ -107,6 +118,11 @@ class TrustSettings:
     def forwarders(self) -> Networks:
         """The peers whose forwarding fields are believed."""
         return LOOPBACK if self.forwarded_allow_ips is None else parse_networks(self.forwarded_allow_ips, "forwarded_allow_ips")
+
+    @property
+    def proxies(self) -> Networks:
+        """The peers that may connect to binds with the PROXY protocol."""
+        return parse_networks(self.proxy_allow_ips, "proxy_allow_ips")
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import StreamSocket
 from muxwsgi.wire.layers import begin_tls, detach, shake_hands
 from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.proxy_header import ProxyHeader
 from muxwsgi.wire.pump import start_pump
 from muxwsgi.wire.ready import unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
@@ -90,7 +91,7 @@ class Connection:
 
     Attributes:
         tls: what the TLS handshake agreed on, None on a plain connection.
-        client: address of the peer: `getpeername()`, or the client in a trusted header.
+        client: address of the peer: `getpeername()`, or the client in a PROXY header of a trusted load balancer.
         server: address that the peer connected to.
         destination: (host, port) that the peer asked for through CONNECT, SOCKS or a redirect; None if it asked for this server.
         identity: the name that the peer authenticated with; None if it did not.
@@ -537,6 +538,16 @@ class Connection:
         if own.data is None:
             own.data = {}
         return own.data
+
+    @property
+    def proxy_header(self) -> "ProxyHeader | None":
+        """The PROXY header that the connection began with; None without one. What it says of the client is in `client` and `server`."""
+        own = self._lowest()._own
+        return None if own is None else own.proxy_header
+
+    @proxy_header.setter
+    def proxy_header(self, header: "ProxyHeader") -> None:
+        self._extras().proxy_header = header
 
     @property
     def log(self) -> ConnectionLog:

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
+    from muxwsgi.wire.proxy_header import ProxyHeader
     from muxwsgi.wire.pump import Pump
 
 __all__ = ["ConnectionLog", "Extras"]
@@ -41,15 +42,17 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
 class Extras:
     """
     pump        the pump that carries the bytes of the socket of `as_socket()`
+    proxy_header  the PROXY header that the connection began with
     data        a dict for the handler's data
     log         see `Connection.log`
     draining    for a connection that no server serves
     """
 
-    __slots__ = ("_files", "_links", "data", "draining", "log", "pump")
+    __slots__ = ("_files", "_links", "data", "draining", "log", "proxy_header", "pump")
 
     def __init__(self) -> None:
         self.pump: Pump | None = None
+        self.proxy_header: ProxyHeader | None = None
         self.data: dict[Any, Any] | None = None
         self.log: ConnectionLog | None = None
         self.draining: Event | None = None

@@ -16,6 +16,9 @@ from muxwsgi.wire.connection import Address
 
 __all__ = ["TrustedPeers", "is_on_loopback", "peer_address"]
 
+#: Hosts whose trust is remembered.
+_KNOWN_AT_MOST = 4096
+
 
 def peer_address(peer: Address) -> IPAddress | None:
     """The IP address in a socket's address, without its zone; None for a unix socket and for a stream in memory."""
@@ -37,9 +40,19 @@ class TrustedPeers:
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
+        self._known: dict[str, bool] = {}  # by host: this is asked for each connection, and addresses are slow to parse and to compare
 
     def trusts(self, peer: Address) -> bool:
         """Whether the peer with this socket address is one of them."""
+        host = peer[0] if isinstance(peer, tuple) else ""
+        known = self._known.get(host)
+        if known is None:
+            if len(self._known) >= _KNOWN_AT_MOST:
+                self._known.clear()
+            known = self._known[host] = self._trusts(peer)
+        return known
+
+    def _trusts(self, peer: Address) -> bool:
         networks = self.networks
         if networks.everyone or networks.nobody:
             return networks.everyone

@@ -69,7 +69,7 @@ def said_to(server: muxwsgi.Server, data: bytes) -> bytes:
     [
         (client_hello(), "unmatched", "closed: no route for what it sends: TLS on a port without TLS: use --certfile here, or http:// there"),
         (b"\x00garbage", "unmatched", "closed: no route for what it sends: no known protocol, b'\\x00garbage'"),
-        (b"\r\n\r\n\0\r\nQUIT\n!!!!", "unmatched", "closed: no route for what it sends: a PROXY protocol header: switch it off in the load balancer"),
+        (b"\r\n\r\n\0\r\nQUIT\n!!!!", "unmatched", "closed: no route for what it sends: a PROXY protocol header: switch it off in the load balancer, or on here (--proxy-protocol)"),
         (b"SSH-2.0-x\r\n", "unmatched", "closed: no route for what it sends: SSH"),
         (b"OPTIONS * RTSP/1.0\r\n\r\n", "unmatched", "closed: no route for what it sends: RTSP"),
         (b"GET foo HTTP/1.1\r\n\r\n", "refused", "its request was refused: 400: the Host field is missing"),
