@@ -165,7 +165,7 @@ _BY_SECTION = (
         Theirs(
             "proxy_protocol",
             ("--proxy-protocol",),
-            remark="also for one bind. Each connection has to begin with a header: [behind-a-proxy.md](behind-a-proxy.md#the-proxy-protocol)",
+            remark="also for one bind. Each connection has to have a header: [behind-a-proxy.md](behind-a-proxy.md#the-proxy-protocol)",
             read=_proxy_protocol,
         ),
         Theirs(
