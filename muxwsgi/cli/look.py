@@ -93,7 +93,8 @@ def _list_binds(server: Server, settings: ServerSettings) -> None:
         if bind.transparent is not None:
             click.echo(f"{bind.address} (transparent={bind.transparent}){behind}")
         else:
-            click.echo(f"{bind.address} (TLS {bind.tls}): {', '.join(route.name for route in server.routes)}{behind}")
+            proxied = "" if bind.proxy_protocol == "off" else f", PROXY protocol {bind.proxy_protocol}"
+            click.echo(f"{bind.address} (TLS {bind.tls}{proxied}): {', '.join(route.name for route in server.routes)}{behind}")
 
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import cython
 
 cdef class ForwardingReader:
-    cdef object _peers, _is_host, _believed, _reserved, _underscored, _header_map
+    cdef object _peers, _is_host, _believed, _known, _reserved, _underscored, _header_map
     cdef str _certificate
     cdef tuple _dropped, _keys
     cdef bint _named

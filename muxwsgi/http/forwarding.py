@@ -50,6 +50,11 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _FIXED = frozenset({"CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "HTTP_HOST"})
 
 
+#: Values of fields that are remembered, and their characters.
+_KNOWN_AT_MOST = 1024
+_KNOWN_LENGTH = 120
+
+
 def _key(field: str) -> str:
     return "HTTP_" + field.upper().replace("-", "_")
 
@@ -88,6 +93,7 @@ class ForwardingReader:
         "_header_map",
         "_is_host",
         "_keys",
+        "_known",
         "_named",
         "_peers",
         "_reserved",
@@ -111,6 +117,7 @@ class ForwardingReader:
         self._dropped = dropped
         self._certificate = certificate
         self._keys = believed + dropped
+        self._known: dict[str, Hop] = {}  # by value: a client sends many requests
         self._reserved = frozenset((*self._keys, certificate, *map(_key, FORWARDED_FIELDS))) | _FIXED
         self._underscored = frozenset(settings.underscored if peers is not None else ())
         self._header_map = settings.header_map
@@ -161,15 +168,25 @@ class ForwardingReader:
 
     def _client(self, believed: dict[str, str]) -> Hop | None:
         """The sender of the request, as the trusted proxies have it; None if they do not say."""
+        value = believed.get("HTTP_FORWARDED") or believed.get("HTTP_X_FORWARDED_FOR")
+        if value is None:
+            return None
+        hop = self._known.get(value)
+        if hop is None:
+            hop = self._read_hops(value, "HTTP_FORWARDED" in believed)
+            if hop is not None and len(value) <= _KNOWN_LENGTH:
+                if len(self._known) >= _KNOWN_AT_MOST:
+                    self._known.clear()
+                self._known[value] = hop
+        return hop
+
+    def _read_hops(self, value: str, is_forwarded: bool) -> Hop | None:
         hops: list[Hop]
         try:
-            if "HTTP_FORWARDED" in believed:
-                hops = parse_forwarded(believed["HTTP_FORWARDED"])
+            if is_forwarded:
+                hops = parse_forwarded(value)
                 return self._first_stranger(len(hops), hops.__getitem__)
-            listed = believed.get("HTTP_X_FORWARDED_FOR")
-            if listed is None:
-                return None
-            texts = listed.split(",")
+            texts = value.split(",")
             # From the end, and no further than needed: what is before may be anything.
             return self._first_stranger(len(texts), lambda at: Hop(*parse_node(texts[at].strip(" \t"), bare=True)))
         except ValueError as error:

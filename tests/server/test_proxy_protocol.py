@@ -3,6 +3,8 @@
 import logging
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +19,7 @@ import muxwsgi
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.mux.matchers import prefix
+from muxwsgi.proxy import Proxy
 from muxwsgi.server.binds import parse_bind
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TrustSettings
 from muxwsgi.wire.connection import Connection
@@ -227,6 +230,22 @@ def test_the_other_version_is_refused(start: Start, mode: str) -> None:
     server = start(f"127.0.0.1:0,proxy-protocol={mode}")
     answers = [said_to(server, header + ASKS) for header in (V1, V2)]
     assert [bool(answer) for answer in answers] == [mode == "v1", mode == "v2"]
+
+
+def test_the_access_list_of_a_forward_proxy_is_about_the_client_in_the_header(start: Start) -> None:
+    """Without a list, loopback alone may use it. The load balancer is on loopback, and its client is not."""
+    asked = b"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n"
+    server = start(app=Proxy())
+    assert said_to(server, V1 + asked).startswith(b"HTTP/1.1 403 ")
+    assert said_to(server, LOCAL + asked).startswith(b"HTTP/1.1 502 ")  # nobody listens on port 1
+    fields = asked.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 127.0.0.1\r\nForwarded: for=127.0.0.1\r\n\r\n")
+    assert said_to(server, V1 + fields).startswith(b"HTTP/1.1 403 ")
+
+
+def test_check_says_which_binds_have_it() -> None:
+    arguments = ["check", "tests.server.fronted_app:application", "-b", "127.0.0.1:0,proxy-protocol=v2", "-b", "127.0.0.1:0"]
+    done = subprocess.run([sys.executable, "-m", "muxwsgi", *arguments], capture_output=True, text=True, timeout=60)
+    assert "127.0.0.1:0 (TLS off, PROXY protocol v2): " in done.stdout and "127.0.0.1:0 (TLS off): " in done.stdout, done
 
 
 # Deadlines, and the end
