@@ -115,6 +115,10 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
 def _proxied_environ(header: "ProxyHeader", ends_tls: bool) -> Environ:
     """What a PROXY header says beside the addresses. `ends_tls` is whether its TLS, if any, is that of the client's connection."""
     environ: Environ = {"muxwsgi.proxy_header": header}
+    # As nginx names them, for access logs too.
+    for name, value in (("ALPN", header.alpn), ("AUTHORITY", header.authority), ("UNIQUE_ID", header.unique_id)):
+        if value is not None:
+            environ[f"PROXY_PROTOCOL_TLV_{name}"] = value
     proxied = header.tls
     if proxied is not None and ends_tls:
         environ |= {

@@ -86,11 +86,15 @@ def test_haproxy_ends_tls_and_says_what_it_knows(tmp_path: Path, make_certificat
     bind = f"ssl crt {pem} ca-file {files.certfile} verify optional crt-ignore-err all ca-ignore-err all alpn http/1.1"
     options = "send-proxy-v2-ssl-cn proxy-v2-options crc32c,authority,ssl,cert-cn,ssl-cipher,unique-id"
     front = tcp_front(_Later(), options, bind).replace("mode tcp", "mode tcp\n    unique-id-format %ci:%cp")
-    with ServerProcess(APP, bind_options=",proxy-protocol") as server, haproxy(tmp_path, front.replace("0000", str(server.port))) as port:
+    log = tmp_path / "access"
+    logged = ("--access-logfile", str(log), "--access-logformat", "%(h)s %({PROXY_PROTOCOL_TLV_UNIQUE_ID}e)s %({SSL_TLS_SNI}e)s")
+    with ServerProcess(APP, *logged, bind_options=",proxy-protocol") as server, haproxy(tmp_path, front.replace("0000", str(server.port))) as port:
         seen = get(port, tls=insecure_context())
         assert is_client(seen) and (seen["wsgi.url_scheme"], seen["HTTPS"]) == ("https", "on")
         assert (seen["authority"], seen["SSL_TLS_SNI"]) == ("localhost", "localhost")
         assert seen["unique_id"] == f"127.0.0.7:{seen['port']}"
+        wait_for(log.read_text, "no line")
+        assert log.read_text() == f"127.0.0.7 127.0.0.7:{seen['port']} localhost\n"
         assert seen["SSL_PROTOCOL"] == "TLSv1.3" and seen["SSL_CIPHER"].startswith("TLS_") and seen["SSL_CLIENT_VERIFY"] == "NONE"
         context = insecure_context()
         context.load_cert_chain(files.certfile, files.keyfile)
@@ -173,7 +177,7 @@ def test_behind_nginx_as_its_users_configure_it(tmp_path: Path) -> None:
                 assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("127.0.0.7", "http", "shop.example")
                 assert (seen["SCRIPT_NAME"], seen["PATH_INFO"], seen["SERVER_PORT"]) == ("", "/path", "80")
                 assert "HTTP_FORWARDED" not in seen and "HTTP_X_FORWARDED_HOST" not in seen
-        assert all(line.startswith("127.0.0.7 ") for line in log.read_text().splitlines())
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["127.0.0.7"] * 2
 
 
 def test_behind_haproxy_that_passes_on_what_it_does_not_know(tmp_path: Path) -> None:
