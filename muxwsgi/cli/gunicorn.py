@@ -229,9 +229,13 @@ _BY_SECTION = (
         Theirs("syslog_facility", ("--log-syslog-facility",)),
         Theirs("disable_redirect_access_to_syslog", ("--disable-redirect-access-to-syslog",)),
         Theirs("enable_stdio_inheritance", ("-R", "--enable-stdio-inheritance"), why="workers always have the standard streams"),
-        Theirs("statsd_host", ("--statsd-host",), why=_NOT_YET),
-        Theirs("statsd_prefix", ("--statsd-prefix",), why=_NOT_YET),
-        Theirs("dogstatsd_tags", ("--dogstatsd-tags",), why=_NOT_YET),
+        Theirs(
+            "statsd_host",
+            ("--statsd-host",),
+            remark="the names of metrics are the same; `gunicorn.workers` is not sent: [logs.md](logs.md#statsd)",
+        ),
+        Theirs("statsd_prefix", ("--statsd-prefix",)),
+        Theirs("dogstatsd_tags", ("--dogstatsd-tags",)),
         Theirs("enable_backlog_metric", ("--enable-backlog-metric",), why="`ss -lt` shows the backlog of a listening socket"),
     ),
     *_settings(

@@ -4,6 +4,7 @@ uses it."""
 from collections.abc import Mapping
 from typing import Any
 
+from muxwsgi.http.request_id import name_ids_in_records
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.log_config import LogConfig
 from muxwsgi.observe.syslog import Syslog, SyslogAddress
@@ -17,7 +18,7 @@ CONFIGURATION = "log_configuration"
 
 _SYSLOG = ("log_syslog", "log_syslog_to", "log_syslog_prefix", "log_syslog_facility", "log_syslog_format")
 
-_OPTIONS = ("error_logfile", "log_level", CONFIGURATION, *_SYSLOG)
+_OPTIONS = ("error_logfile", "log_level", "request_id_header", CONFIGURATION, *_SYSLOG)
 
 #: Seconds that the master may wait for a syslog daemon's connection. It serves nobody, and may log nothing more for hours.
 PATIENCE = 0.2
@@ -55,6 +56,9 @@ def extend_error_log(error_log: ErrorLog, values: Mapping[str, Any], *, patience
             say=error_log.say,
             patience=patience,
         )
+    if settings.request_id_header:
+        name_ids_in_records()
+        error_log.show_request_ids()
     error_log.extend(syslog=syslog, configuration=values[CONFIGURATION])
 
 

@@ -100,6 +100,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
         listening=None if role is None else role.listening,
         multiprocess=role is not None,
         worker=None if role is None else role.worker,
+        around=observers.around,
     )
     observers.subscribe(server.events)
     _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)

@@ -10,10 +10,13 @@ import gevent
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
+from muxwsgi.http.environ import WSGIApplication
+from muxwsgi.http.request_id import RequestIds
 from muxwsgi.observe.access_format import DEFAULT_FORMAT, JSON_FORMAT
 from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ACCESS, STREAM, ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams
+from muxwsgi.observe.statsd import StatsD
 from muxwsgi.observe.stream_log import StreamLog
 from muxwsgi.setting import from_options
 from muxwsgi.settings import LogSettings
@@ -22,6 +25,9 @@ from muxwsgi.wire.fork import leave_to_parent
 __all__ = ["Observer", "Observers", "capture_output", "serve_log_handlers"]
 
 log = logging.getLogger("muxwsgi.error")
+
+
+Around = Callable[[WSGIApplication], WSGIApplication]
 
 
 class Observer(Protocol):
@@ -51,8 +57,18 @@ class Observers:
 
     def __init__(self, values: Mapping[str, Any], error_log: ErrorLog) -> None:
         """Raises `OperatorError`."""
-        made = (_access_log(values, error_log), _stream_log(values, error_log))
+        settings = from_options(LogSettings, values)
+        made = (_access_log(values, error_log), _stream_log(values, error_log), _statsd(settings))
         self._all: list[Observer] = [each for each in made if each is not None]
+
+        self._request_ids = None
+        if settings.request_id_header:
+            self._request_ids = RequestIds(settings.request_id_header, trusts=_trusts_nobody, responds=settings.request_id_response)
+
+    @property
+    def around(self) -> "tuple[Around, ...]":
+        """Functions that wrap the application, the outermost last."""
+        return () if self._request_ids is None else (self._request_ids.around,)
 
     @property
     def waiting(self) -> bool:
@@ -63,6 +79,8 @@ class Observers:
         """Hear of events from now on."""
         for each in self._all:
             each.subscribe(events)
+        if self._request_ids is not None:
+            events.subscribe(exchange=self._request_ids.forget)
 
     def flush(self) -> None:
         """Call it about once a second, or sooner if something is `waiting`."""
@@ -106,6 +124,16 @@ def _stream_log(values: Mapping[str, Any], error_log: ErrorLog) -> StreamLog | N
         return None
     syslog = error_log.syslog if path else None
     return StreamLog(path or None, as_json=values["access_logformat"] == JSON_FORMAT, syslog=syslog, logger=logger)
+
+
+def _statsd(settings: LogSettings) -> StatsD | None:
+    if settings.statsd_host is None:
+        return None
+    return StatsD(settings.statsd_host, prefix=settings.statsd_prefix, tags=settings.dogstatsd_tags)
+
+
+def _trusts_nobody(address: object) -> bool:
+    return False
 
 
 def serve_log_handlers(error_log: ErrorLog) -> None:

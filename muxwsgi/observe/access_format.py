@@ -1,6 +1,6 @@
-"""The lines of an access log: gunicorn's atoms and `E`, or JSON.
+"""The lines of an access log: gunicorn's atoms, `E` and `I`, or JSON.
 
-`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p E, and {field}i, {field}o, {key}e for request fields, response fields and environ
+`%(name)s` atoms: h l u t r s m U q H B b f a T M D L p E I, and {field}i, {field}o, {key}e for request fields, response fields and environ
 keys. Values of the request are logged as received, even if the application has changed its environ. `u` and `{key}e` come from the environ
 after the application, because applications and middlewares put the user there.
 
@@ -19,6 +19,7 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.date import MONTHS
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.request_id import KEY as REQUEST_ID
 
 __all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "Atoms", "compile_format"]
 
@@ -139,6 +140,7 @@ _ATOMS: dict[str, Line] = {
     "L": lambda exchange: f"{exchange.seconds:.6f}",
     "p": lambda exchange: f"<{os.getpid()}>",
     "E": lambda exchange: _safe(exchange.error),
+    "I": _left_behind(REQUEST_ID),
 }
 
 _FIELDS: dict[str, Callable[[str], Line]] = {
@@ -223,6 +225,9 @@ def _json_line(exchange: Exchange) -> str:
         "user_agent": _text(request.get("HTTP_USER_AGENT")),
         "pid": os.getpid(),
     }
+    request_id = exchange.environ.get(REQUEST_ID)
+    if request_id is not None:
+        line["request_id"] = _text(request_id)
     if exchange.error is not None:
         line["error"] = exchange.error
     if exchange.refused is not None:

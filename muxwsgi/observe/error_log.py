@@ -27,6 +27,7 @@ LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy")
 ACCESS, STREAM = "muxwsgi.access", "muxwsgi.stream"
 
 FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
+FORMAT_WITH_ID = "[%(asctime)s] [%(process)d] [%(levelname)s] [%(request_id)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
 
@@ -52,6 +53,7 @@ class ErrorLog(logging.Handler):
         self._level = "INFO"
         self._handlers: list[logging.Handler] = [self]
         self.syslog: Syslog | None = None
+        self._syslog_format: logging.Formatter | None = None
         #: The operator's configuration of logging, and the queue in front of its handlers.
         self.configuration: LogConfig | None = None
         self.guard: Guard | None = None
@@ -82,13 +84,20 @@ class ErrorLog(logging.Handler):
                 raise
             self.configuration = configuration
 
+    def show_request_ids(self) -> None:
+        """Write the id of its request in front of each message. Call it before `extend`."""
+        self.setFormatter(logging.Formatter(FORMAT_WITH_ID, TIME_FORMAT, defaults={"request_id": "-"}))
+        self._syslog_format = logging.Formatter("[%(request_id)s] %(message)s", defaults={"request_id": "-"})
+
     def _reset(self) -> None:
         if self.guard is not None:
             self.guard.close()
             self.guard = None
         self._handlers = [self]
         if self.syslog is not None:
-            self._handlers.append(SyslogHandler(self.syslog))
+            handler = SyslogHandler(self.syslog)
+            handler.setFormatter(self._syslog_format)
+            self._handlers.append(handler)
         self.configured = frozenset()
         _set(logging.getLogger("muxwsgi"), self._handlers, propagate=False, level=self._level)
         for name in LOGGERS:

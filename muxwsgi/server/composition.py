@@ -14,7 +14,7 @@ and of the new composition together, if its name and its limit are unchanged.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gevent.event import Event
@@ -93,6 +93,7 @@ class Composition:
         errors: ErrorStream | None = None,
         before: "Composition | None" = None,
         multiprocess: bool = False,
+        around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> None:
         """The parameters are those of `Server`. `before` is the composition that this one replaces. Its unchanged TLS contexts are used
         again, because the session tickets of clients are valid for these contexts only.
@@ -124,6 +125,8 @@ class Composition:
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
             app = with_root_path(app, settings.trust.root_path)
+            for wrap in around:
+                app = wrap(app)
         # The clients of a proxy are known by their connections alone: a field that names another client is for the destination.
         trust = None if self._proxy is not None else settings.trust
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess, trust=trust)

@@ -60,6 +60,7 @@ class Server:
         listening: Sequence[Listening] | None = None,
         multiprocess: bool = False,
         worker: Worker | None = None,
+        around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
@@ -67,7 +68,8 @@ class Server:
         `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is the `wsgi.errors` of applications, None for standard
         error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` means that other
         processes serve the same application. It goes into the environ. `worker` is what this process is to a master. Connections are then
-        spread over the workers that accept on the same sockets. Raises `OperatorError`.
+        spread over the workers that accept on the same sockets. `around` are functions that wrap each application that is served, the
+        outermost last. A proxy is not wrapped. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
@@ -79,6 +81,7 @@ class Server:
         self._errors = errors
         self._multiprocess = multiprocess
         self._gate = None if worker is None else Gate(worker.page, worker.entry)
+        self._around = tuple(around)
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
         self._serving = Serving(self._lines, self.events)
@@ -118,6 +121,7 @@ class Server:
             errors=self._errors,
             before=before,
             multiprocess=self._multiprocess,
+            around=self._around,
         )
 
     # The parts

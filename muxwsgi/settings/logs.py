@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from muxwsgi.errors import OperatorError
+from muxwsgi.grammar import is_token
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import LOGS
 
@@ -69,5 +71,30 @@ class LogSettings:
         unit="PREFIX",
     )
 
+    request_id_header: str = setting(
+        "",
+        "Give each request an id, for the logs and in this field of the request, such as X-Request-ID. Trusted peers may give it.",
+        section=LOGS,
+        unit="NAME",
+    )
+    request_id_response: bool = setting(False, "Send the id in the same field of the response.", section=LOGS)
+    statsd_host: str | None = setting(
+        None, "Send numbers of requests to this statsd daemon: HOST:PORT or unix:PATH.", section=LOGS, unit="ADDRESS"
+    )
+    statsd_prefix: str = setting("", "Put this before the names of statsd's metrics.", section=LOGS, unit="NAME")
+    dogstatsd_tags: str = setting(
+        "", "Tags for all metrics, with commas between them, as DogStatsD has them.", section=LOGS, unit="TAGS"
+    )
+
     def __post_init__(self) -> None:
         check(self)
+        if self.request_id_header and (not is_token(self.request_id_header) or "_" in self.request_id_header):
+            raise OperatorError(f"request_id_header: {self.request_id_header!r} is not the name of a field")
+        if self.request_id_response and not self.request_id_header:
+            raise OperatorError("request_id_response: requests have no ids (--request-id-header)")
+        for name in ("statsd_prefix", "dogstatsd_tags"):
+            value = getattr(self, name)
+            if not all("!" <= char <= "~" and char not in "|@" for char in value):
+                raise OperatorError(f"{name}: {value!r} has a character that separates the parts of a metric")
+            if value and self.statsd_host is None:
+                raise OperatorError(f"{name}: no numbers are sent (--statsd-host)")
