@@ -134,7 +134,10 @@ setup(
         "decode": ["brotli>=1.2", "backports.zstd>=1.0; python_version < '3.14'"],
         "metrics": ["prometheus-client>=0.21"],
         "top": ["rich>=13"],
+        "otel": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
         "tests": [
+            "opentelemetry-sdk>=1.30",
+            "opentelemetry-exporter-otlp-proto-http>=1.30",
             "prometheus-client>=0.21",
             "rich>=13",
             "brotli>=1.2",

@@ -18,9 +18,12 @@ from muxwsgi.observe.error_log import ACCESS, STREAM, ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams
 from muxwsgi.observe.statsd import StatsD
 from muxwsgi.observe.stream_log import StreamLog
+from muxwsgi.observe.tracing import Tracing
 from muxwsgi.setting import from_options
 from muxwsgi.settings import LogSettings
+from muxwsgi.settings.trust import TrustSettings
 from muxwsgi.wire.fork import leave_to_parent
+from muxwsgi.wire.peer import TrustedPeers
 
 __all__ = ["Observer", "Observers", "capture_output", "serve_log_handlers"]
 
@@ -58,17 +61,20 @@ class Observers:
     def __init__(self, values: Mapping[str, Any], error_log: ErrorLog) -> None:
         """Raises `OperatorError`."""
         settings = from_options(LogSettings, values)
-        made = (_access_log(values, error_log), _stream_log(values, error_log), _statsd(settings))
+        trusts = TrustedPeers(from_options(TrustSettings, values).forwarders).trusts
+        tracing = Tracing(trusts=trusts) if settings.otel_traces else None
+        made = (_access_log(values, error_log), _stream_log(values, error_log), _statsd(settings), tracing)
         self._all: list[Observer] = [each for each in made if each is not None]
 
+        self._tracing = tracing
         self._request_ids = None
         if settings.request_id_header:
-            self._request_ids = RequestIds(settings.request_id_header, trusts=_trusts_nobody, responds=settings.request_id_response)
+            self._request_ids = RequestIds(settings.request_id_header, trusts=trusts, responds=settings.request_id_response)
 
     @property
     def around(self) -> "tuple[Around, ...]":
         """Functions that wrap the application, the outermost last."""
-        return () if self._request_ids is None else (self._request_ids.around,)
+        return tuple(each.around for each in (self._tracing, self._request_ids) if each is not None)
 
     @property
     def waiting(self) -> bool:
@@ -130,10 +136,6 @@ def _statsd(settings: LogSettings) -> StatsD | None:
     if settings.statsd_host is None:
         return None
     return StatsD(settings.statsd_host, prefix=settings.statsd_prefix, tags=settings.dogstatsd_tags)
-
-
-def _trusts_nobody(address: object) -> bool:
-    return False
 
 
 def serve_log_handlers(error_log: ErrorLog) -> None:

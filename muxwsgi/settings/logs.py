@@ -86,6 +86,13 @@ class LogSettings:
         "", "Tags for all metrics, with commas between them, as DogStatsD has them.", section=LOGS, unit="TAGS"
     )
 
+    otel_traces: bool = setting(
+        False,
+        "Make OpenTelemetry spans of requests, and export them by OTLP over HTTP. Needs muxwsgi[otel]. OpenTelemetry's variables say where "
+        "to, and the rest.",
+        section=LOGS,
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if self.request_id_header and (not is_token(self.request_id_header) or "_" in self.request_id_header):

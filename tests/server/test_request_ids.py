@@ -66,7 +66,7 @@ def test_a_field_of_the_application_stays_and_the_response_has_none_unless_asked
 
 def test_an_id_is_in_the_environ_in_all_logs_and_in_the_response_also_after_an_error(tmp_path: Path) -> None:
     access = tmp_path / "access"
-    options = ["--request-id-header", "X-Request-ID", "--request-id-response", "--access-logfile", str(access), "--access-logformat", "json"]
+    options = ["--forwarded-allow-ips", "none", "--request-id-header", "X-Request-ID", "--request-id-response", "--access-logfile", str(access), "--access-logformat", "json"]
     with ServerProcess(APP, *options) as server:
         with urllib.request.urlopen(f"http://{server.address}/", timeout=10) as response:
             first = response.headers["X-Request-ID"]
@@ -84,6 +84,15 @@ def test_an_id_is_in_the_environ_in_all_logs_and_in_the_response_also_after_an_e
         server.wait_for_log(f"[ERROR] [{ids[2]}] application error in GET /fail")
         assert server.stop() == 0
         assert "[INFO] [-] stopped" in server.log
+
+
+def test_a_front_that_is_trusted_gives_the_id(tmp_path: Path) -> None:
+    with ServerProcess(APP, "--request-id-header=X-Request-ID", "--forwarded-allow-ips", "127.0.0.0/8") as server:
+        request = urllib.request.Request(f"http://{server.address}/", headers={"X-Request-ID": "of-the-front"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.read() == b"of-the-front"
+        server.wait_for_log("[of-the-front] a line of the server")
+        assert server.stop() == 0
 
 
 def test_the_atom_has_the_id(tmp_path: Path) -> None:
