@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.observe.log_config import Guard, LogConfig
+from muxwsgi.observe.log_config import GUNICORN, Guard, LogConfig
 from muxwsgi.observe.log_file import LogFile
 from muxwsgi.observe.output import standard_output
 from muxwsgi.observe.syslog import Syslog, severity_of
@@ -115,6 +115,10 @@ class ErrorLog(logging.Handler):
         for logger in (parent, *lines, *loggers):
             _set(logger, [], propagate=False, level=logging.NOTSET)
         configuration.apply()
+        taken = [name for name in configuration.names_of_gunicorn() if not _is_configured(logging.getLogger(GUNICORN[name]))]
+        for name in taken:
+            theirs = logging.getLogger(name)
+            _set(logging.getLogger(GUNICORN[name]), theirs.handlers, propagate=theirs.propagate, level=theirs.level)
         guard = Guard(configuration.option)
         if parent.level == logging.NOTSET:
             parent.setLevel(self._level)
@@ -140,11 +144,8 @@ class ErrorLog(logging.Handler):
             if logger.name in self.configured:
                 guard.take(logger)
         self.guard = guard
-        for name in configuration.misnamed():
-            ours = name.replace("gunicorn", "muxwsgi", 1)
-            logging.getLogger("muxwsgi.error").warning(
-                "%s: %s: the logger %s does not exist here; write %s", configuration.option, configuration.where, name, ours
-            )
+        for name in taken:
+            logging.getLogger("muxwsgi.error").debug("%s: %s is used for %s", configuration.place, name, GUNICORN[name])
 
     def add_plugins(self, modules: Iterable[str], level: str) -> None:
         """Also receive the records of plugins: those of `logging.getLogger(__name__)` in the packages of `modules`. A level that a package

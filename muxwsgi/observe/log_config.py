@@ -26,7 +26,10 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.output import Output, TextOutput, may_wait, standard_output
 
-__all__ = ["Guard", "LogConfig"]
+__all__ = ["GUNICORN", "Guard", "LogConfig"]
+
+#: Loggers of gunicorn, and those here that are the same.
+GUNICORN = {"gunicorn.error": "muxwsgi.error", "gunicorn.access": "muxwsgi.access"}
 
 #: Records that may wait for the handlers.
 WAITING_AT_MOST = 10_000
@@ -83,8 +86,15 @@ class LogConfig:
             raise OperatorError(f"{name}: {path}: it is not a JSON object")
         return cls(name, path, values=_with_defaults(values))
 
+    @property
+    def place(self) -> str:
+        """The option and the file, for messages."""
+        return self.option if self.where == self.option else f"{self.option}: {self.where}"
+
     def apply(self) -> None:
         """Configure logging. Raises `OperatorError`; some of it may be applied then."""
+        for name in GUNICORN:
+            logging.getLogger(name).propagate = False  # as in gunicorn, unless the configuration says it
         try:
             if self.ini is None:
                 logging.config.dictConfig(self.values)
@@ -95,15 +105,16 @@ class LogConfig:
                     raise KeyError("loggers")
                 logging.config.fileConfig(parser, disable_existing_loggers=False)
         except Exception as error:  # constructors of handlers may raise anything
-            raise OperatorError(f"{self.option}: {self.where}: {_one_line(error)}") from error
+            raise OperatorError(f"{self.place}: {_one_line(error)}") from error
 
-    def misnamed(self) -> list[str]:
-        """Loggers of gunicorn that it names. They are not ours, so it has no effect on them."""
+    def names_of_gunicorn(self) -> list[str]:
+        """The loggers of gunicorn that it names."""
         if self.ini is None:
             loggers = self.values.get("loggers")
-            return [name for name in loggers if str(name).startswith("gunicorn")] if isinstance(loggers, dict) else []
-        found = [line.partition("=")[2].strip() for line in self.ini.splitlines() if line.replace(" ", "").startswith("qualname=")]
-        return [name for name in found if name.startswith("gunicorn")]
+            named = list(loggers) if isinstance(loggers, dict) else []
+        else:
+            named = [line.partition("=")[2].strip() for line in self.ini.splitlines() if line.replace(" ", "").startswith("qualname=")]
+        return [name for name in GUNICORN if name in named]
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import _socket
 import logging
 import socket
 from collections import Counter
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from muxwsgi.errors import OperatorError
@@ -31,6 +33,10 @@ log = logging.getLogger("muxwsgi.error")
 #: Bytes of a datagram: what fits into a frame of Ethernet beside the headers of IPv6 and UDP.
 DATAGRAM = 1432
 
+#: Seconds without an error after which datagrams count as delivered. The kernel takes each one, and reports with a later one that nobody
+#: listens.
+DELIVERED_AFTER = 10.0
+
 
 class StatsD:
     """Subscribes to events, and sends numbers to `address`.
@@ -40,7 +46,7 @@ class StatsD:
 
     waiting = False
 
-    def __init__(self, address: str, *, prefix: str = "", tags: str = "") -> None:
+    def __init__(self, address: str, *, prefix: str = "", tags: str = "", clock: Callable[[], float] = monotonic) -> None:
         """`address` is HOST:PORT or unix:PATH. `prefix` is put before all names, with a dot. `tags` are DogStatsD's, behind commas.
         Resolves the host, which may wait. Raises `OperatorError`."""
         self.lost = 0
@@ -52,7 +58,9 @@ class StatsD:
         self._counters: Counter[str] = Counter()
         self._lines: list[str] = []
         self._size = 0
+        self._clock = clock
         self._failing = False
+        self._failed_at = 0.0
         self._lost_said = 0
         self._sock: _socket.socket | None = None
         leave_to_parent(self)
@@ -132,12 +140,13 @@ class StatsD:
             self._sock.send("\n".join(lines).encode("utf-8", "replace"), _socket.MSG_DONTWAIT)
         except OSError as error:
             self.lost += 1
+            self._failed_at = self._clock()
             self.reopen()
             if not self._failing:
                 self._failing = True
                 log.warning("statsd_host: %s: %s; numbers are lost", self._address, error.strerror)
         else:
-            if self._failing:
+            if self._failing and self._clock() >= self._failed_at + DELIVERED_AFTER:
                 self._failing = False
                 lost, self._lost_said = self.lost - self._lost_said, self.lost
                 log.info("statsd_host: %s: numbers are sent again; %d datagrams were lost", self._address, lost)

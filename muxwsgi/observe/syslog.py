@@ -10,7 +10,7 @@ On a stream, RFC 5424 messages are counted (RFC 6587 section 3.4.1), and RFC 316
 
 Messages that the daemon does not take at once wait in memory, up to a limit. Messages beyond it are lost and counted. If the daemon is gone
 (it restarts, its machine is down), a new connection is tried once a second, and what waits is sent then. The part of a stream that was in
-the kernel when the daemon ended is lost without a count: only the daemon could know of it.
+the kernel when the daemon ended is lost without a count: only the daemon could know of it. The same holds for datagrams of UDP.
 """
 
 import _socket
@@ -45,6 +45,10 @@ MESSAGE_AT_MOST = 8192
 
 #: Seconds between two attempts to reach the daemon.
 RECONNECT = 1.0
+
+#: Seconds without an error after which datagrams of UDP count as delivered. The kernel takes each one, and reports with a later one that
+#: nobody listens.
+DELIVERED_AFTER = 10.0
 
 #: Seconds between two attempts to send, if the caller waits for that.
 RETRY = 0.02
@@ -137,6 +141,8 @@ class Syslog:
         self._begun = False  # a part of the first waiting message was sent
         self._busy = False
         self._failing = ""  # why nothing is sent at the moment
+        self._failed_at = 0.0
+        self._quiet = 0.0 if address.local or address.stream else DELIVERED_AFTER
         self._lost_said = 0
         self._lock = native(_thread, "RLock")()
         _all.add(self)
@@ -250,7 +256,7 @@ class Syslog:
                 self._lost_connection(error)
                 return
             self._take(count)
-        if self._failing:
+        if self._failing and self._clock() >= self._failed_at + self._quiet:
             lost, self._lost_said = self.lost - self._lost_said, self.lost
             self._failing = ""
             self._tell(logging.WARNING, f"messages are sent again; {lost} were lost")
@@ -317,6 +323,7 @@ class Syslog:
             sock.close()
 
     def _fail(self, why: str) -> None:
+        self._failed_at = self._clock()
         if not self._failing:
             self._failing = why
             self._tell(logging.ERROR, f"{why}; messages wait, up to {self._at_most >> 10} KiB, and are lost beyond that")

@@ -159,6 +159,26 @@ def test_a_daemon_that_restarts_gets_what_was_logged_meanwhile(tmp_path: Path, c
     assert syslog.lost == 0 and "sent again; 0 were lost" in said[1]
 
 
+def test_a_daemon_of_udp_that_is_gone_is_said_once(clock: Clock) -> None:
+    """Each second datagram is taken by the kernel, which has not heard of the one before yet."""
+    said: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        address = gone.getsockname()
+    syslog = to(f"udp://127.0.0.1:{address[1]}", clock, said)
+    for _ in range(50):
+        clock.now += 1
+        syslog.send(INFO, "line")
+    assert len(said) == 1 and "Connection refused" in said[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(address)
+        for _ in range(3):
+            clock.now += 10
+            syslog.send(INFO, "line")
+        assert daemon.recv(9000).endswith(b"line")
+    assert len(said) == 2 and "messages are sent again" in said[1]
+
+
 def test_a_stream_that_the_daemon_has_ended_loses_no_whole_message(clock: Clock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         syslog = to(f"tcp://127.0.0.1:{listener.getsockname()[1]}", clock, patience=5)

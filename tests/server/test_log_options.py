@@ -173,14 +173,21 @@ formatter = "atoms"
 format = "%(name)s %(levelname)s %(message)s %(args)s"
 [logconfig_dict.loggers."muxwsgi.access"]
 handlers = ["access"]
-[logconfig_dict.loggers."gunicorn.error"]
-level = "DEBUG"
 """)
     with ServerProcess(APP, "-c", str(tmp_path / "muxwsgi.toml")) as server:
         urllib.request.urlopen(urllib.request.Request(f"http://{server.address}/", headers={"X-Name": 'a"b'}), timeout=10).close()
         wait_for(lambda: r'muxwsgi.access INFO 127.0.0.1 "a\u0022b" ' in text_of(tmp_path / "access"))
-        server.wait_for_log("the logger gunicorn.error does not exist here; write muxwsgi.error")
         assert "listening" in server.log, "the loggers that it leaves out are as ever"
+
+
+def test_a_configuration_for_gunicorns_loggers_works(tmp_path: Path) -> None:
+    (tmp_path / "logging.ini").write_text(INI.replace("muxwsgi.", "gunicorn."))
+    with ServerProcess(APP, "--log-config", str(tmp_path / "logging.ini"), "--access-logformat", "%(m)s %(U)s") as server:
+        assert server.get("/fail")[0] == 500
+        wait_for(lambda: "SHORT ERROR application error in GET /fail" in text_of(tmp_path / "error"))
+        wait_for(lambda: text_of(tmp_path / "access") == "GET /fail\n")
+        assert server.stop() == 0
+    assert text_of(tmp_path / "root") == "" and "application error" not in server.log
 
 
 def dictionary(handler: dict[str, object], logger: str = "muxwsgi.error") -> str:
