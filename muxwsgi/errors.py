@@ -10,7 +10,7 @@ handles them without knowing muxwsgi.
 
 from greenlet import GreenletExit
 
-__all__ = ["Cut", "Draining", "Expired", "HandshakeError", "OperatorError", "PeerError", "ResponseAborted", "TLSError"]
+__all__ = ["Cut", "Draining", "Expired", "HandedOver", "HandshakeError", "OperatorError", "PeerError", "ResponseAborted", "TLSError"]
 
 
 class OperatorError(Exception):
@@ -39,6 +39,10 @@ class Cut(GreenletExit):  # type: ignore[misc]  # mypy is not shown its types
 
 class Draining(ConnectionAbortedError):
     """The server drains, and the handler rests (`resting`), so that closing now loses nothing."""
+
+
+class HandedOver(Exception):  # it is no error
+    """Another process has the connection from now on. This process closes its copy of the descriptor, and sends and reads nothing."""
 
 
 class TLSError(OSError):

@@ -9,10 +9,13 @@
     exchange(exchange)              a request was answered or refused. `exchange` is a `http.exchange.Exchange`
     stream(connection, seconds)     a handler other than HTTP and TLS has ended after so many seconds, or an application that had taken the
                                     connection over. `connection.route` is the route's name
+    handover(connection, given)     a connection has gone from one worker to another, while a worker is replaced. `given` is True in the
+                                    worker that gives it, where no other event of it follows. It is False in the one that takes it,
+                                    where this is its first event
     closed(connection, error)       a connection was closed. `error` is the exception that ended it, None without one
 
-A connection is `accepted` and `closed` once. The other events come in between, as often as they happen: a TLS connection is `decided` by
-the outer and by the inner mux, and a tunnel of the proxy is decided again inside.
+A connection is `accepted` and `closed` once, in different processes if there was a `handover`. The other events come in between, as often
+as they happen: a TLS connection is `decided` by the outer and by the inner mux, and a tunnel of the proxy is decided again inside.
 
 The greenlet that serves the connection calls the subscribers, in the order in which they subscribed. A subscriber must not wait, because
 the client waits with it. It reads what it is given and changes nothing: neither the objects nor the stream. What it raises is logged, and
@@ -71,6 +74,7 @@ class Events:
         self.handshake: tuple[_Two, ...] = ()
         self.exchange: tuple[_One, ...] = ()
         self.stream: tuple[_Two, ...] = ()
+        self.handover: tuple[_Two, ...] = ()
         self.closed: tuple[_Two, ...] = ()
         #: A `http.exchange_counts.ExchangeCounts` in which HTTP counts exchanges, None to count none. It costs far less than a subscriber.
         self.counts: Any = None
@@ -84,6 +88,7 @@ class Events:
         handshake: _Two | None = None,
         exchange: _One | None = None,
         stream: _Two | None = None,
+        handover: _Two | None = None,
         closed: _Two | None = None,
     ) -> None:
         """Have each function called from now on, at the event of its name."""
@@ -93,6 +98,7 @@ class Events:
         self.handshake += _those(handshake)
         self.exchange += _those(exchange)
         self.stream += _those(stream)
+        self.handover += _those(handover)
         self.closed += _those(closed)
 
 

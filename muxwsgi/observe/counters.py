@@ -109,6 +109,7 @@ class Counters:
             refused=self._note_refused,
             handshake=self._note_handshake,
             stream=self._note_stream,
+            handover=self._note_handover,
             closed=self._note_closed,
         )
         events.counts = self.exchanges
@@ -160,6 +161,10 @@ class Counters:
     def _note_stream(self, connection: "Connection", seconds: float) -> None:
         self._streams.words[0] += 1
         self._stream_seconds += seconds
+
+    def _note_handover(self, connection: "Connection", given: bool) -> None:
+        if given:  # the worker that has it from now on counts its bytes and its end
+            self._outermost.pop(connection.id, None)
 
     def _note_closed(self, connection: "Connection", error: BaseException | None) -> None:
         top = self._outermost.pop(connection.id, connection)

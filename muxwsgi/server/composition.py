@@ -16,6 +16,7 @@ and of the new composition together, if its name and its limit are unchanged.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gevent.event import Event
 
@@ -186,6 +187,16 @@ class Composition:
     def serves(self, line: Lifeline) -> bool:
         """Whether the connection of `line` was accepted for this composition."""
         return line.service is not None and line.service.draining is self._draining
+
+    def resting_on(self, line: Lifeline) -> str | None:
+        """The address of the bind on which a connection rests between two requests to the application; None for all other connections."""
+        if not line.promised or line.engine is not self._http:
+            return None
+        return next((address for address, front in self.fronts.items() if front.service is line.service), None)
+
+    def resuming(self, until: float) -> Handler:
+        """A handler for connections that have rested in another process. They are closed at `until` if no request comes."""
+        return partial(self._http.resume, until=until)
 
     def close(self) -> None:
         """Close the other resources, after the last connection has ended. Idempotent."""

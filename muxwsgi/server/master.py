@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.page import SharedPage, State
 from muxwsgi.server.worker import Worker, WorkerProcess, start
@@ -113,12 +114,14 @@ class Master:
     """Keeps `owner.settings.workers` processes.
 
     page    what all workers report, for every process that the master forks
+    queue   through which workers hand over connections. A child that is not a worker closes it
     """
 
     def __init__(self, owner: Owner, page: SharedPage | None = None) -> None:
-        """`page` is made if it is None. Raises `OSError` if no memory is left."""
+        """`page` is made if it is None. Raises `OSError` if no memory or no descriptor is left."""
         self._owner = owner
         self.page = page or SharedPage()
+        self.queue = HandoverQueue()
         self._size = owner.settings.workers  # workers of the generation that serves, or of the first one
         self._next_size = self._size  # workers of the generation that boots
         self._workers: dict[int, WorkerProcess] = {}
@@ -437,7 +440,7 @@ class Master:
     def _start(self, slot: int, generation: int) -> bool:
         """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
         try:
-            started = start(slot, generation, _TAKEN, self.page)
+            started = start(slot, generation, _TAKEN, self.page, self.queue)
         except OSError as error:
             self._no_worker(slot, error)
             return False

@@ -23,6 +23,7 @@ from muxwsgi.server.binds import Listening, listen_on, parse_bind
 from muxwsgi.server.composition import Composition
 from muxwsgi.server.drain import DRAIN_INTERVAL, Drain, end_of_grace
 from muxwsgi.server.gate import Gate
+from muxwsgi.server.handover import Handover
 from muxwsgi.server.serving import Serving
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
@@ -38,6 +39,9 @@ from muxwsgi.wire.sweeper import Sweeper
 __all__ = ["Server"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: Seconds in which a worker that retires goes on as before: connections that come to rest are handed over, and no client is told to close.
+HANDED_OVER_FIRST = 1.0
 
 
 class Server:
@@ -85,6 +89,9 @@ class Server:
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
         self._serving = Serving(self._lines, self.events)
+        self._handover: Handover | None = None
+        if worker is not None and self._gate is not None:
+            self._handover = Handover(worker, self._gate, self._lines, self._serving, lambda: self._composition)
         self._failures = SpawnedFailures(self._lines)
         self._listeners: dict[str, Listener] = {}
         self._retiring: list[gevent.Greenlet[..., None]] = []
@@ -192,6 +199,8 @@ class Server:
             listener = Listener(listening.socket, serve, room=room, server=server, service=front.service)
             self._listeners[listening.address] = listener
             listener.start()
+        if self._handover is not None:
+            self._handover.start(self._listening, room)
         if self._gate is not None:
             self._gate.open()
         self._sweeper.start()
@@ -278,7 +287,8 @@ class Server:
         """Accept only the clients that are in the backlog already. Let exchanges and hijacked connections end, and cut them after
         `graceful_timeout` seconds (None: as in the settings).
 
-        Connections without a request under way are closed. With `grace`, HTTP waits for one more request on each: see `server/drain.py`.
+        Connections without a request under way are closed. With `grace`, other workers get those that they can serve
+        (`server/handover.py`), and HTTP waits for one more request on each that is left (`server/drain.py`).
         """
         self._stop_wanted = True
         self._grace_wanted = grace
@@ -287,17 +297,30 @@ class Server:
         begin = monotonic()
         self._cut_at = begin + (self.settings.graceful_timeout if graceful_timeout is None else graceful_timeout)
         grace_until = end_of_grace(begin, self._cut_at)
-        self._composition.drain()
+        drains_at = begin
+        if self._handover is not None:
+            self._handover.stop()
+            if grace and self._handover.possible():
+                drains_at = min(begin + HANDED_OVER_FIRST, grace_until)
         for listening in self._listening:
             listening.unlink()
         listeners = list(self._listeners.values())
         drain = Drain(self._lines)
         while not self._is_cut():
             drained = [listener.drain() for listener in listeners]
-            ended = drain.look(grace=self._grace_wanted and monotonic() < grace_until)
+            now = monotonic()
+            in_grace = self._grace_wanted and now < grace_until
+            if now >= drains_at or not self._grace_wanted:
+                self._composition.drain()
+            if self._handover is not None:
+                if in_grace:
+                    self._handover.give()
+                self._handover.take_back()
+            ended = drain.look(grace=in_grace)
             if all(drained) and ended:
                 break
             gevent.sleep(DRAIN_INTERVAL)
+        self._composition.drain()
         left = drain.left() + sum(listener.unserved() for listener in listeners)
         for listener in listeners:
             listener.close()

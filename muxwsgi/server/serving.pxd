@@ -13,6 +13,6 @@ cdef class Serving:
     cdef dict _lines
     cdef Events _events
 
-    @cython.locals(line=Lifeline, cut=bint)
-    cpdef serve(self, handler, ServedConnection connection)
+    @cython.locals(line=Lifeline, cut=bint, given=bint)
+    cpdef serve(self, handler, ServedConnection connection, bint taken_over=*)
     cdef _note_peer_error(self, ServedConnection connection, error)

@@ -6,7 +6,7 @@ from functools import partial
 
 from greenlet import getcurrent, greenlet
 
-from muxwsgi.errors import Cut, Draining, Expired, PeerError, TLSError
+from muxwsgi.errors import Cut, Draining, Expired, HandedOver, PeerError, TLSError
 from muxwsgi.events import Events, tell
 from muxwsgi.mux.route import Handler
 from muxwsgi.signals import may_be_ctrl_c
@@ -39,20 +39,25 @@ class Serving:
         """A function that serves a connection with `handler`, and then closes it."""
         return partial(self.serve, handler)
 
-    def serve(self, handler: Handler, connection: Connection) -> None:
-        """Have `handler` serve `connection`, and then close it."""
+    def serve(self, handler: Handler, connection: Connection, taken_over: bool = False) -> None:
+        """Have `handler` serve `connection`, and then close it. `taken_over`: another worker has accepted it."""
         line = connection.lifeline
         self._lines[line] = getcurrent()
         cut = False
+        given = False
         ended_by: BaseException | None = None
         try:
-            if self._events.accepted:
+            if taken_over:
+                tell(self._events.handover, connection, False)
+            elif self._events.accepted:
                 tell(self._events.accepted, connection)
             handler(connection)
         except Cut as error:
             ended_by = error
             cut = True
             raise
+        except HandedOver:
+            given = True
         except (PeerError, ConnectionError, TimeoutError, TLSError) as error:
             ended_by = error
             self._note_peer_error(connection, error)
@@ -68,10 +73,15 @@ class Serving:
                     raise
         finally:
             try:
-                connection.finish(cut)
+                if given:
+                    connection.forsake()
+                else:
+                    connection.finish(cut)
             finally:
                 self._lines.pop(line, None)
-                if self._events.closed:
+                if given:
+                    tell(self._events.handover, connection, True)
+                elif self._events.closed:
                     tell(self._events.closed, connection, ended_by)
                 ended_by = None  # its traceback refers to this frame
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from time import monotonic
 
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
 
@@ -49,12 +50,16 @@ class Worker:
     announces   whether it logs what is served, because all workers serve the same
     beat        its event loop calls it once a second, once the worker is ready
     page        what all workers report; `entry` is the part of this one
+    queue       through which workers hand over connections
     """
 
-    def __init__(self, number: int, tells: int, heartbeat: Heartbeat, page: SharedPage, entry: Entry, *, announces: bool) -> None:
+    def __init__(
+        self, number: int, tells: int, heartbeat: Heartbeat, page: SharedPage, entry: Entry, queue: HandoverQueue, *, announces: bool
+    ) -> None:
         self.number = number
         self.page = page
         self.entry = entry
+        self.queue = queue
         self.announces = announces
         self.beat = heartbeat.beat
         self._heartbeat = heartbeat
@@ -175,9 +180,10 @@ class WorkerProcess:
             self.told = None
 
 
-def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage) -> WorkerProcess | Worker:
+def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue) -> WorkerProcess | Worker:
     """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child. Of the signals `taken`, the child ignores those that
     `_IGNORED` names, and has the default actions for the others. The worker has an entry of `page`, until the master retires it.
+    `queue` is for all workers.
 
     Raises `OSError` if the machine has no process, no descriptor or no memory left. It raises in the master only.
     """
@@ -213,7 +219,7 @@ def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage) ->
     os.close(told)
     entry.pid = os.getpid()  # the master writes it too, perhaps later
     _end_with(master)
-    return Worker(slot, tells, heartbeat, page, entry, announces=generation == 1 and slot == 0)
+    return Worker(slot, tells, heartbeat, page, entry, queue, announces=generation == 1 and slot == 0)
 
 
 def _flush_streams() -> None:

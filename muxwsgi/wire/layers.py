@@ -20,7 +20,7 @@ from muxwsgi.wire.transport import ClosedTransport, SocketTransport
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["begin_tls", "detach", "shake_hands"]
+__all__ = ["bare_descriptor", "begin_tls", "detach", "shake_hands"]
 
 _IN_TLS = "this connection carries TLS now: use the one that start_tls() returned"
 
@@ -79,6 +79,17 @@ def _own_side(connection: "Connection") -> ServerSide:
     if side is None:
         raise RuntimeError("start_tls() needs a certificate, and this bind has none: --certfile, or -b ADDRESS,tls=off,certfile=FILE")
     return side
+
+
+def bare_descriptor(connection: "Connection") -> int | None:
+    """The descriptor of `connection`, if it is all that there is of it in this process: no TLS, no byte read ahead, no other layer,
+    nothing that a handler keeps for it, and nobody else who knows the descriptor. None otherwise."""
+    transport = connection._transport
+    of_others = connection.parent or connection._own or connection._ahead or connection._files or connection._number_given
+    of_tunnels = connection.destination or connection.identity or connection.tunnel
+    if of_others or of_tunnels or not isinstance(transport, SocketTransport):
+        return None
+    return transport.socket().fileno()
 
 
 def detach(connection: "Connection") -> "tuple[gevent.socket.socket, bytes]":

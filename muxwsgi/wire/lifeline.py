@@ -52,6 +52,7 @@ class Lifeline:
     min_rate        bytes per second that a blocked send must move once `rate_grace` seconds are over; 0 for no minimum
     resting         set by a handler while it waits for a new message, so that closing loses nothing
     promised        set beside `resting` where the peer was told that it may send another message: it may be under way
+    engine          the HTTP engine that serves the connection; None before one does
     reset_at_close  whether the stream is incomplete. Closing it is a reset then, without a close_notify under TLS
     service         the settings that all connections of a bind share (`Service`); None without a server
     top             the outermost connection: the one in use
@@ -65,6 +66,7 @@ class Lifeline:
         "_writer",
         "under_way",
         "deadline",
+        "engine",
         "idle_timeout",
         "min_rate",
         "promised",
@@ -91,6 +93,7 @@ class Lifeline:
         self.rate_grace = 0.0
         self.resting = False
         self.promised = False
+        self.engine: Any = None
         self.reset_at_close = False
         self.service: Any = None
         self.top: Stream | None = None

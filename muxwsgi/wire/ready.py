@@ -166,6 +166,11 @@ class Ready:
         """Whether a greenlet waits right now."""
         return self._waiter is not None
 
+    @property
+    def undisturbed(self) -> bool:
+        """Whether a greenlet waits, and nothing has ended the wait yet. What `fail` is given now ends it for certain."""
+        return self._waiter is not None and not self._fired and self._failure is None
+
     def unsent(self) -> int:
         """Sent bytes that the peer's kernel has not acknowledged (TCP) or the peer has not read (unix sockets). 0 in memory."""
         return 0

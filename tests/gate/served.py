@@ -15,6 +15,7 @@ monkey.patch_all()
 
 import muxwsgi
 from muxwsgi.mux import matchers
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
 from muxwsgi.server.worker import Worker
@@ -80,7 +81,7 @@ if __name__ == "__main__":
             BindSettings(host="127.0.0.1", port=0, tls="required", certificates=(certificate,)),
         ],
         hijackers=[echo],
-        worker=Worker(0, -1, Heartbeat(entry), page, entry, announces=True),  # as the only one of a master
+        worker=Worker(0, -1, Heartbeat(entry), page, entry, HandoverQueue(), announces=True),  # as the only one of a master
     )
     print(*(address.rpartition(":")[2] for address in server.addresses), flush=True)
     keep_frames()  # as `muxwsgi run` does

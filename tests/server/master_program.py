@@ -12,6 +12,7 @@ from pathlib import Path
 
 import muxwsgi.server.master
 import muxwsgi.server.worker
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.master import Master
 from muxwsgi.server.page import SharedPage
 from muxwsgi.server.worker import Worker, WorkerProcess
@@ -134,10 +135,10 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     real_start = muxwsgi.server.worker.start
 
-    def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage) -> WorkerProcess | Worker:
+    def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue) -> WorkerProcess | Worker:
         if f"{generation}-{slot}" == os.environ.get("TEST_NO_PROCESS"):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return real_start(slot, generation, taken, page)
+        return real_start(slot, generation, taken, page, queue)
 
     vars(muxwsgi.server.master)["start"] = start
     early = [signal.Signals[name] for name in os.environ.get("TEST_EARLY", "").split()]

@@ -19,6 +19,8 @@ cdef class HTTP1:
     cdef bint _draining
     cdef Py_ssize_t _head_at_most
 
+    @cython.locals(line=Lifeline)
+    cdef _serve(self, Connection connection, double patience, double due)
     @cython.locals(line=Lifeline, buffer=bytes, end=Py_ssize_t)
     cdef bytes _read_head(self, Incoming incoming, double patience, double due)
     @cython.locals(line=Lifeline)

@@ -129,8 +129,18 @@ class HTTP1:
 
     def __call__(self, connection: "Connection") -> None:
         """Serve `connection` until either side ends it. Raises its errors, which are the peer's faults, and nothing else."""
+        self._serve(connection, self._settings.request_head_timeout, connection.lifeline.deadline)
+
+    def resume(self, connection: "Connection", until: float) -> None:
+        """Serve `connection`, which rests after requests that another process has answered. It is closed at `until` (`monotonic`) if no
+        further one comes."""
+        self._serve(connection, max(0.0, until - clock()), _NEVER)
+
+    def _serve(self, connection: "Connection", patience: float, due: float) -> None:
+        """`patience` is for the first byte, and `due` the deadline of the first head, if it has begun so late that the mux had set one."""
         settings = self._settings
         line = connection.lifeline
+        line.engine = self
         line.min_rate = settings.body_min_rate
         line.rate_grace = settings.body_rate_grace
         incoming = Incoming(connection)
@@ -140,8 +150,6 @@ class HTTP1:
         shared["wsgi.input"] = Input(no_body)
         head = Head(settings, shared)
         forwarding = gateway.forwarding(connection)
-        patience = settings.request_head_timeout
-        due = line.deadline  # of the first head, where it has begun so late that the mux had set one
         pipelined = 0
         raw: bytes | None = None
         try:
