@@ -9,7 +9,6 @@ The forms of a field are told apart by their first bytes:
 """
 
 import base64
-import binascii
 import re
 from datetime import datetime
 from urllib.parse import unquote_to_bytes
@@ -20,13 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from muxwsgi.errors import PeerError
 from muxwsgi.http.date import MONTHS
 
-__all__ = ["certificate_environ", "passed_certificate"]
+__all__ = ["certificate_environ", "passed_certificate_environ"]
 
-#: `Cert` of an element of x-forwarded-client-cert.
-_ENVOY = re.compile(r'(?:^|;)Cert="([^"]*)"', re.IGNORECASE)
-
-#: What stands between two elements of x-forwarded-client-cert: a comma outside of quotes.
-_BETWEEN = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
+#: A pair in x-forwarded-client-cert: `Subject="CN=a, O=\\"b\\""`. The subject is the client's choice, and has its quotes escaped.
+_PAIR = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))')
 
 
 def certificate_environ(certificate: x509.Certificate, *, verified: bool) -> dict[str, str]:
@@ -43,21 +39,49 @@ def certificate_environ(certificate: x509.Certificate, *, verified: bool) -> dic
     }
 
 
-def passed_certificate(value: str) -> x509.Certificate:
-    """The certificate in the value of a field. Raises `PeerError` (400)."""
+def passed_certificate_environ(value: str) -> dict[str, str]:
+    """The environ keys of the certificate in the value of a field, which the proxy has verified. Raises `PeerError` (400)."""
     try:
-        if value.startswith(":"):
-            return x509.load_der_x509_certificate(_base64(value[1:].removesuffix(":")))
-        if value.startswith("-----BEGIN"):
-            return _from_pem(value)
-        if "=" in value.rstrip("=").partition(";")[0]:
-            found = _ENVOY.search(_BETWEEN.split(value)[-1].strip(" \t"))
-            if found is None:
-                raise PeerError(400, "the last element of the client certificate's field has no Cert")
-            return _from_pem(found[1])
-        return x509.load_der_x509_certificate(_base64(value))
-    except (ValueError, binascii.Error) as error:
+        return certificate_environ(_certificate(value), verified=True)
+    except (ValueError, TypeError, x509.InvalidVersion) as error:  # also from the parts of it, which are parsed when they are asked for
         raise PeerError(400, f"the client certificate in a field cannot be read: {error}") from None
+
+
+def _certificate(value: str) -> x509.Certificate:
+    if value.startswith(":"):
+        return x509.load_der_x509_certificate(_base64(value[1:].removesuffix(":")))
+    if value.startswith("-----BEGIN"):
+        return _from_pem(value)
+    if _PAIR.match(value) and "=" in value.rstrip("=").partition(";")[0]:  # base64 has "=" at its end alone
+        return _from_pem(_last_cert(value))
+    return x509.load_der_x509_certificate(_base64(value))
+
+
+def _last_cert(value: str) -> str:
+    """`Cert` in the last element of x-forwarded-client-cert: the nearest proxy has written it."""
+    found = None
+    at = 0
+    while True:
+        pair = _PAIR.match(value, at)
+        if pair is None:
+            raise ValueError("it is not a list of pairs")
+        if pair[1].lower() == "cert":
+            found = pair[2] if pair[2] is not None else pair[3]
+        at = pair.end()
+        if at == len(value):
+            break
+        if value[at] == ",":
+            found = None
+            at += 1
+            while value[at : at + 1] in (" ", "\t"):
+                at += 1
+        elif value[at] == ";":
+            at += 1
+        else:
+            raise ValueError("it is not a list of pairs")
+    if found is None:
+        raise ValueError("its last element has no Cert")
+    return found
 
 
 def _from_pem(text: str) -> x509.Certificate:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.client_certificate import certificate_environ, passed_certificate
+from muxwsgi.http.client_certificate import passed_certificate_environ
 from muxwsgi.http.environ import Environ
 from muxwsgi.http.forwarded import Hop, parse_forwarded, parse_node
 from muxwsgi.names import IPAddress, split_host_port
@@ -162,7 +162,7 @@ class ForwardingReader:
             del environ[key]
         value = environ.get(self._certificate)
         if value:
-            environ.update(certificate_environ(passed_certificate(value), verified=True))
+            environ.update(passed_certificate_environ(value))
         else:
             environ["SSL_CLIENT_VERIFY"] = "NONE"
 

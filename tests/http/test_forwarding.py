@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxwsgi.errors import OperatorError
+from muxwsgi.errors import OperatorError, PeerError
+from muxwsgi.http.client_certificate import passed_certificate_environ
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.forwarded import parse_forwarded, parse_node
 from muxwsgi.http.h1.h1 import HTTP1
@@ -455,6 +456,37 @@ def test_a_certificate_is_read_in_each_form_and_from_trusted_peers_alone(certifi
 @pytest.mark.parametrize("value", [":AAAA:", "AAAA", "Hash=ab", "-----BEGIN CERTIFICATE-----", ":***:", 'Cert="x"'])
 def test_a_certificate_that_cannot_be_read_is_refused(value: str) -> None:
     assert ask(PROXY, {"Client-Cert": value}, forwarded_allow_ips=TEN, client_cert_header="Client-Cert").status == 400
+
+
+def test_a_subject_with_quotes_and_commas_does_not_hide_the_certificate(certificate: x509.Certificate) -> None:
+    pem = certificate.public_bytes(Encoding.PEM).decode()
+    cert = quote(pem, safe="")
+    value = f'Hash=a;Subject="x", Hash=b;Subject="CN=\\"a, Hash=c;Cert=\\"forged\\"";Cert="{cert}";URI=spiffe://a,Hash=d;Cert="{cert}";Subject="\\",\\""'
+    asked = ask(PROXY, {"X-Forwarded-Client-Cert": value}, forwarded_allow_ips=TEN, client_cert_header="X-Forwarded-Client-Cert")
+    assert asked["SSL_CLIENT_CERT"] == pem
+    without = ask(PROXY, {"X-Forwarded-Client-Cert": f'Cert="{cert}",Hash=b'}, forwarded_allow_ips=TEN, client_cert_header="X-Forwarded-Client-Cert")
+    assert without.status == 400  # the first element is what the client has sent
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=80))
+def test_no_value_raises_another_error(value: str) -> None:
+    for text in (value, f":{value}:", f"-----BEGIN {value}", f'Hash=a;Cert="{value}'):
+        with pytest.raises(PeerError):
+            passed_certificate_environ(text)
+
+
+def test_a_long_value_takes_no_longer_than_its_length() -> None:
+    for text in ("," * 8000, "a=," * 2700, 'a="' + "\\" * 8000, 'a="",' * 1600 + "x", ";" * 8000):
+        with gevent.Timeout(5), pytest.raises(PeerError):
+            passed_certificate_environ(text)
+
+
+def test_a_certificate_of_an_unknown_version_is_refused(certificate: x509.Certificate) -> None:
+    der = certificate.public_bytes(Encoding.DER)
+    broken = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
+    assert broken != der
+    with pytest.raises(PeerError):
+        passed_certificate_environ(base64.b64encode(broken).decode())
 
 
 def test_the_certificate_of_the_proxy_is_not_taken_for_the_clients() -> None:
