@@ -14,7 +14,14 @@ __all__ = ["Cut", "Draining", "Expired", "HandedOver", "HandshakeError", "Operat
 
 
 class OperatorError(Exception):
-    """A setting is wrong. The text is one line with the error and its place; the command line prints it and exits with 2."""
+    """A setting is wrong. The text is one line with the error and its place; the command line prints it and exits with 2.
+
+    detail      printed before that line: the traceback of a module that cannot be imported. It ends with a line end, or is empty
+    """
+
+    def __init__(self, *arguments: object, detail: str = "") -> None:
+        super().__init__(*arguments)
+        self.detail = detail
 
 
 class PeerError(Exception):

@@ -1,7 +1,7 @@
-"""The command line. Importing it imports no gevent: `run` patches first, and then loads the application."""
+"""The command line. Importing it imports no gevent, because the commands that serve fork before a worker imports it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,12 +18,15 @@ from muxwsgi.cli.replay import replay
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import Signals
 
+if TYPE_CHECKING:
+    from muxwsgi.cli.workers import Role
+
 __all__ = ["main"]
 
 #: Defaults of `muxwsgi proxy` that differ from `muxwsgi run`. The proxy sends no Server field.
 _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
 
-#: The return value of a command that has served.
+#: The return value of a command that has served, in a worker.
 _SERVED = object()
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -102,24 +105,28 @@ def run(app: str | None, config: str | None, check_config: bool, print_config: b
         _look(app, _of_application(flags, config), printing=print_config)
         return None
     signals = _taken_signals()
-    values = _of_application(flags, config)
-    app = app or values["wsgi_app"]
-    if app is None:
-        raise click.UsageError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
-    from muxwsgi.cli.workers import become_worker, wanted_of_workers
 
-    role = None
-    if wanted_of_workers(values) is not None:
-        role = become_worker(lambda: _of_application(flags, config), values, signals)
-        values = role.values
-    # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
-    from muxwsgi.patch import patch_all
+    def read() -> dict[str, Any]:
+        values = _of_application(flags, config)
+        values["wsgi_app"] = app or values["wsgi_app"]
+        if values["wsgi_app"] is None:
+            raise OperatorError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
+        return values
 
-    patch_all()
-    from muxwsgi.cli.run import serve
+    def serve(role: "Role") -> None:
+        from muxwsgi.cli.run import serve
 
-    serve(app, values, signals, role)
-    return _SERVED
+        serve(role, signals)
+
+    return _served(read, signals, serve)
+
+
+def _served(read: Callable[[], dict[str, Any]], signals: Signals, serve: "Callable[[Role], None]") -> object:
+    """The result of a command that serves: an exit status, or `_SERVED` in a worker that has served."""
+    from muxwsgi.cli.workers import serve_in_workers
+
+    status = serve_in_workers(read, signals, serve)
+    return _SERVED if status is None else status
 
 
 @cli.command(cls=SectionedCommand, short_help="Serve the forward proxy.")
@@ -133,19 +140,23 @@ def proxy(config: str | None, check_config: bool, print_config: bool, **flags: A
         _look(None, collect(flags, config, defaults=_PROXY_DEFAULTS), printing=print_config, of_proxy=True)
         return None
     signals = _taken_signals()
-    values = collect(flags, config, defaults=_PROXY_DEFAULTS)
-    from muxwsgi.cli.workers import wanted_of_workers
 
-    option = wanted_of_workers(values)
-    if option is not None:
-        raise OperatorError(f"{option}: `muxwsgi proxy` is one process; `muxwsgi run` has workers")
-    from muxwsgi.patch import patch_all
+    def read() -> dict[str, Any]:
+        values = collect(flags, config, defaults=_PROXY_DEFAULTS)
+        for name, why in (("mount", "a proxy has no paths; let a rule mount the application (--rules)"),
+                          ("wsgi_app", "`muxwsgi proxy` serves no application; `muxwsgi run` does")):
+            if values[name]:
+                raise OperatorError(f"{name}: {why}")
+        if values["workers"] != "1":
+            raise OperatorError("workers: `muxwsgi proxy` has one worker; `muxwsgi run` may have several")
+        return values
 
-    patch_all()
-    from muxwsgi.cli.proxy import serve
+    def serve(role: "Role") -> None:
+        from muxwsgi.cli.proxy import serve
 
-    serve(values, signals)
-    return _SERVED
+        serve(role, signals)
+
+    return _served(read, signals, serve)
 
 
 @cli.command(cls=SectionedCommand, short_help="Say what would be served, or what is wrong.")
@@ -226,11 +237,14 @@ cli.add_command(replay)
 
 
 def main() -> int | None:
-    """Run the command that `sys.argv` names. Returns the exit status. It returns None after serving, and then the process waits for the
-    application's threads and processes. An operator's fault is one line on standard error and exit status 2."""
+    """Run the command that `sys.argv` names. Returns the exit status. It returns None in a worker that has served, and then the process
+    waits for the application's threads and processes. An operator's fault is one line on standard error and exit status 2."""
     try:
-        if cli.main(standalone_mode=False, prog_name="muxwsgi") is _SERVED:
+        result = cli.main(standalone_mode=False, prog_name="muxwsgi")
+        if result is _SERVED:
             return None
+        if isinstance(result, int):
+            return result
         flush_output()
         return 0
     except click.exceptions.Abort:
@@ -242,7 +256,7 @@ def main() -> int | None:
         say(error.format_message())
         return 2
     except OperatorError as error:
-        say(str(error))
+        say(str(error), error.detail)
         discard_output()
         return 2
     except BrokenPipeError:  # the reader of our output has closed the pipe

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,14 @@ log = logging.getLogger("muxwsgi.error")
 Example = tuple[str, str]
 
 
-def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacker]) -> None:
-    """Log that `server` serves `app`, which the operator calls `name`."""
+def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacker], addresses: Collection[str]) -> None:
+    """Log that `server` serves `app`, which the operator calls `name`, on those of its addresses that are in `addresses`."""
+    binds = [(address, bind) for address, bind in server.binds if address in addresses]
+    if not binds:
+        return
     proxy = _as_proxy(app)
     routes = ", ".join(route.name for route in server.routes)
-    for address, bind in server.binds:
+    for address, bind in binds:
         if bind.transparent is not None:
             log.info("listening on %s (transparent=%s): connections that the kernel redirects", address, bind.transparent)
         else:
@@ -39,7 +42,7 @@ def announce(server: Server, app: object, name: str, hijackers: Sequence[Hijacke
     if not sys.stderr.isatty():
         return
     lines = [""]
-    for address, bind in server.binds:
+    for address, bind in binds:
         lines.append(f"  {address}   {_spoken(bind)}")
         examples = _examples(address, bind, name, hijackers) if proxy is None else _ways_in(address, bind, server, proxy, ca)
         lines += [f"    {client:<12} {command}" for client, command in examples]

@@ -54,10 +54,10 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def say(message: str) -> None:
-    """Report a fault, in one line on standard error."""
+def say(message: str, detail: str = "") -> None:
+    """Report a fault, in one line on standard error, after `detail`, which is empty or ends with a line end."""
     try:
-        print(f"muxwsgi: error: {message}", file=sys.stderr)
+        print(f"{detail}muxwsgi: error: {message}", file=sys.stderr)
     except OSError:
         pass  # there is no other place for the report; the exit status shows the fault too
 

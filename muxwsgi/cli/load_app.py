@@ -18,8 +18,8 @@ DEFAULT_NAMES = ("application", "app")
 
 
 def load_app(spec: str, option: str = "app") -> Any:
-    """The WSGI application. Raises `OperatorError`, which begins with `option`. If the module's code fails, its traceback is printed
-    first."""
+    """The WSGI application. Raises `OperatorError`, which begins with `option`. If the module's code fails, its traceback is the
+    error's `detail`."""
     where = f"{option} {spec!r}"
     app = _load(spec, where, DEFAULT_NAMES)
     if _is_asgi(app):
@@ -71,12 +71,11 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
     try:
         module = importlib.import_module(module_name)
     except OperatorError as error:
-        raise OperatorError(f"{where}: {error}") from error
+        raise OperatorError(f"{where}: {error}", detail=error.detail) from error
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
-        traceback.print_exc()
-        raise OperatorError(f"{where}: importing {module_name!r} failed: {error}") from error
+        raise OperatorError(f"{where}: importing {module_name!r} failed: {error}", detail=traceback.format_exc()) from error
     except BaseException as error:
         raise _failed(error, f"{where}: importing {module_name!r}") from None
     found = _evaluate(spec, where, module, expression) if expression else _default(spec, where, module, default_names)
@@ -113,7 +112,7 @@ def _call(function: Callable[..., Any], arguments: list[Any], keywords: dict[str
     try:
         return function(*arguments, **keywords)
     except OperatorError as error:
-        raise OperatorError(f"{where}: {error}") from error
+        raise OperatorError(f"{where}: {error}", detail=error.detail) from error
     except BaseException as error:
         raise _failed(error, f"{where}: {what}") from None
 
@@ -125,8 +124,7 @@ def _failed(error: BaseException, what: str) -> BaseException:
     if isinstance(error, SystemExit):  # the program has printed the reason, so a traceback is not needed
         at = traceback.extract_tb(error.__traceback__)[-1]
         return OperatorError(f"{what} ended the program: {_line(error)} ({at.filename}, line {at.lineno})")
-    traceback.print_exception(error)
-    return OperatorError(f"{what} failed: {_line(error)}")
+    return OperatorError(f"{what} failed: {_line(error)}", detail="".join(traceback.format_exception(error)))
 
 
 def _line(error: BaseException) -> str:

@@ -56,6 +56,14 @@ class Place:
         """End what `start` has begun."""
         self._every.stop()
 
+    def say_stop(self) -> None:
+        """Log why this worker stops, if its master has not told it to."""
+        if os.getppid() != self._master:
+            self._orphaned = True
+            log.error("the master has ended: this worker ends too")
+        else:
+            log.debug("this worker stops")
+
     def _count(self, exchange: Exchange) -> None:
         self._requests += 1
 

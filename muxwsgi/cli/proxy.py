@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muxwsgi.cli.load_app import load_rules
 from muxwsgi.cli.run import Log, serve_made
@@ -24,16 +24,15 @@ from muxwsgi.records.har import HARFile
 from muxwsgi.setting import from_options
 from muxwsgi.signals import Signals
 
+if TYPE_CHECKING:
+    from muxwsgi.cli.workers import Role
+
 __all__ = ["check_records", "made_proxy", "serve"]
 
 
-def serve(values: Mapping[str, Any], signals: Signals) -> None:
-    """Serve until a signal stops the server. Raises `OperatorError` before anything is served."""
-    if values["mount"]:
-        raise OperatorError("mount: a proxy has no paths; let a rule mount the application (--rules)")
-    if values["wsgi_app"]:
-        raise OperatorError("wsgi_app: `muxwsgi proxy` serves no application; `muxwsgi run` does")
-    serve_made(made_proxy, "proxy", values, signals)
+def serve(role: "Role", signals: Signals) -> None:
+    """Serve until a signal stops the worker. Raises `OperatorError` before anything is served."""
+    serve_made(made_proxy, "proxy", role, signals)
 
 
 def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:

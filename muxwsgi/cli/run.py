@@ -1,27 +1,29 @@
-"""`muxwsgi run`: loads, serves, and acts on signals. It is imported in a process that is patched already."""
+"""A worker of `muxwsgi run`: loads, serves, and acts on signals. It is imported in a process that is patched already."""
 
 import logging
 import math
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
 from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.application import application
-from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, wanted_hijackers
+from muxwsgi.cli.configured import wanted_hijackers
 from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
-from muxwsgi.cli.workers import Role
 from muxwsgi.observe.error_log import ErrorLog
-from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait, take_streams
+from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
 from muxwsgi.server.server import Server
 from muxwsgi.signals import Signals, StopRequested
 from muxwsgi.wire.frames import keep_frames
+
+if TYPE_CHECKING:
+    from muxwsgi.cli.workers import Role
 
 __all__ = ["Log", "serve", "serve_made"]
 
@@ -48,29 +50,26 @@ class Log(Protocol):
 Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 
 
-def serve(app_spec: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
-    """Serve the application that `app_spec` names until a signal stops the server. `role` is the worker's role, None in a process without a
-    master. Raises `OperatorError` before anything is served."""
-    serve_made(lambda values: (application(app_spec, values), []), app_spec, values, signals, role)
+def serve(role: "Role", signals: Signals) -> None:
+    """Serve the application that the option `wsgi_app` names until a signal stops the worker. Raises `OperatorError` before anything is
+    served."""
+    name = role.values["wsgi_app"]
+    serve_made(lambda values: (application(name, values), []), name, role, signals)
 
 
-def serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None = None) -> None:
-    """As `serve`, with an application that `make` makes once the process is prepared, with its logs. `signals` were taken already."""
+def serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
+    """As `serve`, with an application that `make` makes of the options, with its logs. `signals` were taken already."""
     try:
-        _serve_made(make, name, values, signals, role)
+        _serve_made(make, name, role, signals)
     finally:
         signals.end()
 
 
-def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signals, role: Role | None) -> None:
-    take_streams()
+def _serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
+    values = role.values
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
-    if role is None:
-        say_remarks(values)
-    values = prepare_process(values)
     extend_error_log(error_log, values)
-    settings = server_settings(values)
     gevent.get_hub().NOT_ERROR += (StopRequested,)  # if it interrupts the hub, the hub raises it in the main greenlet and prints nothing
     serve_log_handlers(error_log)
     if values["capture_output"]:
@@ -82,7 +81,7 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
             error_log.add_plugins((plugin.module for plugin in plugins), values["log_level"])
             hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
     except StopRequested:
-        log.info("stopped before anything was served")
+        log.debug("this worker ends before it has served anything")
         error_log.end()
         return
     gevent.get_hub().SYSTEM_ERROR = ()  # SystemExit in a greenlet of the application ends only this greenlet, as in a thread
@@ -90,36 +89,36 @@ def _serve_made(make: Make, name: str, values: Mapping[str, Any], signals: Signa
     logs += [sink for sink in getattr(app, "sinks", ()) if sink not in logs and hasattr(sink, "reopen") and hasattr(sink, "close")]
     observers = Observers(values, error_log)
     logs.append(observers)
-    place = None if role is None else Place(role)
+    place = Place(role)
     server = Server(
         app,
         hijackers=hijackers,
-        settings=settings,
+        settings=role.server,
         registered=installed,
         errors=error_log.stream,
-        listening=None if role is None else role.listening,
-        multiprocess=role is not None,
-        worker=None if role is None else role.worker,
+        listening=role.listening,
+        multiprocess=role.settings.workers > 1,
+        worker=role.worker,
         around=observers.around,
     )
     observers.subscribe(server.events)
-    _act_on_signals(signals, server, [error_log, *logs], in_worker=role is not None)
+    _act_on_signals(signals, server, [error_log, *logs], place)
     keep_frames()
-    if role is None or role.worker.announces:
-        announce(server, app, name, hijackers)  # a program that reads this line may send a signal at once
+    announce(server, app, name, hijackers, role.announced)  # a program that reads this may send the master a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, observers)
-    if place is not None:
-        place.start(server)
+    place.start(server)
     try:
         server.serve_forever()
     finally:
-        if place is not None:
-            place.stop()
+        place.stop()
         keeper.kill()
         for each in logs:
             _do(each.close)
         last = lasting()
-        log.info("stopped" + (f"; the process ends with what the application has started: {', '.join(last)}" if last else ""))
+        if last:
+            log.info("stopped; the worker ends with what the application has started: %s", ", ".join(last))
+        else:
+            log.debug("this worker has stopped")
         error_log.end()
         flush_streams(timeout=1)
 
@@ -147,20 +146,19 @@ def _do(what: Callable[[], None]) -> None:
         log.exception("%r failed", what)
 
 
-def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in_worker: bool) -> None:
+def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place: Place) -> None:
     stopping = False
 
     def stop() -> None:
         nonlocal stopping
-        if in_worker and stopping:
+        if stopping:
             return  # a service manager sends SIGTERM to all processes of a service, and the master to its workers. It cuts by SIGQUIT
         stopping = True
-        further = "" if in_worker else "; a second signal cuts them"
-        log.info("stopping: connections have %g s to end%s", server.settings.graceful_timeout, further)
+        place.say_stop()
         server.request_stop()
 
     def cut() -> None:
-        log.info("stopping at once: connections are cut")
+        log.debug("this worker cuts its connections")
         server.request_stop()
         server.request_stop()
 
@@ -170,21 +168,14 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], *, in
         log.info("logs reopened")
 
     def retire() -> None:
+        log.debug("this worker retires")
         server.request_stop(grace=True)
 
     def leave_to_master() -> None:
-        """Ignore SIGINT and SIGHUP of a terminal, because it also sends them to the master."""
+        """Ignore the signal. A terminal sends SIGINT and SIGHUP also to the master."""
 
-    actions: dict[int, Callable[[], None]] = {
-        signal.SIGTERM: stop,
-        signal.SIGINT: stop,
-        signal.SIGQUIT: cut,
-        signal.SIGHUP: server.reload_certificates,
-        signal.SIGUSR1: reopen,
-    }
-    if in_worker:
-        actions[signal.SIGUSR2] = retire
-        actions |= dict.fromkeys((signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU), leave_to_master)
+    actions: dict[int, Callable[[], None]] = dict.fromkeys((signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU), leave_to_master)
+    actions |= {signal.SIGTERM: stop, signal.SIGQUIT: cut, signal.SIGUSR1: reopen, signal.SIGUSR2: retire}
     loop = gevent.get_hub().loop
     # A greenlet performs the actions, because they may wait. Neither the signal handler nor the hub can wait.
     signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))

@@ -1,14 +1,16 @@
-"""`--workers`: the command line's part of a master. It reads the configuration and opens the sockets that all workers share. In each worker
-it returns to the command, which then loads the application. Imports no gevent."""
+"""How a command serves: by a master, which reads the configuration and opens the sockets, and by its workers, which load the application.
+Imports no gevent."""
 
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
+from muxwsgi.cli.ending import say
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
@@ -16,12 +18,11 @@ from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.master import Master
 from muxwsgi.server.worker import Worker
-from muxwsgi.setting import from_options, settings_of
+from muxwsgi.setting import from_options
 from muxwsgi.settings import ServerSettings, WorkerSettings
-from muxwsgi.settings.sections import WORKERS
 from muxwsgi.signals import Signals
 
-__all__ = ["Role", "become_worker", "wanted_of_workers"]
+__all__ = ["Role", "serve_in_workers"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -32,25 +33,19 @@ Values = dict[str, Any]
 class Role:
     """The data that a worker gets from its master.
 
-    values      the options
+    values      the options; paths are absolute, and the process is prepared for them
+    server      the settings made of them
+    settings    how many workers there are, and when one is replaced
     listening   the sockets, which are open already
-    settings    when it is replaced
+    announced   the addresses that this worker announces, because they are new and another worker does not
     """
 
     worker: Worker
     values: Values
-    listening: list[Listening]
+    server: ServerSettings
     settings: WorkerSettings
-
-
-def wanted_of_workers(values: Values) -> str | None:
-    """The option that asks for workers and a master; None if one process serves."""
-    if worker_count(values) > 1:
-        return "workers"
-    for name, (known, default) in settings_of(WorkerSettings).items():
-        if known.section == WORKERS and values[name] != default:
-            return name
-    return None
+    listening: list[Listening]
+    announced: frozenset[str]
 
 
 def worker_count(values: Values) -> int:
@@ -63,33 +58,62 @@ def worker_count(values: Values) -> int:
     return int(wanted)
 
 
-def become_worker(collect: Callable[[], Values], values: Values, signals: Signals) -> Role:
-    """Run a master. When it ends, its process exits (`SystemExit`). This function returns in each worker only, after the worker has taken
-    its signals.
+def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callable[[Role], None]) -> int | None:
+    """Run a master, and in each worker `serve`, after the process is patched. `read` reads the options, and again at each reload.
 
-    `collect` reads the options again, for a reload. Raises `OperatorError`.
+    Returns the exit status: of the master when it has ended, or of a worker that could not start. Returns None in a worker that has
+    served. Raises `OperatorError` in the master, before the first worker starts.
     """
-    owner = _Owner(collect, values)
+    owner = _Owner(read)
     master = Master(owner)
     try:
         result = master.run(signals.noted)
-        if not isinstance(result, Worker):
-            log.info("stopped")
-            owner.error_log.end()
-            sys.exit(result)
     except BaseException:
         if not owner.in_worker():
             owner.stop()
         raise
-    signals.take()
-    owner.close_others()
-    return Role(result, owner.served.values, owner.served.listening, owner.settings)
+    if isinstance(result, Worker):
+        signals.take()
+        return _serve_in_worker(owner.role_of(result), serve)
+    owner.stop()
+    if master.failure is not None:
+        line, _, detail = master.failure.partition("\n")
+        say(line, detail and detail + "\n")
+    else:
+        log.info("stopped" if master.has_served else "stopped before anything was served")
+    owner.error_log.end()
+    return result
+
+
+def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
+    try:
+        # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
+        from muxwsgi.patch import patch_all
+
+        patch_all()
+        serve(role)
+    except OperatorError as error:
+        return _failed(role, str(error), error.detail, 2)
+    except Exception as error:
+        if role.worker.is_ready:
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        return _failed(role, line, traceback.format_exc(), 1)
+    return None
+
+
+def _failed(role: Role, line: str, detail: str, status: int) -> int:
+    """Let the master report why this worker cannot start, because all workers may fail for the same reason."""
+    if not role.worker.fail(f"{line}\n{detail}"):
+        say(line, detail)
+    return status
 
 
 @dataclass(slots=True)
 class _Served:
     """The options and sockets of a generation of workers, and the state that they inherit from the master.
 
+    announced       the addresses that its first worker announces
     folder, path    the working folder and `sys.path`
     """
 
@@ -98,6 +122,7 @@ class _Served:
     server: ServerSettings
     error_log: ErrorLog
     listening: list[Listening]
+    announced: frozenset[str]
     folder: str
     path: list[str]
 
@@ -108,10 +133,12 @@ class _Served:
         os.chdir(self.folder)
         set_environment(self.values["raw_env"])
 
-    def close_sockets(self, kept: "_Served | None" = None) -> None:
-        """Close the sockets that `kept` does not use."""
+    def close(self, kept: "_Served | None") -> None:
+        """Close the sockets and the log that `kept` does not use."""
         for each in self.only_here(kept):
             each.close()
+        if kept is not None and kept.error_log is not self.error_log:
+            self.error_log.give_up()
 
     def only_here(self, other: "_Served | None") -> list[Listening]:
         """The sockets that `other` does not use."""
@@ -122,99 +149,115 @@ class _Served:
 class _Owner:
     """The options and sockets of the master's workers. A reload replaces them."""
 
-    def __init__(self, collect: Callable[[], Values], values: Values) -> None:
+    def __init__(self, read: Callable[[], Values]) -> None:
+        values = read()
         take_streams()  # must be first: another descriptor could get the number of a closed standard stream
-        self._collect = collect
+        self._read = read
         self._pid = os.getpid()
         self._folder = os.getcwd()  # files in the options are relative to it
         self._path = list(sys.path)
         error_log = ErrorLog(values["error_logfile"])
         error_log.install(values["log_level"])
         say_remarks(values)
-        self.served = self._read(values, error_log, None)
-        self._before: _Served | None = None  # while a reload is under way
-        for each in self.served.listening:
-            log.info("listening on %s", each.address)
+        self._serving = self._made(values, error_log, None)
+        self._booting: _Served | None = None  # while a reload is under way
+        self._entered = self._serving
 
-    def _read(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
+    def _made(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
         """Apply `values`. If `error_log` is None, the error log is opened, unless that of `before` can be used. Raises `OperatorError` and
         `OSError`."""
         values = prepare_process(values)
-        settings = _settings(values)
+        settings = from_options(WorkerSettings, values, workers=worker_count(values))
         server = server_settings(values)
         listening = listen_on(server.binds, server.backlog, kept=() if before is None else before.listening)
-        served = _Served(values, settings, server, error_log or self.error_log, listening, os.getcwd(), list(sys.path))
+        known = [] if before is None else [(each.socket, each.bind) for each in before.listening]
+        announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
+        served = _Served(values, settings, server, error_log or self.error_log, listening, announced, os.getcwd(), list(sys.path))
         try:
             if error_log is not None:
                 extend_error_log(error_log, values, patience=PATIENCE)
-            elif not same_logs(values, self.served.values):
+            elif not same_logs(values, self._serving.values):
                 served.error_log = open_error_log(values)
         except OperatorError:
-            served.close_sockets(before)
+            served.close(before)
             raise
         return served
+
+    @property
+    def _newest(self) -> _Served:
+        return self._booting or self._serving
+
+    @property
+    def error_log(self) -> ErrorLog:
+        return self._newest.error_log
+
+    # In a worker
 
     def in_worker(self) -> bool:
         return os.getpid() != self._pid
 
-    def close_others(self) -> None:
-        """In a worker: close the sockets of the generation before."""
-        if self._before is not None:
-            self._before.close_sockets(self.served)  # the master removes the files of unix sockets
-
-    @property
-    def error_log(self) -> ErrorLog:
-        return self.served.error_log
+    def role_of(self, worker: Worker) -> Role:
+        """In the worker: close what belongs to another generation. The master removes the files of unix sockets."""
+        served = self._entered
+        for other in (self._serving, self._booting):
+            if other is not None and other is not served:
+                other.close(served)
+        announced = served.announced if worker.announces else frozenset()
+        return Role(worker, served.values, served.server, served.settings, served.listening, announced)
 
     # As `Owner`
 
     @property
     def settings(self) -> WorkerSettings:
-        return self.served.settings
+        return self._newest.settings
+
+    def before_fork(self, *, booting: bool) -> None:
+        wanted = self._newest if booting else self._serving
+        if wanted is not self._entered:
+            self._enter(wanted)
+
+    def after_fork(self) -> None:
+        if self._entered is not self._newest:
+            self._enter(self._newest)
 
     def reload(self) -> bool:
         try:
             os.chdir(self._folder)
             sys.path[:] = self._path
             set_environment(())
-            new = self._read(self._collect(), None, self.served)
+            new = self._made(self._read(), None, self._serving)
         except (OperatorError, OSError) as error:
-            self._enter(self.served)  # first, because it also says where the log goes
-            log.error("the reload failed: %s", error)
+            self._enter(self._serving)  # first, because it also says where the log goes
+            log.error("the reload failed, and what served before goes on: %s", error)
             return False
-        self._before, self.served = self.served, new
+        self._booting = new
         self._enter(new)
         say_remarks(new.values)
         return True
 
     def reloaded(self, whole: bool) -> None:
-        if self._before is None:
-            return
-        given_up = self._before
-        if not whole:
-            given_up, self.served = self.served, self._before
-            self._enter(self.served)
-        for each in given_up.only_here(self.served):
+        if self._booting is None:
+            return  # the first generation
+        given_up, served = (self._serving, self._booting) if whole else (self._booting, self._serving)
+        self._serving, self._booting = served, None
+        self._enter(served)
+        for each in given_up.only_here(served):
             log.info("no longer listening on %s", each.address)
-        given_up.close_sockets(self.served)
-        if given_up.error_log is not self.error_log:
-            given_up.error_log.give_up()
-        self._before = None
+        given_up.close(served)
 
     def _enter(self, served: _Served) -> None:
+        self._entered = served
         try:
             served.enter()
         except OSError as error:  # the folder does not exist any more, but the served application does not need it
             log.error("%s: %s", served.folder, error.strerror)
 
     def reopen_logs(self) -> None:
-        self.error_log.reopen()
+        for each in {id(served.error_log): served.error_log for served in (self._serving, self._newest)}.values():
+            each.reopen()
 
     def stop(self) -> None:
-        self.served.close_sockets()
-        if self._before is not None:
-            self._before.close_sockets()
-
-
-def _settings(values: Values) -> WorkerSettings:
-    return from_options(WorkerSettings, values, workers=worker_count(values))
+        for served in (self._serving, self._booting):
+            if served is not None:
+                for each in served.listening:
+                    each.close()

@@ -9,7 +9,8 @@ workers as needed (`_reconcile`). Only `_reconcile` starts workers, so a signal 
 
 **Slots and generations.** There are as many slots as workers. A reload begins a new generation, which boots beside the one that serves.
 When all its workers are ready, the old generation is retired. When one of them ends before it is ready, the new generation is told to
-end, and the old one goes on. If the first generation fails, the master ends too, with the status of the worker that failed.
+end, and the old one goes on. If the first generation fails, the master ends too, with the status of the worker that failed. A worker of the
+old generation that ends meanwhile is replaced by one with the old configuration, because the new generation may fail.
 
 **Delays.** A worker that ends after it has lived for `settled_after` seconds is replaced at once. One that ends earlier is replaced after
 half a second. Each further failure in the same slot doubles that delay, up to 30 s.
@@ -84,6 +85,13 @@ class Owner(Protocol):
     @property
     def settings(self) -> WorkerSettings: ...
 
+    def before_fork(self, *, booting: bool) -> None:
+        """Called before each worker is forked, of the generation that boots or else of the one that serves. The child inherits what this
+        sets."""
+
+    def after_fork(self) -> None:
+        """Called in the master after `before_fork`, whether a worker was forked or not."""
+
     def reload(self) -> bool:
         """Read the configuration again, before a new generation of workers starts. False if that fails; the reason is in the log."""
 
@@ -131,9 +139,16 @@ class Master:
         self._last = 0  # number of the last generation
         self._reload_wanted = False
         self._status: int | None = None  # exit status of the master, once it stops
+        #: Why the first generation could not start: one line, and perhaps a traceback after it. None if it could, or has not said why.
+        self.failure: str | None = None
         self._pid = 0
         self._runs_since = monotonic()  # since when the master runs without a break
         self._look_due = math.inf
+
+    @property
+    def has_served(self) -> bool:
+        """Whether a generation has become ready."""
+        return self._serving > 0
 
     @property
     def _settings(self) -> WorkerSettings:
@@ -199,7 +214,7 @@ class Master:
                 yield self._boots_until(worker)
             elif self._settings.timeout:
                 yield monotonic() + BEAT
-        if self._status is None and self._booting is None:
+        if self._status is None and self._serving:
             for number, slot in self._slots.items():
                 if number < self._size and self._is_missing(number, self._serving):
                     yield slot.start_at
@@ -232,6 +247,10 @@ class Master:
 
     def _stop(self, *, cut: bool, status: int = 0) -> None:
         """End all workers, gracefully or by cutting their connections, and then the master."""
+        if self._serving and cut:
+            log.info("stopping at once: connections are cut")
+        elif self._serving:
+            log.info("stopping: connections have %g s to end; a second signal cuts them", self._settings.graceful_timeout)
         if self._status is None:
             self._status = status
             self._owner.stop()
@@ -240,8 +259,11 @@ class Master:
 
     def _end(self, worker: WorkerProcess, *, cut: bool = False) -> None:
         """Tell a worker to end. A worker that is ending already is told again only to cut. A blocked worker does not react."""
-        deaf = cut and self._silence(worker, monotonic()) > DEAF_AFTER
-        worker.end(0.0 if cut else self._settings.graceful_timeout, 0.0 if deaf else self._settings.kill_after)
+        if cut:
+            deaf = self._silence(worker, monotonic()) > DEAF_AFTER
+            worker.cut(0.0 if deaf else self._settings.kill_after)
+        else:
+            worker.end(self._settings.graceful_timeout, self._settings.kill_after)
 
     def _retire(self, worker: WorkerProcess) -> None:
         """Tell a worker that others serve in its place."""
@@ -291,18 +313,19 @@ class Master:
             worker,
             " before it was ready" if worker.state is State.BOOTING else "",
             _reason(worker, status),
-            f"another one starts in {delay:.1f} s" if delay else "another one starts",
+            (f"another one starts in {delay:.1f} s" if delay else "another one starts") + (f". {worker.reason}" if worker.reason else ""),
         )
 
     def _could_not_boot(self, worker: WorkerProcess, status: int) -> None:
-        log.error("%s has ended before it was ready%s", worker, _reason(worker, status))
+        why = worker.reason or f"{worker} has ended before it was ready{_reason(worker, status)}"
         code = os.waitstatus_to_exitcode(status)
-        self._give_up_booting(code if code > 0 else 1)
+        self._give_up_booting(why, 128 - code if code < 0 and not worker.killed else max(code, 1))
 
-    def _give_up_booting(self, status: int) -> None:
+    def _give_up_booting(self, why: str, status: int) -> None:
         """End the generation that boots, because one of its workers has failed. If it is the first generation, the master ends too."""
         generation, self._booting = self._booting, None
         if not self._serving:
+            self.failure = why
             self._stop(cut=True, status=status)
             return
         self._next_size = self._size
@@ -310,7 +333,7 @@ class Master:
             if worker.generation == generation:
                 self._end(worker, cut=True)
         self._owner.reloaded(False)
-        log.error("the reload failed: what served before goes on")
+        log.error("the reload failed, and what served before goes on: %s", why)
 
     # Deadlines
 
@@ -371,13 +394,11 @@ class Master:
                 self._begin_generation()
         if self._booting is None:
             self._size = self._next_size
+        if self._serving:
+            self._start_missing(self._size, self._serving)
+        if self._booting is not None:
+            self._start_missing(self._next_size, self._booting)
         generation = self._serving if self._booting is None else self._booting
-        now = monotonic()
-        for number in range(self._next_size):
-            slot = self._slots.setdefault(number, _Slot())
-            due = self._booting is not None or now >= slot.start_at
-            if due and self._is_missing(number, generation) and not self._start(number, generation):
-                break  # the generation may have been given up
         for worker in list(self._workers.values()):
             if worker.slot >= (self._next_size if worker.generation == generation else self._size):
                 self._retire(worker)
@@ -393,6 +414,14 @@ class Master:
                     self._end(worker)
                 elif worker.generation != self._serving:
                     self._retire(worker)
+
+    def _start_missing(self, size: int, generation: int) -> None:
+        now = monotonic()
+        for number in range(size):
+            slot = self._slots.setdefault(number, _Slot())
+            due = generation == self._booting or now >= slot.start_at
+            if due and self._is_missing(number, generation) and not self._start(number, generation):
+                return  # the generation may have been given up
 
     def _replaced(self, worker: WorkerProcess) -> None:
         """End or kill `worker`, because another worker is ready in its place."""
@@ -439,22 +468,28 @@ class Master:
 
     def _start(self, slot: int, generation: int) -> bool:
         """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
+        boots = generation == self._booting
+        self._owner.before_fork(booting=boots)
         try:
-            started = start(slot, generation, _TAKEN, self.page, self.queue)
+            started = start(slot, generation, _TAKEN, self.page, self.queue, announces=boots and slot == 0)
         except OSError as error:
-            self._no_worker(slot, error)
+            self._owner.after_fork()
+            self._no_worker(slot, generation, error)
             return False
         if isinstance(started, Worker):
             raise _Forked(started)
+        self._owner.after_fork()
         self._workers[started.pid] = started
         return True
 
-    def _no_worker(self, slot: int, error: OSError) -> None:
+    def _no_worker(self, slot: int, generation: int, error: OSError) -> None:
         """Handle a failed start: the machine has no process, no descriptor or no memory left."""
-        log.error("no worker can be started: %s", error.strerror)
-        self._slots.setdefault(slot, _Slot()).back_off(monotonic())
-        if self._booting is not None:
-            self._give_up_booting(status=1)
+        why = f"no worker can be started: {error.strerror}"
+        if generation == self._booting:
+            self._give_up_booting(why, status=1)
+        else:
+            log.error("%s", why)
+            self._slots[slot].back_off(monotonic())
 
 
 def _noted(number: int, frame: object) -> None:

@@ -1,6 +1,8 @@
 """A worker process: `WorkerProcess` is its object in the master, `Worker` the object in the worker. This module imports no gevent.
 
     booting --ready--> serving -----------------------+--told to end--> ending --reaped--> (gone)
+      |
+      +--fails: it tells the master why, and ends
                          |                            |                   |
                          +--wants to leave--> leaving-+--retired--> retiring
                          +--blocked---------> blocked-+
@@ -27,7 +29,7 @@ from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
 
-__all__ = ["State", "Worker", "WorkerProcess", "start"]
+__all__ = ["State", "Worker", "WorkerProcess", "fork", "start"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -35,8 +37,11 @@ log = logging.getLogger("muxwsgi.error")
 _PR_SET_PDEATHSIG = 1
 
 
-#: The messages of a worker to the master, one byte each.
-_READY, _LEAVES = b"R", b"L"
+#: The messages of a worker to the master. All bytes after `_FAILED` are the reason.
+_READY, _LEAVES, _FAILED = b"R", b"L", b"F"
+
+#: Bytes of a reason. With them the pipe, which holds 64 KiB, takes the reason without waiting for the master.
+LONGEST_REASON = 32768
 
 
 #: Signals that a worker ignores until it takes them.
@@ -47,10 +52,11 @@ class Worker:
     """A worker in its process.
 
     number      its slot, from 0 on
-    announces   whether it logs what is served, because all workers serve the same
+    announces   whether it logs what is served, because all workers of its generation serve the same
     beat        its event loop calls it once a second, once the worker is ready
     page        what all workers report; `entry` is the part of this one
     queue       through which workers hand over connections
+    is_ready    whether `ready` was called
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Worker:
         self.queue = queue
         self.announces = announces
         self.beat = heartbeat.beat
+        self.is_ready = False
         self._heartbeat = heartbeat
         self._tells = tells
 
@@ -69,17 +76,26 @@ class Worker:
         """Tell the master that connections are accepted from now on. Call it once, in the main thread."""
         self._heartbeat.answer_signals()
         self.beat()
+        self.is_ready = True
         self._tell(_READY)
 
     def leave(self) -> None:
         """Ask the master to replace this worker. It serves until it is told to end."""
         self._tell(_LEAVES)
 
-    def _tell(self, byte: bytes) -> None:
+    def fail(self, reason: str) -> bool:
+        """Tell the master why this worker cannot start: one line, and a traceback after it. Of a long traceback the end is told. Returns
+        whether there is a master. The worker then ends with a status that is not 0."""
+        line, _, detail = reason.encode("utf-8", "backslashreplace").partition(b"\n")
+        line = line[:LONGEST_REASON]
+        return self._tell(_FAILED + line + b"\n" + detail[max(0, len(detail) + len(line) - LONGEST_REASON) :])
+
+    def _tell(self, message: bytes) -> bool:
         try:
-            os.write(self._tells, byte)
+            os.write(self._tells, message)
         except BrokenPipeError:
-            pass  # the master has ended, and its signal is on its way
+            return False  # the master has ended, and its signal is on its way
+        return True
 
 
 class WorkerProcess:
@@ -87,6 +103,8 @@ class WorkerProcess:
 
     told        the pipe for the worker's messages; None when the worker has ended
     entry       its part of the shared page
+    reason      why it could not start: one line, and perhaps a traceback after it; None if it has not said it
+    was_ready   whether it has become ready
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
     killed      whether the master has killed it
     asked       how often it was asked what blocks its event loop; asked_at is the last time
@@ -102,6 +120,8 @@ class WorkerProcess:
         self.started = monotonic()
         self.told: int | None = told
         self.heartbeat = heartbeat
+        self.was_ready = False
+        self._failed: bytes | None = None
         self.kill_at: float | None = None
         self.killed = False
         self.asked = 0
@@ -119,18 +139,30 @@ class WorkerProcess:
     def state(self, state: State) -> None:
         self._state = self.entry.state = state
 
+    @property
+    def reason(self) -> str | None:
+        return None if self._failed is None else self._failed.decode("utf-8", "replace").rstrip()
+
     def hear(self) -> None:
         """Read its messages. The end of the stream means that it has ended."""
         assert self.told is not None
         try:
-            said = os.read(self.told, 16)
+            said = os.read(self.told, 2 * LONGEST_REASON)
         except BlockingIOError:  # it has ended, but a process that its application has forked still has the other end
             return
         if not said:
             os.close(self.told)
             self.told = None
-        if _READY in said and self.state is State.BOOTING:
-            self.state = State.SERVING
+        if self._failed is None:
+            said, failed, reason = said.partition(_FAILED)
+            self._failed = reason if failed else None
+        elif len(self._failed) < LONGEST_REASON:
+            self._failed += said
+            return
+        if _READY in said:
+            self.was_ready = True
+            if self.state is State.BOOTING:
+                self.state = State.SERVING
         if _LEAVES in said and self.state is State.SERVING:
             log.info("%s leaves: another one starts", self)
             self.state = State.LEAVING
@@ -149,13 +181,20 @@ class WorkerProcess:
         self.tell(number)
 
     def end(self, seconds: float, kill_after: float) -> None:
-        """Tell it to end its connections within `seconds`, 0 to cut them. It is killed `kill_after` seconds later."""
-        if self.state is State.ENDING and seconds:
-            return
+        """Tell it to end its connections within `seconds`. It is killed `kill_after` seconds later."""
+        if self.state is not State.ENDING:
+            self._end(signal.SIGTERM, seconds + kill_after)
+
+    def cut(self, kill_after: float) -> None:
+        """Tell it to cut its connections. It is killed `kill_after` seconds later."""
+        # A worker that boots has no connections, and the default action of SIGQUIT would write a core file.
+        self._end(signal.SIGQUIT if self.was_ready else signal.SIGTERM, kill_after)
+
+    def _end(self, number: int, seconds: float) -> None:
         self.state = State.ENDING
-        kill_at = monotonic() + seconds + kill_after
+        kill_at = monotonic() + seconds
         self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
-        self.tell(signal.SIGTERM if seconds else signal.SIGQUIT)
+        self.tell(number)
 
     def retire(self, seconds: float, kill_after: float) -> None:
         """Tell it that others serve instead, so that it ends its connections within `seconds`. It is killed `kill_after` seconds later."""
@@ -180,25 +219,22 @@ class WorkerProcess:
             self.told = None
 
 
-def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue) -> WorkerProcess | Worker:
-    """Fork. Returns a `WorkerProcess` in the master, and a `Worker` in the child. Of the signals `taken`, the child ignores those that
-    `_IGNORED` names, and has the default actions for the others. The worker has an entry of `page`, until the master retires it.
-    `queue` is for all workers.
+def start(
+    slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue, *, announces: bool
+) -> WorkerProcess | Worker:
+    """Start a worker. Returns a `WorkerProcess` in the master, and a `Worker` in the child. See `fork` for its signals `taken`. The worker
+    has an entry of `page`, until the master retires it. `queue` is for all workers.
 
     Raises `OSError` if the machine has no process, no descriptor or no memory left. It raises in the master only.
     """
     entry = page.take(slot, generation)
     heartbeat: Heartbeat | None = None
     told = tells = -1
-    master = os.getpid()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         heartbeat = Heartbeat(entry)
         told, tells = os.pipe2(os.O_CLOEXEC)
-        _flush_streams()
-        pid = os.fork()
+        pid = fork(taken)
     except OSError:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         page.retire(entry)
         if heartbeat is not None:
             heartbeat.close()
@@ -206,20 +242,33 @@ def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage, qu
             if fd >= 0:
                 os.close(fd)
         raise
-    if pid != 0:
+    if pid == 0:
+        os.close(told)
+        entry.pid = os.getpid()  # the master writes it too, perhaps later
+        return Worker(slot, tells, heartbeat, page, entry, queue, announces=announces)
+    os.close(tells)
+    os.set_blocking(told, False)
+    heartbeat.in_master()
+    return WorkerProcess(pid, slot, generation, told, heartbeat, entry)
+
+
+def fork(taken: Sequence[int]) -> int:
+    """Fork a child that ends when the master does. Returns its pid, or 0 in the child. Of the signals `taken`, the child ignores those that
+    `_IGNORED` names, and has the default actions for the others. Raises `OSError`, in the master only."""
+    master = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        _flush_streams()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in taken:
+                signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(tells)
-        os.set_blocking(told, False)
-        heartbeat.in_master()
-        return WorkerProcess(pid, slot, generation, told, heartbeat, entry)
-    signal.set_wakeup_fd(-1)
-    for number in taken:
-        signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    os.close(told)
-    entry.pid = os.getpid()  # the master writes it too, perhaps later
-    _end_with(master)
-    return Worker(slot, tells, heartbeat, page, entry, queue, announces=generation == 1 and slot == 0)
+    if pid == 0:
+        _end_with(master)
+    return pid
 
 
 def _flush_streams() -> None:

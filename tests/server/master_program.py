@@ -57,6 +57,9 @@ def work(worker: Worker) -> int:
     say(f"{os.getpid()} boots {worker.number}")
     if "fail" in how:
         return 7
+    if "say-and-fail" in how:
+        worker.fail("no database \udcff\nthe beginning\n" + "x" * 100_000 + "\nthe end\n")
+        return 3
     if f"fail-{worker.number}" in how:
         time.sleep(0.2)
         return 7
@@ -104,6 +107,12 @@ class Owner:
             timeout=float(os.environ.get("TEST_TIMEOUT", "30")),
         )
 
+    def before_fork(self, *, booting: bool) -> None:
+        pass
+
+    def after_fork(self) -> None:
+        pass
+
     def reload(self) -> bool:
         how = Path(os.environ["TEST_HOW"]).read_text().split()
         self._before = self.settings
@@ -135,15 +144,21 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     real_start = muxwsgi.server.worker.start
 
-    def start(slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue) -> WorkerProcess | Worker:
+    def start(
+        slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue, *, announces: bool
+    ) -> WorkerProcess | Worker:
         if f"{generation}-{slot}" == os.environ.get("TEST_NO_PROCESS"):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return real_start(slot, generation, taken, page, queue)
+        return real_start(slot, generation, taken, page, queue, announces=announces)
 
     vars(muxwsgi.server.master)["start"] = start
     early = [signal.Signals[name] for name in os.environ.get("TEST_EARLY", "").split()]
-    result = Master(Owner()).run(lambda: early)
-    sys.exit(work(result) if isinstance(result, Worker) else result)
+    master = Master(Owner())
+    result = master.run(lambda: early)
+    if isinstance(result, Worker):
+        sys.exit(work(result))
+    say(f"{os.getpid()} failure {master.failure!r}")
+    sys.exit(result)
 
 
 main()

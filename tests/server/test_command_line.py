@@ -18,8 +18,11 @@ APP = "tests.system.counted_app"
 
 
 def muxwsgi(*arguments: str, input: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run the command. One that would serve binds a free port, if no bind is given, because the master binds first."""
+    if arguments[:1] in (("run",), ("proxy",)) and "-b" not in arguments and "-c" not in arguments:
+        environment = {"MUXWSGI_BIND": "127.0.0.1:0", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=30, env={**os.environ, **environment}
+        [sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=60, env={**os.environ, **environment}
     )
 
 

@@ -1,4 +1,4 @@
-"""`muxwsgi run` or `muxwsgi proxy` as a process of its own, on a free port of the loopback, and clients that misbehave in stated ways."""
+"""`muxwsgi run` or `muxwsgi proxy` as a master with a worker, on a free port of the loopback, and clients that misbehave in stated ways."""
 
 import http.client
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from muxwsgi.server.heartbeat import ASK
 from tests.ports import reserved_port
 from tests.waiting import wait_for
 
@@ -44,7 +45,7 @@ class ServerProcess:
     """Runs `muxwsgi run APP OPTIONS` bound to a free port; a context manager that ends it by its own process id. Without an app it is
     `muxwsgi proxy OPTIONS`.
 
-    `log` is what it has written to its standard error so far, where that is a pipe to us.
+    `log` is what it has written to its standard error so far. If its error log is a file, `log` has the rest.
     """
 
     def __init__(
@@ -57,11 +58,15 @@ class ServerProcess:
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
         preexec: Callable[[], None] | None = None,
+        error_log: Path | None = None,
     ) -> None:
+        """`error_log` is the file of the error log, if a configuration file names it."""
         self.tls = tls
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self._lines: list[str] = []
+        self._error_log = error_log or _error_log_of(options)
+        self._error_log_is_elsewhere = any(option.startswith(("--error-logfile", "--log-config", "-c", "--config")) for option in options)
         subcommand = ["proxy"] if app is None else ["run", app]
         command = [sys.executable, "-m", "muxwsgi", *subcommand, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
         self._process = subprocess.Popen(
@@ -83,7 +88,19 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
+        """Of the master, to which an operator sends signals."""
         return self._process.pid
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of the workers, which serve, and the workers that are ending."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    @property
+    def worker_pid(self) -> int:
+        """Of the only worker, which loads the application and serves."""
+        (pid,) = self.worker_pids
+        return pid
 
     @property
     def address(self) -> str:
@@ -108,15 +125,24 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         give_up = time.monotonic() + START_TIMEOUT
-        while True:
-            try:
-                self.connect().close()
-                return self
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > give_up:
-                    self.stop()
-                    raise AssertionError(f"the server does not serve:\n{self.log}") from None
-                time.sleep(0.05)
+        while not self._serves():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.stop()
+                raise AssertionError(f"the server does not serve:\n{self.log}") from None
+            time.sleep(0.02)
+        return self
+
+    def _serves(self) -> bool:
+        """Whether its workers accept, and the master knows it. A client could connect before, and would wait in the backlog."""
+        if self._error_log is not None:
+            return self._error_log.is_file() and " ready\n" in self._error_log.read_text()
+        if self._process.stderr is not None and not self._error_log_is_elsewhere:
+            return " ready\n" in self.log
+        try:
+            pids = self.worker_pids
+            return bool(pids) and all(_takes(pid, ASK) for pid in pids)
+        except FileNotFoundError:
+            return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -185,6 +211,22 @@ class ServerProcess:
     def tracebacks(self) -> list[str]:
         """The first lines of tracebacks in the log."""
         return re.findall(r"^Traceback.*$", self.log, re.M)
+
+
+def _takes(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal. A worker that is ready has one for the master's question."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def _error_log_of(options: tuple[str, ...]) -> Path | None:
+    """The file that the option names."""
+    for number, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name == "--error-logfile":
+            path = value if equals else options[number + 1]
+            return None if path == "-" or path.startswith("/dev/") else Path(path)
+    return None
 
 
 def read_until_closed(sock: socket.socket, limit: int = 1 << 20) -> bytes:

@@ -32,7 +32,7 @@ def result(server: ServerProcess, path: str) -> Any:
     status, body = server.get(f"/{path}", timeout=60)
     assert status == 200, f"{body!r}\n{server.log}"
     answer = json.loads(body)
-    assert answer["pid"] == server.pid
+    assert answer["pid"] == server.worker_pid
     return answer["result"]
 
 
@@ -128,14 +128,14 @@ def test_a_child_keeps_the_handlers_of_python_and_gives_up_those_of_the_parents_
 def test_another_greenlet_goes_on_in_one_process_only(tmp_path: Path) -> None:
     with ServerProcess(APP, environment={"NOTES": str(tmp_path / "notes")}) as server:
         result(server, "fork_beside_others")
-        assert (tmp_path / "notes").read_text() == f"woke up in {server.pid}\n"
+        assert (tmp_path / "notes").read_text() == f"woke up in {server.worker_pid}\n"
 
 
 def test_a_child_cannot_wake_a_greenlet_of_its_parent(tmp_path: Path) -> None:
     with ServerProcess(APP, environment={"NOTES": str(tmp_path / "notes")}) as server:
         assert result(server, "wake_others") == "still here"
         woken = ("event", "killed", "lock", "queue")
-        assert sorted((tmp_path / "notes").read_text().split("\n")[:-1]) == [f"{name} in {server.pid}" for name in woken]
+        assert sorted((tmp_path / "notes").read_text().split("\n")[:-1]) == [f"{name} in {server.worker_pid}" for name in woken]
 
 
 def test_children_that_end_at_the_same_time_are_all_waited_for(server: ServerProcess) -> None:
