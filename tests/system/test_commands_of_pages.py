@@ -55,6 +55,8 @@ QUOTED = {
     "make test": "it is what runs the tests",
     "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
     "python -c 'from muxwsgi.protocols import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
+    "python -c 'from muxwsgi.cli import gunicorn, options; print(gunicorn.markdown(options.OPTIONS))'": "tests/server/test_from_gunicorn_page.py compares it",
+    "python -m trace": "it is Python's",
     "python -m build": INDEX,
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
