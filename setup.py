@@ -135,7 +135,9 @@ setup(
         "metrics": ["prometheus-client>=0.21"],
         "top": ["rich>=13"],
         "otel": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
+        "reload": ["watchfiles>=1.0"],
         "tests": [
+            "watchfiles>=1.0",
             "opentelemetry-sdk>=1.30",
             "opentelemetry-exporter-otlp-proto-http>=1.30",
             "prometheus-client>=0.21",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from muxwsgi.cli.hooks import HOOKS
 from muxwsgi.cli.option import Option
 
 __all__ = ["SETTINGS", "Theirs", "hint", "hint_for", "markdown", "option_for"]
@@ -125,9 +126,9 @@ _BY_SECTION = (
     ),
     *_settings(
         "Debugging",
-        Theirs("reload", ("--reload",), why=_NOT_YET),
-        Theirs("reload_engine", ("--reload-engine",), why=_NOT_YET, harmless=("auto",)),
-        Theirs("reload_extra_files", ("--reload-extra-file",), why=_NOT_YET, read=_commas),
+        Theirs("reload", ("--reload",), remark="templates, the configuration and certificates too: [development.md](development.md)"),
+        Theirs("reload_engine", ("--reload-engine",), remark="`inotify` needs the package watchfiles"),
+        Theirs("reload_extra_files", ("--reload-extra-file",), remark="also patterns; new files that they fit count too", read=_commas),
         Theirs("spew", ("--spew",), why="use a debugger, or `python -m trace`"),
         Theirs("check_config", ("--check-config",), instead="`--check-config`, `muxwsgi check`", remark="tries the binds too"),
         Theirs("print_config", ("--print-config",), instead="`--print-config`", remark="says of each value where it comes from"),
@@ -245,9 +246,8 @@ _BY_SECTION = (
     ),
     *_settings(
         "Server Hooks",
-        *(Theirs(name, why="not yet") for name in ("on_starting", "on_reload", "when_ready", "pre_fork", "post_fork", "post_worker_init")),
-        *(Theirs(name, why="not yet") for name in ("worker_int", "worker_abort", "pre_exec", "pre_request", "post_request", "child_exit")),
-        *(Theirs(name, why="not yet") for name in ("worker_exit", "nworkers_changed", "on_exit")),
+        *(Theirs(name, instead="the same", remark=hook.when) for name, hook in HOOKS.items()),
+        Theirs("pre_exec", why=_NOT_YET),
         Theirs("ssl_context", why="TLS is pyOpenSSL's, and not that of the ssl module; `--ciphers` and the options of certificates set it"),
     ),
     *_settings(

@@ -11,6 +11,8 @@ import click
 
 from muxwsgi.cli.application import application
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
+from muxwsgi.cli.development import check_debug
+from muxwsgi.cli.workers import worker_count
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
@@ -53,8 +55,11 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
     values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
+    settings = server_settings(values)
+    binds = [bind for bind in settings.binds if bind.fd is None]  # of an open socket, only the socket knows the address
+    check_debug(values, [(bind.address, None if bind.path else tcp_address(bind)[0]) for bind in binds], worker_count(values))
     app = application(app_spec, values) if app_spec else _nobody
-    _list_binds(_composed(values, app), server_settings(values))
+    _list_binds(_composed(values, app), settings)
     click.echo("the configuration is good" + (f", and {app_spec} loads" if app_spec else ""))
 
 

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from muxwsgi.cli.hooks import Hooks
 from muxwsgi.cli.option import Option, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
-from muxwsgi.settings import HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
+from muxwsgi.settings import DevelopmentSettings, HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
 from muxwsgi.settings.sections import APP, BIND, FRONT, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
@@ -70,7 +71,7 @@ _ROWS = (
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings)
+_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, DevelopmentSettings)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 
@@ -95,13 +96,14 @@ def collect(
     PORT is used. Without `proxy`, an option of the proxy in the file or the environment is an error, because such a file (with
     `proxy_auth`, for example) would not have the expected effect. Raises `OperatorError`.
 
-    Three more keys say how it was configured: `config` the file or None, `remarks` what to tell the operator, a line each, and `sources`
+    More keys say how it was configured: `config` the file or None, `hooks` the file's `Hooks`, `remarks` what to tell the operator, a line each, and `sources`
     where each value comes from that is not a default.
     """
     environ = os.environ if environ is None else environ
     values = {each.name: each.default for each in ALL} | dict(defaults or {})
     sources: dict[str, str] = {}
     remarks: list[str] = []
+    hooks = Hooks()
 
     def take(given: Mapping[str, Any], source: Callable[[Option], str]) -> None:
         values.update(given)
@@ -122,13 +124,14 @@ def collect(
         found = from_file(path, table)
         remarks += found.remarks
         take(found.values, lambda option: str(path))
+        hooks = Hooks(found.hooks)
     found = from_environ(environ, table)
     remarks += found.remarks
     take(found.values, lambda option: f"the variable {option.variable}")
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items() if value not in (None, (), [])}
     tables = {name: _BY_NAME[name].read(value, f"--{name}") for name, value in given.items() if _BY_NAME[name].kind is dict}
     take(given | tables, lambda option: f"the flag {option.flag}")
-    return {**values, "config": path, "remarks": remarks, "sources": sources}
+    return {**values, "config": path, "hooks": hooks, "remarks": remarks, "sources": sources}
 
 
 def _bind_of_port(port: str) -> str:

@@ -16,6 +16,8 @@ def printed(values: Mapping[str, Any], options: Iterable[Option]) -> Iterator[st
         yield f"# the file is {values['config']}"
     for remark in values["remarks"]:
         yield f"# {remark}"
+    if values["hooks"].names:
+        yield f"# the hooks of the file are {', '.join(values['hooks'].names)}"
     section = ""
     for option in options:
         if option.section != section:

@@ -25,7 +25,7 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import StopRequested
 
-__all__ = ["PythonFile", "is_python_file", "run_python_file"]
+__all__ = ["PythonFile", "is_python_file", "loaded_files", "run_python_file"]
 
 #: As gunicorn writes the two kinds of places.
 _MODULE, _FILE = "python:", "file:"
@@ -37,6 +37,9 @@ _NAME = "__config__"
 
 #: Modules that the last file has loaded.
 _loaded: set[str] = set()
+
+#: The file that was run last.
+_run_files: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,12 @@ class PythonFile:
     values: dict[str, Any]
     unread: dict[str, int] | None
     remarks: tuple[str, ...]
+
+
+def loaded_files() -> set[str]:
+    """The absolute paths of the last file and of the modules of the project that it has imported."""
+    modules = [sys.modules[name] for name in _loaded if name in sys.modules]
+    return {*_run_files, *(os.path.abspath(path) for module in modules if (path := getattr(module, "__file__", None)))}
 
 
 def is_python_file(place: str) -> bool:
@@ -100,6 +109,8 @@ def _run(path: str, place: str | None = None, name: str = _NAME) -> PythonFile:
     """Run the file at `path`, as the module `name`. `place` is its name in messages."""
     shown = place or path
     tree, code, remarks = _compiled(path, shown)
+    _run_files.clear()
+    _run_files.add(os.path.abspath(path))
     module = ModuleType(name)
     module.__file__ = os.path.abspath(path)
     module.__package__ = name.rpartition(".")[0]

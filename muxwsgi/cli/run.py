@@ -13,8 +13,10 @@ from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.application import application
 from muxwsgi.cli.configured import wanted_hijackers
 from muxwsgi.cli.ending import lasting
+from muxwsgi.cli.for_developer import ForDeveloper
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
+from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
@@ -54,18 +56,19 @@ def serve(role: "Role", signals: Signals) -> None:
     """Serve the application that the option `wsgi_app` names until a signal stops the worker. Raises `OperatorError` before anything is
     served."""
     name = role.values["wsgi_app"]
-    serve_made(lambda values: (application(name, values), []), name, role, signals)
+    serve_made(lambda values: (application(name, values), []), name, role, signals, has_page=True)
 
 
-def serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
-    """As `serve`, with an application that `make` makes of the options, with its logs. `signals` were taken already."""
+def serve_made(make: Make, name: str, role: "Role", signals: Signals, *, has_page: bool = False) -> None:
+    """As `serve`, with an application that `make` makes of the options, with its logs. `signals` were taken already. `has_page` means that
+    `--reload` serves a page while there is no application."""
     try:
-        _serve_made(make, name, role, signals)
+        _serve_made(make, name, role, signals, has_page)
     finally:
         signals.end()
 
 
-def _serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
+def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page: bool) -> None:
     values = role.values
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
@@ -74,9 +77,10 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
     serve_log_handlers(error_log)
     if values["capture_output"]:
         capture_output(error_log, values["error_logfile"])
+    for_developer = ForDeveloper(role)
     try:
         with signals.interrupting():
-            app, logs = make(values)
+            app, logs = for_developer.load(make, has_page=has_page)
             plugins, installed = wanted_hijackers(values, app)
             error_log.add_plugins((plugin.module for plugin in plugins), values["log_level"])
             hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
@@ -102,18 +106,22 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals) -> None:
         around=observers.around,
     )
     observers.subscribe(server.events)
-    _act_on_signals(signals, server, [error_log, *logs], place)
+    role.hooks.serving(server)
+    _act_on_signals(signals, server, [error_log, *logs], place, role.hooks, reloads=values["reload"])
     keep_frames()
     announce(server, app, name, hijackers, role.announced)  # a program that reads this may send the master a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, observers)
     place.start(server)
+    for_developer.start()
     try:
         server.serve_forever()
     finally:
+        for_developer.stop()
         place.stop()
         keeper.kill()
         for each in logs:
             _do(each.close)
+        role.hooks.ended()
         last = lasting()
         if last:
             log.info("stopped; the worker ends with what the application has started: %s", ", ".join(last))
@@ -146,7 +154,7 @@ def _do(what: Callable[[], None]) -> None:
         log.exception("%r failed", what)
 
 
-def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place: Place) -> None:
+def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place: Place, hooks: WorkerHooks, *, reloads: bool) -> None:
     stopping = False
 
     def stop() -> None:
@@ -159,6 +167,7 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
 
     def cut() -> None:
         log.debug("this worker cuts its connections")
+        hooks.interrupted()
         server.request_stop()
         server.request_stop()
 
@@ -168,14 +177,15 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
         log.info("logs reopened")
 
     def retire() -> None:
-        log.debug("this worker retires")
-        server.request_stop(grace=True)
+        log.debug("this worker retires")  # while an application is written, nobody wants one more answer of the old one
+        server.request_stop(grace=not reloads)
 
     def leave_to_master() -> None:
         """Ignore the signal. A terminal sends SIGINT and SIGHUP also to the master."""
 
     actions: dict[int, Callable[[], None]] = dict.fromkeys((signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU), leave_to_master)
     actions |= {signal.SIGTERM: stop, signal.SIGQUIT: cut, signal.SIGUSR1: reopen, signal.SIGUSR2: retire}
+    actions[signal.SIGINT] = hooks.interrupted  # a terminal sends it to the master too, which ends the workers
     loop = gevent.get_hub().loop
     # A greenlet performs the actions, because they may wait. Neither the signal handler nor the hub can wait.
     signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))

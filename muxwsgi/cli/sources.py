@@ -7,7 +7,7 @@ gunicorn's that means nothing here is not a fault: what to say about it is a rem
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from muxwsgi.cli.gunicorn import SETTINGS, hint_for, option_for
+from muxwsgi.cli.hooks import HOOKS, read_hook
 from muxwsgi.cli.option import PREFIX, Option
 from muxwsgi.cli.python_file import PythonFile, is_python_file, run_python_file
 from muxwsgi.errors import OperatorError
@@ -34,10 +35,12 @@ class Found:
 
     values      by the options' names
     remarks     what the operator should know, a line each
+    hooks       by gunicorn's names
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 class Table:
@@ -94,6 +97,9 @@ def _from_python(file: PythonFile, table: Table) -> Found:
     found = Found(remarks=list(file.remarks))
     for name, value in file.values.items():
         if isinstance(value, ModuleType) or value is None:  # None is the default, as in gunicorn
+            continue
+        if name in HOOKS:
+            found.hooks[name] = read_hook(name, value, f"{file.path}: {name}")
             continue
         theirs = SETTINGS.get(name)
         option = by_name.get(name) or (option_for(theirs, by_name.values()) if theirs is not None else None)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
+from muxwsgi.cli.development import check_debug, places_of
 from muxwsgi.cli.ending import say
+from muxwsgi.cli.hook_objects import Configuration, HookServer, HookWorker
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
+from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import take_streams
@@ -38,6 +41,7 @@ class Role:
     settings    how many workers there are, and when one is replaced
     listening   the sockets, which are open already
     announced   the addresses that this worker announces, because they are new and another worker does not
+    hooks       of this worker
     """
 
     worker: Worker
@@ -46,6 +50,7 @@ class Role:
     settings: WorkerSettings
     listening: list[Listening]
     announced: frozenset[str]
+    hooks: WorkerHooks
 
 
 def worker_count(values: Values) -> int:
@@ -76,6 +81,7 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
         signals.take()
         return _serve_in_worker(owner.role_of(result), serve)
     owner.stop()
+    owner.tell("on_exit")
     if master.failure is not None:
         line, _, detail = master.failure.partition("\n")
         say(line, detail and detail + "\n")
@@ -91,6 +97,7 @@ def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
         from muxwsgi.patch import patch_all
 
         patch_all()
+        role.hooks.forked()
         serve(role)
     except OperatorError as error:
         return _failed(role, str(error), error.detail, 2)
@@ -99,6 +106,8 @@ def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
             raise
         line = " ".join(f"{type(error).__name__}: {error}".split())
         return _failed(role, line, traceback.format_exc(), 1)
+    finally:
+        role.hooks.ended()
     return None
 
 
@@ -159,9 +168,19 @@ class _Owner:
         error_log = ErrorLog(values["error_logfile"])
         error_log.install(values["log_level"])
         say_remarks(values)
+        self._server = HookServer(values, worker_count(values))
+        values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)
+        values["hooks"].require("on_starting", self._server)
         self._serving = self._made(values, error_log, None)
         self._booting: _Served | None = None  # while a reload is under way
         self._entered = self._serving
+        self._next_worker = HookWorker(self._server)
+        self._server.listens_on(self._serving.listening)
+        try:
+            values["hooks"].require("when_ready", self._server)
+        except BaseException:
+            self.stop()
+            raise
 
     def _made(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
         """Apply `values`. If `error_log` is None, the error log is opened, unless that of `before` can be used. Raises `OperatorError` and
@@ -174,6 +193,7 @@ class _Owner:
         announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
         served = _Served(values, settings, server, error_log or self.error_log, listening, announced, os.getcwd(), list(sys.path))
         try:
+            check_debug(values, places_of(listening), settings.workers)
             if error_log is not None:
                 extend_error_log(error_log, values, patience=PATIENCE)
             elif not same_logs(values, self._serving.values):
@@ -203,7 +223,8 @@ class _Owner:
             if other is not None and other is not served:
                 other.close(served)
         announced = served.announced if worker.announces else frozenset()
-        return Role(worker, served.values, served.server, served.settings, served.listening, announced)
+        hooks = WorkerHooks(served.values["hooks"], self._server, self._next_worker)
+        return Role(worker, served.values, served.server, served.settings, served.listening, announced, hooks)
 
     # As `Owner`
 
@@ -215,10 +236,34 @@ class _Owner:
         wanted = self._newest if booting else self._serving
         if wanted is not self._entered:
             self._enter(wanted)
+        self._next_worker = self._server.next_worker()
+        wanted.values["hooks"].require("pre_fork", self._server, self._next_worker)
 
-    def after_fork(self) -> None:
+    def after_fork(self, pid: int | None) -> None:
+        if pid is not None:
+            self._next_worker.pid = pid
+            self._server.WORKERS[pid] = self._next_worker
         if self._entered is not self._newest:
             self._enter(self._newest)
+
+    def reaped(self, pid: int) -> None:
+        worker = self._server.WORKERS.pop(pid, None)
+        if worker is not None:
+            worker.alive = False
+            self.tell("child_exit", worker)
+
+    def resized(self, workers: int) -> None:
+        before, self._server.num_workers = self._server.num_workers, workers
+        if workers != before:
+            self.tell("nworkers_changed", workers, before)
+
+    @property
+    def aborts(self) -> bool:
+        return "worker_abort" in self._newest.values["hooks"]
+
+    def tell(self, name: str, *arguments: object) -> None:
+        """Call a hook of the newest configuration."""
+        self._newest.values["hooks"].tell(name, self._server, *arguments)
 
     def reload(self) -> bool:
         try:
@@ -230,9 +275,20 @@ class _Owner:
             self._enter(self._serving)  # first, because it also says where the log goes
             log.error("the reload failed, and what served before goes on: %s", error)
             return False
-        self._booting = new
         self._enter(new)
         say_remarks(new.values)
+        before, self._server.cfg = self._server.cfg, Configuration(new.values)
+        self._server.listens_on(new.listening)
+        try:
+            new.values["hooks"].require("on_reload", self._server)
+        except OperatorError as error:
+            self._server.cfg = before
+            self._server.listens_on(self._serving.listening)
+            self._enter(self._serving)
+            new.close(self._serving)
+            log.error("the reload failed, and what served before goes on: %s\n%s", error, error.detail.rstrip())
+            return False
+        self._booting = new
         return True
 
     def reloaded(self, whole: bool) -> None:
@@ -241,6 +297,8 @@ class _Owner:
         given_up, served = (self._serving, self._booting) if whole else (self._booting, self._serving)
         self._serving, self._booting = served, None
         self._enter(served)
+        self._server.cfg = Configuration(served.values)
+        self._server.listens_on(served.listening)
         for each in given_up.only_here(served):
             log.info("no longer listening on %s", each.address)
         given_up.close(served)

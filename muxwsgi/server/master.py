@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
+from muxwsgi.errors import OperatorError
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.page import SharedPage, State
@@ -57,6 +58,9 @@ DEAF_AFTER = 3.0
 
 #: If the master wakes so many seconds too late, the machine stood still, or all processes were stopped.
 STOOD_STILL = 3.0
+
+#: Seconds that a blocked worker has to end by SIGABRT, until it is killed.
+ABORT_TIME = 2.0
 
 #: Seconds for a blocked worker's answer.
 ANSWER_TIME = 0.5
@@ -87,10 +91,20 @@ class Owner(Protocol):
 
     def before_fork(self, *, booting: bool) -> None:
         """Called before each worker is forked, of the generation that boots or else of the one that serves. The child inherits what this
-        sets."""
+        sets. It may raise `OperatorError`: then no worker is forked."""
 
-    def after_fork(self) -> None:
-        """Called in the master after `before_fork`, whether a worker was forked or not."""
+    def after_fork(self, pid: int | None) -> None:
+        """Called in the master after `before_fork`, with the worker's process id, or with None if no worker was forked."""
+
+    def reaped(self, pid: int) -> None:
+        """Called when the process of a worker has ended."""
+
+    def resized(self, workers: int) -> None:
+        """Called when the number of workers changes that should serve."""
+
+    @property
+    def aborts(self) -> bool:
+        """Whether workers act on SIGABRT. Then they get it before they are killed."""
 
     def reload(self) -> bool:
         """Read the configuration again, before a new generation of workers starts. False if that fails; the reason is in the log."""
@@ -289,6 +303,7 @@ class Master:
             if worker.told is not None:
                 worker.hear()
             worker.close()
+            self._owner.reaped(pid)
             if worker.state not in (State.BOOTING, State.SERVING) or self._status is not None:
                 log.info("%s has ended%s", worker, _reason(worker, status))
             else:
@@ -387,13 +402,15 @@ class Master:
         """Start missing workers, and end surplus workers."""
         if self._status is not None:
             return
+        self._notice_changes()
         if self._reload_wanted and self._booting is None:
             self._reload_wanted = False
             if self._owner.reload():
                 self._next_size = self._settings.workers
                 self._begin_generation()
-        if self._booting is None:
+        if self._booting is None and self._size != self._next_size:
             self._size = self._next_size
+            self._owner.resized(self._size)
         if self._serving:
             self._start_missing(self._size, self._serving)
         if self._booting is not None:
@@ -408,12 +425,20 @@ class Master:
             self._serving, self._booting = self._booting, None
             self._size = self._next_size
             self._owner.reloaded(True)
+            self._owner.resized(self._size)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
             for worker in list(self._workers.values()):
                 if worker.state is State.RETIRING:  # it retires since an earlier reload: each generation in its grace takes memory
                     self._end(worker)
                 elif worker.generation != self._serving:
                     self._retire(worker)
+
+    def _notice_changes(self) -> None:
+        """Reload if a file of a worker of the newest generation has changed. A file of an earlier one was read again since."""
+        newest = self._serving if self._booting is None else self._booting
+        for worker in self._workers.values():
+            self._reload_wanted |= worker.has_changed and worker.generation == newest
+            worker.has_changed = False
 
     def _start_missing(self, size: int, generation: int) -> None:
         now = monotonic()
@@ -430,7 +455,10 @@ class Master:
             return
         log.error("%s is killed: its event loop is still blocked", worker)
         worker.state = State.ENDING
-        worker.kill(self._settings.kill_after)
+        if self._owner.aborts:
+            worker.abort(ABORT_TIME)
+        else:
+            worker.kill(self._settings.kill_after)
 
     def _begin_generation(self) -> None:
         self._last += 1
@@ -469,24 +497,25 @@ class Master:
     def _start(self, slot: int, generation: int) -> bool:
         """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
         boots = generation == self._booting
-        self._owner.before_fork(booting=boots)
         try:
+            self._owner.before_fork(booting=boots)
             started = start(slot, generation, _TAKEN, self.page, self.queue, announces=boots and slot == 0)
-        except OSError as error:
-            self._owner.after_fork()
+        except (OSError, OperatorError) as error:
+            self._owner.after_fork(None)
             self._no_worker(slot, generation, error)
             return False
         if isinstance(started, Worker):
             raise _Forked(started)
-        self._owner.after_fork()
+        self._owner.after_fork(started.pid)
         self._workers[started.pid] = started
         return True
 
-    def _no_worker(self, slot: int, generation: int, error: OSError) -> None:
-        """Handle a failed start: the machine has no process, no descriptor or no memory left."""
-        why = f"no worker can be started: {error.strerror}"
+    def _no_worker(self, slot: int, generation: int, error: OSError | OperatorError) -> None:
+        """Handle a failed start: the machine has no process, no descriptor or no memory left, or the owner does not want one."""
+        of_owner = isinstance(error, OperatorError)
+        why = f"{error}\n{error.detail}".rstrip() if isinstance(error, OperatorError) else f"no worker can be started: {error.strerror}"
         if generation == self._booting:
-            self._give_up_booting(why, status=1)
+            self._give_up_booting(why, status=2 if of_owner else 1)
         else:
             log.error("%s", why)
             self._slots[slot].back_off(monotonic())

@@ -38,7 +38,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 #: The messages of a worker to the master. All bytes after `_FAILED` are the reason.
-_READY, _LEAVES, _FAILED = b"R", b"L", b"F"
+_READY, _LEAVES, _CHANGED, _FAILED = b"R", b"L", b"C", b"F"
 
 #: Bytes of a reason. With them the pipe, which holds 64 KiB, takes the reason without waiting for the master.
 LONGEST_REASON = 32768
@@ -83,6 +83,10 @@ class Worker:
         """Ask the master to replace this worker. It serves until it is told to end."""
         self._tell(_LEAVES)
 
+    def change(self) -> None:
+        """Tell the master that a file has changed, so that it reloads. It ignores workers of an earlier generation."""
+        self._tell(_CHANGED)
+
     def fail(self, reason: str) -> bool:
         """Tell the master why this worker cannot start: one line, and a traceback after it. Of a long traceback the end is told. Returns
         whether there is a master. The worker then ends with a status that is not 0."""
@@ -105,6 +109,7 @@ class WorkerProcess:
     entry       its part of the shared page
     reason      why it could not start: one line, and perhaps a traceback after it; None if it has not said it
     was_ready   whether it has become ready
+    has_changed whether a file of it has changed, and the master has not noticed that yet
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
     killed      whether the master has killed it
     asked       how often it was asked what blocks its event loop; asked_at is the last time
@@ -121,6 +126,7 @@ class WorkerProcess:
         self.told: int | None = told
         self.heartbeat = heartbeat
         self.was_ready = False
+        self.has_changed = False
         self._failed: bytes | None = None
         self.kill_at: float | None = None
         self.killed = False
@@ -163,6 +169,7 @@ class WorkerProcess:
             self.was_ready = True
             if self.state is State.BOOTING:
                 self.state = State.SERVING
+        self.has_changed |= _CHANGED in said
         if _LEAVES in said and self.state is State.SERVING:
             log.info("%s leaves: another one starts", self)
             self.state = State.LEAVING
@@ -204,6 +211,11 @@ class WorkerProcess:
             self.state = State.RETIRING
             self.kill_at = monotonic() + seconds + kill_after
             self.tell(signal.SIGUSR2)
+
+    def abort(self, kill_after: float) -> None:
+        """Send it SIGABRT. It is killed `kill_after` seconds later."""
+        self.kill_at = monotonic() + kill_after
+        self.tell(signal.SIGABRT)
 
     def kill(self, again_after: float) -> None:
         """Kill it, and again `again_after` seconds later, because a process that waits for a disk does not end at once."""

@@ -5,6 +5,7 @@ Nothing below the command line reads a file or the environment: it is given one 
 """
 
 from muxwsgi.settings.bind import BindSettings, ProxyProtocolMode, TLSMode, Transparent
+from muxwsgi.settings.development import DevelopmentSettings
 from muxwsgi.settings.http import BufferChunked, HTTPSettings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
@@ -18,6 +19,7 @@ __all__ = [
     "BufferChunked",
     "CertificateFiles",
     "ClientCertificates",
+    "DevelopmentSettings",
     "HTTPSettings",
     "HeaderMap",
     "LogSettings",

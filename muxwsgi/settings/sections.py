@@ -1,6 +1,6 @@
 """The sections of docs/configuration.md, in the order of the page."""
 
-__all__ = ["APP", "BIND", "FRONT", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
+__all__ = ["APP", "BIND", "DEVELOPMENT", "FRONT", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
 
 BIND = "Where to listen"
 TLS = "TLS"
@@ -11,5 +11,6 @@ APP = "The application"
 PROCESS = "The process"
 WORKERS = "Workers"
 LOGS = "Logs"
+DEVELOPMENT = "Development"
 
-SECTIONS = (BIND, TLS, ROUTES, HTTP, FRONT, APP, PROCESS, WORKERS, LOGS)
+SECTIONS = (BIND, TLS, ROUTES, HTTP, FRONT, APP, PROCESS, WORKERS, LOGS, DEVELOPMENT)

@@ -110,8 +110,16 @@ class Owner:
     def before_fork(self, *, booting: bool) -> None:
         pass
 
-    def after_fork(self) -> None:
+    def after_fork(self, pid: int | None) -> None:
         pass
+
+    def reaped(self, pid: int) -> None:
+        pass
+
+    def resized(self, workers: int) -> None:
+        pass
+
+    aborts = False
 
     def reload(self) -> bool:
         how = Path(os.environ["TEST_HOW"]).read_text().split()

@@ -171,7 +171,7 @@ def test_the_variable_of_gunicorn_is_answered(folder: Path) -> None:
 
 
 def test_the_printed_configuration_says_where_each_value_comes_from_and_is_a_file(folder: Path) -> None:
-    (folder / "x.conf.py").write_text("keepalive = 3\nupstream = 1\nbind = 'unix:a \"b\".sock'\n")
+    (folder / "x.conf.py").write_text("keepalive = 3\nupstream = 1\nbind = 'unix:a \"b\".sock'\ndef on_exit(server): pass\n")
     environment = {"PYTHONPATH": str(ROOT), "MUXWSGI_BACKLOG": "7", "WEB_CONCURRENCY": "5"}
     command = [sys.executable, "-m", "muxwsgi", "run", "-c", "x.conf.py", "--log-level", "debug", "--print-config"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
@@ -179,7 +179,7 @@ def test_the_printed_configuration_says_where_each_value_comes_from_and_is_a_fil
     printed = done.stdout[: done.stdout.index("\nunix:") + 1]
     for line in (
         "keep_alive = 3  # x.conf.py", "backlog = 7  # the variable MUXWSGI_BACKLOG", 'workers = "5"  # the variable WEB_CONCURRENCY',
-        'log_level = "debug"  # the flag --log-level', "limit_request_fields = 100  # default", "# ca_certs is not set", "# the file is x.conf.py",
+        'log_level = "debug"  # the flag --log-level', "limit_request_fields = 100  # default", "# ca_certs is not set", "# the file is x.conf.py", "# the hooks of the file are on_exit",
     ):  # fmt: skip
         assert f"{line}\n" in printed
     assert tomllib.loads(printed)["bind"] == ['unix:a "b".sock']
