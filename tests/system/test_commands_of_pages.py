@@ -26,6 +26,8 @@ BLOCKS = blocks()
 
 ELSEWHERE = "another test runs the same"
 INDEX = "asks the package index"
+SYSTEMD = "needs systemd as the first process; test_conf_services.py and test_conf_fronts.py check the files"
+DOCKER = "needs Docker; test_conf_services.py runs the image's command"
 MINUTES = "takes minutes, and needs the peers' packages"
 
 #: Commands of blocks: what is not run, and why.
@@ -39,6 +41,22 @@ NOT_RUN = {
     ("docs/development.md", "muxwsgi run app:application --reload --debug"): ELSEWHERE,
     ("docs/files.md", "muxwsgi run app:application --static /static=./public --static-max-age 3600"): ELSEWHERE,
     ("docs/files.md", "muxwsgi run app:application --x-sendfile /srv/invoices"): "the folder is the reader's",
+    ("docs/deployment.md", "python3 -m venv /srv/app/.venv"): INDEX,
+    ("docs/deployment.md", "/srv/app/.venv/bin/pip install -r /srv/app/requirements.txt"): INDEX,
+    ("docs/deployment.md", "systemctl daemon-reload"): SYSTEMD,
+    ("docs/deployment.md", "systemctl enable --now muxwsgi.socket muxwsgi.service"): SYSTEMD,
+    ("docs/deployment.md", "nginx -t && systemctl reload nginx"): SYSTEMD,
+    ("docs/deployment.md", "systemctl reload muxwsgi"): SYSTEMD,
+    ("docs/deployment.md", "systemctl status muxwsgi"): SYSTEMD,
+    ("docs/deployment.md", "muxwsgi run app:application -b 0.0.0.0:80 --user www-data --pid /run/app.pid"): ELSEWHERE,  # test_privileges.py
+    (
+        "docs/deployment.md",
+        "muxwsgi run app:application -b 0.0.0.0:443 -b 0.0.0.0:80,tls=off --certfile /etc/muxwsgi/example.org.pem --keyfile /etc/muxwsgi/example.org.key",
+    ): "ports and certificate are the reader's; its options are checked as all others",
+    ("docs/deployment.md", "certbot renew --deploy-hook 'systemctl reload muxwsgi'"): "asks Let's Encrypt",
+    ("docs/deployment.md", "docker build -t app ."): DOCKER,
+    ("docs/deployment.md", "docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL app"): DOCKER,
+    ("docs/deployment.md", "kubectl apply -f kubernetes.yaml"): "needs Kubernetes; test_conf_services.py holds the file to its schema",
     ("docs/from-gunicorn.md", "gunicorn -k gevent -b 0.0.0.0:8000 app:application"): "gunicorn is not installed for the tests",
     ("docs/measuring.md", "make bench"): MINUTES,
     ("docs/measuring.md", 'make bench BENCH="--group http --load hello --peer bjoern --rounds 3"'): MINUTES,
@@ -337,6 +355,24 @@ def test_what_makes_the_tables_of_pages_runs(module: str, page: str) -> None:
     (command,) = [command for command in QUOTED if f"from {module} import markdown" in command]
     printed = subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout
     assert f"\n{printed.strip()}\n" in (ROOT / page).read_text()
+
+
+# Deployment
+
+
+@follows("docs/deployment.md", "python3 -m venv /srv/app/.venv")
+def test_a_new_application_is_checked_before_it_is_a_service(reader: MakeReader, files: Path) -> None:
+    with reader("docs/deployment.md", "python3 -m venv /srv/app/.venv") as operator:
+        operator.replaced = {"/srv/app": str(files), ".venv/bin/muxwsgi": str(Path(sys.executable).parent / "muxwsgi")}
+        assert "app:application" in operator.run("cd /srv/app")
+
+
+@follows("docs/deployment.md", "muxwsgi run app:application")
+def test_a_platform_sets_the_port(reader: MakeReader, files: Path) -> None:
+    with reader("docs/deployment.md", "muxwsgi run app:application") as served:
+        served.environment = {"PORT": str(served.port(8000)), "WEB_CONCURRENCY": "2"}
+        served.serve("muxwsgi run", 8000)
+        assert curl(f"http://127.0.0.1:{served.port(8000)}/x") == "hello from /x\n"
 
 
 # Hijackers
