@@ -30,6 +30,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     default = BindSettings(
         tls=tls if certificates else "off",
         certificates=certificates if tls != "off" else (),
+        reuse_port=values["reuse_port"],
         redirect_http=values["redirect_http"] and tls == "required" and bool(certificates),
         proxy_protocol=values["proxy_protocol"],
     )

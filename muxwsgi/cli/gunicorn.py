@@ -48,6 +48,15 @@ def _joined(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple, set)) else value
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _octal(value: Any) -> Any:
+    """A number is 0o27 in Python, and text there is octal too."""
+    return f"{value:o}" if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -137,16 +146,16 @@ _BY_SECTION = (
         "Server Mechanics",
         Theirs("preload_app", ("--preload",), why=_NOT_YET),
         Theirs("sendfile", ("--no-sendfile",), why="the kernel sends files (sendfile) if it can", harmless=(None, True)),
-        Theirs("reuse_port", ("--reuse-port",), why=_NOT_YET),
+        Theirs("reuse_port", ("--reuse-port",), remark="no queue is lost: [workers.md](workers.md#sockets)"),
         Theirs("chdir", ("--chdir",)),
-        Theirs("daemon", ("-D", "--daemon"), why="the service manager does it"),
+        Theirs("daemon", ("-D", "--daemon"), remark="refused, with the reason: [deployment.md](deployment.md)"),
         Theirs("raw_env", ("-e", "--env"), ours="raw_env"),
-        Theirs("pidfile", ("-p", "--pid"), why="the service manager knows the process"),
+        Theirs("pidfile", ("-p", "--pid"), remark="locked while the master runs; a file that a crash has left is used again"),
         Theirs("worker_tmp_dir", ("--worker-tmp-dir",), why="no heartbeat is written to a file"),
-        Theirs("user", ("-u", "--user"), why="the service manager does it: systemd's `User=`"),
-        Theirs("group", ("-g", "--group"), why="the service manager does it: systemd's `Group=`"),
-        Theirs("umask", ("-m", "--umask"), why="the service manager does it: systemd's `UMask=`"),
-        Theirs("initgroups", ("--initgroups",), why="the service manager does it: systemd's `User=`"),
+        Theirs("user", ("-u", "--user"), read=_text, remark="the master stays root: [deployment.md](deployment.md#without-systemds-user)"),
+        Theirs("group", ("-g", "--group"), read=_text, remark="the default is the group of the user; workers keep none of root's groups"),
+        Theirs("umask", ("-m", "--umask"), read=_octal, remark="as a flag always octal; the default is the umask of the start, and not 0"),
+        Theirs("initgroups", ("--initgroups",)),
         Theirs("tmp_upload_dir", why="bodies are not written to files; `TMPDIR` says where the application's files go"),
         Theirs(
             "secure_scheme_headers",

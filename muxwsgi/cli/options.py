@@ -14,7 +14,16 @@ from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
-from muxwsgi.settings import DevelopmentSettings, HTTPSettings, LogSettings, MuxSettings, ServerSettings, TrustSettings, WorkerSettings
+from muxwsgi.settings import (
+    DevelopmentSettings,
+    HTTPSettings,
+    LogSettings,
+    MuxSettings,
+    ServerSettings,
+    SystemSettings,
+    TrustSettings,
+    WorkerSettings,
+)
 from muxwsgi.settings.sections import APP, BIND, FRONT, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
 __all__ = ["ALL", "OPTIONS", "collect", "markdown", "shown_default"]
@@ -71,7 +80,7 @@ _ROWS = (
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, DevelopmentSettings)
+_SETTINGS = (ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, DevelopmentSettings)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 

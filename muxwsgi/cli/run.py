@@ -20,6 +20,7 @@ from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
+from muxwsgi.server.reuse_port import LAST_HANDSHAKES
 from muxwsgi.server.server import Server
 from muxwsgi.signals import Signals, StopRequested
 from muxwsgi.wire.frames import keep_frames
@@ -177,8 +178,11 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
         log.info("logs reopened")
 
     def retire() -> None:
-        log.debug("this worker retires")  # while an application is written, nobody wants one more answer of the old one
-        server.request_stop(grace=not reloads)
+        log.debug("this worker retires")
+        if server.settings.reuse_port:
+            gevent.sleep(LAST_HANDSHAKES)  # the master has told the kernel, but handshakes are under way
+        if not stopping:
+            server.request_stop(grace=not reloads)  # while an application is written, nobody wants one more answer of the old one
 
     def leave_to_master() -> None:
         """Ignore the signal. A terminal sends SIGINT and SIGHUP also to the master."""

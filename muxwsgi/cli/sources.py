@@ -26,7 +26,7 @@ __all__ = ["DEFAULT_FILES", "Found", "Table", "default_file", "from_environ", "f
 DEFAULT_FILES = ("muxwsgi.conf.py", "gunicorn.conf.py")
 
 #: Variables with our prefix that are not options: the file itself, and a switch of the build.
-NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE"})
+NOT_OPTIONS = frozenset({"MUXWSGI_CONFIG", "MUXWSGI_PURE", "MUXWSGI_UPGRADE"})
 
 
 @dataclass(slots=True)

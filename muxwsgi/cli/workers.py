@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,16 @@ from muxwsgi.cli.development import check_debug, places_of
 from muxwsgi.cli.ending import say
 from muxwsgi.cli.hook_objects import Configuration, HookServer, HookWorker
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
+from muxwsgi.cli.system import System, current_umask
+from muxwsgi.cli.upgrading import Upgrading, starting_folder
 from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.master import Master
-from muxwsgi.server.worker import Worker
+from muxwsgi.server.notify import Notifier
+from muxwsgi.server.worker import Worker, end_with
 from muxwsgi.setting import from_options
 from muxwsgi.settings import ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals
@@ -30,6 +33,9 @@ __all__ = ["Role", "serve_in_workers"]
 log = logging.getLogger("muxwsgi.error")
 
 Values = dict[str, Any]
+
+#: Seconds that the service manager waits beyond our own deadlines, which end the start and the stop in order.
+SPARE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Role:
     listening   the sockets, which are open already
     announced   the addresses that this worker announces, because they are new and another worker does not
     hooks       of this worker
+    system      the user that the worker becomes, before it loads anything
     """
 
     worker: Worker
@@ -51,6 +58,7 @@ class Role:
     listening: list[Listening]
     announced: frozenset[str]
     hooks: WorkerHooks
+    system: System
 
 
 def worker_count(values: Values) -> int:
@@ -75,12 +83,12 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
         result = master.run(signals.noted)
     except BaseException:
         if not owner.in_worker():
-            owner.stop()
+            owner.end()
         raise
     if isinstance(result, Worker):
         signals.take()
         return _serve_in_worker(owner.role_of(result), serve)
-    owner.stop()
+    owner.end()
     owner.tell("on_exit")
     if master.failure is not None:
         line, _, detail = master.failure.partition("\n")
@@ -93,6 +101,9 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
 
 def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
     try:
+        master = os.getppid()
+        if role.system.become_worker():
+            end_with(master)
         # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
         from muxwsgi.patch import patch_all
 
@@ -132,20 +143,24 @@ class _Served:
     error_log: ErrorLog
     listening: list[Listening]
     announced: frozenset[str]
+    system: System
     folder: str
     path: list[str]
 
     def enter(self) -> None:
         """Let workers that are forked from now on inherit it. Raises `OSError` if the folder does not exist any more."""
         self.error_log.install(self.values["log_level"])
+        self.error_log.create_by(self.system.give_logs)
+        self.system.enter()
         sys.path[:] = self.path
         os.chdir(self.folder)
         set_environment(self.values["raw_env"])
 
     def close(self, kept: "_Served | None") -> None:
-        """Close the sockets and the log that `kept` does not use."""
+        """Close the sockets and the log that `kept` does not use, and remove the pid file."""
         for each in self.only_here(kept):
             each.close()
+        self.system.close(None if kept is None else kept.system)
         if kept is not None and kept.error_log is not self.error_log:
             self.error_log.give_up()
 
@@ -163,15 +178,29 @@ class _Owner:
         take_streams()  # must be first: another descriptor could get the number of a closed standard stream
         self._read = read
         self._pid = os.getpid()
-        self._folder = os.getcwd()  # files in the options are relative to it
+        self._folder = starting_folder()  # files in the options are relative to it
         self._path = list(sys.path)
-        error_log = ErrorLog(values["error_logfile"])
-        error_log.install(values["log_level"])
-        say_remarks(values)
-        self._server = HookServer(values, worker_count(values))
-        values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)
-        values["hooks"].require("on_starting", self._server)
-        self._serving = self._made(values, error_log, None)
+        self._umask = current_umask()
+        self._notifier = Notifier(os.environ)
+        self._stopping = False
+        self._upgrading = Upgrading(self._folder, self._umask, self._notifier)
+        values = prepare_process(values)
+        # Before the log is opened, because it may belong to the workers' user.
+        system = System.made(values, self._umask, pid_suffix=self._upgrading.pid_suffix)
+        try:
+            error_log = ErrorLog(values["error_logfile"])
+            error_log.install(values["log_level"])
+            error_log.create_by(system.give_logs)
+            say_remarks(values)
+            system.say_stale()
+            self._server = HookServer(values, worker_count(values))
+            values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)
+            values["hooks"].require("on_starting", self._server)
+            self._serving = self._made(values, system, error_log, None)
+            self._upgrading.opened(self._serving.listening)
+        except BaseException:
+            system.close()
+            raise
         self._booting: _Served | None = None  # while a reload is under way
         self._entered = self._serving
         self._next_worker = HookWorker(self._server)
@@ -179,19 +208,19 @@ class _Owner:
         try:
             values["hooks"].require("when_ready", self._server)
         except BaseException:
-            self.stop()
+            self.end()
             raise
+        self._notifier.starting(self.settings.boot_timeout + SPARE)
 
-    def _made(self, values: Values, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
+    def _made(self, values: Values, system: System, error_log: ErrorLog | None, before: "_Served | None") -> _Served:
         """Apply `values`. If `error_log` is None, the error log is opened, unless that of `before` can be used. Raises `OperatorError` and
         `OSError`."""
-        values = prepare_process(values)
         settings = from_options(WorkerSettings, values, workers=worker_count(values))
         server = server_settings(values)
-        listening = listen_on(server.binds, server.backlog, kept=() if before is None else before.listening)
+        listening = listen_on(server.binds, server.backlog, kept=self._upgrading.kept if before is None else before.listening)
         known = [] if before is None else [(each.socket, each.bind) for each in before.listening]
         announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
-        served = _Served(values, settings, server, error_log or self.error_log, listening, announced, os.getcwd(), list(sys.path))
+        served = _Served(values, settings, server, error_log or self.error_log, listening, announced, system, os.getcwd(), list(sys.path))
         try:
             check_debug(values, places_of(listening), settings.workers)
             if error_log is not None:
@@ -223,8 +252,11 @@ class _Owner:
             if other is not None and other is not served:
                 other.close(served)
         announced = served.announced if worker.announces else frozenset()
+        self._notifier.close()
+        self._upgrading.close()
         hooks = WorkerHooks(served.values["hooks"], self._server, self._next_worker)
-        return Role(worker, served.values, served.server, served.settings, served.listening, announced, hooks)
+        listening = [each.of_slot(worker.number) for each in served.listening]
+        return Role(worker, served.values, served.server, served.settings, listening, announced, hooks, served.system)
 
     # As `Owner`
 
@@ -232,8 +264,14 @@ class _Owner:
     def settings(self) -> WorkerSettings:
         return self._newest.settings
 
-    def before_fork(self, *, booting: bool) -> None:
+    def steer(self, live: Sequence[int]) -> None:
+        for each in self._listening():
+            each.steer(live)
+
+    def before_fork(self, slot: int, *, booting: bool) -> None:
         wanted = self._newest if booting else self._serving
+        for each in wanted.listening:
+            each.grow(slot + 1)
         if wanted is not self._entered:
             self._enter(wanted)
         self._next_worker = self._server.next_worker()
@@ -266,14 +304,21 @@ class _Owner:
         self._newest.values["hooks"].tell(name, self._server, *arguments)
 
     def reload(self) -> bool:
+        self._notifier.reloading()
+        system = None
         try:
             os.chdir(self._folder)
             sys.path[:] = self._path
             set_environment(())
-            new = self._made(self._read(), None, self._serving)
+            values = prepare_process(self._read())
+            system = System.made(values, self._umask, self._serving.system, self._upgrading.pid_suffix)
+            new = self._made(values, system, None, self._serving)
         except (OperatorError, OSError) as error:
             self._enter(self._serving)  # first, because it also says where the log goes
             log.error("the reload failed, and what served before goes on: %s", error)
+            if system is not None:
+                system.close(self._serving.system)
+            self._notifier.ready("the reload failed, and what served before goes on")
             return False
         self._enter(new)
         say_remarks(new.values)
@@ -287,11 +332,15 @@ class _Owner:
             self._enter(self._serving)
             new.close(self._serving)
             log.error("the reload failed, and what served before goes on: %s\n%s", error, error.detail.rstrip())
+            self._notifier.ready("the reload failed, and what served before goes on")
             return False
         self._booting = new
         return True
 
     def reloaded(self, whole: bool) -> None:
+        if whole and self._upgrading.say_ready(manual=self._newest.system.manual_upgrade):
+            self._promote()
+        self._notifier.ready("serving" if whole else "the reload failed, and what served before goes on")
         if self._booting is None:
             return  # the first generation
         given_up, served = (self._serving, self._booting) if whole else (self._booting, self._serving)
@@ -311,11 +360,45 @@ class _Owner:
             log.error("%s: %s", served.folder, error.strerror)
 
     def reopen_logs(self) -> None:
+        for served in (self._serving, self._newest):
+            served.system.give_logs()
         for each in {id(served.error_log): served.error_log for served in (self._serving, self._newest)}.values():
             each.reopen()
 
-    def stop(self) -> None:
+    def upgrade(self) -> None:
+        self._upgrading.start(self._newest.listening, manual=self._newest.system.manual_upgrade)
+
+    def watched(self) -> Mapping[int, Callable[[], bool]]:
+        return self._upgrading.watched(self._promote)
+
+    def _promote(self) -> None:
+        """This master takes the place of the old one."""
+        self._upgrading.promote(self._listening())
         for served in (self._serving, self._booting):
             if served is not None:
-                for each in served.listening:
-                    each.close()
+                served.system.promote()
+
+    def _listening(self) -> list[Listening]:
+        return [each for served in (self._serving, self._booting) if served is not None for each in served.listening]
+
+    def stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            if not self._upgrading.leaves(self._listening()):
+                self._notifier.stopping(self.settings.graceful_timeout + self.settings.kill_after + SPARE)
+        for each in self._listening():
+            each.close()
+
+    @property
+    def sign_interval(self) -> float | None:
+        return self._notifier.watchdog
+
+    def sign_of_life(self) -> None:
+        self._notifier.alive()
+
+    def end(self) -> None:
+        """The master ends, and all its workers have ended."""
+        self.stop()
+        for served in (self._serving, self._booting):
+            if served is not None:
+                served.system.close()

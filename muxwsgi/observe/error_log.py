@@ -187,6 +187,10 @@ class ErrorLog(logging.Handler):
         if self.syslog is not None:
             self.syslog.flush()
 
+    def create_by(self, create: Callable[[], None]) -> None:
+        """Call `create` before the file is opened again."""
+        self._file.creating = create
+
     def reopen(self) -> None:
         """After a rotation."""
         self._file.reopen()

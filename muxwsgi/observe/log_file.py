@@ -35,6 +35,7 @@ class LogFile:
         self._failing: str | None = None  # why lines are lost at the moment
         self._lost_before = 0  # lines that were lost by closed outputs
         self._lost_said = 0
+        self.creating: Callable[[], None] | None = None  # called before a file is opened, which may have to be created for another user
         self.opened: Callable[[], None] | None = None  # called after a new file was opened
         self._stuck = False  # opening the file again failed, and that was reported
         stream = sys.stdout if standard == 1 else sys.stderr
@@ -107,6 +108,8 @@ class LogFile:
     def _open(self) -> Output:
         if self.path == "-":
             return standard_output(self._standard)
+        if self.creating is not None:
+            self.creating()
         try:
             return Output(os.open(self.path, os.O_WRONLY | _FLAGS, 0o666))
         except OSError as error:

@@ -10,16 +10,18 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
 from muxwsgi.server.passed import is_passed
+from muxwsgi.server.reuse_port import SlotSockets
 from muxwsgi.server.unix_socket import answers, bound_to, permit
 from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.plain_socket import PlainSocket
 
-__all__ = ["Listening", "listen_on", "make_transparent", "parse_bind", "serves_both_families", "tcp_address", "try_bind"]
+__all__ = ["Listening", "listen_on", "make_transparent", "parse_bind", "place", "serves_both_families", "tcp_address", "try_bind"]
 
 # linux/in.h and linux/in6.h
 _IP_TRANSPARENT = 19
@@ -95,6 +97,7 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         redirect_http=redirect_http,
         proxy_protocol=proxy_protocol,
         transparent=transparent,
+        reuse_port=default.reuse_port and path is None and fd is None,
         mode=mode,
         user=owner.get("user"),
         group=owner.get("group"),
@@ -156,13 +159,14 @@ class Listening:
         bind."""
         self._inode: tuple[int, int] | None = None
         self._pid = os.getpid()  # only this process removes the file of a unix socket
+        self._slots: SlotSockets | None = None
         try:
             if bind.fd is not None:
                 self.socket = _inherited(bind.fd)
             elif bind.path is not None:
                 self.socket, self._inode = bound_to(bind)
             else:
-                self.socket = _tcp(bind.host, bind.port, both_families)
+                self.socket = _tcp(bind.host, bind.port, both_families, reuse_port=bind.reuse_port)
             self.socket.listen(backlog)
             self.socket.setblocking(False)
         except OSError as error:
@@ -176,6 +180,67 @@ class Listening:
         self.bind = bind
         self.name = self.socket.getsockname()
         self.wildcard = isinstance(self.name, tuple) and self.name[0] in ("0.0.0.0", "::")
+        if bind.reuse_port:
+            self._slots = SlotSockets([self.socket], partial(_another, self.socket, backlog))
+
+    @classmethod
+    def taken_over(cls, where: tuple[Any, ...], fds: Sequence[int], backlog: int) -> "Listening":
+        """A socket, or one for each slot, that another master of ours has opened, and that still serves there. `where` is what `place` said
+        of its bind. The file of a unix socket is not this process's until `adopt`. Raises `OSError`."""
+        self = cls.__new__(cls)
+        host, port, path, number, transparent, reuse_port = where
+        self.bind = BindSettings(host=host, port=port, path=path, fd=number, transparent=transparent, reuse_port=reuse_port)
+        self._inode = None
+        self._pid = os.getpid()
+        sockets = [PlainSocket(fileno=fd) for fd in fds]
+        for each in sockets:
+            each.setblocking(False)
+        self.socket = sockets[0]
+        self._slots = SlotSockets(sockets, partial(_another, self.socket, backlog)) if reuse_port else None
+        self.name = self.socket.getsockname()
+        self.wildcard = isinstance(self.name, tuple) and self.name[0] in ("0.0.0.0", "::")
+        return self
+
+    def adopt(self) -> None:
+        """Own the file of a unix socket that was taken over. Raises `OperatorError` and `OSError`."""
+        if self.bind.path is not None and self._inode is None:
+            information = os.lstat(self.bind.path)
+            self._inode = information.st_dev, information.st_ino
+            permit(self.bind, self._inode)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The sockets of all slots, or the one socket of all workers."""
+        return [self.socket] if self._slots is None else self._slots.sockets
+
+    def grow(self, size: int) -> None:
+        """With `reuse_port`, have sockets for `size` slots. Raises `OperatorError`."""
+        if self._slots is not None:
+            try:
+                self._slots.grow(size)
+            except OSError as error:
+                raise OperatorError(f"bind {self.bind.address}: {error.strerror or error}") from error
+
+    def steer(self, live: Sequence[int]) -> None:
+        """With `reuse_port`, let connections go to these slots."""
+        if self._slots is not None:
+            self._slots.steer(live)
+
+    def of_slot(self, slot: int) -> "Listening":
+        """In a worker: what it accepts from. Sockets of other slots are closed."""
+        if self._slots is None:
+            return self
+        other = copy(self)
+        other.socket = self._slots.sockets[slot]
+        other._slots = None
+        for each in self._slots.sockets:
+            if each is not other.socket:
+                each.close()
+        return other
+
+    def disown(self) -> None:
+        """Leave the file of a unix socket to another process."""
+        self._inode = None
 
     @property
     def address(self) -> str:
@@ -201,6 +266,8 @@ class Listening:
     def close(self) -> None:
         """Close the socket, and remove a unix socket's file if this process still owns it. Idempotent."""
         self.socket.close()
+        if self._slots is not None:
+            self._slots.close()
         self.unlink()
 
     def unlink(self) -> None:
@@ -220,7 +287,7 @@ def listen_on(binds: Sequence[BindSettings], backlog: int, *, kept: Iterable[Lis
     opened: list[Listening] = []
     try:
         for bind in binds:
-            same = next((each for each in usable if _place(each.bind) == _place(bind)), None)
+            same = next((each for each in usable if place(each.bind) == place(bind)), None)
             if same is not None:
                 usable.remove(same)
                 listening.append(same.with_bind(bind))
@@ -235,9 +302,9 @@ def listen_on(binds: Sequence[BindSettings], backlog: int, *, kept: Iterable[Lis
     return listening
 
 
-def _place(bind: BindSettings) -> tuple[object, ...]:
+def place(bind: BindSettings) -> tuple[object, ...]:
     """The properties of a bind that cannot be changed on an open socket."""
-    return bind.host, bind.port, bind.path, bind.fd, bind.transparent
+    return bind.host, bind.port, bind.path, bind.fd, bind.transparent, bind.reuse_port
 
 
 def make_transparent(listening: socket.socket) -> None:
@@ -312,14 +379,38 @@ def try_bind(bind: BindSettings, *, both_families: bool) -> str | None:
     return None
 
 
-def _tcp(host: str, port: int, both_families: bool) -> socket.socket:
+def _tcp(host: str, port: int, both_families: bool, *, reuse_port: bool = False) -> socket.socket:
     family, address = _resolved(host, port)
     sock = PlainSocket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
         sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _another(first: socket.socket, backlog: int) -> socket.socket:
+    """Another listening socket on the address of `first`, which has SO_REUSEPORT. Raises `OSError`."""
+    sock = PlainSocket(first.family, socket.SOCK_STREAM)
+    try:
+        options = [(socket.SOL_SOCKET, socket.SO_REUSEADDR), (socket.SOL_SOCKET, socket.SO_REUSEPORT)]
+        if first.family == socket.AF_INET6:
+            options += [(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT)]
+        else:
+            options.append((socket.IPPROTO_IP, _IP_TRANSPARENT))
+        for level, option in options:
+            value = first.getsockopt(level, option)
+            if value != sock.getsockopt(level, option):
+                sock.setsockopt(level, option, value)
+        sock.bind(first.getsockname())
+        sock.listen(backlog)
+        sock.setblocking(False)
     except OSError:
         sock.close()
         raise
@@ -330,6 +421,7 @@ def _inherited(fd: int) -> socket.socket:
     if is_passed(fd):
         fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)  # a reload may close this socket, and a later one name the descriptor again
     sock = PlainSocket(fileno=fd)
+    sock.set_inheritable(False)
     if sock.type != socket.SOCK_STREAM:
         sock.detach()
         raise OSError(0, "it is not a stream socket")

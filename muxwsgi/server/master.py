@@ -31,7 +31,7 @@ import math
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -89,9 +89,9 @@ class Owner(Protocol):
     @property
     def settings(self) -> WorkerSettings: ...
 
-    def before_fork(self, *, booting: bool) -> None:
-        """Called before each worker is forked, of the generation that boots or else of the one that serves. The child inherits what this
-        sets. It may raise `OperatorError`: then no worker is forked."""
+    def before_fork(self, slot: int, *, booting: bool) -> None:
+        """Called before a worker of `slot` is forked, of the generation that boots or else of the one that serves. The child inherits what
+        this sets. It may raise `OperatorError`: then no worker is forked."""
 
     def after_fork(self, pid: int | None) -> None:
         """Called in the master after `before_fork`, with the worker's process id, or with None if no worker was forked."""
@@ -115,8 +115,25 @@ class Owner(Protocol):
     def reopen_logs(self) -> None:
         """Reopen the logs, after SIGUSR1."""
 
+    def steer(self, live: Sequence[int]) -> None:
+        """Workers serve in these slots. Called often; without one, it is not called."""
+
     def stop(self) -> None:
         """Stop accepting clients, because the master stops."""
+
+    def upgrade(self) -> None:
+        """Start another master in place of this one, after SIGUSR2. It goes on until `watched` says that the other one serves."""
+
+    def watched(self) -> Mapping[int, Callable[[], bool]]:
+        """Descriptors to wait for, and what to call when one can be read. It returns True if this master is to end, because another one
+        serves on its sockets."""
+
+    @property
+    def sign_interval(self) -> float | None:
+        """Seconds between two calls of `sign_of_life`; None if it is not wanted."""
+
+    def sign_of_life(self) -> None:
+        """Tell the service manager that the loop of the master runs, and the event loop of a worker."""
 
 
 @dataclass(slots=True)
@@ -153,11 +170,13 @@ class Master:
         self._last = 0  # number of the last generation
         self._reload_wanted = False
         self._status: int | None = None  # exit status of the master, once it stops
+        self._stopped = False  # whether a signal has said so: the next one cuts
         #: Why the first generation could not start: one line, and perhaps a traceback after it. None if it could, or has not said why.
         self.failure: str | None = None
         self._pid = 0
         self._runs_since = monotonic()  # since when the master runs without a break
         self._look_due = math.inf
+        self._sign_due = 0.0  # when the next sign of life is due
 
     @property
     def has_served(self) -> bool:
@@ -192,6 +211,7 @@ class Master:
                 self._reap()
                 self._look_at_deadlines()
                 self._reconcile()
+                self._steer()
             return self._status
         except _Forked as forked:
             return forked.worker
@@ -213,14 +233,19 @@ class Master:
         timeout = min(max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now), LONGEST_WAIT)
         self._look_due = now + timeout
         words = {worker.told: worker for worker in self._workers.values() if worker.told is not None}
+        watched = self._owner.watched()
         poll = select.poll()  # and not `select`, which takes no descriptor from 1024 on
-        for fd in (self._wakeup, *words):
+        for fd in (self._wakeup, *words, *watched):
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(math.ceil(timeout * 1000)):
             if fd in words:
                 words[fd].hear()
+            elif fd in watched and watched[fd]():
+                self._hand_over()
 
     def _deadlines(self) -> Iterator[float]:
+        if self._owner.sign_interval is not None:
+            yield self._sign_due
         for worker in self._workers.values():
             if worker.kill_at is not None:
                 yield worker.kill_at
@@ -246,12 +271,15 @@ class Master:
         if number != signal.SIGCHLD:
             log.info("master: %s", signal.Signals(number).name)
         if number in _STOPPING:
-            self._stop(cut=number == signal.SIGQUIT or self._status is not None)
+            stopped, self._stopped = self._stopped, True
+            self._stop(cut=number == signal.SIGQUIT or stopped)
         elif number == signal.SIGHUP:
             self._reload_wanted = True
         elif number == signal.SIGUSR1:
             self._owner.reopen_logs()
             self._tell_all(signal.SIGUSR1)
+        elif number == signal.SIGUSR2 and self._status is None:
+            self._owner.upgrade()
         elif number == signal.SIGTTIN:
             self._next_size += 1
         elif number == signal.SIGTTOU:
@@ -270,6 +298,14 @@ class Master:
             self._owner.stop()
         for worker in self._workers.values():
             self._end(worker, cut=cut)
+
+    def _hand_over(self) -> None:
+        """Retire all workers and end, because another master serves on the same sockets."""
+        if self._status is None:
+            self._status = 0
+            self._owner.stop()
+        for worker in self._workers.values():
+            self._retire(worker)
 
     def _end(self, worker: WorkerProcess, *, cut: bool = False) -> None:
         """Tell a worker to end. A worker that is ending already is told again only to cut. A blocked worker does not react."""
@@ -356,6 +392,11 @@ class Master:
         now = monotonic()
         if now > self._look_due + STOOD_STILL:
             self._runs_since = now
+        interval = self._owner.sign_interval
+        if interval is not None and now >= self._sign_due:
+            self._sign_due = now + interval
+            if self._is_alive(now, interval):
+                self._owner.sign_of_life()
         for worker in self._workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.error("%s has not ended in time: it is killed", worker)
@@ -386,6 +427,14 @@ class Master:
                 return
             worker.state = State.BLOCKED
             log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "unknown")
+
+    def _is_alive(self, now: float, interval: float) -> bool:
+        """Whether the event loop of a worker has run in the last `interval` seconds. None has to run at the start, at the end, and after
+        WINCH."""
+        if self._status is not None or not self._serving or self._size == 0:
+            return True
+        serving = (worker for worker in self._workers.values() if worker.state in (State.SERVING, State.LEAVING))
+        return any(self._silence(worker, now) < max(interval, 2 * BEAT) for worker in serving)
 
     def _boots_until(self, worker: WorkerProcess) -> float:
         return max(worker.started, self._runs_since) + self._settings.boot_timeout
@@ -439,6 +488,12 @@ class Master:
         for worker in self._workers.values():
             self._reload_wanted |= worker.has_changed and worker.generation == newest
             worker.has_changed = False
+
+    def _steer(self) -> None:
+        """Tell the owner in which slots workers serve, and none is about to end."""
+        live = {worker.slot for worker in self._workers.values() if worker.state in (State.SERVING, State.LEAVING)}
+        if live and self._status is None:
+            self._owner.steer(sorted(live))
 
     def _start_missing(self, size: int, generation: int) -> None:
         now = monotonic()
@@ -498,7 +553,7 @@ class Master:
         """Start a worker, and return whether that worked. Raises `_Forked` in the child."""
         boots = generation == self._booting
         try:
-            self._owner.before_fork(booting=boots)
+            self._owner.before_fork(slot, booting=boots)
             started = start(slot, generation, _TAKEN, self.page, self.queue, announces=boots and slot == 0)
         except (OSError, OperatorError) as error:
             self._owner.after_fork(None)

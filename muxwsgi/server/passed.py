@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.server.upgrade import inherited
 
 __all__ = ["PassedSocket", "expand_binds", "is_passed", "passed_sockets", "take_passed"]
 
@@ -34,8 +35,13 @@ class PassedSocket:
 
 @cache
 def passed_sockets() -> tuple[PassedSocket, ...]:
-    """The sockets that were passed to this process. The first call removes the variables. Raises `OperatorError`."""
-    return take_passed(os.environ)
+    """The sockets that were passed to this process, or to the master in whose place it was started. The first call removes the variables.
+    Raises `OperatorError`."""
+    before = inherited()
+    if before is None:
+        return take_passed(os.environ)
+    _taken.update(fd for fd, _ in before.passed)
+    return tuple(PassedSocket(fd, name) for fd, name in before.passed)
 
 
 def take_passed(environ: MutableMapping[str, str]) -> tuple[PassedSocket, ...]:

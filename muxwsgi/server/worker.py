@@ -29,7 +29,7 @@ from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
 
-__all__ = ["State", "Worker", "WorkerProcess", "fork", "start"]
+__all__ = ["State", "Worker", "WorkerProcess", "end_with", "fork", "start"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -279,7 +279,7 @@ def fork(taken: Sequence[int]) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if pid == 0:
-        _end_with(master)
+        end_with(master)
     return pid
 
 
@@ -293,8 +293,9 @@ def _flush_streams() -> None:
             pass
 
 
-def _end_with(parent: int) -> None:
-    """Let Linux send SIGTERM when the parent ends. If the parent has ended already, exit."""
+def end_with(parent: int) -> None:
+    """Let Linux send SIGTERM when the parent ends. If the parent has ended already, exit. A process that changes its user calls it again,
+    because the kernel forgets it then (prctl(2))."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         log.warning("prctl: %s: a worker will go on when its master is killed", os.strerror(ctypes.get_errno()))
     if os.getppid() != parent:

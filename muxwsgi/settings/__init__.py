@@ -10,6 +10,7 @@ from muxwsgi.settings.http import BufferChunked, HTTPSettings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.server import ServerSettings
+from muxwsgi.settings.system import SystemSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
 from muxwsgi.settings.trust import HeaderMap, TrustSettings
 from muxwsgi.settings.worker import WorkerSettings
@@ -27,6 +28,7 @@ __all__ = [
     "ProxyProtocolMode",
     "ServerSettings",
     "SyslogFormat",
+    "SystemSettings",
     "TLSMode",
     "TLSSettings",
     "Transparent",

@@ -25,6 +25,7 @@ class BindSettings:
     host, port          TCP; port 0 takes a free one
     path                a unix socket instead
     fd                  an inherited listening socket instead
+    reuse_port          whether each worker has a socket of its own there (SO_REUSEPORT); for TCP
     mode, user, group   permissions and owner of the unix socket's file; None: by the umask and the process
     tls                 off; required: anything else is turned away; optional: TLS and plain on the same port
     certificates        of this bind
@@ -42,6 +43,7 @@ class BindSettings:
     redirect_http: bool = False
     proxy_protocol: ProxyProtocolMode = "off"
     transparent: Transparent | None = None
+    reuse_port: bool = False
     mode: int | None = None
     user: str | None = None
     group: str | None = None

@@ -40,6 +40,11 @@ class ServerSettings:
         unit="HANDLER",
     )
     backlog: int = setting(2048, "Connections that the kernel keeps until they are accepted.", section=BIND, unit="N", at_least=1)
+    reuse_port: bool = setting(
+        False,
+        "Give each worker a listening socket of its own (SO_REUSEPORT). A connection then waits for one worker, also if others are idle.",
+        section=BIND,
+    )
     max_connections: int = setting(
         0,
         "The most connections that each process serves at once, 0 for no limit; further ones wait in the backlog.",

@@ -107,7 +107,21 @@ class Owner:
             timeout=float(os.environ.get("TEST_TIMEOUT", "30")),
         )
 
-    def before_fork(self, *, booting: bool) -> None:
+    sign_interval = None
+
+    def upgrade(self) -> None:
+        pass
+
+    def watched(self) -> dict[int, object]:
+        return {}
+
+    def sign_of_life(self) -> None:
+        pass
+
+    def steer(self, live: Sequence[int]) -> None:
+        pass
+
+    def before_fork(self, slot: int, *, booting: bool) -> None:
         pass
 
     def after_fork(self, pid: int | None) -> None:
