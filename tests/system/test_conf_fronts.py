@@ -134,7 +134,9 @@ def test_haproxy_takes_its_file() -> None:
 
 def test_tls_passes_through_haproxy_and_a_server_that_is_down_gets_none(tmp_path: Path) -> None:
     text = (CONF / "haproxy.cfg").read_text()
-    with reserved_port() as reserved, reserved_port() as nobody, ServerProcess(APP, tls=True, environment={"XDG_DATA_HOME": str(tmp_path)}) as server:
+    with reserved_port() as reserved, reserved_port() as nobody, ServerProcess(
+        APP, "--proxy-protocol", "v2", tls=True, environment={"XDG_DATA_HOME": str(tmp_path)}
+    ) as server:
         port = reserved.getsockname()[1]
         for pattern, new in (
             (r"bind :443", f"bind 127.0.0.1:{port}"), (r"10\.0\.0\.1:443", server.address), (r"10\.0\.0\.2:443", f"127.0.0.1:{nobody.getsockname()[1]}"),
@@ -144,8 +146,10 @@ def test_tls_passes_through_haproxy_and_a_server_that_is_down_gets_none(tmp_path
         (tmp_path / "haproxy.cfg").write_text(text)
         with running(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")], port):
             for _ in range(6):
-                done = subprocess.run(["curl", "-sSk", f"https://127.0.0.1:{port}/"], capture_output=True, timeout=30, check=True)
-                assert json.loads(done.stdout)["wsgi.url_scheme"] == "https"
+                done = subprocess.run(["curl", "-sSk", "-w", " %{local_port}", f"https://127.0.0.1:{port}/"], capture_output=True, timeout=30, check=True)
+                body, _, port_of_client = done.stdout.decode().rpartition(" ")
+                told = json.loads(body)
+                assert told["wsgi.url_scheme"] == "https" and told["REMOTE_PORT"] == port_of_client
 
 
 def bootstrap() -> Bootstrap:
