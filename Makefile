@@ -60,7 +60,7 @@ lint: $(VENV)/tests.stamp
 	@echo "== mypy --strict"
 	@$(BIN)/mypy --no-error-summary
 	@echo "== conflict markers"
-	@! grep -nE '^(<{7}|>{7}) ' *.md docs/*.md conf/* Makefile
+	@! grep -rnE '^(<{7}|>{7}) ' *.md docs conf Makefile
 
 $(COMPILED)/stamp: $(VENV)/tests.stamp $(shell find $(COPIED) -type f -not -path '*/__pycache__/*' -not -path '*/*.egg-info/*')
 	@echo "== compiling the hot files"
