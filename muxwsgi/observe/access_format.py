@@ -14,14 +14,18 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.date import MONTHS
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.request_id import KEY as REQUEST_ID
+from muxwsgi.names import address_text
 
-__all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "Atoms", "compile_format"]
+if TYPE_CHECKING:
+    from muxwsgi.wire.connection import Connection
+
+__all__ = ["DEFAULT_FORMAT", "JSON_FORMAT", "Atoms", "compile_format", "connection_fields"]
 
 #: gunicorn's default, which is the combined log format.
 DEFAULT_FORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
@@ -205,10 +209,21 @@ class Atoms(Mapping[str, str]):
 # JSON
 
 
+def connection_fields(connection: "Connection") -> dict[str, object]:
+    """What a JSON line of any log says of its connection."""
+    tls = connection.tls
+    return {
+        "connection": connection.id,
+        "bind": address_text(connection.server) if connection.server else None,
+        "tls": None if tls is None else {"version": tls.version, "sni": tls.sni, "alpn": tls.alpn},
+    }
+
+
 def _json_line(exchange: Exchange) -> str:
     request = exchange.request
     line: dict[str, object] = {
         "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "kind": "exchange",
         "remote_addr": _text(request.get("REMOTE_ADDR")) or None,
         "remote_user": _text(exchange.environ.get("REMOTE_USER")) or None,
         "request": _text(exchange.request_line),
@@ -225,6 +240,9 @@ def _json_line(exchange: Exchange) -> str:
         "user_agent": _text(request.get("HTTP_USER_AGENT")),
         "pid": os.getpid(),
     }
+    connection = request.get("muxwsgi.connection")
+    if connection is not None:
+        line |= connection_fields(connection)
     request_id = exchange.environ.get(REQUEST_ID)
     if request_id is not None:
         line["request_id"] = _text(request_id)

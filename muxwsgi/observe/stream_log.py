@@ -23,6 +23,7 @@ from muxwsgi.errors import Cut, Draining, Expired
 from muxwsgi.events import Events, Refusal
 from muxwsgi.http.date import MONTHS
 from muxwsgi.names import address_text, join_host_port
+from muxwsgi.observe.access_format import connection_fields
 from muxwsgi.observe.line_log import LineLog
 from muxwsgi.observe.syslog import Syslog
 from muxwsgi.wire.connection import Connection
@@ -65,16 +66,13 @@ class StreamLog(LineLog):
             self._put(connection, "handshake", error.strerror or str(error), None)
 
     def _put(self, connection: Connection, kind: str, ended: str, seconds: float | None) -> None:
-        tls = connection.tls
         line: dict[str, Any] = {
             "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
             "kind": kind,
-            "connection": connection.id,
+            **connection_fields(connection),
             "client": _address(connection.client),
-            "bind": _address(connection.server),
             "route": connection.route,
             "destination": None if connection.destination is None else join_host_port(*connection.destination),
-            "tls": None if tls is None else {"version": tls.version, "sni": tls.sni, "alpn": tls.alpn},
             "bytes_received": connection.bytes_received,
             "bytes_sent": connection.bytes_sent,
             "seconds": None if seconds is None else round(seconds, 6),

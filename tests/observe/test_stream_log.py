@@ -107,6 +107,11 @@ def test_a_stream_inside_of_tls_says_what_was_agreed_on(start: Start, make_certi
         client.sendall(b"ECHO")
         client.sendall(b" 1")
         assert client.recv(100)
+    with context.wrap_socket(started.connect(), server_hostname="localhost") as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert client.recv(100)
+    [exchange] = started.lines("access")
+    assert exchange["tls"] == {"version": "TLSv1.3", "sni": "localhost", "alpn": None}
     [line] = started.lines()
     assert line["tls"] == {"version": "TLSv1.3", "sni": "localhost", "alpn": None}
     assert line["bytes_received"] == 6, "of the stream, not of TLS"
@@ -268,3 +273,4 @@ def test_a_complete_exchange_has_no_error(start: Start) -> None:
             pass
     [line] = started.lines("access")
     assert line["status"] == 200 and "error" not in line
+    assert (line["kind"], line["bind"], line["tls"]) == ("exchange", started.server.addresses[0], None) and line["connection"] > 0
