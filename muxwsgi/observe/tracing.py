@@ -15,6 +15,7 @@ Names are those of the semantic conventions for HTTP servers 1.23 and later (sta
 """
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
@@ -45,6 +46,9 @@ LAST_EXPORT = 2.0
 
 #: Methods that are known (semantic conventions, `http.request.method`). The values of others are not bounded.
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "QUERY"})
+
+#: Parameters of a query that are signatures or keys, which the conventions want redacted.
+_SECRET = re.compile(r"((?:^|&)(?:AWSAccessKeyId|Signature|sig|X-Goog-Signature)=)[^&]*")
 
 _current: "ContextVar[_Traced | None]" = ContextVar("muxwsgi.traced", default=None)
 
@@ -134,7 +138,7 @@ class Tracing:
         attributes = {
             "http.request.method": method if known else "_OTHER",
             "url.scheme": environ["wsgi.url_scheme"],
-            "url.path": environ["PATH_INFO"],
+            "url.path": _path(environ),
         }
         span = self._tracer.start_span(
             method if known else "HTTP", context=parent, kind=self._trace.SpanKind.SERVER, attributes=attributes
@@ -236,11 +240,17 @@ class Tracing:
                 log.info("otel_traces: spans are exported again; %d were lost", lost)
 
 
+def _path(environ: Environ) -> str:
+    """The path as it was sent; decoded for a request-target that is not one (`*`, or a URL)."""
+    target = str(environ["RAW_URI"]).partition("?")[0]
+    return target if target.startswith("/") else str(environ["PATH_INFO"])
+
+
 def _attributes(environ: Environ) -> Iterable[tuple[str, Any]]:
     """The attributes of the semantic conventions that only recorded spans have."""
     client = environ["muxwsgi.connection"].client
     if environ["QUERY_STRING"]:
-        yield "url.query", environ["QUERY_STRING"]
+        yield "url.query", _SECRET.sub(r"\1REDACTED", environ["QUERY_STRING"])
     yield "network.protocol.name", "http"
     yield "network.protocol.version", environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
     yield "server.address", environ["SERVER_NAME"]
