@@ -104,6 +104,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
         listening=role.listening,
         multiprocess=role.settings.workers > 1,
         worker=role.worker,
+        contexts=role.contexts,
         around=observers.around,
     )
     observers.subscribe(server.events)

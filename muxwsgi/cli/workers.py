@@ -1,12 +1,14 @@
 """How a command serves: by a master, which reads the configuration and opens the sockets, and by its workers, which load the application.
 Imports no gevent."""
 
+import gc
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
@@ -21,12 +23,14 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
+from muxwsgi.server.front_contexts import front_contexts
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
 from muxwsgi.server.worker import Worker, end_with
 from muxwsgi.setting import from_options
 from muxwsgi.settings import ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals
+from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Role", "serve_in_workers"]
 
@@ -37,6 +41,9 @@ Values = dict[str, Any]
 #: Seconds that the service manager waits beyond our own deadlines, which end the start and the stop in order.
 SPARE = 10.0
 
+#: Modules that need neither gevent nor its patches. A worker that is started in a reload has them already.
+BEFORE_FORK = ("httptools", "cryptography.x509")
+
 
 @dataclass(frozen=True, slots=True)
 class Role:
@@ -46,6 +53,7 @@ class Role:
     server      the settings made of them
     settings    how many workers there are, and when one is replaced
     listening   the sockets, which are open already
+    contexts    the TLS contexts of the sockets, by address
     announced   the addresses that this worker announces, because they are new and another worker does not
     hooks       of this worker
     system      the user that the worker becomes, before it loads anything
@@ -56,6 +64,7 @@ class Role:
     server: ServerSettings
     settings: WorkerSettings
     listening: list[Listening]
+    contexts: dict[str, ServerContext]
     announced: frozenset[str]
     hooks: WorkerHooks
     system: System
@@ -79,6 +88,10 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
     """
     owner = _Owner(read)
     master = Master(owner)
+    for name in BEFORE_FORK:
+        import_module(name)
+    # Later collections in a worker do not write to the memory that it shares with the master: 6 MB a worker.
+    gc.freeze()
     try:
         result = master.run(signals.noted)
     except BaseException:
@@ -146,6 +159,7 @@ class _Served:
     system: System
     folder: str
     path: list[str]
+    contexts: dict[str, ServerContext] = field(default_factory=dict)
 
     def enter(self) -> None:
         """Let workers that are forked from now on inherit it. Raises `OSError` if the folder does not exist any more."""
@@ -222,6 +236,7 @@ class _Owner:
         announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
         served = _Served(values, settings, server, error_log or self.error_log, listening, announced, system, os.getcwd(), list(sys.path))
         try:
+            served.contexts = front_contexts(server, listening, {} if before is None else before.contexts)
             check_debug(values, places_of(listening), settings.workers)
             if error_log is not None:
                 extend_error_log(error_log, values, patience=PATIENCE)
@@ -256,7 +271,7 @@ class _Owner:
         self._upgrading.close()
         hooks = WorkerHooks(served.values["hooks"], self._server, self._next_worker)
         listening = [each.of_slot(worker.number) for each in served.listening]
-        return Role(worker, served.values, served.server, served.settings, listening, announced, hooks, served.system)
+        return Role(worker, served.values, served.server, served.settings, listening, served.contexts, announced, hooks, served.system)
 
     # As `Owner`
 

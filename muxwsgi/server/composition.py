@@ -93,6 +93,7 @@ class Composition:
         registered: Sequence[Registered] = (),
         errors: ErrorStream | None = None,
         before: "Composition | None" = None,
+        contexts: Mapping[str, ServerContext] | None = None,
         multiprocess: bool = False,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> None:
@@ -106,6 +107,7 @@ class Composition:
         self._draining = Event()
         self._contexts: dict[str, _Context] = {}
         self._before = {} if before is None else before._contexts
+        self._inherited = contexts or {}
         self._slots_before = {} if before is None else before._slots
         self._slots: dict[tuple[str, int | None], Slots] = {}  # of hijackers, by name and limit
         self._proxy: ServedProxy | None = None
@@ -161,6 +163,7 @@ class Composition:
             service = Service(self._draining, None if context is None else context.openssl, events)
             self.fronts[each.address] = Front(handler, service)
         self._before = {}
+        self._inherited = {}
         self._slots_before = {}
         if errors is not None:
             for engine in self._engines:
@@ -280,7 +283,13 @@ class Composition:
         settings = self.settings.tls_of(listening.bind)
         kept = self._before.get(listening.address)
         if kept is None or (kept.settings, kept.alpn) != (settings, alpn):
-            kept = _Context(listening.bind.address, settings, alpn, ServerContext(settings, alpn=alpn))
+            inherited = self._inherited.get(listening.address)
+            if kept is None and inherited is not None and inherited.settings == settings:
+                inherited.serve_with(alpn)
+                openssl = inherited
+            else:
+                openssl = ServerContext(settings, alpn=alpn)
+            kept = _Context(listening.bind.address, settings, alpn, openssl)
         self._contexts[listening.address] = kept
         return kept.openssl
 

@@ -35,6 +35,7 @@ from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.room import Room
 from muxwsgi.wire.sweeper import Sweeper
+from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Server"]
 
@@ -64,6 +65,7 @@ class Server:
         listening: Sequence[Listening] | None = None,
         multiprocess: bool = False,
         worker: Worker | None = None,
+        contexts: Mapping[str, ServerContext] | None = None,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
@@ -72,7 +74,8 @@ class Server:
         `on_exchange` subscribes to `events.exchange`, for an access log. `errors` is the `wsgi.errors` of applications, None for standard
         error. `listening` are sockets that are open already, as those of a master, instead of `binds`. `multiprocess` means that other
         processes serve the same application. It goes into the environ. `worker` is what this process is to a master. Connections are then
-        spread over the workers that accept on the same sockets. `around` are functions that wrap each application that is served, the
+        spread over the workers that accept on the same sockets. `contexts` are TLS contexts that a master has made, by address, so that all
+        workers resume the sessions of each other. `around` are functions that wrap each application that is served, the
         outermost last. A proxy is not wrapped. Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
@@ -85,6 +88,7 @@ class Server:
         self._errors = errors
         self._multiprocess = multiprocess
         self._gate = None if worker is None else Gate(worker.page, worker.entry)
+        self._contexts = contexts
         self._around = tuple(around)
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
@@ -127,6 +131,7 @@ class Server:
             registered=registered,
             errors=self._errors,
             before=before,
+            contexts=self._contexts,
             multiprocess=self._multiprocess,
             around=self._around,
         )

@@ -9,6 +9,7 @@ server-name callback in every handshake, and the callback switches to the contex
 
 import errno
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from socket import socket
 from typing import Protocol
@@ -59,6 +60,26 @@ class ServerContext:
         self._served = _Certificates([self._certificate(files) for files in settings.certificates])
         #: The front context. Every connection starts with it, and `_choose` switches to another.
         self.openssl = self._front()
+
+    @property
+    def settings(self) -> TLSSettings:
+        """The settings that it was made from."""
+        return self._settings
+
+    def renewed(self) -> "ServerContext":
+        """Another one, whose files are read again now. Sessions of this one are resumed by it, as after `reload`. This one does not change.
+        Both have one front context, so only one of them can serve in a process: call `serve_with` of that one. Raises `OperatorError`."""
+        other = copy(self)
+        other.reload()
+        return other
+
+    def serve_with(self, alpn: Sequence[str]) -> None:
+        """Serve in this process with these ALPN ids. For a context that was made without ids before a fork, because a master does not know
+        them: they depend on the hijackers that a worker loads."""
+        self._alpn = [protocol.encode("ascii") for protocol in alpn]
+        for context in (self.openssl, *self._served.contexts):
+            _set_alpn(context, self._alpn, self._settings.unknown_alpn)
+        self.openssl.set_tlsext_servername_callback(self._choose)
 
     def connection(self, sock: socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
@@ -139,21 +160,26 @@ def server_openssl(alpn: Sequence[bytes] = (), ciphers: str | None = None, *, un
     if hasattr(context, "set_tls13_ciphersuites"):  # older supported versions of pyOpenSSL do not have it
         context.set_tls13_ciphersuites(SUITES)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions are in tickets, so no cache is needed
-    if alpn:
-        liked = tuple(alpn)
-
-        def select(ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
-            for protocol in liked:
-                if protocol in offered:
-                    return protocol
-            if unknown_alpn == "ignore":
-                return SSL.NO_OVERLAPPING_PROTOCOLS  # continue without ALPN: the first bytes show the protocol
-            # For any exception here, pyOpenSSL sends the alert no_application_protocol, and raises the exception from the handshake.
-            ids = ", ".join(repr(printable(protocol)) for protocol in offered)
-            raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
-
-        context.set_alpn_select_callback(select)
+    _set_alpn(context, alpn, unknown_alpn)
     return context
+
+
+def _set_alpn(context: SSL.Context, alpn: Sequence[bytes], unknown_alpn: UnknownALPN) -> None:
+    if not alpn:
+        return
+    liked = tuple(alpn)
+
+    def select(ssl: SSL.Connection, offered: list[bytes]) -> "bytes | SSL._NoOverlappingProtocols":
+        for protocol in liked:
+            if protocol in offered:
+                return protocol
+        if unknown_alpn == "ignore":
+            return SSL.NO_OVERLAPPING_PROTOCOLS  # continue without ALPN: the first bytes show the protocol
+        # For any exception here, pyOpenSSL sends the alert no_application_protocol, and raises the exception from the handshake.
+        ids = ", ".join(repr(printable(protocol)) for protocol in offered)
+        raise HandshakeError(errno.EPROTO, f"TLS handshake: of the ALPN ids that the client offers none is served here: {ids}")
+
+    context.set_alpn_select_callback(select)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +192,7 @@ class _Certificates:
     """The certificates in use. A reload replaces the whole object."""
 
     def __init__(self, certificates: Sequence[_Certificate]) -> None:
+        self.contexts = [certificate.context for certificate in certificates]
         self._first = certificates[0].context
         self._by_name: dict[str, SSL.Context] = {}
         for certificate in certificates:
