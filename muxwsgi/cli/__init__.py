@@ -8,6 +8,7 @@ import click
 from muxwsgi import __version__
 from muxwsgi.build import BUILD
 from muxwsgi.cli.ca import ca as certificate_authority
+from muxwsgi.cli.ctl import ctl
 from muxwsgi.cli.ending import discard_output, flush_output, say
 from muxwsgi.cli.help import Commands, SectionedCommand, SectionOption
 from muxwsgi.cli.option import Option
@@ -15,6 +16,7 @@ from muxwsgi.cli.options import ALL, OPTIONS, collect, shown_default
 from muxwsgi.cli.print_config import printed
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.cli.replay import replay
+from muxwsgi.cli.top import top
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import Signals
 
@@ -234,6 +236,8 @@ def hijackers(config: str | None, **flags: Any) -> None:
 
 cli.add_command(certificate_authority)
 cli.add_command(replay)
+cli.add_command(ctl)
+cli.add_command(top)
 
 
 def main() -> int | None:

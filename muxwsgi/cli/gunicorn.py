@@ -309,8 +309,12 @@ _BY_SECTION = (
     ),
     *_settings(
         "Control",
-        Theirs("control_socket", ("--control-socket",), why=_NOT_YET),
-        Theirs("control_socket_mode", ("--control-socket-mode",), why=_NOT_YET),
+        Theirs(
+            "control_socket",
+            ("--control-socket",),
+            remark="`muxwsgi ctl` instead of `gunicornc`; there is none by default: [observability.md](observability.md#muxwsgi-ctl)",
+        ),
+        Theirs("control_socket_mode", ("--control-socket-mode",), why="the mode is 600", harmless=(0o600,)),
         Theirs(
             "control_socket_disable",
             ("--no-control-socket",),

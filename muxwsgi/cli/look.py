@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from muxwsgi.cli.admin import wanted
 from muxwsgi.cli.application import application
 from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.development import check_debug
@@ -55,6 +56,7 @@ def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
     values = prepare_process(values)
     if values["access_logformat"]:
         compile_format(values["access_logformat"])
+    wanted(values)
     settings = server_settings(values)
     binds = [bind for bind in settings.binds if bind.fd is None]  # of an open socket, only the socket knows the address
     check_debug(values, [(bind.address, None if bind.path else tcp_address(bind)[0]) for bind in binds], worker_count(values))
@@ -74,6 +76,7 @@ def check_proxy(values: Mapping[str, Any]) -> None:
         path = values[name]
         if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
             raise OperatorError(f"{name}: no file can be written in {Path(path).parent}")
+    wanted(values)
     check_records(values)
     proxy, _ = made_proxy({**values, **dict.fromkeys(_RECORDS), "flow_filter": None, "flow_rotate": 0})
     settings = server_settings(values)

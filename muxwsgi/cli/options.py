@@ -15,6 +15,7 @@ from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import (
+    AdminSettings,
     DevelopmentSettings,
     HTTPSettings,
     LogSettings,
@@ -80,7 +81,7 @@ _ROWS = (
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, DevelopmentSettings)
+_SETTINGS = (ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, AdminSettings, DevelopmentSettings)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 

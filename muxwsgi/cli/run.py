@@ -16,6 +16,7 @@ from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.for_developer import ForDeveloper
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
+from muxwsgi.cli.worker_admin import Watched, health_of
 from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
@@ -106,13 +107,16 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
         worker=role.worker,
         contexts=role.contexts,
         around=observers.around,
+        health=health_of(role),
     )
+    watched = Watched(role, server)
     observers.subscribe(server.events)
     role.hooks.serving(server)
     _act_on_signals(signals, server, [error_log, *logs], place, role.hooks, reloads=values["reload"])
     keep_frames()
     announce(server, app, name, hijackers, role.announced)  # a program that reads this may send the master a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, observers)
+    watched.start()
     place.start(server)
     for_developer.start()
     try:
@@ -120,6 +124,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
     finally:
         for_developer.stop()
         place.stop()
+        watched.stop()
         keeper.kill()
         for each in logs:
             _do(each.close)

@@ -1,5 +1,8 @@
 """How a command serves: by a master, which reads the configuration and opens the sockets, and by its workers, which load the application.
-Imports no gevent."""
+Imports no gevent.
+
+The file is long because a reload replaces options, sockets, logs, TLS contexts and the admin process together, or none of them.
+"""
 
 import gc
 import logging
@@ -8,9 +11,12 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+from muxwsgi.admin.process import serve as serve_admin
+from muxwsgi.cli.admin import Admin
 from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
 from muxwsgi.cli.development import check_debug, places_of
 from muxwsgi.cli.ending import say
@@ -21,14 +27,19 @@ from muxwsgi.cli.upgrading import Upgrading, starting_folder
 from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
+from muxwsgi.observe.metrics import GAUGES
 from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
+from muxwsgi.server.board import Board
 from muxwsgi.server.front_contexts import front_contexts
+from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
+from muxwsgi.server.page import SharedPage
+from muxwsgi.server.side_process import Beside, SideProcess, die_with
 from muxwsgi.server.worker import Worker, end_with
 from muxwsgi.setting import from_options
-from muxwsgi.settings import ServerSettings, WorkerSettings
+from muxwsgi.settings import AdminSettings, ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals
 from muxwsgi.wire.tls.server_context import ServerContext
 
@@ -57,6 +68,7 @@ class Role:
     announced   the addresses that this worker announces, because they are new and another worker does not
     hooks       of this worker
     system      the user that the worker becomes, before it loads anything
+    admin, board, introductions     how it is watched and controlled
     """
 
     worker: Worker
@@ -68,6 +80,9 @@ class Role:
     announced: frozenset[str]
     hooks: WorkerHooks
     system: System
+    admin: AdminSettings
+    board: Board
+    introductions: Introductions
 
 
 def worker_count(values: Values) -> int:
@@ -87,7 +102,8 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
     served. Raises `OperatorError` in the master, before the first worker starts.
     """
     owner = _Owner(read)
-    master = Master(owner)
+    master = Master(owner, owner.page, owner.board)
+    master.beside = owner.beside
     for name in BEFORE_FORK:
         import_module(name)
     # Later collections in a worker do not write to the memory that it shares with the master: 6 MB a worker.
@@ -98,6 +114,11 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
         if not owner.in_worker():
             owner.end()
         raise
+    if isinstance(result, Beside):
+        owner.become_beside()
+        master.queue.close()
+        result.serve()
+        return 0
     if isinstance(result, Worker):
         signals.take()
         return _serve_in_worker(owner.role_of(result), serve)
@@ -157,6 +178,7 @@ class _Served:
     listening: list[Listening]
     announced: frozenset[str]
     system: System
+    admin: Admin
     folder: str
     path: list[str]
     contexts: dict[str, ServerContext] = field(default_factory=dict)
@@ -175,8 +197,14 @@ class _Served:
         for each in self.only_here(kept):
             each.close()
         self.system.close(None if kept is None else kept.system)
+        self.admin.close(None if kept is None else kept.admin)
         if kept is not None and kept.error_log is not self.error_log:
             self.error_log.give_up()
+
+    @property
+    def all_listening(self) -> list[Listening]:
+        """The sockets of the service and of the admin process."""
+        return [*self.listening, *self.admin.listening()]
 
     def only_here(self, other: "_Served | None") -> list[Listening]:
         """The sockets that `other` does not use."""
@@ -201,6 +229,10 @@ class _Owner:
         values = prepare_process(values)
         # Before the log is opened, because it may belong to the workers' user.
         system = System.made(values, self._umask, pid_suffix=self._upgrading.pid_suffix)
+        self.page = SharedPage(GAUGES)
+        self.board = Board()
+        self._introductions = Introductions()
+        self.beside = SideProcess("admin process")
         try:
             error_log = ErrorLog(values["error_logfile"])
             error_log.install(values["log_level"])
@@ -211,12 +243,13 @@ class _Owner:
             values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)
             values["hooks"].require("on_starting", self._server)
             self._serving = self._made(values, system, error_log, None)
-            self._upgrading.opened(self._serving.listening)
+            self._upgrading.opened(self._serving.all_listening)
         except BaseException:
             system.close()
             raise
         self._booting: _Served | None = None  # while a reload is under way
         self._entered = self._serving
+        self._serve_beside(self._serving.admin)
         self._next_worker = HookWorker(self._server)
         self._server.listens_on(self._serving.listening)
         try:
@@ -234,7 +267,15 @@ class _Owner:
         listening = listen_on(server.binds, server.backlog, kept=self._upgrading.kept if before is None else before.listening)
         known = [] if before is None else [(each.socket, each.bind) for each in before.listening]
         announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
-        served = _Served(values, settings, server, error_log or self.error_log, listening, announced, system, os.getcwd(), list(sys.path))
+        try:
+            admin = Admin.opened(values, self._upgrading.kept if before is None else before.admin.listening())
+        except OperatorError:
+            for each in listening:
+                if before is None or each.socket not in [kept.socket for kept in before.listening]:
+                    each.close()
+            raise
+        logged = error_log or self.error_log
+        served = _Served(values, settings, server, logged, listening, announced, system, admin, os.getcwd(), list(sys.path))
         try:
             served.contexts = front_contexts(server, listening, {} if before is None else before.contexts)
             check_debug(values, places_of(listening), settings.workers)
@@ -266,12 +307,48 @@ class _Owner:
         for other in (self._serving, self._booting):
             if other is not None and other is not served:
                 other.close(served)
+        served.admin.close()
         announced = served.announced if worker.announces else frozenset()
         self._notifier.close()
         self._upgrading.close()
         hooks = WorkerHooks(served.values["hooks"], self._server, self._next_worker)
         listening = [each.of_slot(worker.number) for each in served.listening]
-        return Role(worker, served.values, served.server, served.settings, listening, served.contexts, announced, hooks, served.system)
+        return Role(
+            worker,
+            served.values,
+            served.server,
+            served.settings,
+            listening,
+            served.contexts,
+            announced,
+            hooks,
+            served.system,
+            served.admin.settings,
+            self.board,
+            self._introductions,
+        )
+
+    # The admin process
+
+    def become_beside(self) -> None:
+        """In the admin process: close the sockets of the service. Otherwise clients could connect to one that no worker serves any more.
+
+        Without a control socket it becomes the workers' user. With one it may have to send signals to the master, so it keeps its user.
+        """
+        master = os.getppid()
+        self._notifier.close()
+        self._upgrading.close()
+        if self._serving.admin.control is None and self._serving.system.become_worker():
+            die_with(master)
+        for served in (self._serving, self._booting):
+            if served is not None:
+                for each in served.listening:
+                    each.close()
+
+    def _serve_beside(self, admin: Admin) -> None:
+        """Start the admin process for `admin`, in place of the one before. The master does it, as soon as it can."""
+        serving = admin.serving(self.page, self.board, self._introductions)
+        self.beside.replace(None if serving is None else partial(serve_admin, serving))
 
     # As `Owner`
 
@@ -365,6 +442,8 @@ class _Owner:
         self._server.listens_on(served.listening)
         for each in given_up.only_here(served):
             log.info("no longer listening on %s", each.address)
+        if whole:
+            self._serve_beside(served.admin)
         given_up.close(served)
 
     def _enter(self, served: _Served) -> None:
@@ -379,16 +458,17 @@ class _Owner:
             served.system.give_logs()
         for each in {id(served.error_log): served.error_log for served in (self._serving, self._newest)}.values():
             each.reopen()
+        self._serve_beside(self._serving.admin)  # it writes to the error log too
 
     def upgrade(self) -> None:
-        self._upgrading.start(self._newest.listening, manual=self._newest.system.manual_upgrade)
+        self._upgrading.start(self._newest.all_listening, manual=self._newest.system.manual_upgrade)
 
     def watched(self) -> Mapping[int, Callable[[], bool]]:
         return self._upgrading.watched(self._promote)
 
     def _promote(self) -> None:
         """This master takes the place of the old one."""
-        self._upgrading.promote(self._listening())
+        self._upgrading.promote(self._all_listening())
         for served in (self._serving, self._booting):
             if served is not None:
                 served.system.promote()
@@ -396,10 +476,13 @@ class _Owner:
     def _listening(self) -> list[Listening]:
         return [each for served in (self._serving, self._booting) if served is not None for each in served.listening]
 
+    def _all_listening(self) -> list[Listening]:
+        return [each for served in (self._serving, self._booting) if served is not None for each in served.all_listening]
+
     def stop(self) -> None:
         if not self._stopping:
             self._stopping = True
-            if not self._upgrading.leaves(self._listening()):
+            if not self._upgrading.leaves(self._all_listening()):
                 self._notifier.stopping(self.settings.graceful_timeout + self.settings.kill_after + SPARE)
         for each in self._listening():
             each.close()
@@ -416,4 +499,5 @@ class _Owner:
         self.stop()
         for served in (self._serving, self._booting):
             if served is not None:
+                served.admin.close()
                 served.system.close()

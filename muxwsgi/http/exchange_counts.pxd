@@ -6,18 +6,22 @@ from muxwsgi.http.body cimport Body
 from muxwsgi.http.response cimport Response
 
 
+@cython.final
 cdef class ExchangeCounts:
     cdef long long _requests[360]
     cdef long long _durations[19]
     cdef double _bounds[18]
     cdef double _seconds
+    cdef object _status
+    cdef Py_ssize_t _column
     cdef readonly long long incomplete, slow_readers, received, sent
 
-    @cython.locals(method=str, status=str, row=Py_ssize_t, column=Py_ssize_t)
-    cdef note(self, Response response, Body body, double seconds, bint taken)
+    @cython.locals(row=Py_ssize_t)
+    cdef int note(self, Response response, Body body, double seconds, bint taken) except -1
     cpdef note_refusal(self, Py_ssize_t status, double seconds)
     @cython.locals(place=Py_ssize_t)
-    cdef _note_duration(self, double seconds)
+    cdef int _note_duration(self, double seconds) except -1
+    cdef _note_status(self, status)
     cdef _note_incomplete(self, Response response)
 
 

@@ -4,7 +4,7 @@ Events are counted as they happen. HTTP itself counts exchanges (`http/exchange_
 Everything else is looked up when the words are made, about once a second.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Cut, Expired, HandshakeError, PeerError, TLSError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["Counters", "failure_of"]
+
+#: Connections that may be remembered beyond those that are open, before they are looked at again.
+_FORGOTTEN = 1000
 
 _BY_NAME = {metric.name: metric for metric in OF_WORKERS}
 
@@ -204,7 +207,7 @@ class Counters:
             place += 1
         self._lags.words[place] += 1
 
-    def words(self, live: Iterable[Lifeline], *, memory: int, accepting: bool, proxy: Mapping[str, int] | None = None) -> list[int]:
+    def words(self, live: Collection[Lifeline], *, memory: int, accepting: bool, proxy: Mapping[str, int] | None = None) -> list[int]:
         """The words of a worker. `live` are its connections, `memory` is in bytes, and `proxy` has the numbers of a proxy
         (`Proxy.counts`)."""
         words = [0] * WORDS
@@ -225,6 +228,9 @@ class Counters:
         put("muxwsgi_stream_seconds_total", round(self._stream_seconds * 1e6))
         words[self._lags.place + len(LAG_BUCKETS) + 1] = round(self._lag_sum * 1e6)
         count = self._put_connections(words, live)
+        if len(self._outermost) > count + _FORGOTTEN:  # connections that went to another process have no end here
+            alive = {line.top for line in live}
+            self._outermost = {number: each for number, each in self._outermost.items() if each in alive}
         if proxy is not None:
             put("muxwsgi_proxy_leaf_certificates_total", *(proxy[name] for name in ("minted", "hits", "evicted", "failed")))
             put("muxwsgi_proxy_leaf_certificates_cached", proxy["leaves"])

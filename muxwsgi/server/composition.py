@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from cryptography import x509
 from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
@@ -38,6 +39,7 @@ from muxwsgi.mux.slots import Slots
 from muxwsgi.protocols.http1 import http_last, http_route
 from muxwsgi.protocols.tls import tls, tls_like
 from muxwsgi.server.binds import Listening
+from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
 from muxwsgi.settings import ServerSettings, TLSSettings
@@ -96,6 +98,7 @@ class Composition:
         contexts: Mapping[str, ServerContext] | None = None,
         multiprocess: bool = False,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
+        health: Health | None = None,
     ) -> None:
         """The parameters are those of `Server`. `before` is the composition that this one replaces. Its unchanged TLS contexts are used
         again, because the session tickets of clients are valid for these contexts only.
@@ -132,6 +135,8 @@ class Composition:
                 app = wrap(app)
         # The clients of a proxy are known by their connections alone: a field that names another client is for the destination.
         trust = None if self._proxy is not None else settings.trust
+        if health is not None:
+            app = with_health(app, health, self._draining.is_set)
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess, trust=trust)
         self._engines = [self._http]
         if self._proxy is not None:
@@ -181,6 +186,11 @@ class Composition:
         self._draining.set()
         for engine in self._engines:
             engine.draining = True
+
+    @property
+    def certificates(self) -> list[tuple[str, x509.Certificate]]:
+        """The certificates that are served, each with the address of its bind."""
+        return [(address, leaf) for address, context in self._contexts.items() for leaf in context.openssl.certificates]
 
     @property
     def proxy_counts(self) -> Mapping[str, int] | None:

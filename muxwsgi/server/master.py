@@ -33,13 +33,15 @@ import select
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Protocol
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.server.board import Board
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.page import SharedPage, State
+from muxwsgi.server.side_process import Beside, SideProcess
 from muxwsgi.server.worker import Worker, WorkerProcess, start
 from muxwsgi.settings import WorkerSettings
 
@@ -153,13 +155,16 @@ class Master:
     """Keeps `owner.settings.workers` processes.
 
     page    what all workers report, for every process that the master forks
+    board   what the master reports, likewise
     queue   through which workers hand over connections. A child that is not a worker closes it
     """
 
-    def __init__(self, owner: Owner, page: SharedPage | None = None) -> None:
-        """`page` is made if it is None. Raises `OSError` if no memory or no descriptor is left."""
+    def __init__(self, owner: Owner, page: SharedPage | None = None, board: Board | None = None) -> None:
+        """`page` and `board` are made if they are None. Raises `OSError` if no memory or no descriptor is left."""
         self._owner = owner
         self.page = page or SharedPage()
+        self.board = board or Board()
+        self.board.put("muxwsgi_start_time_seconds", int(time() * 1e6))
         self.queue = HandoverQueue()
         self._size = owner.settings.workers  # workers of the generation that serves, or of the first one
         self._next_size = self._size  # workers of the generation that boots
@@ -173,6 +178,8 @@ class Master:
         self._stopped = False  # whether a signal has said so: the next one cuts
         #: Why the first generation could not start: one line, and perhaps a traceback after it. None if it could, or has not said why.
         self.failure: str | None = None
+        #: Another child, which is no worker; None without one.
+        self.beside: SideProcess | None = None
         self._pid = 0
         self._runs_since = monotonic()  # since when the master runs without a break
         self._look_due = math.inf
@@ -187,11 +194,11 @@ class Master:
     def _settings(self) -> WorkerSettings:
         return self._owner.settings
 
-    def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker":
+    def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker | Beside":
         """Keep workers until a signal asks for a stop. `noted` returns the signals that came before the master took them.
 
         Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker`; see `start` for its
-        signals."""
+        signals. In the child of `beside` it returns a `Beside`, which says what to do."""
         self._pid = os.getpid()
         self._wakeup, wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
@@ -215,8 +222,12 @@ class Master:
             return self._status
         except _Forked as forked:
             return forked.worker
+        except Beside as beside:
+            return beside
         finally:
             if os.getpid() == self._pid:
+                if self.beside is not None:
+                    self.beside.stop()
                 signal.set_wakeup_fd(previous)
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -253,6 +264,8 @@ class Master:
                 yield self._boots_until(worker)
             elif self._settings.timeout:
                 yield monotonic() + BEAT
+        if self.beside is not None and self._status is None:
+            yield self.beside.due
         if self._status is None and self._serving:
             for number, slot in self._slots.items():
                 if number < self._size and self._is_missing(number, self._serving):
@@ -335,6 +348,8 @@ class Master:
                 return
             worker = self._workers.pop(pid, None)
             if worker is None:
+                if self.beside is not None:
+                    self.beside.ended(pid, status)
                 continue  # the first process of a container is given the orphans of all others
             if worker.told is not None:
                 worker.hear()
@@ -348,6 +363,8 @@ class Master:
 
     def _failed(self, worker: WorkerProcess, status: int) -> None:
         """Handle a worker that has ended by itself."""
+        booting = worker.state is State.BOOTING
+        self.board.add("muxwsgi_worker_failures_total", 0 if booting else 2 if os.WIFSIGNALED(status) else 1)
         now = monotonic()
         if worker.generation == self._booting:
             self._could_not_boot(worker, status)
@@ -383,6 +400,7 @@ class Master:
         for worker in self._workers.values():
             if worker.generation == generation:
                 self._end(worker, cut=True)
+        self.board.add("muxwsgi_reloads_total", 1)
         self._owner.reloaded(False)
         log.error("the reload failed, and what served before goes on: %s", why)
 
@@ -400,9 +418,11 @@ class Master:
         for worker in self._workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.error("%s has not ended in time: it is killed", worker)
+                self.board.add("muxwsgi_worker_kills_total")
                 worker.kill(self._settings.kill_after)
             elif worker.state is State.BOOTING and worker.kill_at is None and now >= self._boots_until(worker):
                 log.error("%s is not ready after %g s: it is killed", worker, self._settings.boot_timeout)
+                self.board.add("muxwsgi_worker_kills_total")
                 worker.kill(self._settings.kill_after)
             elif worker.state in (State.SERVING, State.LEAVING, State.BLOCKED) and self._settings.timeout:
                 self._look_at_heartbeat(worker, now)
@@ -426,6 +446,8 @@ class Master:
                 worker.ask(QUESTIONS[worker.asked])
                 return
             worker.state = State.BLOCKED
+            self.board.add("muxwsgi_worker_blocked_total")
+            self.board.report(worker.pid, answer or "unknown")
             log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "unknown")
 
     def _is_alive(self, now: float, interval: float) -> bool:
@@ -449,6 +471,7 @@ class Master:
 
     def _reconcile(self) -> None:
         """Start missing workers, and end surplus workers."""
+        self._put_state()
         if self._status is not None:
             return
         self._notice_changes()
@@ -457,6 +480,8 @@ class Master:
             if self._owner.reload():
                 self._next_size = self._settings.workers
                 self._begin_generation()
+            else:
+                self.board.add("muxwsgi_reloads_total", 1)
         if self._booting is None and self._size != self._next_size:
             self._size = self._next_size
             self._owner.resized(self._size)
@@ -473,6 +498,9 @@ class Master:
         if self._booting is not None and all(self._is_served(number, self._booting) for number in range(self._next_size)):
             self._serving, self._booting = self._booting, None
             self._size = self._next_size
+            self._put_state()
+            if self._serving > 1:
+                self.board.add("muxwsgi_reloads_total", 0)
             self._owner.reloaded(True)
             self._owner.resized(self._size)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
@@ -481,6 +509,8 @@ class Master:
                     self._end(worker)
                 elif worker.generation != self._serving:
                     self._retire(worker)
+        if self.beside is not None and self._status is None:
+            self.beside.look(_TAKEN)  # last, so that the first workers start first
 
     def _notice_changes(self) -> None:
         """Reload if a file of a worker of the newest generation has changed. A file of an earlier one was read again since."""
@@ -503,6 +533,11 @@ class Master:
             if due and self._is_missing(number, generation) and not self._start(number, generation):
                 return  # the generation may have been given up
 
+    def _put_state(self) -> None:
+        self.board.put("muxwsgi_workers_wanted", self._size if self._booting is None else self._next_size)
+        self.board.put("muxwsgi_generation", self._serving)
+        self.board.put("muxwsgi_stopping", int(self._status is not None))
+
     def _replaced(self, worker: WorkerProcess) -> None:
         """End or kill `worker`, because another worker is ready in its place."""
         if worker.state is State.LEAVING:
@@ -510,6 +545,7 @@ class Master:
             return
         log.error("%s is killed: its event loop is still blocked", worker)
         worker.state = State.ENDING
+        self.board.add("muxwsgi_worker_kills_total")
         if self._owner.aborts:
             worker.abort(ABORT_TIME)
         else:
@@ -563,6 +599,7 @@ class Master:
             raise _Forked(started)
         self._owner.after_fork(started.pid)
         self._workers[started.pid] = started
+        self.board.add("muxwsgi_worker_starts_total")
         return True
 
     def _no_worker(self, slot: int, generation: int, error: OSError | OperatorError) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
 import gevent
+from cryptography import x509
 from gevent.event import Event
 
+from muxwsgi.errors import Cut
 from muxwsgi.events import Events
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.exchange import OnExchange
@@ -24,6 +26,7 @@ from muxwsgi.server.composition import Composition
 from muxwsgi.server.drain import DRAIN_INTERVAL, Drain, end_of_grace
 from muxwsgi.server.gate import Gate
 from muxwsgi.server.handover import Handover
+from muxwsgi.server.health import Health
 from muxwsgi.server.serving import Serving
 from muxwsgi.server.spawned_failures import SpawnedFailures
 from muxwsgi.server.turned_away import TurnedAway
@@ -67,6 +70,7 @@ class Server:
         worker: Worker | None = None,
         contexts: Mapping[str, ServerContext] | None = None,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
+        health: Health | None = None,
     ) -> None:
         """Open everything. `binds` are as `parse_bind` reads them, and take the place of those in `settings`.
 
@@ -76,7 +80,8 @@ class Server:
         processes serve the same application. It goes into the environ. `worker` is what this process is to a master. Connections are then
         spread over the workers that accept on the same sockets. `contexts` are TLS contexts that a master has made, by address, so that all
         workers resume the sessions of each other. `around` are functions that wrap each application that is served, the
-        outermost last. A proxy is not wrapped. Raises `OperatorError`.
+        outermost last. A proxy is not wrapped. `health` answers health checks on all binds.
+        Raises `OperatorError`.
         """
         settings = settings or ServerSettings()
         #: What happens to connections and requests. Subscribe at any time.
@@ -90,6 +95,7 @@ class Server:
         self._gate = None if worker is None else Gate(worker.page, worker.entry)
         self._contexts = contexts
         self._around = tuple(around)
+        self._health = health
         self._sweeper = Sweeper()
         self._lines = self._sweeper.lines
         self._serving = Serving(self._lines, self.events)
@@ -134,6 +140,7 @@ class Server:
             contexts=self._contexts,
             multiprocess=self._multiprocess,
             around=self._around,
+            health=self._health,
         )
 
     # The parts
@@ -177,6 +184,11 @@ class Server:
     def accepting(self) -> bool:
         """Whether connections are accepted: it was started, and no stop has begun."""
         return bool(self._listeners) and not self._stop_wanted
+
+    @property
+    def certificates(self) -> list[tuple[str, x509.Certificate]]:
+        """The certificates that are served, each with the bind that shows it."""
+        return self._composition.certificates
 
     @property
     def proxy_counts(self) -> Mapping[str, int] | None:
@@ -344,6 +356,14 @@ class Server:
 
     def _is_cut(self) -> bool:
         return self._cut_wanted or monotonic() >= self._cut_at
+
+    def cut(self, connection: int) -> bool:
+        """End the connection with this id, by `Cut` in its greenlet. Does not wait. Whether there is one."""
+        for line, serving in list(self._lines.items()):
+            if serving is not None and getattr(line.top, "id", None) == connection:
+                gevent.kill(serving, Cut)
+                return True
+        return False
 
     def close(self) -> None:
         """Close the listening sockets without serving. Idempotent."""

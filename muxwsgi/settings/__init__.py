@@ -4,6 +4,7 @@ Nothing below the command line reads a file or the environment: it is given one 
 `OperatorError` that names the setting as the operator wrote it. `muxwsgi/setting.py` has `setting`.
 """
 
+from muxwsgi.settings.admin import AdminSettings
 from muxwsgi.settings.bind import BindSettings, ProxyProtocolMode, TLSMode, Transparent
 from muxwsgi.settings.development import DevelopmentSettings
 from muxwsgi.settings.http import BufferChunked, HTTPSettings
@@ -16,6 +17,7 @@ from muxwsgi.settings.trust import HeaderMap, TrustSettings
 from muxwsgi.settings.worker import WorkerSettings
 
 __all__ = [
+    "AdminSettings",
     "BindSettings",
     "BufferChunked",
     "CertificateFiles",

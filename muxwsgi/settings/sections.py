@@ -1,6 +1,6 @@
 """The sections of docs/configuration.md, in the order of the page."""
 
-__all__ = ["APP", "BIND", "DEVELOPMENT", "FRONT", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
+__all__ = ["ADMIN", "APP", "BIND", "DEVELOPMENT", "FRONT", "HTTP", "LOGS", "PROCESS", "ROUTES", "SECTIONS", "TLS", "WORKERS"]
 
 BIND = "Where to listen"
 TLS = "TLS"
@@ -11,6 +11,7 @@ APP = "The application"
 PROCESS = "The process"
 WORKERS = "Workers"
 LOGS = "Logs"
+ADMIN = "Metrics and control"
 DEVELOPMENT = "Development"
 
-SECTIONS = (BIND, TLS, ROUTES, HTTP, FRONT, APP, PROCESS, WORKERS, LOGS, DEVELOPMENT)
+SECTIONS = (BIND, TLS, ROUTES, HTTP, FRONT, APP, PROCESS, WORKERS, LOGS, ADMIN, DEVELOPMENT)

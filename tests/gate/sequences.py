@@ -47,7 +47,7 @@ KEEP_ALIVE: dict[str, tuple[Say, int]] = {
     "16 pipelined": (_always(HELLO * 16), 16),
 }
 
-SEQUENCES = ("reference", *KEEP_ALIVE, "TLS hello", "connection per request", "connection to a hijacker")
+SEQUENCES = ("reference", *KEEP_ALIVE, "TLS hello", "connection per request", "connection to a hijacker", "hello again", "hello, counted")
 
 
 class Client:
@@ -69,6 +69,9 @@ class Client:
         self._keep_alive(context.wrap_socket(socket.create_connection(self._tls_address, timeout=60)), _always(HELLO), 1)
         self._one_each(HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), BODY)
         self._one_each(b"ECHO me", b"ECHO me")
+        self._keep_alive(self._connect(), _always(HELLO), 1)
+        self._exchange(self._control, b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n")
+        self._keep_alive(self._connect(), _always(HELLO), 1)
         self._exchange(self._control, b"GET /stop HTTP/1.1\r\nHost: a\r\n\r\n")
         self._control.close()
 

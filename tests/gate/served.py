@@ -15,6 +15,7 @@ monkey.patch_all()
 
 import muxwsgi
 from muxwsgi.mux import matchers
+from muxwsgi.observe.counters import Counters
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
@@ -30,6 +31,8 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         os.getpgid(0)
     elif path == "/reference":
         reference(REFERENCE_ROUNDS)
+    elif path == "/count":
+        Counters(server.events, lambda name: 1)
     elif path == "/stop":
         server.request_stop()
     if environ["REQUEST_METHOD"] == "POST":

@@ -63,6 +63,11 @@ NOT_RUN = {
     ("docs/measuring.md", 'make bench BENCH="--rounds 5 --minutes 60 --json run.json"'): MINUTES,
     ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench --list"): MINUTES,
     ("docs/measuring.md", ".venv-bench/bin/python -m tests.bench report run.json"): MINUTES,
+    ("docs/observability.md", "pip install muxwsgi[metrics,top]"): INDEX,
+    (
+        "docs/observability.md",
+        "muxwsgi run app:application --workers 4 --admin-bind 127.0.0.1:9000 --control-socket /run/muxwsgi/ctl",
+    ): "tests/system/test_admin.py runs the same, with sockets of its own",
     ("docs/performance.md", "taskset -c 0 python -m tests.bench.websocket_codec"): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
 }
@@ -84,6 +89,7 @@ QUOTED = {
     "pip install": "names no package",
     "pip install psycogreen": INDEX,
     "pip install muxwsgi[metrics]": INDEX,
+    "pip install muxwsgi[top]": INDEX,
     "htpasswd -B": "test_the_passwords_of_htpasswd_are_asked_for",
     "htpasswd -B -c FILE USER": "test_the_passwords_of_htpasswd_are_asked_for",
     "curl -x https://proxy.example:8443": "the end of the command is the reader's",

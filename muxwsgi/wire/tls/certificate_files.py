@@ -12,7 +12,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.names import comparable
 from muxwsgi.settings import CertificateFiles
 
-__all__ = ["certificate_names", "use_certificate", "why_refused"]
+__all__ = ["certificate_names", "read_certificate", "use_certificate", "why_refused"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -34,19 +34,31 @@ def certificate_names(files: CertificateFiles) -> tuple[str, ...]:
 
     Raises `OperatorError` if it cannot be read.
     """
+    leaf = read_certificate(files)
     try:
-        with open(files.certfile, "rb") as file:
-            leaf = x509.load_pem_x509_certificate(file.read())
         names = _names(leaf)
         begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    except (OSError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise OperatorError(f"certfile: {files.certfile}: the certificate cannot be read: {_first_line(error)}") from None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _unreadable(files, error) from None
     now = datetime.now(UTC)
     if end < now:
         log.warning("%s: the certificate expired on %s", files.certfile, f"{end:%Y-%m-%d}")
     elif begin > now:
         log.warning("%s: the certificate is not valid before %s", files.certfile, f"{begin:%Y-%m-%d %H:%M} UTC")
     return names
+
+
+def read_certificate(files: CertificateFiles) -> x509.Certificate:
+    """The first certificate in the file. Raises `OperatorError` if it cannot be read."""
+    try:
+        with open(files.certfile, "rb") as file:
+            return x509.load_pem_x509_certificate(file.read())
+    except (OSError, ValueError) as error:
+        raise _unreadable(files, error) from None
+
+
+def _unreadable(files: CertificateFiles, error: Exception) -> OperatorError:
+    return OperatorError(f"certfile: {files.certfile}: the certificate cannot be read: {_first_line(error)}")
 
 
 def use_certificate(context: SSL.Context, files: CertificateFiles) -> None:

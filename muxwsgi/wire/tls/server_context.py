@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Protocol
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.names import comparable
 from muxwsgi.settings import CertificateFiles, TLSSettings, UnknownALPN
-from muxwsgi.wire.tls.certificate_files import certificate_names, use_certificate, why_refused
+from muxwsgi.wire.tls.certificate_files import certificate_names, read_certificate, use_certificate, why_refused
 from muxwsgi.wire.tls.info import printable
 
 __all__ = ["ServerContext", "ServerSide", "server_openssl"]
@@ -87,6 +88,11 @@ class ServerContext:
         ssl.set_accept_state()
         return ssl
 
+    @property
+    def certificates(self) -> list[x509.Certificate]:
+        """The certificates that are served, the one for unknown names first."""
+        return self._served.leaves
+
     def reload(self) -> None:
         """Read the files again. If one is faulty, this raises `OperatorError` and changes nothing.
 
@@ -124,7 +130,7 @@ class ServerContext:
 
     def _certificate(self, files: CertificateFiles) -> "_Certificate":
         context = self._context(files)
-        return _Certificate(certificate_names(files), context)
+        return _Certificate(certificate_names(files), context, read_certificate(files))
 
     def _context(self, files: CertificateFiles) -> SSL.Context:
         """The context for one certificate. The contexts of a bind differ in the certificate only. A connection takes the certificate, ALPN
@@ -186,6 +192,7 @@ def _set_alpn(context: SSL.Context, alpn: Sequence[bytes], unknown_alpn: Unknown
 class _Certificate:
     names: tuple[str, ...]  # lower case, "*.example.com" for a wildcard
     context: SSL.Context
+    leaf: x509.Certificate
 
 
 class _Certificates:
@@ -193,6 +200,7 @@ class _Certificates:
 
     def __init__(self, certificates: Sequence[_Certificate]) -> None:
         self.contexts = [certificate.context for certificate in certificates]
+        self.leaves = [certificate.leaf for certificate in certificates]
         self._first = certificates[0].context
         self._by_name: dict[str, SSL.Context] = {}
         for certificate in certificates:

@@ -1,0 +1,144 @@
+"""`Board`: a second piece of memory that the master shares with its children, beside the page (`server/page.py`). Imports no gevent.
+
+    the master's metrics    `observe.metrics.OF_MASTER`, written by the master; `muxwsgi_draining` by the admin process
+    log level               written by the admin process, read by workers when they start; 0: as configured
+    report                  what blocked a worker the last time: its pid and the text, written by the master
+    names of routes         by row, see `observe.metrics.ROUTES`; written by workers
+
+Words have 64 bits, and each has one writer, so that they are written and read without a lock. Names are written under a lock of the file
+(fcntl(2)), because workers that start at the same time know the same routes. A name stays for as long as the master lives.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from muxwsgi.observe.metrics import OF_MASTER, ROUTES, UNDECIDED
+
+__all__ = ["Board"]
+
+#: Bytes of a route's name. Names of routes are words.
+_NAME = 64
+
+#: Bytes of a report, and where its text begins.
+_REPORT = 8192
+_TEXT = 16
+
+_PLACES: dict[str, int] = {}
+_words = 0
+for _metric in OF_MASTER:
+    _PLACES[_metric.name] = _words
+    _words += _metric.size
+_LOG_LEVEL = _words
+_REPORT_AT = (_words + 1) * 8
+_NAMES_AT = _REPORT_AT + _REPORT
+_SIZE = _NAMES_AT + ROUTES * _NAME
+
+
+class Board:
+    """Made by the master, before it forks."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` if no memory or no descriptor is left."""
+        self._fd = os.memfd_create("muxwsgi-board", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, _SIZE)
+        self._map = mmap.mmap(self._fd, _SIZE)
+        self._words = memoryview(self._map)[: (_LOG_LEVEL + 1) * 8].cast("Q")
+        self._put_name(0, UNDECIDED)
+
+    # Words
+
+    def put(self, name: str, value: int, at: int = 0) -> None:
+        """Set the word `at` of the metric `name`."""
+        self._words[_PLACES[name] + at] = value
+
+    def add(self, name: str, at: int = 0) -> None:
+        """Add 1 to the word `at` of the metric `name`. Only its writer may call this."""
+        self._words[_PLACES[name] + at] += 1
+
+    def get(self, name: str, at: int = 0) -> int:
+        """The word `at` of the metric `name`."""
+        return self._words[_PLACES[name] + at]
+
+    def words(self) -> dict[str, Sequence[int]]:
+        """The words of all metrics of the master, by name."""
+        return {metric.name: self._words[_PLACES[metric.name] : _PLACES[metric.name] + metric.size].tolist() for metric in OF_MASTER}
+
+    @property
+    def log_level(self) -> int:
+        """The level of error logs, as `logging` has it; 0: as configured."""
+        return self._words[_LOG_LEVEL]
+
+    @log_level.setter
+    def log_level(self, level: int) -> None:
+        self._words[_LOG_LEVEL] = level
+
+    # The report
+
+    def report(self, pid: int, text: str) -> None:
+        """Note what blocks the worker `pid`."""
+        data = text.encode("utf-8", "backslashreplace")[: _REPORT - _TEXT]
+        self._map[_REPORT_AT : _REPORT_AT + _TEXT] = bytes(_TEXT)  # a reader does not take the old text for that of another worker
+        self._map[_REPORT_AT + _TEXT : _REPORT_AT + _TEXT + len(data)] = data
+        self._map[_REPORT_AT : _REPORT_AT + _TEXT] = struct.pack("=QQ", pid, len(data))
+
+    def reported(self, pid: int) -> str | None:
+        """What blocks the worker `pid`; None if the last report is about another one."""
+        of, length = struct.unpack("=QQ", self._map[_REPORT_AT : _REPORT_AT + _TEXT])
+        if of != pid:
+            return None
+        return self._map[_REPORT_AT + _TEXT : _REPORT_AT + _TEXT + length].decode("utf-8", "replace")
+
+    # Names of routes
+
+    def row_of(self, name: str) -> int:
+        """The row of the route `name`; the last one if there is no room for it. Called by workers."""
+        data = _cut(name)
+        with self._locked():
+            for row in range(ROUTES - 1):
+                found = self._name(row)
+                if found == data:
+                    return row
+                if not found:
+                    self._put_name(row, name)
+                    return row
+        return ROUTES - 1
+
+    def routes(self) -> list[str]:
+        """The names of routes, by row."""
+        names = []
+        for row in range(ROUTES - 1):
+            name = self._name(row)
+            if not name:
+                break
+            names.append(name.decode("utf-8", "replace"))
+        return names
+
+    def _name(self, row: int) -> bytes:
+        at = _NAMES_AT + row * _NAME
+        return self._map[at : at + _NAME].rstrip(b"\0")
+
+    def _put_name(self, row: int, name: str) -> None:
+        at = _NAMES_AT + row * _NAME
+        self._map[at : at + _NAME] = _cut(name).ljust(_NAME, b"\0")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.EDEADLK, errno.ENOLCK):
+                raise
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+
+def _cut(name: str) -> bytes:
+    """The name as it is kept: a longer one is cut between two characters."""
+    return name.encode()[:_NAME].decode("utf-8", "ignore").encode()
