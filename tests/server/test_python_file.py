@@ -76,6 +76,13 @@ def test_a_file_for_gunicorn_means_the_same(folder: Path) -> None:
     ]
 
 
+def test_a_file_with_all_defaults_of_gunicorn_is_taken(folder: Path) -> None:
+    values = values_of((ROOT / "tests" / "server" / "gunicorn_defaults.txt").read_text())
+    assert all(" of gunicorn has no effect: " in remark for remark in values["remarks"])
+    assert (values["keep_alive"], values["max_connections"], values["limit_request_line"], values["access_logfile"]) == (2.0, 1000, 4094, None)
+    assert len(values["sources"]) > 30
+
+
 def test_what_is_read_in_a_package_and_in_compiled_files_is_the_same(folder: Path) -> None:
     (folder / "settings_package").mkdir()
     (folder / "settings_package" / "__init__.py").write_text("")
