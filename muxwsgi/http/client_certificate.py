@@ -1,6 +1,7 @@
 """Client certificates: their environ keys, which are Apache's (mod_ssl), and the fields in which proxies pass them on.
 
-The forms of a field are told apart by their first bytes:
+The forms of a field are told apart by their first bytes. The client may have written these, if the proxy appends to fields, so all of a
+value has to be of its form:
 
     :MIIC...:                          RFC 9440: a Byte Sequence of structured fields, with the certificate in DER
     -----BEGIN%20CERTIFICATE...        nginx, `$ssl_client_escaped_cert`: PEM, percent-encoded. HAProxy can send it too
@@ -23,6 +24,9 @@ __all__ = ["certificate_environ", "passed_certificate_environ"]
 
 #: A pair in x-forwarded-client-cert: `Subject="CN=a, O=\\"b\\""`. The subject is the client's choice, and has its quotes escaped.
 _PAIR = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))')
+
+#: One certificate in PEM (RFC 7468 section 3).
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*")
 
 
 def certificate_environ(certificate: x509.Certificate, *, verified: bool) -> dict[str, str]:
@@ -85,7 +89,10 @@ def _last_cert(value: str) -> str:
 
 
 def _from_pem(text: str) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(unquote_to_bytes(text))
+    data = unquote_to_bytes(text)
+    if not _PEM.fullmatch(data):  # a proxy that appends to the client's field would have the client choose the first one
+        raise ValueError("it is not one certificate alone")
+    return x509.load_pem_x509_certificate(data)
 
 
 def _base64(text: str) -> bytes:

@@ -468,6 +468,17 @@ def test_a_subject_with_quotes_and_commas_does_not_hide_the_certificate(certific
     assert without.status == 400  # the first element is what the client has sent
 
 
+def test_a_certificate_that_the_client_has_sent_in_front_of_the_proxys_is_refused(certificate: x509.Certificate) -> None:
+    """A proxy that appends (Envoy: APPEND_FORWARD) does not look at what it appends to, and anybody has the certificates of others."""
+    cert = quote(certificate.public_bytes(Encoding.PEM).decode(), safe="")
+    for appended in (f'Hash=b;Cert="{cert}"', cert, "x"):
+        for between in (",", "", "%0A"):
+            asked = ask(PROXY, {"X-Cert": f"{cert}{between}{appended}"}, forwarded_allow_ips=TEN, client_cert_header="X-Cert")
+            assert asked.status == 400
+    asked = ask(PROXY, {"X-Cert": f'Hash=b;Cert="{cert}{cert}"'}, forwarded_allow_ips=TEN, client_cert_header="X-Cert")
+    assert asked.status == 400
+
+
 @given(st.text(st.characters(max_codepoint=255), max_size=80))
 def test_no_value_raises_another_error(value: str) -> None:
     for text in (value, f":{value}:", f"-----BEGIN {value}", f'Hash=a;Cert="{value}'):
