@@ -46,9 +46,11 @@ POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n" + b"x
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str, workers: int = 2) -> Iterator[ServerProcess]:
+def serving(folder: Path, *options: str, workers: int = 2, tls: bool = False) -> Iterator[ServerProcess]:
     (folder / "handed_app.py").write_text(APPLICATION)
-    with ServerProcess("handed_app:app", "-w", str(workers), "--pythonpath", str(folder), *options) as server:
+    environment = {"XDG_DATA_HOME": str(folder)}
+    arguments = ("-w", str(workers), "--pythonpath", str(folder), *options)
+    with ServerProcess("handed_app:app", *arguments, tls=tls, environment=environment) as server:
         server.wait_for_log(" ready", patience=60)
         yield server
         assert server.tracebacks() == []
@@ -290,8 +292,8 @@ def test_behind_a_front_that_keeps_its_connections_nobody_sees_an_error(
             assert [failure for client in clients for failure in client.failed] == []
             assert all(client.answered > reloads for client in clients)
         finally:
-            process.kill()
-            process.wait()
+            process.terminate()  # a killed nginx leaves its worker behind
+            process.wait(20)
         assert server.stop() == 0
 
 
