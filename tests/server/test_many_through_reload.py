@@ -101,9 +101,8 @@ def test_10000_tls_connections_at_rest_lose_no_request_in_a_reload(tmp_path: Pat
         for _ in range(min(10000, descriptors - SPARE)):
             sock = context.wrap_socket(server.connect(), server_hostname="localhost")
             clients.append(stack.enter_context(sock))
-        for client in clients:
-            client.sendall(GET)
-            read_answer(client)
+            sock.sendall(GET)
+            read_answer(sock)
         old = set(workers_of(server))
         server.send_signal(signal.SIGHUP)
         server.wait_for_log_times("workers are ready", 2, 60)
