@@ -19,6 +19,9 @@ from muxwsgi.wire.room import NO_LIMIT
 
 __all__ = ["Gate"]
 
+# Typed in the compiled build.
+_CONNECTIONS, _ACCEPTS, _ACCEPTED = CONNECTIONS, ACCEPTS, ACCEPTED
+
 #: So many connections more than another worker are too many. With 1, two workers would take turns, also when both are idle.
 AHEAD = 2
 
@@ -33,12 +36,13 @@ class Gate:
         """`entry` is this worker's."""
         self._page = page
         self._index = entry.index
+        self._head = page.head
         self._line = entry.line
         self._forsaken = False
         self._open = False
         self._taken = 0
         self._full = False
-        self._version = -1  # of the page, when `_others` was read
+        self._version = 2**64 - 1  # of the page, when `_others` was read
         self._others: dict[int, memoryview] = {}  # the lines of the other workers, by the index of their entries
         self._awaited: tuple[int, int] | None = None  # for which worker it pauses, and how many connections that has accepted so far
         self._pauses = 0  # for that one
@@ -65,9 +69,9 @@ class Gate:
         """Let others know how many connections this worker has."""
         if self._forsaken:
             return
-        self._line[CONNECTIONS] = taken
+        self._line[_CONNECTIONS] = taken
         if taken > self._taken:
-            self._line[ACCEPTED] += 1
+            self._line[_ACCEPTED] += 1
         self._taken = taken
         if full != self._full:
             self._full = full
@@ -75,8 +79,8 @@ class Gate:
 
     def allowed(self) -> int:
         """How many connections this worker may accept now: 0 if others go first, `NO_LIMIT` if there are no others."""
-        if self._page.version != self._version:
-            self._version = self._page.version
+        if self._head[0] != self._version:
+            self._version = self._head[0]
             self._others = {entry.index: entry.line for entry in self._page.entries() if entry.index != self._index}
             self._idle.clear()
         fewest = -1
@@ -100,4 +104,4 @@ class Gate:
 
     def _tell(self) -> None:
         if not self._forsaken:
-            self._line[ACCEPTS] = self._open and not self._full
+            self._line[_ACCEPTS] = self._open and not self._full

@@ -288,6 +288,11 @@ class SharedPage:
         """A number that changes when entries are taken or freed."""
         return self._words[_VERSION]
 
+    @property
+    def head(self) -> memoryview:
+        """The first line, for code that looks often: its first word is the version."""
+        return self._words[:8]
+
     def entries(self) -> list[Entry]:
         """The entries that are in use."""
         all_of_them = (Entry(self._words, index) for index in range(1, self._words[_EVER_USED] + 1))
