@@ -15,7 +15,16 @@ from muxwsgi.server.binds import parse_bind
 from muxwsgi.server.passed import expand_binds, passed_sockets
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.setting import from_options
-from muxwsgi.settings import BindSettings, CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TLSMode, TrustSettings
+from muxwsgi.settings import (
+    BindSettings,
+    CertificateFiles,
+    HTTP2Settings,
+    HTTPSettings,
+    MuxSettings,
+    ServerSettings,
+    TLSMode,
+    TrustSettings,
+)
 
 __all__ = ["prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
 
@@ -43,6 +52,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         values,
         binds=binds,
         http=from_options(HTTPSettings, values),
+        http2=from_options(HTTP2Settings, values),
         mux=from_options(MuxSettings, values),
         trust=from_options(TrustSettings, values),
     )

@@ -71,6 +71,12 @@ def _certificate_requirement(value: Any) -> Any:
     return {0: "none", 1: "optional", 2: "required"}.get(int(value) if str(value).isdigit() else -1, value)
 
 
+def _http2(value: Any) -> Any:
+    """Whether a list of protocols has HTTP/2."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    return "on" if "h2" in names else "off"
+
+
 def _settings(section: str, *rows: Theirs) -> tuple[tuple[str, Theirs], ...]:
     return tuple((section, row) for row in rows)
 
@@ -283,12 +289,18 @@ _BY_SECTION = (
     ),
     *_settings(
         "HTTP/2",
-        Theirs("http_protocols", ("--http-protocols",), why=_NOT_YET, harmless=("h1",)),
-        Theirs("http2_cleartext", ("--http2-cleartext",), why=_NOT_YET, harmless=("off",)),
-        Theirs("http2_max_concurrent_streams", ("--http2-max-concurrent-streams",), why=_NOT_YET),
-        Theirs("http2_initial_window_size", ("--http2-initial-window-size",), why=_NOT_YET),
-        Theirs("http2_max_frame_size", ("--http2-max-frame-size",), why=_NOT_YET),
-        Theirs("http2_max_header_list_size", ("--http2-max-header-list-size",), why=_NOT_YET),
+        Theirs(
+            "http_protocols",
+            ("--http-protocols",),
+            ours="http2",
+            remark="`on` or `off`, and on by default: [http2.md](http2.md). HTTP/1.1 is always served",
+            read=_http2,
+        ),
+        Theirs("http2_cleartext", ("--http2-cleartext",), why="plain ports serve it too", harmless=("off", "on", False, True)),
+        Theirs("http2_max_concurrent_streams", ("--http2-max-concurrent-streams",), remark="128 instead of 100"),
+        Theirs("http2_initial_window_size", ("--http2-initial-window-size",)),
+        Theirs("http2_max_frame_size", ("--http2-max-frame-size",), why="frames have up to 16,384 bytes", harmless=(16384,)),
+        Theirs("http2_max_header_list_size", ("--http2-max-header-list-size",), why="`--limit-request-head` limits it", harmless=(65536,)),
     ),
     *_settings(
         "ASGI",

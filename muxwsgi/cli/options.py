@@ -17,6 +17,7 @@ from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import (
     AdminSettings,
     DevelopmentSettings,
+    HTTP2Settings,
     HTTPSettings,
     LogSettings,
     MuxSettings,
@@ -81,7 +82,10 @@ _ROWS = (
     option("log_level", str, "info", LOGS, "What the error log keeps.", choices=("debug", "info", "warning", "error", "critical")),
 )
 
-_SETTINGS = (ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, LogSettings, TrustSettings, AdminSettings, DevelopmentSettings)
+_SETTINGS = (
+    *(ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, HTTP2Settings),
+    *(LogSettings, TrustSettings, AdminSettings, DevelopmentSettings),
+)
 
 OPTIONS = by_section(SECTIONS, [*_ROWS, *(each for owner in _SETTINGS for each in options_of(owner))])
 

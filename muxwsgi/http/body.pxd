@@ -13,6 +13,7 @@ cdef class Body:
     cpdef bytes read_some(self, Py_ssize_t most)
     cdef bytes _read(self, Py_ssize_t most)
     cpdef hand_over(self)
+    cpdef check_hand_over(self)
     cpdef fail(self, fault)
     cpdef forgo_continue(self)
     cdef _count(self, Py_ssize_t count)

@@ -83,6 +83,9 @@ class Body:
         """The connection, whose next bytes are those behind the message. Nothing is read here from now on."""
         raise NotImplementedError
 
+    def check_hand_over(self) -> None:
+        """Raises `RuntimeError` if this version of HTTP never hands a connection over."""
+
     def fail(self, fault: PeerError) -> None:
         """End the body with a fault of the peer: `read_some` raises it, and the exchange is answered with its status."""
         self.fault = fault

@@ -1,4 +1,5 @@
-"""Request buffering: a chunked body is read before the application runs, which then sees a body with a Content-Length.
+"""Request buffering: a chunked body is read before the application runs, which then sees a body with a Content-Length. In HTTP/2 this is a
+body without a Content-Length.
 
 It is for applications that read only CONTENT_LENGTH bytes. Django takes a chunked body for an empty one, and answers 200. Buffering costs
 such an application nothing, because it reads the body before it answers anyway. All others get chunked bodies as they come.
@@ -43,7 +44,7 @@ class RequestBuffering:
         self._limit = limit
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if "HTTP_TRANSFER_ENCODING" not in environ:  # the engine refuses what is not chunked
+        if not environ.get("wsgi.input_terminated"):  # it has a Content-Length, or no body
             return self.app(environ, start_response)
         with contextlib.ExitStack() as stack:
             spool = stack.enter_context(_Spool(max_size=IN_MEMORY))
@@ -63,7 +64,7 @@ class RequestBuffering:
                 return _not_stored(environ, start_response, error)
             environ["wsgi.input"] = spool
             environ["CONTENT_LENGTH"] = str(size)
-            del environ["HTTP_TRANSFER_ENCODING"]  # the body is not chunked any more
+            environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is not chunked any more; in HTTP/2 it never was
             result = self.app(environ, start_response)
             if isinstance(result, list | tuple):
                 return result

@@ -159,7 +159,7 @@ class Gateway:
         if isinstance(error, ResponseAborted):
             log.debug("%s: the response is cut: %s", connection, error)
         else:
-            _log_application_error(response, target, "the connection is closed" if response.head_sent else "answered with 500")
+            _log_application_error(response, target, response.when_cut if response.head_sent else "answered with 500")
         if response.head_sent:
             return False
         response.forget()

@@ -48,8 +48,8 @@ class Hijack:
     def __call__(self) -> "Connection":
         """The connection, whose next bytes are those behind the request; the application writes 101 or 200 itself. Idempotent.
 
-        Raises `RuntimeError` if a response has begun, and after the exchange. Raises `PeerError` (400) if the request has a body that is
-        not read to its end, because the rest would be taken for the new protocol: the client gets the 400 in any case.
+        Raises `RuntimeError` if a response has begun, after the exchange, and in HTTP/2. Raises `PeerError` (400) if the request has a body
+        that is not read to its end, because the rest would be taken for the new protocol: the client gets the 400 in any case.
         """
         if self.taken:
             return self._connection
@@ -57,6 +57,7 @@ class Hijack:
             raise RuntimeError("the exchange is over: its connection serves other requests now")
         if self._response.head_sent:
             raise RuntimeError("the connection cannot be taken over: the response has begun")
+        self._body.check_hand_over()
         if not self._body.done:
             self.refuse(400, "the request has a body, which the application has not read before it took the connection over")
         self.taken = True

@@ -53,6 +53,9 @@ class Response:
     trailers        fields that an application adds until its body ends. They are sent if the framing allows trailers
     """
 
+    #: What the log says of a response that cannot be completed.
+    when_cut = "the connection is closed"
+
     __slots__ = (
         "_block",
         "_bodiless",
@@ -377,7 +380,7 @@ class Response:
 
     def _check_owed(self) -> None:
         if not self._silent and self._left:
-            log.error("the application's body is %d bytes shorter than its Content-Length: the connection is closed", self._left)
+            log.error("the application's body is %d bytes shorter than its Content-Length: %s", self._left, self.when_cut)
             self._break_off()
 
     def _trailer_fields(self) -> list[Header]:

@@ -30,6 +30,7 @@ from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.http.root_path import with_root_path
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
@@ -37,6 +38,7 @@ from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
 from muxwsgi.mux.slots import Slots
 from muxwsgi.protocols.http1 import http_last, http_route
+from muxwsgi.protocols.http2 import http2_route
 from muxwsgi.protocols.tls import tls, tls_like
 from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
@@ -138,11 +140,15 @@ class Composition:
         if health is not None:
             app = with_health(app, health, self._draining.is_set)
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess, trust=trust)
-        self._engines = [self._http]
+        self._engines: list[HTTP1 | HTTP2] = [self._http]
         if self._proxy is not None:
             self._engines.append(self._proxy.engine)
         # All binds use the same routes, inside and outside of TLS, so that the routes' limits are shared.
         self.routes = [http_route(self._http), *routes]
+        if settings.http2.http2 == "on" and self._proxy is None:  # behind HTTP/1, which most connections begin with
+            http2 = HTTP2(app, settings.http, settings.http2, events=events, multiprocess=multiprocess, trust=trust)
+            self._engines.append(http2)
+            self.routes.insert(1, http2_route(http2))
         if self._proxy is not None:
             self.routes += self._proxy.front_routes()
         _refuse_equal_names(self.routes)
@@ -273,7 +279,7 @@ class Composition:
         bind = listening.bind
         open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
         if bind.certificates:
-            context = self._context(listening, open_mux.alpn)
+            context = self._context(listening, tuple(sorted(open_mux.alpn, key=lambda protocol: protocol != "h2")))  # HTTP/2 is preferred
         if bind.tls == "off":
             return open_mux
         inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)

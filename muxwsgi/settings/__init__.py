@@ -8,6 +8,7 @@ from muxwsgi.settings.admin import AdminSettings
 from muxwsgi.settings.bind import BindSettings, ProxyProtocolMode, TLSMode, Transparent
 from muxwsgi.settings.development import DevelopmentSettings
 from muxwsgi.settings.http import BufferChunked, HTTPSettings
+from muxwsgi.settings.http2 import HTTP2Settings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.server import ServerSettings
@@ -23,6 +24,7 @@ __all__ = [
     "CertificateFiles",
     "ClientCertificates",
     "DevelopmentSettings",
+    "HTTP2Settings",
     "HTTPSettings",
     "HeaderMap",
     "LogSettings",

@@ -6,6 +6,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.setting import check, setting, shared
 from muxwsgi.settings.bind import BindSettings
 from muxwsgi.settings.http import HTTPSettings
+from muxwsgi.settings.http2 import HTTP2Settings
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.sections import BIND, PROCESS, ROUTES
 from muxwsgi.settings.tls import ClientCertificates, TLSSettings, UnknownALPN
@@ -20,6 +21,7 @@ class ServerSettings:
 
     binds: tuple[BindSettings, ...] = (BindSettings(host="127.0.0.1", port=8000),)
     http: HTTPSettings = HTTPSettings()
+    http2: HTTP2Settings = HTTP2Settings()
     mux: MuxSettings = MuxSettings()
     trust: TrustSettings = TrustSettings()
     client_certificates: ClientCertificates = shared(TLSSettings, "client_certificates")

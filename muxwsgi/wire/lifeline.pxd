@@ -8,7 +8,7 @@ cdef class Lifeline:
     cdef readonly Ready reader
     cdef Ready _writer
     cdef public double deadline, min_rate, rate_grace
-    cdef public object idle_timeout, queue, service, top, engine
+    cdef public object idle_timeout, queue, service, streams, top, engine
     cdef public WritePace write_pace
     cdef public bint reset_at_close, resting, promised
     cdef public long long under_way

@@ -41,6 +41,13 @@ class Stream(Protocol):
     def forsake(self) -> None: ...
 
 
+class Swept(Protocol):
+    """What is swept with a descriptor."""
+
+    def sweep(self, now: float) -> None:
+        """`now` is `time.monotonic()`. Must not wait."""
+
+
 class Lifeline:
     """The deadlines and limits of one descriptor, shared by every connection that is layered on it.
 
@@ -56,6 +63,7 @@ class Lifeline:
     reset_at_close  whether the stream is incomplete. Closing it is a reset then, without a close_notify under TLS
     service         the settings that all connections of a bind share (`Service`); None without a server
     top             the outermost connection: the one in use
+    streams         what has deadlines of its own inside of this descriptor, such as the streams of HTTP/2: swept with it. None without
     under_way       bytes that moved, but are not counted in `top` yet: of writes that had to wait, and bytes read ahead
     """
 
@@ -76,6 +84,7 @@ class Lifeline:
         "reset_at_close",
         "resting",
         "service",
+        "streams",
         "top",
         "write_pace",
     )
@@ -97,6 +106,7 @@ class Lifeline:
         self.reset_at_close = False
         self.service: Any = None
         self.top: Stream | None = None
+        self.streams: Swept | None = None
         self.under_way = 0
         self._moved = -1
         self._unsent = -1
@@ -187,6 +197,8 @@ def sweep(lifelines: Iterable[Lifeline], now: float) -> None:
                 line.check_writer(now)
             if line.idle_timeout is not None:
                 line.check_idle(now)
+            if line.streams is not None:
+                line.streams.sweep(now)
         except Exception as error:  # of one connection: the others have deadlines too
             log.exception("a connection cannot be swept")
             line.fail(error)

@@ -42,13 +42,14 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.events import Events, tell
+from muxwsgi.http.authority import is_host
 from muxwsgi.http.body import Body
 from muxwsgi.http.environ import Environ, ErrorStream, WSGIApplication
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.forwarding import Forwarding
 from muxwsgi.http.gateway import Gateway
 from muxwsgi.http.h1.body import ChunkedBody, EmptyBody, LengthBody
-from muxwsgi.http.h1.head import Head, is_host, refuse_early
+from muxwsgi.http.h1.head import Head, refuse_early
 from muxwsgi.http.h1.incoming import Incoming
 from muxwsgi.http.h1.refused import refused_request
 from muxwsgi.http.h1.response import ResponseDefaults, put_refusal, response_to

@@ -9,12 +9,12 @@ between would only be copied.
 """
 
 import re
-from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import PeerError
 from muxwsgi.grammar import BARE_LINE_END, TOKEN
+from muxwsgi.http.authority import is_host
 from muxwsgi.http.h1.fields import REMEMBERED_AT_MOST, Fields, finder, is_length
 from muxwsgi.http.h1.sent_fields import sent_fields
 from muxwsgi.settings import HTTPSettings
@@ -31,9 +31,6 @@ globals().update(_target_end=finder(re.compile(rb"[^!\"$-~]|\Z")))
 
 #: A valid method, for a line with an error elsewhere.
 _ANY_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ ([A-Z]+/[0-9]+(?:\.[0-9]+)?)\r\n")
-
-#: uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without IPvFuture, which is not in use.
-_HOST = re.compile(r"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)(.*)")
 
@@ -215,22 +212,6 @@ def _other_target(method: str, target: str, environ: dict[str, Any]) -> tuple[st
     environ["HTTP_HOST"] = absolute[1]  # the target's authority counts (RFC 9112 section 3.2.2), and the field was checked all the same
     path, _, query = absolute[2].partition("?")
     return path or "/", query
-
-
-def is_host(text: str, *, port_needed: bool = False) -> bool:
-    """Whether `text` is a host, with a port or, unless `port_needed`, without."""
-    match = _HOST.fullmatch(text)
-    if match is None:
-        return False
-    address, port = match.groups()
-    if address is not None:
-        try:
-            IPv6Address(address)
-        except ValueError:
-            return False
-    if port_needed:
-        return bool(port) and 0 < int(port) <= 65535
-    return not port or int(port) <= 65535
 
 
 def _framing(environ: dict[str, Any], minor: int) -> tuple[int | None, bool]:

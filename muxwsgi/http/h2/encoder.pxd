@@ -17,6 +17,7 @@ cdef class Encoder:
     cdef long long _inserted
     cdef Py_ssize_t _size, _limit
     cdef readonly long long changes
+    cdef readonly bint differs
 
     cpdef resize(self, Py_ssize_t limit)
     @cython.locals(

@@ -41,9 +41,10 @@ class Encoder:
 
     changes     grows with each change of the table, and while a change of its size is still to be sent. What was encoded at one number
                 can be sent again at the same number
+    differs     whether the last block would be encoded in another way the next time, because a field in it will be inserted then
     """
 
-    __slots__ = ("_by_pair", "_inserted", "_limit", "_order", "_pending", "_seen", "_size", "changes")
+    __slots__ = ("_by_pair", "_inserted", "_limit", "_order", "_pending", "_seen", "_size", "changes", "differs")
 
     def __init__(self) -> None:
         self._by_pair: dict[Pair, int] = {}  # the number of each entry in the table
@@ -54,6 +55,7 @@ class Encoder:
         self._pending: list[int] = []  # sizes of the table that are to be sent with the next block
         self._seen: dict[Pair, None] = {}
         self.changes = 0
+        self.differs = False
 
     def resize(self, limit: int) -> None:
         """The peer's SETTINGS_HEADER_TABLE_SIZE, in bytes. A larger table than the default one is not used (section 4.2)."""
@@ -70,6 +72,7 @@ class Encoder:
     def encode(self, pairs: list[Pair]) -> bytes:
         """The block of `pairs`. It has to be sent, and before the next one."""
         parts: list[bytes] = []
+        self.differs = False
         if self._pending:
             for limit in self._pending:
                 parts.append(_integer(0x20, 0x1F, limit))
@@ -106,6 +109,7 @@ class Encoder:
         if len(self._seen) >= SEEN_AT_MOST:
             self._seen.clear()
         self._seen[pair] = None
+        self.differs = True
         return False
 
     def _insert(self, pair: Pair, size: int) -> None:

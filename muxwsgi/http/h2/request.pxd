@@ -1,0 +1,34 @@
+# Types for the compiled build: see docs/compiled.md.
+
+import cython
+
+from muxwsgi.http.h2.field cimport Field
+
+cdef int METHOD, SCHEME, AUTHORITY, PATH, UNKNOWN_PSEUDO, REGULAR, DROPPED, TE, COOKIE, LENGTH, CONTENT_TYPE, HOST, EXPECT, PRIORITY
+cdef int URGENCY, _LENGTH_DIGITS
+cdef str _VERSION
+
+
+@cython.final
+cdef class Requests:
+    cdef object _settings
+    cdef dict _shared, _template
+    cdef list _fields
+    cdef str _good_host
+    cdef readonly dict environ
+    cdef readonly str method, target
+    cdef readonly long long length
+    cdef readonly bint expects_continue, sequential
+    cdef readonly int urgency
+
+    @cython.locals(
+        environ=dict, method=str, scheme=str, authority=str, path=str, host=str, priority=str, regular=bint, kind=int, value=str, key=str,
+        each=Field, target=str, query=str,
+    )
+    cpdef dict read(self, list fields, bint too_large)
+
+
+@cython.locals(pairs=list, each=Field)
+cdef tuple _sent(list fields, str authority, str host)
+@cython.locals(each=Field)
+cpdef check_trailers(list fields)
