@@ -2,7 +2,7 @@
 
 import hpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.http.h2 import huffman
@@ -19,6 +19,7 @@ def pairs(decoder: Decoder, block: bytes) -> list[tuple[bytes, bytes]]:
     return [(field.name.encode("latin-1"), field.value.encode("latin-1")) for field in decoder.decode(block)]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_huffman_codes_are_those_of_the_peer(text: bytes) -> None:
     code = huffman.encode(text)
@@ -28,6 +29,7 @@ def test_huffman_codes_are_those_of_the_peer(text: bytes) -> None:
     assert huffman.decode(padded, 2, 2 + len(code)) == text.decode("latin-1")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=12))
 def test_huffman_refuses_what_the_peer_refuses(code: bytes) -> None:
     try:
@@ -43,6 +45,7 @@ def test_huffman_refuses_what_the_peer_refuses(code: bytes) -> None:
             assert huffman.decode(code, 0, len(code)) == expected
 
 
+@settings(deadline=None)
 @given(BLOCKS, st.data())
 def test_the_decoder_reads_what_the_peer_writes(blocks: list[list[tuple[bytes, bytes]]], data: st.DataObject) -> None:
     peer = hpack.Encoder()
@@ -57,6 +60,7 @@ def test_the_decoder_reads_what_the_peer_writes(blocks: list[list[tuple[bytes, b
             assert pairs(decoder, peer.encode(indexed)) == fields
 
 
+@settings(deadline=None)
 @given(BLOCKS, st.data())
 def test_the_peer_reads_what_the_encoder_writes(blocks: list[list[tuple[bytes, bytes]]], data: st.DataObject) -> None:
     peer = hpack.Decoder(max_header_list_size=1 << 20)
@@ -69,6 +73,7 @@ def test_the_peer_reads_what_the_encoder_writes(blocks: list[list[tuple[bytes, b
         assert [tuple(each) for each in peer.decode(encoder.encode(fields), raw=True)] == fields
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_the_decoder_refuses_what_the_peer_refuses(block: bytes) -> None:
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from muxwsgi.http.h2.body import StreamBody
@@ -276,6 +277,7 @@ def test_an_error_has_its_code_and_its_scope(rule: str) -> None:
     assert peer.errors() == expected, peer.engine.fault
 
 
+@hypothesis_settings(deadline=None)
 @given(st.sampled_from(sorted(RULES)), st.lists(st.integers(1, 40), max_size=30))
 def test_errors_do_not_depend_on_how_the_bytes_were_cut(rule: str, sizes: list[int]) -> None:
     sent, expected = RULES[rule]
