@@ -267,7 +267,7 @@ class Session:
             if fault is not None:
                 self._error = PeerError(400, fault.reason)
                 self._gateway.note_refusal(connection, self._error)
-            if self._writing.lost is None:
+            if self._writing.lost is None and connection.bytes_received:
                 linger(connection, self._http.linger)
         elif self._error is None:
             self._error = self._writing.lost
@@ -327,6 +327,8 @@ class Session:
             data = self._connection.recv(self._read_size)
         except Draining:
             if self._own.closing:
+                if not self._connection.bytes_received:
+                    return b""  # it is no connection of HTTP/2 yet
                 self._go_away()
             return None
         except Expired:
