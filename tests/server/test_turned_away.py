@@ -255,7 +255,7 @@ def test_a_client_that_offers_only_ids_that_nobody_owns_gets_no_application_prot
         assert answer == bytes([ALERT, 3, 3, 0, 2, 2, 120])
     until(lambda: server.turned_away.counts["handshake"] == 2)
     assert "of the ALPN ids that the client offers none is served here: 'ftp', 'x\\\\x0aY'" in caplog.records[-1].getMessage()
-    for offered in ((), ("http/1.1",), ("http/1.1", "h2"), ("http/1.0",)):
+    for offered in ((), ("http/1.1",), ("h3", "http/1.1"), ("http/1.0",)):
         host, _, port = server.addresses[0].rpartition(":")
         plain = Connection.from_socket(gevent.socket.create_connection((host, int(port))))
         client = plain.start_tls(ClientContext(ca_file=tls_bind[1].certfile, alpn=offered), server_hostname="localhost")
