@@ -3,6 +3,7 @@
 import base64
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -190,6 +191,31 @@ def test_a_message_that_inflates_beyond_the_limit_ends_with_1009() -> None:
 
     with site(echo, compression=True, max_size=1_000_000) as served:
         assert in_thread(talk) == 1009
+
+
+def test_messages_that_inflate_a_thousandfold_let_others_run() -> None:
+    """All of them come with one read, and each has a thousand bytes, but a megabyte to inflate and to check."""
+    compressor = zlib.compressobj(wbits=-15)
+    content = (compressor.compress(b"a" * ((1 << 20) - 1)) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+    bomb = encode_frame(Frame(Opcode.TEXT, content, rsv=4), masked=True)
+    turns = [0]
+
+    def count_turns() -> None:
+        while True:
+            gevent.sleep(0)
+            turns[0] += 1
+
+    def talk(ws: WebSocket) -> int:
+        begun = [turns[0] for _ in ws]  # no message is waited for
+        return len(set(begun))
+
+    with site(talk, compression=True) as made:
+        counting = gevent.spawn(count_turns)
+        raw = Raw(made, request(**{"Sec-WebSocket-Extensions": "permessage-deflate"}))
+        raw.sock.sendall(bomb * 40 + encode_frame(Frame(Opcode.CLOSE, close_payload(1000)), masked=True))
+        until(lambda: made.results)
+        counting.kill()
+    assert made.results[0] >= 20
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from muxwsgi.errors import Expired
 from muxwsgi.http.websocket.deflate import Deflate, Inflater, deflated
 from muxwsgi.http.websocket.frame import COMPRESSED, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
 from muxwsgi.http.websocket.messages import Messages, close_payload, close_reason
-from muxwsgi.http.websocket.turns import BYTES_AT_ONCE, FRAMES_PER_TURN
+from muxwsgi.http.websocket.turns import BYTES_AT_ONCE, BYTES_INFLATED_PER_TURN, FRAMES_PER_TURN
 from muxwsgi.wire.ready import give_turn
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class WebSocket:
         self._frames: deque[Frame] = deque()  # received, and not looked at yet
         self._waiting: deque[str | bytes] = deque()  # messages that `send` has found
         self._received = b""  # what the parser has not seen yet
-        self._taken = 0  # frames
+        self._taken = 0  # frames since others had a turn
         self._reading = False  # a greenlet is in `receive` or `close`
         self._sent_close = False
         self._pinged = False  # a ping is out, and nothing has come since
@@ -208,7 +208,8 @@ class WebSocket:
         except OSError as error:
             self._end(NO_CLOSE, str(error))
         self._taken += 1
-        if self._taken % FRAMES_PER_TURN == 0:
+        if self._taken >= FRAMES_PER_TURN or self._messages.inflated >= BYTES_INFLATED_PER_TURN:
+            self._taken = self._messages.inflated = 0
             give_turn()
 
     def _read(self, give_up: float | None) -> None:

@@ -52,15 +52,19 @@ class Fragments:
 
 
 class Messages:
-    """Collects whole messages of one direction, of up to `at_most` inflated bytes each, from any number of frames."""
+    """Collects whole messages of one direction, of up to `at_most` inflated bytes each, from any number of frames.
 
-    __slots__ = ("_at_most", "_content", "_decoder", "_fragments")
+    inflated    bytes that compressed frames have become, up to a thousand times their own. The caller may set it to 0
+    """
+
+    __slots__ = ("_at_most", "_content", "_decoder", "_fragments", "inflated")
 
     def __init__(self, at_most: int, inflater: Inflater | None = None) -> None:
         self._at_most = at_most
         self._fragments = Fragments(inflater)
         self._decoder: codecs.IncrementalDecoder | None = None  # of an incomplete text
         self._content = bytearray()
+        self.inflated = 0
 
     def add(self, frame: Frame) -> str | bytes | None:
         """The message that this data frame completes, a text as str; None if the frame is not the last.
@@ -76,6 +80,8 @@ class Messages:
             self._check_size(len(self._content) + len(block))
             self._content += block
             self._check_text(block, False)
+            if self._fragments.compressed:
+                self.inflated += len(block)
         if not frame.fin:
             return None
         self._check_text(b"", True)

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from muxwsgi.http.websocket.frame import Frame, FrameParser
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["BYTES_AT_ONCE", "FRAMES_PER_TURN", "frames_in_turns"]
+__all__ = ["BYTES_AT_ONCE", "BYTES_INFLATED_PER_TURN", "FRAMES_PER_TURN", "frames_in_turns"]
 
 #: Frames after which other connections run.
 FRAMES_PER_TURN = 200
+
+#: Bytes that compressed frames have become after which other connections run: 200 frames of a kilobyte could become 200 MB.
+BYTES_INFLATED_PER_TURN = 1 << 20
 
 #: Bytes that are parsed at once. They contain 8,000 frames at most, which take about 10 ms in plain Python.
 BYTES_AT_ONCE = 16384
