@@ -21,6 +21,7 @@ import pytest
 from cryptography.hazmat.bindings import _rust
 from geventwebsocket.websocket import WebSocket
 from OpenSSL import SSL, crypto
+from opentelemetry import context as opentelemetry_context
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +58,7 @@ OWNERS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "sys": (lambda: sys, ["_getframe"]),
     "multiprocessing connections": (lambda: multiprocessing.connection.Connection, ["_recv", "_send"]),
     "multiprocessing semaphores": (lambda: multiprocessing.synchronize.SemLock, ["_make_methods"]),
+    "opentelemetry.context": (lambda: opentelemetry_context, ["_SUPPRESS_INSTRUMENTATION_KEY"]),
 }
 
 if sys.version_info < (3, 14):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from muxwsgi.server.privileges import identity_of
 from muxwsgi.settings import SystemSettings
 from tests.ports import reserved_port
 from tests.system.other_user import NOBODY, NOGROUP, interpreter
-from tests.system.server_process import ROOT
+from tests.system.server_process import ROOT, insecure_context
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving workers another user takes root")
@@ -42,8 +42,10 @@ class Running:
     def __init__(self, process: "subprocess.Popen[str]", port: int, folder: Path) -> None:
         self.process, self.port, self.folder = process, port, folder
 
-    def ask(self) -> dict[str, object]:
+    def ask(self, tls: bool = False) -> dict[str, object]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        if tls:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=insecure_context())
         try:
             connection.request("GET", "/")
         except ConnectionRefusedError:
@@ -58,14 +60,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[Running]:
-    """A server whose folder is everybody's, with an application that tells who it is."""
+def serving(*options: str, prepare: Callable[[Path], None] = lambda folder: None) -> Iterator[Running]:
+    """A server whose folder is everybody's, with an application that tells who it is. `prepare` puts further files into the folder."""
     python, variables = interpreter()
     with tempfile.TemporaryDirectory() as name, reserved_port() as reserved:
         folder, port = Path(name), reserved.getsockname()[1]
         folder.chmod(0o777)
         (folder / "who.py").write_text(APPLICATION)
         (folder / "secret.toml").touch(0o600)
+        prepare(folder)
         environment = {**os.environ, **variables, "PYTHONPATH": variables.get("PYTHONPATH", str(ROOT))}
         filled = [option.format(folder) for option in options]
         with open(folder / "stderr", "wb") as stderr:
@@ -133,17 +136,24 @@ def test_code_that_the_user_may_not_read_fails_with_the_reason_at_a_reload() -> 
         assert server.ask()["ids"] == [[NOBODY] * 3, [NOGROUP] * 3]
 
 
-def test_a_key_that_the_user_may_not_read_is_one_line() -> None:
-    python, variables = interpreter()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout key.pem -out certificate.pem"
-        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-        (Path(folder) / "who.py").write_text(APPLICATION)
-        serve = [python, "-m", "muxwsgi", "run", "who:app", "-b", "127.0.0.1:0", "--user", "nobody", "--certfile", "certificate.pem", "--keyfile", "key.pem"]
-        environment = {**os.environ, **variables, "PYTHONPATH": variables.get("PYTHONPATH", str(ROOT))}
-        ran = subprocess.run(serve, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-        assert (ran.returncode, ran.stderr) == (2, f"muxwsgi: error: keyfile: {folder}/key.pem: Permission denied\n")
+def test_the_user_need_not_read_the_key_at_the_start_and_at_a_reload() -> None:
+    """The master reads it."""
+    with serving("--user", "nobody", "--certfile", "{}/certificate.pem", "--keyfile", "{}/key.pem", prepare=make_certificate) as server:
+        assert (server.folder / "key.pem").stat().st_mode & 0o777 == 0o600
+        first = server.ask(tls=True)
+        assert first["ids"] == [[NOBODY] * 3, [NOGROUP] * 3]
+        make_certificate(server.folder)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.ask(tls=True)["pid"] != first["pid"], lambda: server.log)
+        (server.folder / "key.pem").unlink()
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: f"keyfile: {server.folder}/key.pem: No such file or directory" in server.log, lambda: server.log)
+        assert server.ask(tls=True)["ids"] == first["ids"], "the workers before go on"
+
+
+def make_certificate(folder: Path) -> None:
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
 
 
 def test_logs_that_root_creates_are_the_user_s_and_a_rotation_goes_on() -> None:

@@ -82,6 +82,7 @@ QUOTED = {
     "python -c 'from muxwsgi.cli import gunicorn, options; print(gunicorn.markdown(options.OPTIONS))'": "tests/server/test_from_gunicorn_page.py compares it",
     "python -m trace": "it is Python's",
     "pip install 'muxwsgi[reload]'": INDEX,
+    "pip install 'muxwsgi[otel]'": INDEX,
     "python -m build": INDEX,
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
