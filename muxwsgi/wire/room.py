@@ -54,13 +54,13 @@ class Room:
         """Take a place."""
         self.taken += 1
         if self.gate is not None:
-            self.gate.note(self.taken, self.is_full())
+            self.gate.note(self.taken, self.taken >= self._limit)
 
     def free(self) -> None:
         """Give it back."""
         self.taken -= 1
         if self.gate is not None:
-            self.gate.note(self.taken, self.is_full())
+            self.gate.note(self.taken, self.taken >= self._limit)
         self._call_next()
 
     def _call_next(self) -> None:
