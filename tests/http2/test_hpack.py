@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from muxwsgi.http.h2 import huffman
 from muxwsgi.http.h2.decoder import Decoder
 from muxwsgi.http.h2.encoder import Encoder
-from muxwsgi.http.h2.errors import COMPRESSION_ERROR, ConnectionFault
+from muxwsgi.http.h2.errors import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 
 NAMES = st.sampled_from([b":method", b":path", b"accept", b"cookie", b"x-a", b"x-b", b"user-agent", b"set-cookie", b"content-length", b"etag"])
 VALUES = st.one_of(st.sampled_from([b"", b"GET", b"/", b"gzip, deflate", b"1"]), st.binary(max_size=60), st.just(b"v" * 1500))
@@ -138,11 +138,20 @@ def test_an_entry_that_is_larger_than_the_table_empties_it() -> None:
 def test_a_list_that_is_too_large_is_cut_and_the_table_goes_on() -> None:
     decoder = Decoder(10_000)
     decoder.decode(b"\x40\x01a\x7f\xa1\x0f" + b"x" * 2080)
-    assert len(decoder.decode(b"\xbe" * 1000)) == 4
+    assert len(decoder.decode(b"\xbe" * 50)) == 4
     assert decoder.too_large
-    decoder.decode(b"\xbe" * 1000 + b"\x40\x01c\x01d")
+    decoder.decode(b"\xbe" * 50 + b"\x40\x01c\x01d")
     assert pairs(decoder, b"\xbe") == [(b"c", b"d")]
     assert not decoder.too_large
+
+
+def test_a_bomb_is_not_decoded_to_its_end() -> None:
+    decoder = Decoder(10_000)
+    decoder.decode(b"\x40\x01a\x7f\xa1\x0f" + b"x" * 2080)
+    for bomb in (b"\xbe" * 1000, b"\x82" * 10_000):
+        with pytest.raises(ConnectionFault) as raised:
+            decoder.decode(bomb + b"\x80")  # the index 0 is an error of another kind
+        assert raised.value.code == ENHANCE_YOUR_CALM
 
 
 def test_a_field_is_inserted_when_it_is_sent_again_and_cookies_are_never_indexed() -> None:

@@ -209,6 +209,7 @@ RULES: dict[str, tuple[bytes, list[tuple[str, int, int]]]] = {
     # 8.1: messages
     "8.1: a second HEADERS without an end": (OPEN + headers(1, [("x-a", "b")], end=False), stream(PROTOCOL_ERROR)),
     "8.1: trailers": (OPEN + headers(1, [("x-a", "b")]), []),
+    "8.1: trailers that are too large": (OPEN + headers(1, [("x-a", "b")] * 2000), stream(ENHANCE_YOUR_CALM)),
     "8.1: a pseudo-field in trailers": (OPEN + headers(1, [(":method", "GET")]), stream(PROTOCOL_ERROR)),
     "8.1: a capital letter in trailers": (OPEN + headers(1, [("X-A", "b")]), stream(PROTOCOL_ERROR)),
     "8.1.1: a body that is shorter than its length": (

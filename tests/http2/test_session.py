@@ -1,5 +1,6 @@
 """Applications over HTTP/2: what they see, what their clients see, and who waits for whom."""
 
+import gc
 import re
 import struct
 import time
@@ -13,6 +14,7 @@ from gevent.event import Event
 from muxwsgi.errors import Cut
 from muxwsgi.events import Events
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.h2.body import StreamBody
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.lifeline import sweep
 from tests.http2.conftest import Dialogue
@@ -24,6 +26,7 @@ from tests.http2.frames import (
     GOAWAY,
     INTERNAL_ERROR,
     NO_ERROR,
+    OPENING,
     PING,
     POST,
     PRIORITY_UPDATE,
@@ -531,6 +534,54 @@ def test_keep_alive_0_ends_the_connection_behind_the_first_requests(talk: Talk) 
     dialogue = talk(hello, HTTPSettings(keep_alive=0, linger=0.1)).open(headers(1))
     assert dialogue.response().status == "200"
     assert dialogue.heard(GOAWAY)[0].code == NO_ERROR
+
+
+def test_pings_and_parts_of_frames_do_not_keep_a_connection_open(talk: Talk) -> None:
+    """A client that sends a byte a minute would otherwise have its connection for ever."""
+    dialogue = talk(hello)
+    line = dialogue.server.lifeline
+
+    def deadline_after(*said: bytes) -> float:
+        dialogue.say(*said)
+        expected = sum(map(len, said)) + before
+        dialogue.wait(lambda: dialogue.server.bytes_received == expected and line.resting)
+        return line.deadline
+
+    dialogue.wait(lambda: line.resting)
+    first = line.deadline
+    for part in (OPENING[:5], OPENING[5:], frame(PING, 0, 0, bytes(8)), headers(1)[:-1]):
+        before = dialogue.server.bytes_received
+        gevent.sleep(0.01)
+        assert deadline_after(part) == first
+    before = dialogue.server.bytes_received
+    behind_a_request = deadline_after(headers(1)[-1:])
+    for part in (frame(PING, 0, 0, bytes(8)), headers(3)[:9]):
+        before = dialogue.server.bytes_received
+        gevent.sleep(0.01)
+        assert deadline_after(part) == behind_a_request
+    before = dialogue.server.bytes_received
+    assert deadline_after(headers(3)[9:]) > behind_a_request
+
+
+def test_a_long_upload_is_noted_once(talk: Talk) -> None:
+    """The sweeper looks at each body for which an application waits. A body waits again for each frame."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        while part := environ["wsgi.input"].read1():
+            parts.append(part)
+        start_response("200 OK", [])
+        return []
+
+    parts: list[bytes] = []
+    dialogue = talk(application).open(headers(1, POST, end=False))
+    for count in range(1, 50):
+        dialogue.say(data(1, bytes(1024)))
+        dialogue.wait(lambda count=count: len(parts) == count)
+        gevent.sleep(0)
+    gc.collect()
+    (body,) = (each for each in gc.get_objects() if isinstance(each, StreamBody) and each.waits)
+    holders = [each for each in gc.get_referrers(body) if isinstance(each, list | set)]
+    assert [len(each) for each in holders] == [1]
 
 
 def test_a_head_that_comes_too_slowly_ends_the_connection(talk: Talk) -> None:

@@ -2,8 +2,8 @@
 
 HTTP/2 lets a client cause work that costs the client almost nothing: requests that are reset at once (CVE-2023-44487), errors that make the
 server reset them (CVE-2025-8671), PING, SETTINGS, PRIORITY, WINDOW_UPDATE by the byte, empty frames (CVE-2019-9512 to 9518). Each of these
-spends points. Requests that are answered and bodies that move earn points, and so does time, so that a client which pings once a second may
-do so for ever. When no points are left, the connection ends with ENHANCE_YOUR_CALM.
+spends points. Requests that are answered and bodies that move earn points, and so does time, so that a client may ping once a second as
+long as a request is under way. When no points are left, the connection ends with ENHANCE_YOUR_CALM.
 """
 
 from muxwsgi.http.h2.errors import ENHANCE_YOUR_CALM, ConnectionFault

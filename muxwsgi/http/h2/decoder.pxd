@@ -15,7 +15,7 @@ cdef class Decoder:
     cdef Py_ssize_t _at
     cdef long long _inserted, _changes, _block_changes
     cdef int _count, _size, _limit
-    cdef Py_ssize_t _most
+    cdef Py_ssize_t _most, _far_too_much
     cdef readonly bint too_large
 
     @cython.locals(

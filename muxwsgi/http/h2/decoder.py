@@ -7,7 +7,7 @@ insert again.
 A decoder cannot be used after an error, because its table is not that of the peer any more (RFC 9113 section 4.3).
 """
 
-from muxwsgi.http.h2.errors import COMPRESSION_ERROR, ConnectionFault
+from muxwsgi.http.h2.errors import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 from muxwsgi.http.h2.field import STATIC, TABLE_SIZE, Field, field
 from muxwsgi.http.h2.huffman import decode as decode_huffman
 
@@ -15,6 +15,10 @@ __all__ = ["Decoder"]
 
 #: Bytes of a block that is remembered, at most.
 REMEMBERED_AT_MOST = 2048
+
+#: How many times the allowed bytes the fields of one block may have until it is not decoded any further. A byte can stand for an entry of
+#: 4 KiB, so a block of 256 KiB for a gigabyte. What is a little too much gets a 431, and for that all of it has to be decoded.
+FAR_TOO_LARGE = 16
 
 #: Places for entries, as many as a table of that size can have. A power of two.
 _RING = TABLE_SIZE // 32
@@ -32,6 +36,7 @@ class Decoder:
         "_block_changes",
         "_changes",
         "_count",
+        "_far_too_much",
         "_fields",
         "_inserted",
         "_limit",
@@ -44,6 +49,7 @@ class Decoder:
     def __init__(self, most: int) -> None:
         """`most` are the bytes of the fields of one block, as tables count them: each name and value, and 32."""
         self._most = most
+        self._far_too_much = most * FAR_TOO_LARGE
         self._ring: list[Field | None] = [None] * _RING
         self._inserted = 0  # entries since the beginning; the newest is in the ring at this number - 1
         self._count = 0
@@ -58,7 +64,7 @@ class Decoder:
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of `block`. The same block gives the same list, so nobody may change it. Raises `ConnectionFault`
-        (COMPRESSION_ERROR)."""
+        (COMPRESSION_ERROR, and ENHANCE_YOUR_CALM for one that is far too large)."""
         if self._block_changes == self._changes and block == self._block:
             return self._fields
         data = block  # a pointer in the compiled build
@@ -112,6 +118,8 @@ class Decoder:
             total += entry.size
             if total > self._most:
                 self.too_large = True  # decoding goes on for the sake of the table
+                if total > self._far_too_much:
+                    raise ConnectionFault(ENHANCE_YOUR_CALM, "a field block is far too large when it is decoded")
             else:
                 fields.append(entry)
         if before == self._changes and not self.too_large and end <= REMEMBERED_AT_MOST:

@@ -397,6 +397,8 @@ class Engine:
             if flags > 255:
                 raise StreamFault(PROTOCOL_ERROR, "a stream depends on itself")
             check_trailers(fields)
+            if self._decoder.too_large:  # the rest of them was left out
+                raise StreamFault(ENHANCE_YOUR_CALM, "the trailers are too large")
         except StreamFault as fault:
             self._fault(stream, fault.code, str(fault))
             return

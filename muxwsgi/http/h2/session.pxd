@@ -32,7 +32,7 @@ cdef class Session:
     cdef Writing _writing
     cdef Ready _returned
     cdef bint _reading
-    cdef list _waiting_bodies
+    cdef set _waiting_bodies
     cdef long long _heard
     cdef int _read_size
     cdef double _rest_since, _block_since, _gone_at, _pinged

@@ -126,7 +126,7 @@ class Session:
         self._returned = Ready()  # the first greenlet waits for the others there
         self._error: BaseException | None = None  # what the first greenlet raises
         self._reading = False  # the leader waits for bytes
-        self._waiting_bodies: list[StreamBody] = []
+        self._waiting_bodies: set[StreamBody] = set()
         self._read_size = SMALL_READ
         self._rest_since = 0.0  # no application runs since then; 0 while one does
         self._block_since = 0.0  # a field block is incomplete since then; 0 without one
@@ -343,7 +343,6 @@ class Session:
             self._reading = False
             line.resting = False
             line.deadline = _NEVER
-        self._rest_since = 0.0
         self._read_size = LARGE_READ if len(data) == self._read_size else SMALL_READ
         return data
 
@@ -393,6 +392,7 @@ class Session:
             engine.release(stream)
             if self._sender.size and not self._sender.due:
                 self._writing.note_output()
+            self._rest_since = 0.0  # requests prolong the rest behind them. Other frames, and parts of frames, do not
             if self._reading and not engine.running:
                 self._note_rest()
 
@@ -431,7 +431,7 @@ class Session:
         for body in self._waiting_bodies:
             if body.waits and now > body.deadline:
                 body.expire()
-        self._waiting_bodies = [body for body in self._waiting_bodies if body.waits]
+        self._waiting_bodies = {body for body in self._waiting_bodies if body.waits}
 
         # 2. Responses that are taken too slowly.
         self._writing.sweep(now)
@@ -468,7 +468,7 @@ class Session:
 
     def wait_for(self, body: StreamBody) -> None:
         """See `body.Reader`."""
-        self._waiting_bodies.append(body)
+        self._waiting_bodies.add(body)
 
 
 def _urgency(stream: Stream) -> int:
