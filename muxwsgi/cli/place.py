@@ -4,6 +4,7 @@ has served for too long or uses too much memory."""
 import logging
 import os
 import random
+import signal
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -37,10 +38,12 @@ class Place:
         self._most_requests = settings.max_requests
         if self._most_requests:
             self._most_requests += random.randint(0, settings.max_requests_jitter)
+        self._time_to_end = settings.graceful_timeout + settings.kill_after
         self._leaves_at = monotonic() + settings.worker_lifetime if settings.worker_lifetime else None
         self._requests = 0
         self._left = False
         self._orphaned = False
+        self._timed = False
         self._server: Server | None = None
         self._every = Every(BEAT, self._look)
 
@@ -55,6 +58,14 @@ class Place:
     def stop(self) -> None:
         """End what `start` has begun."""
         self._every.stop()
+
+    def end_in_time(self) -> None:
+        """Called for each signal, in the middle of any code. If the master has ended, nobody kills this worker when its event loop is
+        blocked, or when what the application has started does not end. So the kernel does."""
+        if os.getppid() != self._master and not self._timed:
+            self._timed = True
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, max(self._time_to_end, 1e-3))
 
     def say_stop(self) -> None:
         """Log why this worker stops, if its master has not told it to."""

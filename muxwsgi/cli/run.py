@@ -197,5 +197,10 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
     actions |= {signal.SIGTERM: stop, signal.SIGQUIT: cut, signal.SIGUSR1: reopen, signal.SIGUSR2: retire}
     actions[signal.SIGINT] = hooks.interrupted  # a terminal sends it to the master too, which ends the workers
     loop = gevent.get_hub().loop
+
+    def wake() -> None:
+        place.end_in_time()
+        loop.run_callback_threadsafe(gevent.spawn, signals.perform)
+
     # A greenlet performs the actions, because they may wait. Neither the signal handler nor the hub can wait.
-    signals.act(actions, lambda: loop.run_callback_threadsafe(gevent.spawn, signals.perform))
+    signals.act(actions, wake)

@@ -101,11 +101,18 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
     Returns the exit status: of the master when it has ended, or of a worker that could not start. Returns None in a worker that has
     served. Raises `OperatorError` in the master, before the first worker starts.
     """
-    owner = _Owner(read)
-    master = Master(owner, owner.page, owner.board)
-    master.beside = owner.beside
-    for name in BEFORE_FORK:
-        import_module(name)
+    try:
+        owner = _Owner(read)
+    except OSError as error:
+        raise _not_started(error) from error
+    try:
+        master = Master(owner, owner.page, owner.board)
+        master.beside = owner.beside
+        for name in BEFORE_FORK:
+            import_module(name)
+    except OSError as error:
+        owner.end()
+        raise _not_started(error) from error
     # Later collections in a worker do not write to the memory that it shares with the master: 6 MB a worker.
     gc.freeze()
     try:
@@ -131,6 +138,11 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
         log.info("stopped" if master.has_served else "stopped before anything was served")
     owner.error_log.end()
     return result
+
+
+def _not_started(error: OSError) -> OperatorError:
+    """The machine has no descriptor or no memory left, for example."""
+    return OperatorError(f"the server cannot be started: {error.strerror or error}")
 
 
 def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
@@ -229,11 +241,11 @@ class _Owner:
         values = prepare_process(values)
         # Before the log is opened, because it may belong to the workers' user.
         system = System.made(values, self._umask, pid_suffix=self._upgrading.pid_suffix)
-        self.page = SharedPage(GAUGES)
-        self.board = Board()
-        self._introductions = Introductions()
         self.beside = SideProcess("admin process")
         try:
+            self.page = SharedPage(GAUGES)
+            self.board = Board()
+            self._introductions = Introductions()
             error_log = ErrorLog(values["error_logfile"])
             error_log.install(values["log_level"])
             error_log.create_by(system.give_logs)

@@ -1,9 +1,9 @@
 """Binds: parses the operator's texts, and opens listening sockets. This module imports no gevent, because a master opens sockets before it
 forks, and has no hub."""
 
-import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -22,6 +22,8 @@ from muxwsgi.settings import BindSettings, CertificateFiles, Transparent
 from muxwsgi.wire.plain_socket import PlainSocket
 
 __all__ = ["Listening", "listen_on", "make_transparent", "parse_bind", "place", "serves_both_families", "tcp_address", "try_bind"]
+
+log = logging.getLogger("muxwsgi.error")
 
 # linux/in.h and linux/in6.h
 _IP_TRANSPARENT = 19
@@ -273,10 +275,14 @@ class Listening:
     def unlink(self) -> None:
         """Remove a unix socket's file if this process still owns it, so that no client connects any more. Idempotent."""
         if self._inode is not None and self.bind.path is not None and os.getpid() == self._pid:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 information = os.stat(self.bind.path)
                 if (information.st_dev, information.st_ino) == self._inode:
                     os.unlink(self.bind.path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:  # the folder is not what it was, and a server that stops still has to end its workers
+                log.warning("bind %s: its file cannot be removed: %s", self.bind.address, error.strerror)
             self._inode = None
 
 

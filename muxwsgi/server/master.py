@@ -181,6 +181,7 @@ class Master:
         #: Another child, which is no worker; None without one.
         self.beside: SideProcess | None = None
         self._pid = 0
+        self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._runs_since = monotonic()  # since when the master runs without a break
         self._look_due = math.inf
         self._sign_due = 0.0  # when the next sign of life is due
@@ -200,10 +201,9 @@ class Master:
         Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker`; see `start` for its
         signals. In the child of `beside` it returns a `Beside`, which says what to do."""
         self._pid = os.getpid()
-        self._wakeup, wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
         before = {number: signal.signal(number, _noted) for number in _TAKEN}
-        previous = signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
+        previous = signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
         earlier = list(noted())
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
@@ -232,7 +232,7 @@ class Master:
                 for number, handler in before.items():
                     signal.signal(number, handler)
             os.close(self._wakeup)
-            os.close(wakeup_end)
+            os.close(self._wakeup_end)
             for worker in self._workers.values():
                 worker.close()
 
@@ -282,7 +282,7 @@ class Master:
 
     def _act(self, number: int) -> None:
         if number != signal.SIGCHLD:
-            log.info("master: %s", signal.Signals(number).name)
+            log.info("master: %s", _name(number))
         if number in _STOPPING:
             stopped, self._stopped = self._stopped, True
             self._stop(cut=number == signal.SIGQUIT or stopped)
@@ -617,9 +617,16 @@ def _noted(number: int, frame: object) -> None:
     """Does nothing, because the byte in the wakeup pipe is enough."""
 
 
+def _name(number: int) -> str:
+    """The name of a signal. Most real-time signals have none in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _reason(worker: WorkerProcess, status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        name = signal.Signals(-code).name
-        return f" by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL and not worker.killed else "")
+        return f" by {_name(-code)}" + (", perhaps for want of memory" if -code == signal.SIGKILL and not worker.killed else "")
     return f" with status {code}" if code else ""

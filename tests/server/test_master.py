@@ -188,6 +188,16 @@ def test_a_worker_that_dies_is_replaced(how: Path) -> None:
         assert sorted(master.said("ends SIGTERM")) == sorted([other, third])
 
 
+def test_a_worker_that_ends_by_a_signal_without_a_name_is_replaced_too(how: Path) -> None:
+    with running(how, 1) as master:
+        (worker,) = master.wait_for("ready .*")
+        os.kill(worker, signal.SIGRTMIN + 9)
+        master.wait_for("ready .*", 2)
+        assert f"has ended by signal {signal.SIGRTMIN + 9}" in master.log
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
 def test_the_entry_of_a_worker_that_has_ended_is_free_for_the_next(how: Path) -> None:
     with running(how, 2, TEST_SETTLED="0") as master:
         first, other = master.wait_for("ready . one", 2)

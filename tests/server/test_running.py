@@ -149,6 +149,17 @@ def test_a_unix_socket_is_served_and_removed_and_a_stale_one_replaced(tmp_path: 
     assert not path.exists()
 
 
+def test_a_folder_that_is_a_file_now_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with ServerProcess("tests.system.front_app", "-b", f"unix:{folder}/socket") as server:
+        (folder / "socket").unlink()
+        folder.rmdir()
+        folder.touch()
+        assert server.stop() == 0
+        assert "its file cannot be removed: Not a directory" in server.log and server.tracebacks() == []
+
+
 def test_an_inherited_descriptor_is_served() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         fd = listening.fileno()

@@ -65,6 +65,15 @@ def test_a_machine_without_room_for_a_process_is_one_line() -> None:
     assert ran.returncode == 1 and ran.stderr.splitlines()[-1] == "muxwsgi: error: no worker can be started: Resource temporarily unavailable", ran.stderr
 
 
+@pytest.mark.parametrize("limit", [pytest.param(n, marks=() if n in (9, 12, 13) else pytest.mark.slow) for n in range(5, 17)])
+def test_a_limit_of_descriptors_is_one_line_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    command = ["prlimit", f"--nofile={limit}", sys.executable, "-m", "muxwsgi", "run", APP, "-b", f"unix:{tmp_path}/socket"]
+    ran = subprocess.run([*command, "--pid", f"{tmp_path}/app.pid"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode in (1, 2) and ran.stderr.splitlines()[-1].endswith(": Too many open files"), ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("muxwsgi: error: ") and "Traceback" not in ran.stderr, ran.stderr
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_standard_streams_do_not_become_a_socket_or_a_pid_file(tmp_path: Path, closed: tuple[int, ...]) -> None:
     pid = tmp_path / "app.pid"
