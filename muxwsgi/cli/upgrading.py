@@ -161,7 +161,10 @@ class Upgrading:
         return False
 
     def close(self) -> None:
-        """In a worker: close the ends of the masters' pairs, so that a master which ends is noticed."""
+        """In a child of the master: close the ends of the masters' pairs, so that a master which ends is noticed, and the sockets that nobody
+        serves, because a client could connect to them as long as a process has them."""
+        for each in self._given_up:
+            each.close()
         if self._successor is not None:
             self._successor.control.close()
         if self._before is not None:

@@ -281,7 +281,7 @@ class _Owner:
         announced = frozenset(each.address for each in listening if (each.socket, each.bind) not in known)
         try:
             admin = Admin.opened(values, self._upgrading.kept if before is None else before.admin.listening())
-        except OperatorError:
+        except BaseException:
             for each in listening:
                 if before is None or each.socket not in [kept.socket for kept in before.listening]:
                     each.close()
@@ -295,7 +295,7 @@ class _Owner:
                 extend_error_log(error_log, values, patience=PATIENCE)
             elif not same_logs(values, self._serving.values):
                 served.error_log = open_error_log(values)
-        except OperatorError:
+        except BaseException:
             served.close(before)
             raise
         return served
@@ -417,9 +417,10 @@ class _Owner:
             values = prepare_process(self._read())
             system = System.made(values, self._umask, self._serving.system, self._upgrading.pid_suffix)
             new = self._made(values, system, None, self._serving)
-        except (OperatorError, OSError) as error:
+        except Exception as error:  # no reload may end a master that serves, whatever the configuration makes of Python
             self._enter(self._serving)  # first, because it also says where the log goes
-            log.error("the reload failed, and what served before goes on: %s", error)
+            foreseen = isinstance(error, OperatorError | OSError)
+            log.error("the reload failed, and what served before goes on: %s", error, exc_info=None if foreseen else error)
             if system is not None:
                 system.close(self._serving.system)
             self._notifier.ready("the reload failed, and what served before goes on")

@@ -80,6 +80,20 @@ def test_a_reload_sets_the_new_mode_on_the_open_socket(tmp_path: Path) -> None:
     second[0].close()
 
 
+def test_a_socket_whose_queue_is_full_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as another:
+        listening.bind(str(path))
+        listening.listen(0)
+        client.connect(str(path))
+        another.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            another.connect(str(path))
+        with pytest.raises(OperatorError, match="Address already in use"):
+            listen_on([parse_bind(f"unix:{path}")], 10)
+        assert path.exists()
+
+
 def test_the_umask_of_a_program_s_other_threads_is_not_changed(tmp_path: Path) -> None:
     stop, modes = threading.Event(), set()
 

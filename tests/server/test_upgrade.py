@@ -219,6 +219,21 @@ def test_an_old_master_that_is_killed_leaves_its_place(tmp_path: Path) -> None:
         assert server.ask()[2] == str(new)
 
 
+def test_an_address_that_the_new_master_does_not_have_is_closed_in_all_its_processes(tmp_path: Path) -> None:
+    options = tmp_path / "options.toml"
+    with reserved_port() as reserved:
+        address = reserved.getsockname()
+        options.write_text(f'admin_bind = "127.0.0.1:{address[1]}"\n')
+        with service(tmp_path, "-c", "options.toml") as server:
+            socket.create_connection(address, timeout=5).close()
+            options.write_text("")
+            server.upgrade()
+            assert server.process.wait(30) == 0
+            assert server.ask()[0] == "first"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, timeout=5).close()
+
+
 def test_a_link_that_is_changed_leads_to_the_new_folder(tmp_path: Path) -> None:
     for version in ("one", "two"):
         (tmp_path / version).mkdir()

@@ -283,6 +283,18 @@ def test_workers_end_with_a_master_that_is_killed(folder: Path) -> None:
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
 
 
+def test_an_unforeseen_error_in_a_reload_leaves_what_serves(folder: Path) -> None:
+    options = folder / "options.py"
+    options.write_text("")
+    with serving(folder, "1", "-c", str(options)) as server:
+        # It is a text for the options, and `open` raises ValueError.
+        options.write_text("access_logfile = 'a\\0b'\nerror_logfile = 'a\\0b'\nbind = ['127.0.0.1:0', 'unix:" + str(folder) + "/new']\n")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_log("the reload failed, and what served before goes on")
+        assert len(answers(server, 2, workers=1)) == 1 and not (folder / "new").exists()
+        assert server.stop() == 0
+
+
 def test_a_worker_that_is_blocked_ends_with_a_master_that_is_killed_too(folder: Path) -> None:
     (folder / "options.py").write_text("kill_after = 0.5\n")
     with serving(folder, "1", "--graceful-timeout", "0.5", "-c", str(folder / "options.py")) as server:
