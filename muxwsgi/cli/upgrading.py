@@ -161,8 +161,8 @@ class Upgrading:
         return False
 
     def close(self) -> None:
-        """In a child of the master: close the ends of the masters' pairs, so that a master which ends is noticed, and the sockets that nobody
-        serves, because a client could connect to them as long as a process has them."""
+        """In a child of the master: close the ends of the masters' pairs, so that a master which ends is noticed. Close the sockets that
+        nobody serves: a client could connect to them as long as a process has them."""
         for each in self._given_up:
             each.close()
         if self._successor is not None:

@@ -44,7 +44,8 @@ class Board:
 
     def __init__(self) -> None:
         """Raises `OSError` if no memory or no descriptor is left."""
-        self._fd = os.memfd_create("muxwsgi-board", os.MFD_CLOEXEC)  # for the lock alone: a file with a size would be subject to RLIMIT_FSIZE
+        # For the lock alone: a file with a size would be subject to RLIMIT_FSIZE.
+        self._fd = os.memfd_create("muxwsgi-board", os.MFD_CLOEXEC)
         self._map = mmap.mmap(-1, _SIZE)
         self._words = memoryview(self._map)[: (_LOG_LEVEL + 1) * 8].cast("Q")
         self._put_name(0, UNDECIDED)
