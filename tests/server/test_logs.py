@@ -93,7 +93,9 @@ def file_limit(size: int) -> Callable[[], None]:
 
 def test_an_access_log_on_a_full_disk_loses_lines_and_no_request_and_neither_rotation_nor_stop_fail(tmp_path: Path) -> None:
     path = tmp_path / "access"
-    with ServerProcess(APP, "--access-logfile", str(path), "--access-logformat", "%(q)s" + "x" * 60, preexec=file_limit(256)) as server:
+    options = ("--access-logfile", str(path), "--access-logformat", "%(q)s" + "x" * 60)
+    whole = {"PYTHONDONTWRITEBYTECODE": "1"}  # Python would leave a part of a compiled module
+    with ServerProcess(APP, *options, preexec=file_limit(256), environment=whole) as server:
         for number in range(20):
             assert server.get(f"/?{number:02}") == HELLO
         server.wait_for_log("File too large; lines are lost, the traffic goes on")

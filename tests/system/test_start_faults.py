@@ -128,7 +128,8 @@ def test_a_limit_on_files_that_the_logs_reach_ends_no_worker(tmp_path: Path) -> 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    with ServerProcess(APP, "--access-logfile", str(log), preexec=limit) as server:
+    whole = {"PYTHONDONTWRITEBYTECODE": "1"}  # Python would leave a part of a compiled module
+    with ServerProcess(APP, "--access-logfile", str(log), preexec=limit, environment=whole) as server:
         workers = children_of(server.pid)
         for _ in range(40):
             assert server.get("/" + "p" * 100)[0] == 200
