@@ -369,6 +369,7 @@ class _Owner:
         return self._newest.settings
 
     def steer(self, live: Sequence[int]) -> None:
+        self.error_log.flush()  # what its reader has not taken: this master may log nothing more for days
         for each in self._listening():
             each.steer(live)
 

@@ -228,7 +228,12 @@ class Handover:
         if entry is None:
             return False
         fd, data = entry
-        message = _Message.of(data)
+        try:
+            message = _Message.of(data)
+        except (ValueError, TypeError, KeyError) as error:  # a reload after an update of this package: the sender has another version
+            close_descriptor(fd)
+            log.error("a connection that was handed over is closed: its message cannot be read: %r", error)
+            return True
         address = self._addresses.get(message.bind)
         if address is not None:
             self._begin(fd, message, address)

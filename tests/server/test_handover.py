@@ -359,6 +359,23 @@ def test_a_queue_that_is_full_is_tried_again(start: Callable[..., Workers]) -> N
     assert {client.ask() for client in clients} == {"new"}
 
 
+@pytest.mark.parametrize("message", [b"nonsense", b"[]", b'{"client": "a"}', b'{"bind": 1, "client": "a", "server": "b", "new": 1}'])
+def test_a_message_of_another_version_costs_its_connection_and_no_other(start: Callable[..., Workers], message: bytes) -> None:
+    workers = start()
+    old = workers.start("old")
+    client = workers.connect()
+    client.ask()
+    new = workers.start("new")
+    new.server._handover.stop()  # type: ignore[union-attr]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert workers.queue.put(theirs.fileno(), message)
+    new.server._handover._receiver = gevent.spawn(new.server._handover._receive)  # type: ignore[union-attr]
+    old.retire()
+    until(lambda: new.said == ["taken"])
+    assert client.ask() == "new"
+
+
 def test_a_process_without_a_free_descriptor_leaves_the_queue_to_others() -> None:
     queue = HandoverQueue()
     read_end, write_end = os.pipe()

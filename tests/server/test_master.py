@@ -390,6 +390,29 @@ def test_ttin_and_ttou_change_how_many_serve(how: Path) -> None:
         assert master.ended() == 0
 
 
+def test_a_storm_of_ttin_and_ttou_in_a_reload_ends_with_what_they_say(how: Path) -> None:
+    with running(how, 2) as master:
+        master.wait_for("ready . one", 2)
+        tell(how, "two slow")
+        master.send(signal.SIGHUP)
+        master.wait_for("boots .", 3)
+        for _ in range(20):
+            for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTIN, signal.SIGTTOU):
+                master.send(number)
+                time.sleep(0.005)
+        master.wait_for("reloaded True", 2)
+        master.send(signal.SIGUSR1)
+        master.wait_for("reopens")
+        size = 2
+        for name in re.findall("^master: SIG(TTIN|TTOU)", master.log, re.M):  # the kernel delivers one of several that wait
+            size = size + 1 if name == "TTIN" else max(1, size - 1)
+        children = Path(f"/proc/{master.process.pid}/task/{master.process.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == size, lambda: f"{size}: {children.read_text()} {master.log}")
+        assert "fail" not in master.log
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
 def test_winch_ends_the_workers_of_a_master_without_a_terminal(how: Path) -> None:
     with running(how, 2) as master:
         master.wait_for("ready .*", 2)

@@ -219,6 +219,37 @@ def test_an_old_master_that_is_killed_leaves_its_place(tmp_path: Path) -> None:
         assert server.ask()[2] == str(new)
 
 
+def test_reloads_in_the_middle_of_an_upgrade_lose_nothing(tmp_path: Path) -> None:
+    with service(tmp_path) as server:
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                try:
+                    server.ask()
+                except BaseException as error:
+                    failed.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            (tmp_path / "upgraded_app.py").write_text("import time\ntime.sleep(1.5)\n" + APPLICATION.replace("VERSION", "second"))
+            os.kill(server.process.pid, signal.SIGUSR2)
+            wait_for(lambda: (tmp_path / "app.pid.2").exists() and (tmp_path / "app.pid.2").read_text() != "", lambda: server.log)
+            new = int((tmp_path / "app.pid.2").read_text())
+            os.kill(server.process.pid, signal.SIGHUP)
+            os.kill(server.process.pid, signal.SIGUSR2)
+            assert server.process.wait(30) == 0
+            os.kill(new, signal.SIGHUP)
+            wait_for(lambda: server.log.count("worker is ready") >= 3, lambda: server.log)
+        finally:
+            done.set()
+            asking.join()
+        assert not failed and server.master == new and server.ask()[::2] == ["second", str(new)]
+        assert "there is a new master already" in server.log and "Traceback" not in server.log
+
+
 def test_an_address_that_the_new_master_does_not_have_is_closed_in_all_its_processes(tmp_path: Path) -> None:
     options = tmp_path / "options.toml"
     with reserved_port() as reserved:

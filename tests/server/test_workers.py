@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 wait_until = functools.partial(wait_for, patience=20)
 
 APPLICATION = """
-import os, time
+import os, resource, signal, time
 
 VERSION = "first"
 
@@ -37,6 +37,12 @@ def app(environ, start_response):
         time.sleep(2)
     if path == "/exit":
         os._exit(9)
+    if path == "/crash":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path == "/big":
+        start_response("200 OK", [("Content-Length", "20000000")])
+        return (b"x" * 100_000 for _ in range(200))
     body = f"{VERSION} {os.getpid()} {environ['wsgi.multiprocess']}".encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -281,6 +287,33 @@ def test_workers_end_with_a_master_that_is_killed(folder: Path) -> None:
         children = workers_of(server)
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
+
+
+def test_a_worker_that_crashes_is_named_with_its_signal_and_replaced(folder: Path) -> None:
+    with serving(folder, "2") as server:
+        with contextlib.suppress(ConnectionError, OSError):
+            server.get("/crash")
+        server.wait_for_log("has ended by SIGSEGV: another one starts", patience=30)
+        assert len(answers(server)) >= 1
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
+def test_a_slow_reader_of_a_big_response_gets_all_of_it(folder: Path, number: signal.Signals) -> None:
+    with serving(folder, "1") as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        received = len(sock.recv(1000))
+        server.send_signal(number)
+        server.wait_for_log_times("stopping:" if number == signal.SIGTERM else " ready", 1 if number == signal.SIGTERM else 2)
+        while data := sock.recv(1 << 20):
+            received += len(data)
+            if received < 2_000_000:
+                time.sleep(0.02)
+        assert received > 20_000_000
+        assert server.stop() == 0 and "were cut" not in server.log
 
 
 def test_an_unforeseen_error_in_a_reload_leaves_what_serves(folder: Path) -> None:

@@ -114,6 +114,39 @@ def test_a_full_pipe_on_standard_output_stops_nobody() -> None:
         os.close(writing)
 
 
+def test_what_a_full_pipe_has_not_taken_is_written_as_soon_as_it_is_read() -> None:
+    """Also by the master, which may log nothing more for days."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    read = bytearray()
+
+    def arrived(text: bytes) -> bool:
+        try:
+            read.extend(os.read(reading, 1 << 20))
+        except BlockingIOError:
+            pass
+        return text in read
+
+    try:
+        with ServerProcess(APP, stderr=writing) as server:
+            wait_for(lambda: arrived(b" ready\n"))
+            while True:
+                try:
+                    os.write(writing, b"x" * 4096)
+                except BlockingIOError:
+                    break
+            before = server.worker_pids
+            server.send_signal(signal.SIGHUP)
+            wait_for(lambda: len(server.worker_pids) == 1 and server.worker_pids != before)
+            read.clear()
+            wait_for(lambda: arrived(b"worker is ready") and arrived(b"has ended"), lambda: read.lstrip(b"x").decode())
+            assert server.stop() == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_nohup_makes_a_reload_of_the_terminal_s_sighup() -> None:
     with ServerProcess(APP, preexec=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None) as server:
         server.send_signal(signal.SIGHUP)
