@@ -7,6 +7,9 @@ A header says who the client is, so it is read only from peers in `proxy_allow_i
 such a bind there is no connection that is not a load balancer's. And an allowed peer has to send a header, because a client whose first
 bytes decided about that could send one itself (section 2 of HAProxy's document forbids to guess).
 
+A loopback address or a path is one of the load balancer's machine. If that is not this machine, the client keeps the load balancer's
+address: access lists, the guard and the trust in forwarding fields take loopback and unix sockets for this machine.
+
 How it is read
 --------------
 
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.route import Handler
-from muxwsgi.wire.peer import TrustedPeers
+from muxwsgi.wire.peer import TrustedPeers, is_on_loopback
 from muxwsgi.wire.proxy_header import LONGEST_V1, MalformedProxyHeader, ProxyHeader, header_length, parse_proxy_header
 from muxwsgi.wire.syscalls import clock
 
@@ -62,6 +65,9 @@ class ProxyProtocol:
         if header.client is not None and header.server is not None:
             connection.client, connection.server = header.client, header.server
             connection.trace.append(f"PROXY version {header.version}: the client {header.client!r}, through {through!r}")
+            if is_on_loopback(header.client) and not is_on_loopback(through):
+                connection.client = through
+                connection.trace.append("PROXY: it is on the load balancer's machine, so its address here is that one's")
         else:
             connection.trace.append(f"PROXY version {header.version}: {through!r} itself")
         self.handler(connection)

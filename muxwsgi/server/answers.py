@@ -108,11 +108,18 @@ class Answers:
     # Connections
 
     def _connections(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Connections with an id above `after`, `limit` of them, in the order of their ids; `more` if there are others behind them."""
+        """Connections with an id above `after`, in the order of their ids: at most `limit`, and as many as a message has room for;
+        `more` if there are others behind them."""
         found = sorted((top.id, line, top) for line in self._server.live if isinstance(top := line.top, Connection))
         found = [each for each in found if each[0] > question.get("after", 0)]
-        limit = min(question.get("limit", PAGE), PAGE)
-        return {"connections": [_described(line, top) for _, line, top in found[:limit]], "more": len(found) > limit}
+        described: list[dict[str, Any]] = []
+        size = 0
+        for _, line, top in found[: min(question.get("limit", PAGE), PAGE)]:
+            described.append(_described(line, top))
+            size += len(json.dumps(described[-1]))  # clients have chosen parts of it
+            if size > LONGEST // 2:
+                break
+        return {"connections": described, "more": len(found) > len(described)}
 
     def _close(self, question: dict[str, Any]) -> dict[str, Any]:
         """Cut the connection `id`."""

@@ -264,6 +264,9 @@ def test_any_range_field_means_bytes_of_the_file_or_nothing(value: str, size: in
         ("a.tar.gz", "application/gzip"),
         ("a.unknown", "application/octet-stream"),
         ("Makefile", "application/octet-stream"),
+        ("data:text/html,a.png", "image/png"),  # an upload may have such a name
+        ("http:a.html", "text/html; charset=utf-8"),
+        ("/folder/data:text/html,a.txt", "text/plain; charset=utf-8"),
     ],
 )
 def test_types_by_name(name: str, kind: str) -> None:

@@ -17,12 +17,17 @@ from hypothesis import strategies as st
 
 import muxwsgi
 from muxwsgi.errors import OperatorError
+from muxwsgi.events import Events
+from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.mux.matchers import prefix
+from muxwsgi.networks import parse_networks
 from muxwsgi.proxy import Proxy
 from muxwsgi.server.binds import parse_bind
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TrustSettings
+from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.proxy_header import SIGNATURE
 from tests.system.server_process import insecure_context
 from tests.waiting import until
@@ -103,6 +108,25 @@ def body(answer: bytes) -> str:
 
 
 # What a header changes
+
+
+@pytest.mark.parametrize("address", [("127.0.0.1", 5000), ("::1", 5000, 0, 0), "a path"])
+def test_a_client_on_the_machine_of_a_load_balancer_elsewhere_is_not_on_this_machine(address: Any) -> None:
+    """Clients on this machine may say who others are, and use the proxy without a rule."""
+    peers = TrustedPeers(parse_networks("10.0.0.0/8,127.0.0.1", "proxy_allow_ips"))
+    seen: list[Any] = []
+    handler = ProxyProtocol(lambda connection: seen.append(connection.client), "v2", peers, 10.0, Events())
+    for through, expected in ((("10.0.0.1", 9), ("10.0.0.1", 9)), (("127.0.0.1", 9), address)):
+        connection, far = connection_pair()
+        connection.client = through
+        if isinstance(address, str):
+            far.sendall(v2(b"a path".ljust(108, b"\0") * 2, family=0x31))
+        else:
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            host = socket.inet_pton(family, address[0])
+            far.sendall(v2(host * 2 + (5000).to_bytes(2, "big") * 2, family=0x21 if ":" in address[0] else 0x11))
+        handler(connection)
+        assert seen.pop() == expected
 
 
 @pytest.mark.parametrize("header", [V1, V2, with_checksum(TCP4 + tlv(4, bytes(3000)))], ids=["v1", "v2", "large"])

@@ -49,7 +49,8 @@ _TEXTS = ("application/json", "application/xml", "application/manifest+json", "a
 
 def content_type(name: str) -> str:
     """The Content-Type of a file by its name; texts are UTF-8."""
-    kind, coding = _TYPES.guess_type(name, strict=True)
+    # Of a URL it takes the type that is in a data: URL, and an upload may have any name. With a slash in front it is no URL.
+    kind, coding = _TYPES.guess_type("/" + os.path.basename(name), strict=True)
     if coding is not None:  # the file is the compressed one itself, and is sent as it is
         return {"gzip": "application/gzip", "br": "application/x-brotli"}.get(coding, "application/octet-stream")
     if kind is None:
