@@ -244,7 +244,7 @@ def test_the_page_of_options_is_what_the_table_says() -> None:
 def test_the_shipped_configuration_is_good() -> None:
     done = muxwsgi("check", APP, "-c", "conf/muxwsgi.toml", "--hijack", "none")
     assert done.returncode == 0, done.stderr
-    assert b"127.0.0.1:8000 (TLS off): http\n" in done.stdout
+    assert b"127.0.0.1:8000 (TLS off): http, http2\n" in done.stdout
 
 
 def test_the_shipped_configuration_shows_defaults_where_it_is_commented_out() -> None:

@@ -25,6 +25,8 @@ from tests.waiting import wait_for
 
 CONF = ROOT / "conf"
 APP = "tests.system.front_app"
+#: The path that checks ask for: the server answers it, and the application is not called.
+HEALTH = "/healthz"
 
 
 def answers(port: int) -> bool:
@@ -134,8 +136,9 @@ def test_haproxy_takes_its_file() -> None:
 
 def test_tls_passes_through_haproxy_and_a_server_that_is_down_gets_none(tmp_path: Path) -> None:
     text = (CONF / "haproxy.cfg").read_text()
+    assert f"option httpchk GET {HEALTH}\n" in text and f"`--health-path {HEALTH}`" in text
     with reserved_port() as reserved, reserved_port() as nobody, ServerProcess(
-        APP, "--proxy-protocol", "v2", tls=True, environment={"XDG_DATA_HOME": str(tmp_path)}
+        APP, "--proxy-protocol", "v2", "--health-path", HEALTH, tls=True, environment={"XDG_DATA_HOME": str(tmp_path)}
     ) as server:
         port = reserved.getsockname()[1]
         for pattern, new in (
@@ -163,6 +166,7 @@ def test_envoy_s_schema_has_all_fields_of_the_file() -> None:
     """No Envoy can be had as a package here: its published schema reads the file instead, with all types that it names."""
     envoy = bootstrap()
     (listener,), (cluster,) = envoy.static_resources.listeners, envoy.static_resources.clusters
+    assert cluster.health_checks[0].http_health_check.path == HEALTH
     manager = HttpConnectionManager()
     assert listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
     (route,) = manager.route_config.virtual_hosts[0].routes

@@ -149,6 +149,8 @@ def test_kubernetes_waits_longer_than_a_pod_may_take_to_end() -> None:
     arguments = container["args"]
     graceful = float(arguments[arguments.index("--graceful-timeout") + 1])
     assert pod["terminationGracePeriodSeconds"] >= slept + graceful + WorkerSettings().kill_after + 5
+    path = arguments[arguments.index("--health-path") + 1]
+    assert [container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe")] == [path, path]
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= WorkerSettings().boot_timeout
 
 
