@@ -105,8 +105,8 @@ _BY_SECTION = (
             "bind",
             ("-b", "--bind"),
             remark="several; TLS and redirect may differ per bind; `unix:PATH` and `fd://N` too, and `fd://NAME` for a socket that systemd "
-            "passes. Only the server's user can connect to a unix socket, because the umask is not 0 as in gunicorn: `unix:PATH,mode=660,group=www-data` "
-            "lets nginx connect",
+            "passes. The umask is not 0 as in gunicorn, so only the server's user can connect to a unix socket. "
+            "`unix:PATH,mode=660,group=www-data` lets nginx connect",
         ),
         Theirs("backlog", ("--backlog",)),
     ),
@@ -161,7 +161,12 @@ _BY_SECTION = (
         Theirs("worker_tmp_dir", ("--worker-tmp-dir",), why="no heartbeat is written to a file"),
         Theirs("user", ("-u", "--user"), read=_text, remark="the master stays root: [deployment.md](deployment.md#without-systemds-user)"),
         Theirs("group", ("-g", "--group"), read=_text, remark="the default is the group of the user; workers keep none of root's groups"),
-        Theirs("umask", ("-m", "--umask"), read=_octal, remark="as a flag always octal; the default is the umask of the start, and not 0: see `bind`"),
+        Theirs(
+            "umask",
+            ("-m", "--umask"),
+            read=_octal,
+            remark="as a flag always octal; the default is the umask of the start, and not 0: see `bind`",
+        ),
         Theirs("initgroups", ("--initgroups",)),
         Theirs("tmp_upload_dir", why="bodies are not written to files; `TMPDIR` says where the application's files go"),
         Theirs(
@@ -308,7 +313,11 @@ _BY_SECTION = (
         Theirs("asgi_loop", ("--asgi-loop",), why=_ASGI, harmless=("auto",)),
         Theirs("asgi_lifespan", ("--asgi-lifespan",), why=_ASGI, harmless=("auto",)),
         Theirs("asgi_disconnect_grace_period", ("--asgi-disconnect-grace-period",), why=_ASGI),
-        Theirs("websocket_max_message_size", ("--websocket-max-message-size",), why="the application says it: `muxwsgi.websocket.accept(environ, max_size=...)`, or its library"),
+        Theirs(
+            "websocket_max_message_size",
+            ("--websocket-max-message-size",),
+            why="the application says it: `muxwsgi.websocket.accept(environ, max_size=...)`, or its library",
+        ),
         Theirs("http_parser", ("--http-parser",), why="there is one parser, llhttp", harmless=("auto",)),
     ),
     *_settings(
