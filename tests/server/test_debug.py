@@ -76,6 +76,8 @@ def test_an_error_is_shown_with_a_console_that_wants_the_pin(server: ServerProce
         (["Forwarded: for=192.0.2.7"], "localhost"),
         (["X-Real-IP: 192.0.2.7"], "localhost"),
         (["CF-Connecting-IP: 192.0.2.7"], "localhost"),
+        (["Via: 1.1 front"], "localhost"),
+        (["X-Forwarded-Proto: https"], "localhost"),
         ([], "evil.example"),
     ],
 )
@@ -119,6 +121,8 @@ def test_a_request_is_local_only_if_everything_says_so() -> None:
     assert is_local({**local, "HTTP_HOST": "[::1]:8000", "REMOTE_ADDR": "::1"}) and is_local({**local, "HTTP_HOST": "app.localhost"})
     assert is_local({**local, "muxwsgi.fields": (("forwarded", 'for="127.0.0.1:80";by=x, For=[::1]'), ("X-Forwarded-For", "127.0.0.1, ::1"))})
     assert not is_local({**local, "REMOTE_ADDR": "192.0.2.1"}) and not is_local({**local, "REMOTE_ADDR": ""})
+    assert is_local({**local, "SERVER_PROTOCOL": "HTTP/1.1"})
+    assert not is_local({**local, "SERVER_PROTOCOL": "HTTP/1.0"})  # nginx as it is without further words, for anybody
     assert not is_local({**local, "HTTP_HOST": ""}) and not is_local({**local, "HTTP_HOST": "127.0.0.1.evil.example"})
     for client in (("192.0.2.1", 4), "", None, ("::ffff:192.0.2.1", 4)):
         connection = Connection()
