@@ -16,6 +16,7 @@ from muxwsgi.events import Events
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.h2.body import StreamBody
 from muxwsgi.settings import HTTPSettings
+from muxwsgi.websocket import accept
 from muxwsgi.wire.lifeline import sweep
 from tests.http2.conftest import Dialogue
 from tests.http2.frames import (
@@ -286,6 +287,21 @@ def test_the_connection_cannot_be_taken_over(talk: Talk, errors: Callable[[], li
     dialogue = talk(application).open(headers(1), headers(3, POST, end=False))
     assert (dialogue.response(1).status, dialogue.response(3).status) == ("200", "200")
     assert errors() == []
+
+
+@pytest.mark.parametrize("kind", ["websocket", "application"])
+def test_no_response_has_a_field_of_the_connection(talk: Talk, kind: str) -> None:
+    """curl and browsers take a response with one for malformed."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if kind == "websocket":
+            accept(environ)
+        start_response("426 Upgrade Required", [("Upgrade", "x"), ("Content-Type", "text/plain")])
+        return [b""]
+
+    response = talk(application).open(headers(1)).response()
+    assert response.status == "426"
+    assert not {name for head in response.heads for name, _ in head} & {"upgrade", "connection"}
 
 
 # Who waits for whom

@@ -20,6 +20,7 @@ __all__ = [
     "LENGTH",
     "MALFORMED",
     "METHOD",
+    "OF_CONNECTIONS",
     "PATH",
     "PRIORITY",
     "REGULAR",
@@ -60,6 +61,9 @@ _KINDS = {
     "expect": EXPECT,
     "priority": PRIORITY,
 }
+
+#: Names of fields that describe the connection (section 8.2.2). No message may have one.
+OF_CONNECTIONS = frozenset(name for name, kind in _KINDS.items() if kind == CONNECTION_SPECIFIC)
 
 #: A name in lower case (RFC 9113 section 8.2).
 _NAME = re.compile(TCHAR.replace("A-Z", "") + "+")

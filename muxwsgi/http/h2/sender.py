@@ -6,6 +6,7 @@ as the encoder's table does not change (see `encoder`).
 
 from muxwsgi.http.date import http_date
 from muxwsgi.http.h2.encoder import Encoder, Pair
+from muxwsgi.http.h2.field import OF_CONNECTIONS
 from muxwsgi.http.h2.frames import (
     CONTINUATION,
     DATA,
@@ -53,11 +54,14 @@ class OwnFields:
 
 
 def spelled(status: str, fields: list[tuple[str, str]]) -> bytes:
-    """Status and fields as `Sender.head` takes them: a line for each. No field can have a line break in it."""
+    """Status and fields as `Sender.head` takes them: a line for each. No field can have a line break in it. Fields that describe a
+    connection, such as Upgrade of a 426, are left out: with one a client takes the response for malformed (section 8.2.2)."""
     lines = [status[:3]]
     for name, value in fields:
-        lines.append(name.lower())
-        lines.append(value)
+        lower = name.lower()
+        if lower not in OF_CONNECTIONS:
+            lines.append(lower)
+            lines.append(value)
     return "\n".join(lines).encode("latin-1")
 
 
