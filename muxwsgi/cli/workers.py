@@ -472,7 +472,8 @@ class _Owner:
             served.system.give_logs()
         for each in {id(served.error_log): served.error_log for served in (self._serving, self._newest)}.values():
             each.reopen()
-        self._serve_beside(self._serving.admin)  # it writes to the error log too
+        if not self._stopping:  # no admin process starts then, and /readyz has to say that the service stops
+            self._serve_beside(self._serving.admin)  # it writes to the error log too
 
     def upgrade(self) -> None:
         self._upgrading.start(self._newest.all_listening, manual=self._newest.system.manual_upgrade)

@@ -249,6 +249,9 @@ def test_readyz_is_red_while_drained_while_stopping_and_while_a_worker_is_missin
             wait_for(lambda: [each for each in service.control.get("/status/connections")["connections"] if each["state"] == "active"])
             assert service.ctl("stop").returncode == 0
             wait_for(lambda: "stopping" in service.ask("/readyz")[1])
+            service.server.send_signal(signal.SIGUSR1)  # logrotate comes at any time
+            service.server.wait_for_log("logs reopened")
+            assert "stopping" in service.ask("/readyz")[1]
             done.touch()
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert service.server.ended() == 0
