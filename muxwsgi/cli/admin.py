@@ -1,6 +1,7 @@
 """The master's part of the admin bind and the control socket: it opens their sockets, and makes what their process needs. No gevent."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,10 @@ BACKLOG = 128
 TOKEN = 16
 
 #: Parts of the names of options whose values may be secrets. They are not shown.
-_SECRET = ("auth", "token", "password", "secret", "env")
+_SECRET = ("auth", "token", "password", "secret", "env", "logconfig_dict")
+
+#: User and password in a URL, such as that of `--upstream-proxy`.
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 
 Values = Mapping[str, Any]
 
@@ -134,5 +138,12 @@ def shown(values: Values) -> dict[str, Any]:
     for option in ALL:
         value = values[option.name]
         if value != option.default and value not in (None, []):
-            found[option.name] = "(not shown)" if any(part in option.name for part in _SECRET) and not isinstance(value, bool) else value
+            secret = any(part in option.name for part in _SECRET) and not isinstance(value, bool)
+            found[option.name] = "(not shown)" if secret else _without_userinfo(value)
     return found
+
+
+def _without_userinfo(value: Any) -> Any:
+    if isinstance(value, str):
+        return _USERINFO.sub("(not shown)@", value)
+    return [_without_userinfo(each) for each in value] if isinstance(value, list | tuple) else value
