@@ -139,19 +139,12 @@ def _served(read: Callable[[], dict[str, Any]], signals: Signals, serve: "Callab
 def proxy(config: str | None, check_config: bool, print_config: bool, **flags: Any) -> object:
     """Serve the forward proxy, for HTTP, SOCKS and clients that are redirected to it. It listens on 127.0.0.1:8080 by default."""
     if check_config or print_config:
-        _look(None, collect(flags, config, defaults=_PROXY_DEFAULTS), printing=print_config, of_proxy=True)
+        _look(None, _of_proxy(flags, config), printing=print_config, of_proxy=True)
         return None
     signals = _taken_signals()
 
     def read() -> dict[str, Any]:
-        values = collect(flags, config, defaults=_PROXY_DEFAULTS)
-        for name, why in (("mount", "a proxy has no paths; let a rule mount the application (--rules)"),
-                          ("wsgi_app", "`muxwsgi proxy` serves no application; `muxwsgi run` does")):
-            if values[name]:
-                raise OperatorError(f"{name}: {why}")
-        if values["workers"] != "1":
-            raise OperatorError("workers: `muxwsgi proxy` has one worker; `muxwsgi run` may have several")
-        return values
+        return _of_proxy(flags, config)
 
     def serve(role: "Role") -> None:
         from muxwsgi.cli.proxy import serve
@@ -177,13 +170,25 @@ def check(app: str | None, of_proxy: bool, config: str | None, print_config: boo
     given = [option.flag for option in PROXY_OPTIONS if flags[option.name] not in (None, ())]
     if given and not of_proxy:
         raise click.UsageError(f"{given[0]} needs --proxy")
-    values = collect(flags, config, defaults=_PROXY_DEFAULTS) if of_proxy else _of_application(flags, config)
+    values = _of_proxy(flags, config) if of_proxy else _of_application(flags, config)
     _look(app, values, printing=print_config, of_proxy=of_proxy)
 
 
 def _of_application(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
     """The values of options for an application, which may have a configuration file in its folder."""
     return collect(flags, config, proxy=False, find_file=True)
+
+
+def _of_proxy(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
+    """The values of options for `muxwsgi proxy`. Raises `OperatorError` for one that it has not."""
+    values = collect(flags, config, defaults=_PROXY_DEFAULTS)
+    for name, why in (("mount", "a proxy has no paths; let a rule mount the application (--rules)"),
+                      ("wsgi_app", "`muxwsgi proxy` serves no application; `muxwsgi run` does")):
+        if values[name]:
+            raise OperatorError(f"{name}: {why}")
+    if values["workers"] != "1":
+        raise OperatorError("workers: `muxwsgi proxy` has one worker; `muxwsgi run` may have several")
+    return values
 
 
 def _look(app: str | None, values: Mapping[str, Any], *, printing: bool, of_proxy: bool = False) -> None:
