@@ -88,8 +88,8 @@ class LogSettings:
 
     otel_traces: bool = setting(
         False,
-        "Make OpenTelemetry spans of requests, and export them by OTLP over HTTP. Needs muxwsgi[otel]. OpenTelemetry's variables say where "
-        "to, and the rest.",
+        "Make OpenTelemetry spans of requests, and export them by OTLP over HTTP. Needs muxwsgi[otel]. OpenTelemetry's variables name "
+        "the collector, and set the rest.",
         section=LOGS,
     )
 
