@@ -497,6 +497,30 @@ def test_memory_is_bounded_while_an_application_sends_and_never_receives() -> No
         assert served.results[0] < 200
 
 
+def test_a_client_that_sends_pings_without_end_does_not_keep_an_application_from_sending() -> None:
+    class Flooded:
+        """A connection from which something can be read at any time."""
+
+        sent = b""
+        pings = encode_frame(Frame(Opcode.PING, b""), masked=True) * 1000
+
+        def recv(self, size: int) -> bytes:
+            return self.pings
+
+        def sendall(self, data: bytes) -> None:
+            self.sent = data
+
+        def settimeout(self, timeout: float | None) -> None: ...
+
+        def on_drain(self, callback: Callable[[], object]) -> None: ...
+
+    connection: Any = Flooded()
+    ws = WebSocket(connection)
+    with gevent.Timeout(10):
+        ws.send("now")
+    assert connection.sent == b"\x81\x03now"
+
+
 def test_a_refusal_reaches_flask_as_an_http_exception() -> None:
     flask = pytest.importorskip("flask")
     app = flask.Flask(__name__)

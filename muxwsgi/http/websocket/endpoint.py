@@ -252,10 +252,15 @@ class WebSocket:
         self._frames.extend(self._parser.feed(data))
 
     def _take_what_has_come(self) -> None:
-        """Handle the frames that have come, without waiting, up to the first message."""
+        """Handle the frames that have come, without waiting, up to the first message. It reads once: to a client that sends pings without
+        end nothing could be sent otherwise, and an application that sends to many clients would never come to the next one."""
+        has_read = False
         with _Reading(self):
             while not self._waiting and self.close_code is None:
                 if not self._frames and not self._received:
+                    if has_read:
+                        return
+                    has_read = True
                     self.connection.settimeout(0)
                     try:
                         self._received = self.connection.recv(_BLOCK)
