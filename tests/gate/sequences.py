@@ -5,6 +5,10 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import hpack
+
+from tests.http2.frames import END_HEADERS, END_STREAM, HEADERS, OPENING, frame, window_update
+
 __all__ = ["BODY", "COUNTED", "REFERENCE_ROUNDS", "SEQUENCES", "Client"]
 
 BODY = b"Hello, World!"
@@ -47,7 +51,23 @@ KEEP_ALIVE: dict[str, tuple[Say, int]] = {
     "16 pipelined": (_always(HELLO * 16), 16),
 }
 
-SEQUENCES = ("reference", *KEEP_ALIVE, "TLS hello", "connection per request", "connection to a hijacker", "hello again", "hello, counted")
+
+def _fields_of(head: bytes) -> list[tuple[str, str]]:
+    """The fields of a request of HTTP/1.1, as HTTP/2 has them."""
+    line, *lines = head.decode().removesuffix("\r\n\r\n").split("\r\n")
+    pairs = [each.split(": ", 1) for each in lines]
+    fields = [(name.lower(), value) for name, value in pairs if name not in ("Host", "Connection")]
+    return [(":method", "GET"), (":scheme", "http"), (":authority", "www.example.com"), (":path", line.split(" ")[1]), *fields]
+
+
+#: The same for HTTP/2: the fields that the request with this number has, and requests that are sent at once
+HTTP2: dict[str, tuple[Callable[[int], list[tuple[str, str]]], int]] = {
+    "HTTP/2, 32 at once": (lambda number: _fields_of(HELLO), 32),
+    "HTTP/2, one at a time": (lambda number: _fields_of(HELLO), 1),
+    "HTTP/2, fields that change": (lambda number: _fields_of(_another_cookie(number)), 1),
+}
+
+SEQUENCES = ("reference", *KEEP_ALIVE, "TLS hello", "connection per request", "connection to a hijacker", *HTTP2, "hello again", "hello, counted")
 
 
 class Client:
@@ -69,6 +89,8 @@ class Client:
         self._keep_alive(context.wrap_socket(socket.create_connection(self._tls_address, timeout=60)), _always(HELLO), 1)
         self._one_each(HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), BODY)
         self._one_each(b"ECHO me", b"ECHO me")
+        for fields, requests in HTTP2.values():
+            self._http2(self._connect(), fields, requests)
         self._keep_alive(self._connect(), _always(HELLO), 1)
         self._exchange(self._control, b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n")
         self._keep_alive(self._connect(), _always(HELLO), 1)
@@ -82,6 +104,26 @@ class Client:
             with self._marked():
                 for number in range(WARM_UP, WARM_UP + COUNTED // requests):
                     self._exchange(connection, say(number), requests)
+
+    def _http2(self, connection: socket.socket, fields: Callable[[int], list[tuple[str, str]]], requests: int) -> None:
+        encoder = hpack.Encoder()
+        stream = 1
+
+        def exchange(number: int) -> None:
+            nonlocal stream
+            frames = []
+            for _ in range(requests):
+                frames.append(frame(HEADERS, END_HEADERS | END_STREAM, stream, encoder.encode(fields(number))))
+                stream += 2
+            self._exchange(connection, b"".join(frames), requests)
+
+        with connection:
+            connection.sendall(OPENING + window_update(0, 1 << 30))
+            for number in range(WARM_UP):
+                exchange(number)
+            with self._marked():
+                for number in range(WARM_UP, WARM_UP + COUNTED // requests):
+                    exchange(number)
 
     def _one_each(self, data: bytes, answer: bytes) -> None:
         for number in range(WARM_UP + COUNTED):

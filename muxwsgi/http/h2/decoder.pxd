@@ -16,7 +16,7 @@ cdef class Decoder:
     cdef long long _inserted, _changes, _block_changes
     cdef int _count, _size, _limit
     cdef Py_ssize_t _most, _far_too_much
-    cdef readonly bint too_large
+    cdef readonly bint remembers, too_large
 
     @cython.locals(
         data="const unsigned char*", end=Py_ssize_t, at=Py_ssize_t, total=Py_ssize_t, begun=bint, before="long long", fields=list,

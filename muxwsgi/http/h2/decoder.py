@@ -27,6 +27,7 @@ _RING = TABLE_SIZE // 32
 class Decoder:
     """The decoder of one connection.
 
+    remembers   whether the list that was returned last is returned again for the same block
     too_large   whether the last block had more than the given number of bytes in fields. The rest of them was left out
     """
 
@@ -43,6 +44,7 @@ class Decoder:
         "_most",
         "_ring",
         "_size",
+        "remembers",
         "too_large",
     )
 
@@ -61,11 +63,13 @@ class Decoder:
         self._block_changes = -1  # the changes when it was decoded
         self._at = 0
         self.too_large = False
+        self.remembers = False
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of `block`. The same block gives the same list, so nobody may change it. Raises `ConnectionFault`
         (COMPRESSION_ERROR, and ENHANCE_YOUR_CALM for one that is far too large)."""
         if self._block_changes == self._changes and block == self._block:
+            self.remembers = True
             return self._fields
         data = block  # a pointer in the compiled build
         end = len(block)
@@ -122,7 +126,8 @@ class Decoder:
                     raise ConnectionFault(ENHANCE_YOUR_CALM, "a field block is far too large when it is decoded")
             else:
                 fields.append(entry)
-        if before == self._changes and not self.too_large and end <= REMEMBERED_AT_MOST:
+        self.remembers = before == self._changes and not self.too_large and end <= REMEMBERED_AT_MOST
+        if self.remembers:
             self._block = block
             self._fields = fields
             self._block_changes = before

@@ -355,7 +355,7 @@ class Engine:
         try:
             if flags > 255:
                 raise StreamFault(PROTOCOL_ERROR, "a stream depends on itself")
-            stream.environ = requests.read(fields, decoder.too_large)
+            stream.environ = requests.read(fields, decoder.too_large, decoder.remembers)
             if stream.ended and requests.length > 0:
                 raise StreamFault(PROTOCOL_ERROR, "Content-Length of a request without a body")
         except StreamFault as fault:

@@ -15,6 +15,8 @@ cdef class Requests:
     cdef dict _shared, _template
     cdef list _fields
     cdef str _good_host
+    cdef Py_ssize_t _line_at_most, _fields_at_most, _field_at_most
+    cdef long long _body_at_most
     cdef readonly dict environ
     cdef readonly str method, target
     cdef readonly long long length
@@ -23,9 +25,9 @@ cdef class Requests:
 
     @cython.locals(
         environ=dict, method=str, scheme=str, authority=str, path=str, host=str, priority=str, regular=bint, kind=int, value=str, key=str,
-        each=Field, target=str, query=str,
+        each=Field, target=str, query=str, largest=int,
     )
-    cpdef dict read(self, list fields, bint too_large)
+    cpdef dict read(self, list fields, bint too_large, bint again)
 
 
 @cython.locals(pairs=list, each=Field)

@@ -4,7 +4,6 @@ A request that is malformed is an error of its stream (section 8.1.1). One that 
 asks, is answered with the same status as there.
 """
 
-import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -34,9 +33,6 @@ from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Requests", "check_trailers"]
 
-#: What a target is made of: see `http/h1/head.py`.
-_TARGET = re.compile(r"[!\"$-~]+")
-
 _LENGTH_DIGITS = 18
 
 #: What `SERVER_PROTOCOL` says, and the request line of the access log. The grammar of CGI wants both digits (RFC 3875 section 4.1.16).
@@ -54,8 +50,12 @@ class Requests:
     """
 
     __slots__ = (
+        "_body_at_most",
+        "_field_at_most",
         "_fields",
+        "_fields_at_most",
         "_good_host",
+        "_line_at_most",
         "_settings",
         "_shared",
         "_template",
@@ -71,6 +71,10 @@ class Requests:
     def __init__(self, settings: HTTPSettings, shared: dict[str, Any]) -> None:
         """`shared` is the part of the environ that all requests of the connection have."""
         self._settings = settings
+        self._line_at_most = settings.limit_request_line
+        self._fields_at_most = settings.limit_request_fields
+        self._field_at_most = settings.limit_request_field_size
+        self._body_at_most = settings.limit_request_body
         self._shared = shared
         self._fields: list[Field] | None = None  # of the last request, if it was in order
         self._template = shared  # its environ
@@ -83,8 +87,9 @@ class Requests:
         self.urgency = URGENCY
         self.sequential = False
 
-    def read(self, fields: list[Field], too_large: bool) -> dict[str, Any]:
-        """A new environ. Raises `StreamFault` for a request that is malformed, and `PeerError`. `too_large`: some fields are left out."""
+    def read(self, fields: list[Field], too_large: bool, again: bool) -> dict[str, Any]:
+        """A new environ. Raises `StreamFault` for a request that is malformed, and `PeerError`. `too_large`: some fields are left out.
+        `again`: the same list may be given for the next request, if that is the same."""
         if fields is self._fields:  # the same list, so it is the same request
             return self._template.copy()
         self._fields = None
@@ -96,6 +101,7 @@ class Requests:
         host: str | None = None
         priority: str | None = None
         regular = False
+        largest = 0
         self.length = -1
         self.expects_continue = False
         doubt: PeerError | None = None
@@ -104,6 +110,8 @@ class Requests:
         for each in fields:
             kind = each.kind
             value = each.value
+            if each.size > largest and kind > UNKNOWN_PSEUDO:
+                largest = each.size
             if kind == REGULAR:
                 regular = True
                 key = each.key
@@ -154,7 +162,7 @@ class Requests:
                         self.expects_continue = True
 
         # 2. The pseudo-fields (section 8.3.1).
-        if not method or not is_token(method):
+        if not method or (method != self.method and not is_token(method)):
             raise StreamFault(PROTOCOL_ERROR, "the method is missing or malformed")
         if method == "CONNECT":
             if path is not None or scheme is not None or not authority:
@@ -183,18 +191,16 @@ class Requests:
         environ["muxwsgi.fields"] = _sent(fields, authority, host)
 
         # 3. What is refused, with the statuses of HTTP/1.1.
-        settings = self._settings
-        if len(method) + len(target) + len(_VERSION) + 2 > settings.limit_request_line:
-            raise PeerError(414, f"the request line is longer than {settings.limit_request_line} bytes")
-        if not _TARGET.fullmatch(target):
+        if len(method) + len(target) + len(_VERSION) + 2 > self._line_at_most:
+            raise PeerError(414, f"the request line is longer than {self._line_at_most} bytes")
+        if not target.isascii() or not target.isprintable() or " " in target or "#" in target:  # see `_REQUEST_LINE` in http/h1/head.py
             raise PeerError(400, "the path has characters that a request-target cannot have")
         if too_large:
-            raise PeerError(431, f"the head is longer than {settings.limit_request_head} bytes")
-        if len(fields) > settings.limit_request_fields:
-            raise PeerError(431, f"more than {settings.limit_request_fields} header fields")
-        for each in fields:
-            if each.size - 30 > settings.limit_request_field_size and each.kind > UNKNOWN_PSEUDO:
-                raise PeerError(431, f"a header field is longer than {settings.limit_request_field_size} bytes")
+            raise PeerError(431, f"the head is longer than {self._settings.limit_request_head} bytes")
+        if len(fields) > self._fields_at_most:
+            raise PeerError(431, f"more than {self._fields_at_most} header fields")
+        if largest - 30 > self._field_at_most:
+            raise PeerError(431, f"a header field is longer than {self._field_at_most} bytes")
         if authority is None:
             raise PeerError(400, "the :authority and Host fields are missing")
         environ["HTTP_HOST"] = authority
@@ -204,16 +210,17 @@ class Requests:
             self._good_host = authority
         if doubt is not None:
             raise doubt
-        if settings.limit_request_body and self.length > settings.limit_request_body:
-            raise PeerError(413, f"the body is larger than {settings.limit_request_body} bytes")
+        if self._body_at_most and self.length > self._body_at_most:
+            raise PeerError(413, f"the body is larger than {self._body_at_most} bytes")
         if priority is None:
             self.urgency = URGENCY
             self.sequential = False
         else:
             self.urgency, incremental = parse_priority(priority)
             self.sequential = not incremental
-        self._template = environ.copy()
-        self._fields = fields
+        if again:
+            self._template = environ.copy()
+            self._fields = fields
         return environ
 
 
