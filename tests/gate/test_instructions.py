@@ -32,9 +32,9 @@ BUDGETS = {
     "TLS hello": (3.10, 1.60),
     "connection per request": (9.40, 3.20),
     "connection to a hijacker": (5.35, 2.25),
-    "HTTP/2, 32 at once": (9.0, 0.62),
-    "HTTP/2, one at a time": (9.0, 1.15),
-    "HTTP/2, fields that change": (9.0, 1.75),
+    "HTTP/2, 32 at once": (3.00, 0.62),
+    "HTTP/2, one at a time": (4.40, 1.13),
+    "HTTP/2, fields that change": (16.20, 2.01),
     "hello again": (2.48, 0.98),
     "hello, counted": (2.62, 0.99),
 }

@@ -143,6 +143,10 @@ def test_a_list_that_is_too_large_is_cut_and_the_table_goes_on() -> None:
     decoder.decode(b"\xbe" * 50 + b"\x40\x01c\x01d")
     assert pairs(decoder, b"\xbe") == [(b"c", b"d")]
     assert not decoder.too_large
+    decoder.decode(b"\xbf" * 20)
+    assert decoder.too_large
+    assert pairs(decoder, b"\xbe") == [(b"c", b"d")]  # which is remembered
+    assert not decoder.too_large
 
 
 def test_a_bomb_is_not_decoded_to_its_end() -> None:

@@ -70,6 +70,7 @@ class Decoder:
         (COMPRESSION_ERROR, and ENHANCE_YOUR_CALM for one that is far too large)."""
         if self._block_changes == self._changes and block == self._block:
             self.remembers = True
+            self.too_large = False  # as the block before may have been
             return self._fields
         data = block  # a pointer in the compiled build
         end = len(block)
