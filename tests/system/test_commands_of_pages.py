@@ -289,7 +289,7 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 #: Options on the pages that are other programs'.
-FOREIGN = {"--wheel": "build", "--version": "muxwsgi's own, made by click", "--on-timeout": "sslh", "--rounds": "tests.bench", "--help": "click"}
+FOREIGN = {"--wheel": "build", "--version": "muxwsgi's own, made by click", "--on-timeout": "sslh", "--kill-whom": "systemctl", "--rounds": "tests.bench", "--help": "click"}
 
 
 @pytest.mark.parametrize("page", PAGES)
