@@ -46,7 +46,7 @@ class HARFile(FlowSpool):
         keep: int = 5,
         max_queued: int = 64 << 20,
     ) -> None:
-        """Raises `OperatorError` if the file cannot be opened, or if another process writes it."""
+        """Raises `OperatorError` if the file cannot be opened."""
         secret = frozenset(name.lower() for name in redact)
         super().__init__(
             RecordFile(path, head=_HEAD, separator=b",\n", tail=_TAIL, max_bytes=max_bytes, keep=keep),

@@ -2,19 +2,27 @@
 
 The file is complete after every write, also if the format has a frame around its records (HAR): in one system call, the new records and the
 closing brackets replace the old closing brackets. The methods wait for the disk, so they are called in a thread.
+
+Several processes may write to the same file, such as the workers before and after a reload. Each locks the file while it writes.
 """
 
+import contextlib
+import errno
 import fcntl
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from time import monotonic, sleep
 
 from muxwsgi.errors import OperatorError
 
 __all__ = ["RecordFile"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: Seconds to wait for another process that writes to the file. It holds the lock for one batch.
+LOCK_TIMEOUT = 5.0
 
 
 class RecordFile:
@@ -32,7 +40,7 @@ class RecordFile:
     def __init__(
         self, path: str, *, head: bytes = b"", separator: bytes = b"", tail: bytes = b"", max_bytes: int = 0, keep: int = 5
     ) -> None:
-        """Raises `OperatorError` if the file cannot be opened, or if another process has locked it."""
+        """Raises `OperatorError` if the file cannot be opened, or if another process holds its lock for too long."""
         if max_bytes < 0:
             raise OperatorError(f"{path}: {max_bytes} is not a size to rotate at")
         if keep < 1:
@@ -47,8 +55,6 @@ class RecordFile:
         self._stuck = False  # a rotation failed, and that was logged
         try:
             self._open()
-        except BlockingIOError:
-            raise OperatorError(f"{path}: another process writes to it") from None
         except OSError as error:
             raise OperatorError(f"{path}: {error.strerror}") from error
         assert self._fd is not None
@@ -58,15 +64,24 @@ class RecordFile:
 
     def write(self, records: Sequence[bytes]) -> None:
         """Add all records. If that fails, it raises `OSError`, and none of them is in the file."""
-        size = sum(map(len, records)) + len(self._separator) * len(records)
-        if self._fd is not None and self._rotates_before(size):
-            self._rotate()
         if self._fd is None:
             self._open()
         assert self._fd is not None
         if not self._regular:
             _write_all(self._fd, b"".join(records))
             return
+        size = sum(map(len, records)) + len(self._separator) * len(records)
+        while True:
+            fd = self._fd
+            with self._locked(fd):
+                if self._rotates_before(size) or (self.max_bytes and not self._has_the_name(fd)):  # another process may have rotated it
+                    self._rotate()
+                if self._fd == fd:  # otherwise it is another file, with a lock of its own
+                    self._add(records)
+                    return
+
+    def _add(self, records: Sequence[bytes]) -> None:
+        assert self._fd is not None
         self._find_end(self._fd)
         data = self._separator.join(records)
         if self._end > len(self._head):
@@ -121,16 +136,38 @@ class RecordFile:
         if self._tail and not self._regular:
             raise OperatorError(f"{self.path}: it is not a regular file")
         if self._tail:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if status.st_size and not self._is_ours(fd, status.st_size):
-                log.warning("%s: the existing file is not a complete archive of muxwsgi: renamed to %s.1", self.path, self.path)
-                self._shift()
+            with self._locked(fd):
+                size = os.fstat(fd).st_size
+                ours = not size or self._is_ours(fd, size)
+                if ours:
+                    self._end = size - len(self._tail)
+                    self._find_end(fd)
+                else:
+                    log.warning("%s: the existing file is not a complete archive of muxwsgi: renamed to %s.1", self.path, self.path)
+                    self._shift()
+            if not ours:
                 self._open()
                 os.close(fd)
                 return
-            self._end = status.st_size - len(self._tail)
-            self._find_end(fd)
         self._fd = fd
+
+    @contextlib.contextmanager
+    def _locked(self, fd: int) -> Iterator[None]:
+        """Hold the lock of the file. Raises `TimeoutError` if another process does not release it in time: it may be stopped."""
+        give_up = monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() > give_up:
+                    raise TimeoutError(errno.ETIMEDOUT, "another process does not end its write") from None
+                sleep(0.002)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # a rotation has closed it, and with it the lock
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _is_ours(self, fd: int, size: int) -> bool:
         """Whether the file ends as this class writes it. A file of another program, or one that a crash cut, does not."""
@@ -141,6 +178,8 @@ class RecordFile:
         size = os.fstat(fd).st_size
         if not self._tail:
             self._end = size
+        elif self._is_ours(fd, size):
+            self._end = size - len(self._tail)  # another process may have written
         elif size < self._end + len(self._tail) or self._end < len(self._head):  # new, or truncated by another program
             self._end = 0
             os.ftruncate(fd, 0)

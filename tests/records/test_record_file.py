@@ -1,10 +1,13 @@
 """Records in a file: whole after every write, whatever the disk does; 0600; rotated."""
 
+import fcntl
 import json
 import logging
 import os
 import resource
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.records import record_file
 from muxwsgi.records.record_file import RecordFile
 
 FRAME = {"head": b"[\n", "separator": b",\n", "tail": b"\n]\n"}
@@ -188,12 +192,41 @@ def test_a_framed_file_that_is_not_whole_is_moved_aside(tmp_path: Path, found: b
     assert read(tmp_path / "file") == [3] and (tmp_path / "file.1").read_bytes() == found
 
 
-def test_a_framed_file_has_one_writer(tmp_path: Path) -> None:
-    first = RecordFile(str(tmp_path / "file"), **FRAME)  # type: ignore[arg-type]
-    with pytest.raises(OperatorError, match="another process writes to it"):
-        RecordFile(str(tmp_path / "file"), **FRAME)  # type: ignore[arg-type]
-    first.close()
-    RecordFile(str(tmp_path / "file"), **FRAME).close()  # type: ignore[arg-type]
+WRITER = """
+import sys
+from muxwsgi.records.record_file import RecordFile
+file = RecordFile(sys.argv[1], head=b"[\\n", separator=b",\\n", tail=b"\\n]\\n", max_bytes=int(sys.argv[3]))
+for number in range(100):
+    file.write([b'[%s, %d]' % (sys.argv[2].encode(), number)])
+"""
+
+
+@pytest.mark.parametrize("max_bytes", [0, 500])
+def test_several_processes_may_write_to_a_framed_file(tmp_path: Path, max_bytes: int) -> None:
+    """As the workers before and after a reload do."""
+    path = tmp_path / "file"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(number), str(max_bytes)]) for number in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    files = sorted(tmp_path.iterdir())
+    records = [record for each in files for record in json.loads(each.read_bytes())]
+    assert len(files) == (6 if max_bytes else 1), "the file, and the five old ones that are kept"
+    assert len(records) == 300 or max_bytes
+    for number in range(3):
+        mine = [count for writer, count in json.loads(path.read_bytes()) if writer == number]
+        assert mine == sorted(mine)
+
+
+def test_a_process_that_holds_the_lock_does_not_hold_others_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_file, "LOCK_TIMEOUT", 0.05)
+    file = RecordFile(str(tmp_path / "file"), **FRAME)  # type: ignore[arg-type]
+    with (tmp_path / "file").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="another process"):
+            file.write([record(file, 1)])
+        with pytest.raises(OperatorError, match="another process"):
+            RecordFile(str(tmp_path / "file"), **FRAME)  # type: ignore[arg-type]
+    file.write([record(file, 1)])
+    assert read(tmp_path / "file") == [1]
 
 
 def test_a_pipe_is_written_to_and_never_rotated(tmp_path: Path) -> None:
