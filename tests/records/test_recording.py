@@ -137,6 +137,18 @@ def test_what_passed_is_in_both_files_when_the_proxy_has_ended(
         assert marks == sorted(marks) and marks and marks[0] >= 0, flow["timings"]
 
 
+def test_both_files_go_on_through_a_reload(recording: Callable[..., RecordingProxy], origin: int, tmp_path: Path) -> None:
+    proxy = recording("--flows", str(tmp_path / "flows"), "--har", str(tmp_path / "har"))
+    proxy.get(f"http://127.0.0.1:{origin}/before")
+    proxy.signal(signal.SIGHUP)
+    proxy.said(r"has ended")  # the worker before
+    proxy.get(f"http://127.0.0.1:{origin}/after")
+    assert proxy.end() == 0
+    urls = [f"http://127.0.0.1:{origin}/{path}" for path in ("before", "after")]
+    assert [flow["request"]["url"] for flow in lines(tmp_path / "flows")] == urls
+    assert [entry["request"]["url"] for entry in read_har(tmp_path / "har")] == urls
+
+
 def test_the_log_can_be_followed_while_the_proxy_runs_and_moved_away(
     recording: Callable[..., RecordingProxy], origin: int, tmp_path: Path
 ) -> None:
