@@ -65,7 +65,7 @@ lint: $(VENV)/tests.stamp
 $(COMPILED)/stamp: $(VENV)/tests.stamp $(shell find $(COPIED) -type f -not -path '*/__pycache__/*' -not -path '*/*.egg-info/*')
 	@echo "== compiling the hot files"
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED) && cp -R $(COPIED) $(COMPILED)/
-	@$(BIN)/python setup.py -q build_ext --build-lib $(COMPILED) --build-temp build/temp
+	@$(BIN)/python setup.py -q build_ext -j 2 --build-lib $(COMPILED) --build-temp build/temp
 	@touch $@
 
 bench: $(BENCH_VENV)/muxwsgi.stamp  ## muxwsgi and its peers in turn under the same loads; BENCH="--group http --rounds 3"
@@ -88,6 +88,7 @@ $(VENV)/apps.stamp: $(VENV)/base.stamp apps/hijack-echo/setup.py apps/hijack-res
 $(VENV)/tests.stamp: $(VENV)/apps.stamp pyproject.toml
 	@echo "== installing what the tests need"
 	@$(BIN)/python -m pip install $(PIP_QUIET) --editable '.[tests]'
+	@$(BIN)/python -m pip install $(PIP_QUIET) --no-deps --upgrade --target $(VENV)/envoy 'xds-protos>=1.85'
 	@touch $@
 
 $(BENCH_VENV)/stamp: setup.py tests/bench/packages.py

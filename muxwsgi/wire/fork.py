@@ -39,6 +39,7 @@ from gevent.hub import Hub
 from greenlet import greenlet
 
 from muxwsgi.wire.abandoned_hub import abandon, refuse_others
+from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.syscalls import close_now
 
 __all__ = ["REASON", "Inherited", "end_child", "is_child", "leave_to_parent", "serving", "stopped_serving"]
@@ -175,7 +176,7 @@ def _before_exec() -> bool:
 def _forsake_all(things: Iterable[Any]) -> None:
     for thing in things:
         try:
-            if isinstance(thing, socket.socket | gevent.socket.socket):
+            if isinstance(thing, PlainSocket | gevent.socket.socket):
                 _close_quietly(thing)
             else:
                 thing.forsake()

@@ -74,9 +74,10 @@ def test_logs_whose_folder_was_moved_away_are_written_on_and_that_is_said_once(t
 
 
 def test_logs_are_reopened_by_their_first_name_after_a_chdir_of_the_operator(tmp_path: Path) -> None:
-    name = os.path.relpath(tmp_path / "error", Path.cwd())
+    """A relative name begins at the folder of --chdir, as docs/configuration.md says."""
     (tmp_path / "elsewhere").mkdir()
-    with ServerProcess(APP, "--error-logfile", name, "--pythonpath", str(Path.cwd()), "--chdir", str(tmp_path / "elsewhere")) as server:
+    options = ["--error-logfile", "../error", "--pythonpath", str(Path.cwd()), "--chdir", str(tmp_path / "elsewhere")]
+    with ServerProcess(APP, *options, error_log=tmp_path / "error") as server:
         wait_for(lambda: "listening" in (tmp_path / "error").read_text())
         (tmp_path / "error").rename(tmp_path / "rotated")
         server.send_signal(signal.SIGUSR1)

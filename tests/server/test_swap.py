@@ -193,7 +193,7 @@ def test_hijackers_are_swapped_too_and_those_at_work_are_told_to_drain() -> None
                     assert refused.recv(1) == b""
                 except ConnectionResetError:
                     pass  # bytes were left unread
-            assert server.turned_away.counts["unmatched"] == 1 and [route.name for route in server.routes] == ["http"]
+            assert server.turned_away.counts["unmatched"] == 1 and [route.name for route in server.routes] == ["http", "http2"]
         until(lambda: not server.connections)
 
 

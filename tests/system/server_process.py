@@ -67,6 +67,7 @@ class ServerProcess:
         self._lines: list[str] = []
         self._error_log = error_log or _error_log_of(options)
         self._error_log_is_elsewhere = any(option.startswith(("--error-logfile", "--log-config", "-c", "--config")) for option in options)
+        self._is_quiet = any(option.removeprefix("--log-level=") in ("warning", "error", "critical") for option in options)
         subcommand = ["proxy"] if app is None else ["run", app]
         command = [sys.executable, "-m", "muxwsgi", *subcommand, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
         self._process = subprocess.Popen(
@@ -134,9 +135,9 @@ class ServerProcess:
 
     def _serves(self) -> bool:
         """Whether its workers accept, and the master knows it. A client could connect before, and would wait in the backlog."""
-        if self._error_log is not None:
+        if self._error_log is not None and not self._is_quiet:
             return self._error_log.is_file() and " ready\n" in self._error_log.read_text()
-        if self._process.stderr is not None and not self._error_log_is_elsewhere:
+        if self._process.stderr is not None and not self._error_log_is_elsewhere and not self._is_quiet:
             return " ready\n" in self.log
         try:
             pids = self.worker_pids

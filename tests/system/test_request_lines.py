@@ -41,7 +41,7 @@ LINES = {
     "a line feed in front": (b"\nGET / HTTP/1.1\r\n", 400),
     "HTTP/2.0": (b"FOO / HTTP/2.0\r\n", 505),
     "HTTP/2.0, registered": (b"GET / HTTP/2.0\r\n", 505),
-    "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "nearly HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nsm\r\n\r\n", 505),
     "junk in front": (b"junk GET / HTTP/1.1\r\n", 400),
     "ftp": (b"GET ftp://h/x HTTP/1.1\r\n", 400),
     "ws": (b"GET ws://h/x HTTP/1.1\r\n", 400),
