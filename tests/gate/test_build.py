@@ -46,7 +46,7 @@ def test_the_command_runs_the_same_code() -> None:
 
 
 _CLASS = re.compile(r"^cdef class (\w+)(?:\((\w+)\))?:\n((?:(?:    .*)?\n)*)", re.M)
-_FIELDS = re.compile(r"^    cdef (?:public |readonly )?(?:long long|\w+) (\w+(?:, \w+)*)$", re.M)
+_FIELDS = re.compile(r"^    cdef (?:public |readonly )?(?:long long|unsigned int|unsigned long long(?:\[::1\])?|\w+) (\w+(?:, \w+)*)(?:\[[0-9]+\])?$", re.M)
 
 
 def typed_classes(source: Path) -> dict[str, tuple[str | None, set[str]]]:

@@ -87,17 +87,18 @@ def test_a_read_never_has_words_of_two_writes(page: SharedPage) -> None:
     entry = page.take(0, 1)
     with process(forever(lambda number: entry.write([number << 32 | number] * (1 + number % WORDS)))):
         give_up = time.monotonic() + 20
-        last = reads = 0
+        last = reads = lost = 0
         while reads < 1000 and time.monotonic() < give_up:
             words = entry.read()
-            assert words is not None
-            if words:
+            if words is None:
+                lost += 1  # the writer, which never rests here, was faster each time
+            elif words:
                 reads += 1
                 assert len(set(words)) == 1, "words of two writes"
                 number = words[0] & 0xFFFFFFFF
                 assert len(words) == 1 + number % WORDS and number >= last
                 last = number
-        assert reads > 100
+        assert reads > 100 > lost
 
 
 class HalfWritten:
