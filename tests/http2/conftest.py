@@ -1,7 +1,6 @@
 """Dialogues with the HTTP/2 handler, in memory: the test writes frames, and reads what comes back."""
 
 import errno
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from muxwsgi.events import Events
 from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
 from muxwsgi.testing import connection_pair
+from tests.http.conftest import errors  # noqa: F401  # a fixture
 from tests.http2.frames import OPENING, Frame, Response, Responses
 
 #: Seconds that a dialogue may take: a test that hangs fails.
@@ -104,13 +104,5 @@ def talk() -> Iterator[Callable[..., Dialogue]]:
         dialogue.client.finish()
         gevent.killall([dialogue.serving, dialogue.reading], timeout=PATIENCE)
 
-
-@pytest.fixture
-def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """What the error log says, from warnings on."""
-    logger = logging.getLogger("muxwsgi")
-    propagate, logger.propagate = logger.propagate, True
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    logger.propagate = propagate
 
 

@@ -27,25 +27,19 @@ COMPRESSION_ERROR = 0x9
 ENHANCE_YOUR_CALM = 0xB
 
 
-class ConnectionFault(Exception):
+class _Fault(Exception):
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ConnectionFault(_Fault):
     """The peer's error that ends the connection: GOAWAY with `code`, and `reason` as its debug data."""
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code, reason)
-        self.code = code
-        self.reason = reason
 
-    def __str__(self) -> str:
-        return self.reason
-
-
-class StreamFault(Exception):
+class StreamFault(_Fault):
     """The peer's error that ends one stream: RST_STREAM with `code`."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code, reason)
-        self.code = code
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason

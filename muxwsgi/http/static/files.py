@@ -13,7 +13,7 @@ from muxwsgi.http.environ import Environ
 from muxwsgi.http.file_wrapper import FileWrapper
 from muxwsgi.http.static.conditions import Validators, precondition, wanted_ranges
 
-__all__ = ["NotThere", "OpenFile", "respond"]
+__all__ = ["NotThere", "OpenFile", "answer", "respond"]
 
 Fields = list[tuple[str, str]]
 
@@ -101,10 +101,10 @@ def _respond(environ: Environ, start_response: Callable[..., Any], file: OpenFil
         start_response("304 Not Modified", kept)
         return []
     if ended == 412:
-        return _short(start_response, "412 Precondition Failed", [])
+        return answer(start_response, "412 Precondition Failed", [])
     ranges = wanted_ranges(environ, now, file.size)
     if ranges is not None and not ranges:
-        return _short(start_response, "416 Range Not Satisfiable", [("Content-Range", f"bytes */{file.size}")])
+        return answer(start_response, "416 Range Not Satisfiable", [("Content-Range", f"bytes */{file.size}")])
     if ranges is not None and len(ranges) > 1:
         return _several(start_response, file, fields, ranges)
     first, count = (0, file.size) if ranges is None else ranges[0]
@@ -124,7 +124,8 @@ def _respond(environ: Environ, start_response: Callable[..., Any], file: OpenFil
     return FileWrapper(opened)
 
 
-def _short(start_response: Callable[..., Any], status: str, fields: Fields) -> list[bytes]:
+def answer(start_response: Callable[..., Any], status: str, fields: Fields) -> list[bytes]:
+    """Answer with `status` and its phrase as text, instead of a file."""
     start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *fields])
     return [f"{status[4:]}\n".encode()]
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.environ import Environ, WSGIApplication
-from muxwsgi.http.static.files import Fields, NotThere, OpenFile, respond
+from muxwsgi.http.static.files import Fields, NotThere, OpenFile, answer, respond
 
 __all__ = ["StaticFiles", "WithStaticFiles", "content_type"]
 
@@ -72,7 +72,7 @@ class StaticFiles:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answer(start_response, "405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return answer(start_response, "405 Method Not Allowed", [("Allow", "GET, HEAD")])
         path = environ["PATH_INFO"].encode("latin-1")
         try:
             if path.endswith(b"/") or path == b"":
@@ -82,7 +82,7 @@ class StaticFiles:
             name = _relative(path)
             return self._send(environ, start_response, name)
         except NotThere:
-            return _answer(start_response, "404 Not Found", [])
+            return answer(start_response, "404 Not Found", [])
         except _IsFolder:
             return _to_folder(environ, start_response)
 
@@ -179,9 +179,4 @@ def _to_folder(environ: Environ, start_response: Callable[..., Any]) -> list[byt
     place = environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"] + "/"
     place = "/" + quote(place.encode("latin-1")).lstrip("/")
     query = environ.get("QUERY_STRING")
-    return _answer(start_response, "308 Permanent Redirect", [("Location", f"{place}?{query}" if query else place)])
-
-
-def _answer(start_response: Callable[..., Any], status: str, fields: Fields) -> list[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *fields])
-    return [f"{status[4:]}\n".encode()]
+    return answer(start_response, "308 Permanent Redirect", [("Location", f"{place}?{query}" if query else place)])

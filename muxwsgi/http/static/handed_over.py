@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.environ import Environ, WSGIApplication
-from muxwsgi.http.static.files import NotThere, OpenFile, respond
+from muxwsgi.http.static.files import NotThere, OpenFile, answer, respond
 from muxwsgi.http.static.folder import content_type
 
 __all__ = ["HandedOver"]
@@ -51,8 +51,7 @@ class HandedOver:
             file = OpenFile(path, root)
         except NotThere:
             log.error("%s: %s is not a file below a folder that was named for it", name, value)
-            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [b"Not Found\n"]
+            return answer(start_response, "404 Not Found", [])
         if not any(field.lower() == "content-type" for field, _ in fields):
             fields.append(("Content-Type", content_type(os.fsdecode(path))))
         return respond(environ, start_response, file, fields)

@@ -217,20 +217,23 @@ class WebSocket:
         connection = self.connection
         while not self._received:
             try:
-                self._received = self._recv(give_up)
+                self._take_in(self._recv(give_up))
             except Expired:
                 if self._sent_close or self._pinged or self._ping_interval is None:
                     raise
                 self.ping()
                 self._pinged = self._ping_timeout is not None
                 connection.idle_timeout = self._ping_timeout if self._pinged else self._ping_interval
-                continue
-            if not self._received:
-                raise ConnectionResetError("the connection has ended without a Close frame")
-            if self._pinged:
-                self._pinged = False
-                connection.idle_timeout = self._ping_interval
         self._parse()
+
+    def _take_in(self, data: bytes) -> None:
+        """Bytes that were read: the client is there. Raises `ConnectionResetError` at the end of the stream."""
+        if not data:
+            raise ConnectionResetError("the connection has ended without a Close frame")
+        self._received = data
+        if self._pinged:
+            self._pinged = False
+            self.connection.idle_timeout = self._ping_interval
 
     def _recv(self, give_up: float | None) -> bytes:
         connection = self.connection
@@ -263,10 +266,7 @@ class WebSocket:
                     has_read = True
                     self.connection.settimeout(0)
                     try:
-                        self._received = self.connection.recv(_BLOCK)
-                        if not self._received:
-                            self._end(NO_CLOSE, "the connection has ended without a Close frame")
-                            return
+                        self._take_in(self.connection.recv(_BLOCK))
                     except BlockingIOError:
                         return
                     except OSError as error:
@@ -274,8 +274,6 @@ class WebSocket:
                         return
                     finally:
                         self.connection.settimeout(None)
-                    self._pinged = False
-                    self.connection.idle_timeout = self._ping_interval
                 self._take_frame(None) if self._frames or self._parser.fault is not None else self._parse()
 
     def _handle(self, frame: Frame) -> None:
