@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from muxwsgi.cli.system import PID_SUFFIX
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.binds import Listening, place
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.notify import Notifier
+from muxwsgi.server.page import SharedPage
 from muxwsgi.server.passed import is_passed, passed_sockets
 from muxwsgi.server.upgrade import Successor, inherited, start_successor
 from muxwsgi.settings import ServerSettings
@@ -29,14 +31,17 @@ class Upgrading:
 
     kept        the sockets that the older one has left
     promoted    whether this master owns the pid file and the unix sockets
+    queue       through which its workers hand over connections, and to which those of an older master do
     """
 
-    def __init__(self, folder: str, umask: int, notifier: Notifier) -> None:
-        """Raises `OperatorError`."""
+    def __init__(self, folder: str, umask: int, notifier: Notifier, page: SharedPage) -> None:
+        """`page` is of this master's workers. Raises `OperatorError`, and `OSError` if no descriptor is left."""
+        self._page = page
         self._folder = folder
         self._umask = umask
         self._notifier = notifier
         self._before = inherited()
+        self.queue = HandoverQueue(None if self._before is None else self._before.handover)
         self._successor: Successor | None = None
         self._successor_serves = False
         self._manual = False
@@ -64,10 +69,10 @@ class Upgrading:
         """The workers are ready. Returns whether this master is to be promoted now."""
         if self.promoted or self._before is None:
             return False
+        self._before.say_ready(self._page.common_binds(), beside=manual)
         if manual:
             log.info("this master serves beside the old one, until that one is told to end")
             return False
-        self._before.say_ready()
         self._before.control.close()
         return True
 
@@ -98,11 +103,14 @@ class Upgrading:
         else:
             opened = [(place(each.bind), [one.fileno() for one in each.sockets]) for each in sockets if each.bind.fd is None]
             kept = [each.bind.fd for each in sockets if each.bind.fd is not None and not is_passed(each.bind.fd)]
+            following = self.queue.following
+            assert following is not None
             try:
                 self._successor = start_successor(
                     opened,
                     [(each.fd, each.name) for each in passed_sockets()],
                     kept,
+                    [each.fileno() for each in following.sockets],
                     folder=self._folder,
                     umask=self._umask,
                     environ={**os.environ, **self._notifier.variables},
@@ -143,6 +151,7 @@ class Upgrading:
     def _successor_says(self) -> bool:
         assert self._successor is not None
         said = self._successor.hear()
+        self._page.followers = self._successor.binds if said is not False else ()
         if said:
             log.info("the new master serves, with the process id %d: this one ends", self._successor.pid)
             self._successor_serves = True

@@ -32,6 +32,7 @@ from muxwsgi.observe.standard_streams import take_streams
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.board import Board
 from muxwsgi.server.front_contexts import front_contexts
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
@@ -106,7 +107,7 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
     except OSError as error:
         raise _not_started(error) from error
     try:
-        master = Master(owner, owner.page, owner.board)
+        master = Master(owner, owner.page, owner.board, owner.queue)
         master.beside = owner.beside
         for name in BEFORE_FORK:
             import_module(name)
@@ -237,13 +238,13 @@ class _Owner:
         self._umask = current_umask()
         self._notifier = Notifier(os.environ)
         self._stopping = False
-        self._upgrading = Upgrading(self._folder, self._umask, self._notifier)
+        self.page = SharedPage(GAUGES)
+        self._upgrading = Upgrading(self._folder, self._umask, self._notifier, self.page)
         values = prepare_process(values)
         # Before the log is opened, because it may belong to the workers' user.
         system = System.made(values, self._umask, pid_suffix=self._upgrading.pid_suffix)
         self.beside = SideProcess("admin process")
         try:
-            self.page = SharedPage(GAUGES)
             self.board = Board()
             self._introductions = Introductions()
             error_log = ErrorLog(values["error_logfile"])
@@ -307,6 +308,10 @@ class _Owner:
     @property
     def error_log(self) -> ErrorLog:
         return self._newest.error_log
+
+    @property
+    def queue(self) -> HandoverQueue:
+        return self._upgrading.queue
 
     # In a worker
 

@@ -13,6 +13,9 @@ question was answered. All other connections end by grace (`drain.py`).
 some accepting worker does not have, or has with other settings (`Entry.binds`). If the socketpair is full, or the kernel has too many
 descriptors in flight (ETOOMANYREFS), the sender tries again at its next look, until its grace ends.
 
+**To a new master** (`server/upgrade.py`): its workers read another queue, `HandoverQueue.following`. A worker that retires puts connections
+there if no other worker of its own master accepts, and if the new workers have the bind (`SharedPage.followers`).
+
 **Nothing stays in the queue.** If no other worker accepts, because all end or have `max_connections`, workers that end take the
 descriptors back. If none is left that ends, a descriptor waits in the queue until a worker has room, as clients do in the backlog. A
 process without a free descriptor does not read the queue, because the kernel would drop what it cannot deliver.
@@ -32,7 +35,7 @@ from gevent.event import Event
 
 from muxwsgi.errors import HandedOver
 from muxwsgi.server.gate import Gate
-from muxwsgi.server.page import Entry
+from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.serving import Serving
 from muxwsgi.wire.acceptor import GATE_PAUSE, ConnectionGreenlet
 from muxwsgi.wire.connection import Connection
@@ -55,6 +58,9 @@ log = logging.getLogger("muxwsgi.error")
 
 #: Seconds until the next attempt if this process has no free descriptor.
 WITHOUT_DESCRIPTORS = 0.2
+
+#: The version of `_Message`. Increase it if another release could not read the message: then connections end by grace in an upgrade.
+FORMAT = 1
 
 #: Lines of `Connection.trace` that are handed over, and characters of each.
 _TRACE, _TRACE_LINE = 8, 500
@@ -93,8 +99,8 @@ class _Message:
 
 
 def word_of(listening: "Listening") -> int:
-    """A word for a bind and its settings, the same in all workers; not 0."""
-    text = f"{listening.address} {listening.bind}"
+    """A word for a bind, its settings and the format of messages, the same in all workers; not 0."""
+    text = f"{FORMAT} {listening.address} {listening.bind}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
@@ -139,11 +145,11 @@ class Handover:
 
     def possible(self) -> bool:
         """Whether another worker would take a connection."""
-        return bool(self._taken_by_others() & set(self._addresses))
+        return bool(self._takers()[0] & set(self._addresses))
 
     def give(self) -> None:
         """Hand over all connections that rest now. Call it again for those that rest later, or for which the queue had no room."""
-        taken = self._taken_by_others()
+        taken, queue = self._takers()
         if not taken:
             return
         composition = self._composition()
@@ -168,7 +174,7 @@ class Handover:
                 [text[:_TRACE_LINE] for text in connection.trace[:_TRACE]],
             )
             try:
-                if not self._queue.put(fd, message.encoded()):
+                if not queue.put(fd, message.encoded()):
                     return
             except OSError as error:
                 log.error("connections cannot be handed over: %s", error.strerror)
@@ -178,18 +184,19 @@ class Handover:
 
     def take_back(self) -> None:
         """If no other worker accepts, serve what is in the queue, so that it does not stay there."""
-        if any(entry.accepts for entry in self._others()):
+        if self._others_accept():
             return
         while self._take():
             pass
 
-    def _others(self) -> list[Entry]:
-        return [entry for entry in self._page.entries() if entry.index != self._entry.index]
+    def _others_accept(self) -> bool:
+        return any(entry.accepts for entry in self._page.entries() if entry.index != self._entry.index)
 
-    def _taken_by_others(self) -> frozenset[int]:
-        """The binds that each accepting worker has. Any of them may be the one that receives."""
-        binds = [entry.binds for entry in self._others() if entry.accepts]
-        return frozenset.intersection(*binds) if binds else frozenset()
+    def _takers(self) -> tuple[frozenset[int], HandoverQueue]:
+        """The binds of the workers that take connections now, and their queue: those of this master, or else those of a new one."""
+        if self._queue.following is None or self._others_accept():
+            return self._page.common_binds(self._entry.index), self._queue
+        return self._page.followers, self._queue.following
 
     # The worker that receives
 
@@ -239,7 +246,8 @@ class Handover:
             self._begin(fd, message, address)
             return True
         # Two reloads follow closely, and the second one has no such bind.
-        put_back = message.bind in self._taken_by_others() and self._queue.put(fd, data)
+        taken, queue = self._takers()
+        put_back = message.bind in taken and queue.put(fd, data)
         close_descriptor(fd)
         if not put_back:
             log.warning("a connection from %s is closed: its bind is not served any more", message.client)

@@ -1,4 +1,8 @@
-"""`HandoverQueue`: the socketpair through which workers hand over connections. Made by the master, so this module imports no gevent."""
+"""`HandoverQueue`: the socketpair through which workers hand over connections. Made by the master, so this module imports no gevent.
+
+A new master in place of the old one (`server/upgrade.py`) has another queue, which the old one has made: `following`. So workers of the old
+master can hand over to those of the new one, and those read only what is meant for them.
+"""
 
 import errno
 import os
@@ -15,28 +19,32 @@ _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS
 
 
 class HandoverQueue:
-    """A queue of descriptors, each with a message. All workers of a master put and get; each entry is got once."""
+    """A queue of descriptors, each with a message. All workers of a master put and get; each entry is got once.
 
-    def __init__(self) -> None:
-        """Raises `OSError` if no descriptor is left."""
-        # It keeps messages apart. The first socket is read, the second one is written.
-        self._out, self._in = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    following   the queue of a new master's workers; None in a queue that is the following one itself
+    """
+
+    def __init__(self, sockets: tuple[socket.socket, socket.socket] | None = None, *, is_following: bool = False) -> None:
+        """`sockets` are those of the old master's `following`; None makes new ones. Raises `OSError` if no descriptor is left."""
+        # SOCK_SEQPACKET keeps messages apart. The first socket is read, the second one is written.
+        self._out, self._in = sockets or socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._out.setblocking(False)
         self._in.setblocking(False)
+        self.following = None if is_following else HandoverQueue(is_following=True)
 
     @property
-    def sockets(self) -> tuple[socket.socket, socket.socket]:
-        """Both ends, which a process that is not a worker closes."""
-        return self._out, self._in
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """All ends, which a process that is not a worker closes: the one to read, the one to write, and those of `following`."""
+        return (self._out, self._in) if self.following is None else (self._out, self._in, *self.following.sockets)
 
     def fileno(self) -> int:
         """The descriptor that is readable when there is an entry."""
         return self._out.fileno()
 
     def close(self) -> None:
-        """Close both ends in this process."""
-        self._out.close()
-        self._in.close()
+        """Close all ends in this process."""
+        for each in self.sockets:
+            each.close()
 
     def put(self, descriptor: int, message: bytes) -> bool:
         """Add an entry. It has a copy of the descriptor. False if the queue is full for now, or `message` is too long. Does not wait.

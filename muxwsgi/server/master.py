@@ -159,13 +159,15 @@ class Master:
     queue   through which workers hand over connections. A child that is not a worker closes it
     """
 
-    def __init__(self, owner: Owner, page: SharedPage | None = None, board: Board | None = None) -> None:
-        """`page` and `board` are made if they are None. Raises `OSError` if no memory or no descriptor is left."""
+    def __init__(
+        self, owner: Owner, page: SharedPage | None = None, board: Board | None = None, queue: HandoverQueue | None = None
+    ) -> None:
+        """`page`, `board` and `queue` are made if they are None. Raises `OSError` if no memory or no descriptor is left."""
         self._owner = owner
         self.page = page or SharedPage()
         self.board = board or Board()
         self.board.put("muxwsgi_start_time_seconds", int(time() * 1e6))
-        self.queue = HandoverQueue()
+        self.queue = queue or HandoverQueue()
         self._size = owner.settings.workers  # workers of the generation that serves, or of the first one
         self._next_size = self._size  # workers of the generation that boots
         self._workers: dict[int, WorkerProcess] = {}

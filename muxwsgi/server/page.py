@@ -11,8 +11,8 @@ words have 64 bits. A cache line has 8 of them, and each line has one writer, so
                             free), number of the worker, state, time of the start
     8 to 15     line 1      written by the worker: time of the heartbeat, connections    -
                             now, whether it accepts, connections accepted so far
-    16 to 31    lines 2, 3  written by the worker, once: `BINDS` words for the binds     -
-                            on which it takes over connections
+    16 to 31    lines 2, 3  written by the worker, once: `BINDS` words for the binds     the same, of the workers
+                            on which it takes over connections                           of a new master
     32 to 39    line 4      written by the worker: sequence                              sequence
     40 to 1043              first copy of the counters: how many words, CRC-32, words    the same: sums of workers
     1044 to 2047            second copy of the counters                                  that have ended
@@ -281,7 +281,22 @@ class SharedPage:
         entry._end()
         self._words[_VERSION] += 1
 
+    @property
+    def followers(self) -> frozenset[int]:
+        """A word for each bind on which the workers of a new master take over connections. Written by the master."""
+        return self._retired.binds
+
+    @followers.setter
+    def followers(self, binds: Iterable[int]) -> None:
+        self._retired.binds = binds
+
     # In every process
+
+    def common_binds(self, besides: int | None = None) -> frozenset[int]:
+        """The binds on which all workers that accept take over connections, since any of them may be the one that does. The entry with the
+        index `besides` does not count."""
+        binds = [entry.binds for entry in self.entries() if entry.index != besides and entry.accepts]
+        return frozenset.intersection(*binds) if binds else frozenset()
 
     @property
     def version(self) -> int:

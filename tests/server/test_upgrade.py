@@ -18,6 +18,7 @@ import pytest
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.upgrade import VARIABLE, take_inherited
 from tests.ports import reserved_port
+from tests.server.test_handover_processes import read_answer
 from tests.system.server_process import ROOT
 from tests.waiting import wait_for
 
@@ -70,6 +71,10 @@ def ended(pid: int) -> bool:
         return True
 
 
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 @contextlib.contextmanager
 def service(folder: Path, *options: str, bind: str | None = None) -> Iterator[Service]:
     (folder / "upgraded_app.py").write_text(APPLICATION.replace("VERSION", "first"))
@@ -106,6 +111,45 @@ def test_a_new_master_takes_the_place_of_the_old_one_with_new_code_and_the_same_
         wait_for(lambda: server.log.count("workers are ready") == 4, lambda: server.log)
         assert "Traceback" not in server.log
     assert not (tmp_path / "app.pid").exists()
+
+
+class KeptConnection:
+    """A connection that its client keeps. `ask` is `Service.ask` on it, and raises if the server has closed it."""
+
+    def __init__(self, server: Service) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        self.head = b""
+
+    def ask(self) -> list[str]:
+        self._sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.head, body = read_answer(self._sock)
+        return body.decode().split()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def test_connections_at_rest_are_handed_over_to_the_new_master_s_workers(tmp_path: Path) -> None:
+    with service(tmp_path, "-w", "2") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(KeptConnection(server))) for _ in range(20)]
+        assert {client.ask()[2] for client in clients} == {str(server.process.pid)}
+        for _ in range(2):  # the second time by a master that has a queue of the first one
+            old = server.upgrade()
+            wait_for(lambda old=old: server.process.poll() is not None if old == server.process.pid else ended(old), lambda: server.log)
+            for client in clients:
+                assert client.ask()[2] == str(server.master)
+                assert b"connection: close" not in client.head.lower()
+
+
+def test_connections_of_a_bind_that_the_new_master_has_with_other_settings_get_one_more_answer(tmp_path: Path) -> None:
+    options = tmp_path / "options.toml"
+    options.write_text("")
+    with service(tmp_path, "-c", "options.toml") as server, contextlib.closing(KeptConnection(server)) as client:
+        client.ask()
+        options.write_text('proxy_protocol = "v1"\n')
+        old = server.upgrade()
+        assert client.ask()[2] == str(old) and b"Connection: close" in client.head
+        assert server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
@@ -168,8 +212,12 @@ def test_gunicorn_s_procedure_by_hand(tmp_path: Path) -> None:
             wait_for(lambda: second.exists() and "this master serves beside" in server.log.rpartition("a new master starts")[2], lambda: server.log)
             new = int(second.read_text())
             wait_for(lambda new=new: {server.ask()[2] for _ in range(4)} == {str(old), str(new)}, lambda: server.log)
+            kept = KeptConnection(server)
+            kept.ask()
             os.kill(old, signal.SIGWINCH)
-            wait_for(lambda new=new: {server.ask()[2] for _ in range(10)} == {str(new)}, lambda: server.log)
+            wait_for(lambda new=new: children_of(old) == [str(new)], lambda: server.log)
+            assert kept.ask()[2] == str(new) and b"connection: close" not in kept.head.lower()
+            kept.close()
             if go_back:
                 os.kill(old, signal.SIGHUP)
                 wait_for(lambda: str(old) in {server.ask()[2] for _ in range(4)}, lambda: server.log)
@@ -362,7 +410,7 @@ def test_no_descriptor_is_left_over_by_upgrades(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_somebody_else_has_set_is_an_error() -> None:
-    for text in ("", "{}", '{"control": 9999, "sockets": [], "passed": []}'):
+    for text in ("", "{}", '{"control": 9999, "sockets": [], "passed": [], "handover": []}'):
         environ = {VARIABLE: text}
         with pytest.raises(OperatorError, match="is for the process that SIGUSR2 starts"):
             take_inherited(environ)
