@@ -21,6 +21,7 @@ from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
+from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.server.reuse_port import LAST_HANDSHAKES
 from muxwsgi.server.server import Server
 from muxwsgi.signals import Signals, StopRequested
@@ -106,7 +107,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
         multiprocess=role.settings.workers > 1,
         worker=role.worker,
         contexts=role.contexts,
-        around=observers.around,
+        around=observers.around(passes_on=isinstance(app, ProxyApplication)),
         health=health_of(role),
     )
     watched = Watched(role, server)

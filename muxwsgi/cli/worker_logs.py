@@ -4,6 +4,7 @@ handlers."""
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import gevent
@@ -71,10 +72,9 @@ class Observers:
         if settings.request_id_header:
             self._request_ids = RequestIds(settings.request_id_header, trusts=trusts, responds=settings.request_id_response)
 
-    @property
-    def around(self) -> "tuple[Around, ...]":
-        """Functions that wrap the application, the outermost last."""
-        return tuple(each.around for each in (self._tracing, self._request_ids) if each is not None)
+    def around(self, *, passes_on: bool) -> "tuple[Around, ...]":
+        """Functions that wrap the application, the outermost last. `passes_on`: the application is a proxy."""
+        return tuple(partial(each.around, passes_on=passes_on) for each in (self._tracing, self._request_ids) if each is not None)
 
     @property
     def waiting(self) -> bool:

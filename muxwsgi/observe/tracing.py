@@ -1,17 +1,19 @@
-"""OpenTelemetry traces: a span for each request that the application gets. Needs the extra `otel`.
+"""OpenTelemetry traces: a span for each request that the application gets, and for each that a proxy sends on. Needs the extra `otel`.
 
 - **Context.** With a `traceparent` and `tracestate` (W3C Trace Context) of a trusted peer, the span is a child of the peer's. All other
   requests begin a trace: a client that chooses trace ids could make its requests part of another one's trace, and with the sampled flag
   have each of them recorded. What cannot be parsed is ignored, as the recommendation says (section 3.2).
 - **Passing on.** The environ's `HTTP_TRACEPARENT` and `HTTP_TRACESTATE` are those of the span, so an application that passes them on, or is
   instrumented, makes children of it. The span is also the current one of OpenTelemetry's context in the greenlet.
+- **In a proxy** the request that is sent on has a span too, of the kind client, which is a child of the request's. The upstream gets the
+  context of this span. CONNECT has no span: it would last as long as the tunnel, and be the parent of all requests inside.
 - **Sampling, exporter, resource** are configured by OpenTelemetry's variables (OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_ENDPOINT,
   OTEL_SERVICE_NAME and others). The provider is the server's alone. The application may set its own as the global one.
 - **Export.** Spans that have ended wait in memory, up to a limit, and a greenlet sends them in batches. Requests never wait. Spans beyond
   the limit, and those that the collector does not take, are lost and counted. OpenTelemetry's BatchSpanProcessor is not used, because its
   thread would be started again in children that the application forks.
 
-Names are those of the semantic conventions for HTTP servers 1.23 and later (stable).
+Names are those of the semantic conventions for HTTP servers and clients 1.23 and later (stable).
 """
 
 import logging
@@ -19,6 +21,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -27,6 +30,8 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
 from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.field_list import with_field
+from muxwsgi.http.upstream_span import KEY as UPSTREAM_SPAN
 from muxwsgi.wire.fork import leave_to_parent
 
 if TYPE_CHECKING:
@@ -53,14 +58,21 @@ _SECRET = re.compile(r"((?:^|&)(?:AWSAccessKeyId|Signature|sig|X-Goog-Signature)
 _current: "ContextVar[_Traced | None]" = ContextVar("muxwsgi.traced", default=None)
 
 
+#: The fields of W3C Trace Context, and their keys in an environ.
+_FIELDS = (("traceparent", "HTTP_TRACEPARENT"), ("tracestate", "HTTP_TRACESTATE"))
+
+
 class _Traced:
-    """The span of the request that this greenlet serves."""
+    """The span of the request with this environ, which this greenlet serves. `around` is that of the request that it is nested in: those
+    inside of a tunnel of the proxy are served by the greenlet that serves its CONNECT."""
 
-    __slots__ = ("span", "token")
+    __slots__ = ("around", "environ", "span", "token")
 
-    def __init__(self, span: "Span", token: "Token[Context]") -> None:
+    def __init__(self, span: "Span", token: "Token[Context]", environ: Environ, around: "_Traced | None") -> None:
         self.span = span
         self.token = token
+        self.environ = environ
+        self.around = around
 
 
 class Tracing:
@@ -114,11 +126,13 @@ class Tracing:
 
     # Requests
 
-    def around(self, app: WSGIApplication) -> WSGIApplication:
-        """`app`, with a span for each request."""
+    def around(self, app: WSGIApplication, *, passes_on: bool = False) -> WSGIApplication:
+        """`app`, with a span for each request. With `passes_on`, `app` is a proxy."""
 
         def traced(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-            span = self._begin(environ)
+            if passes_on and environ["REQUEST_METHOD"] == "CONNECT":
+                return app(environ, start_response)
+            span = self._begin(environ, passes_on)
             try:
                 return app(environ, start_response)
             except Exception as error:
@@ -127,7 +141,7 @@ class Tracing:
 
         return traced
 
-    def _begin(self, environ: Environ) -> "Span":
+    def _begin(self, environ: Environ, passes_on: bool) -> "Span":
         trusted = self._trusts(environ["muxwsgi.connection"].client)
         parent = self._context.Context()
         if trusted and "HTTP_TRACEPARENT" in environ:
@@ -140,9 +154,7 @@ class Tracing:
             "url.scheme": environ["wsgi.url_scheme"],
             "url.path": _path(environ),
         }
-        span = self._tracer.start_span(
-            method if known else "HTTP", context=parent, kind=self._trace.SpanKind.SERVER, attributes=attributes
-        )
+        span = self._tracer.start_span(method if known else "HTTP", context=parent, kind=self._trace.SpanKind.SERVER, attributes=attributes)
         if span.is_recording():
             if not known:
                 span.set_attribute("http.request.method_original", method)
@@ -151,18 +163,39 @@ class Tracing:
         current = self._trace.set_span_in_context(span, parent)
         carrier = {}
         self._propagator.inject(carrier, current)
-        for name, key in (("traceparent", "HTTP_TRACEPARENT"), ("tracestate", "HTTP_TRACESTATE")):
+        for name, key in _FIELDS:
             environ.pop(key, None)
             if name in carrier:
                 environ[key] = carrier[name]
-        _current.set(_Traced(span, self._context.attach(current)))
+            if passes_on:
+                environ["muxwsgi.fields"] = with_field(environ["muxwsgi.fields"], name, carrier.get(name))
+        if passes_on:
+            environ[UPSTREAM_SPAN] = partial(self._begin_upstream, current)
+        _current.set(_Traced(span, self._context.attach(current), environ, _current.get()))
         return span
+
+    def _begin_upstream(self, parent: "Context", method: str, url: str, host: str, port: int) -> "_UpstreamSpan":
+        known = method in _METHODS
+        span = self._tracer.start_span(
+            method if known else "HTTP",
+            context=parent,
+            kind=self._trace.SpanKind.CLIENT,
+            attributes={"http.request.method": method if known else "_OTHER", "server.address": host, "server.port": port},
+        )
+        if span.is_recording():
+            if not known:
+                span.set_attribute("http.request.method_original", method)
+            base, mark, query = url.partition("?")
+            span.set_attribute("url.full", base + mark + _SECRET.sub(r"\1REDACTED", query))
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, self._trace.set_span_in_context(span, parent))
+        return _UpstreamSpan(span, carrier, self._trace.StatusCode.ERROR)
 
     def _exchange(self, exchange: Exchange) -> None:
         traced = _current.get()
-        if traced is None:
+        if traced is None or traced.environ is not exchange.environ:
             return  # a request that was refused before the application
-        _current.set(None)
+        _current.set(traced.around)
         self._context.detach(traced.token)
         span = traced.span
         if span.is_recording():
@@ -238,6 +271,41 @@ class Tracing:
                 self._failing = False
                 lost, self._lost_said = self.lost - self._lost_said, self.lost
                 log.info("otel_traces: spans are exported again; %d were lost", lost)
+
+
+class _UpstreamSpan:
+    """Implements `UpstreamSpan`."""
+
+    __slots__ = ("_carrier", "_error", "_sent", "_span")
+
+    def __init__(self, span: "Span", carrier: dict[str, str], error: Any) -> None:
+        self._span = span
+        self._carrier = carrier
+        self._error = error
+        self._sent = 1
+
+    def carried_in(self, fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        for name, _ in _FIELDS:
+            fields = with_field(fields, name, self._carrier.get(name))
+        return fields
+
+    def resent(self) -> None:
+        self._span.set_attribute("http.request.resend_count", self._sent)
+        self._sent += 1
+
+    def answered(self, status: int, version: str) -> None:
+        span = self._span
+        span.set_attribute("http.response.status_code", status)
+        span.set_attribute("network.protocol.version", version)
+        if status >= 400:  # of a client's span 4xx is an error too
+            span.set_status(self._error)
+            span.set_attribute("error.type", str(status))
+
+    def end(self, error: str | None, kind: str | None = None) -> None:
+        if error is not None:
+            self._span.set_status(self._error, error)
+            self._span.set_attribute("error.type", kind or "incomplete")
+        self._span.end()
 
 
 def _path(environ: Environ) -> str:

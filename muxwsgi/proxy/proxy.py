@@ -14,7 +14,7 @@ decided. Here is what a program uses, and what is made once; what depends on the
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -219,12 +219,16 @@ class Proxy:
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events | None = None,
+        around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> ServedProxy:
-        """Compose what a server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens, and its
-        events. Starts nothing."""
+        """Compose what a server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens, its
+        events, and functions that wrap the application. Starts nothing."""
+        application: WSGIApplication = self
+        for wrap in around:
+            application = wrap(application)
         return ServedProxy(
             self._shared,
-            self,
+            application,
             http,
             hijackers,
             addresses,

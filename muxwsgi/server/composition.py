@@ -127,6 +127,7 @@ class Composition:
                 routes,
                 lambda: [each.name[:2] for each in listening if isinstance(each.name, tuple)],
                 events,
+                around,
             )
             app = self._proxy
         else:  # a proxy needs neither wrapper: it passes bodies and WebSockets on as they arrive

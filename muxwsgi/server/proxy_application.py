@@ -1,7 +1,7 @@
 """The interface of an application that is a proxy. A proxy serves more than HTTP, and must know its addresses. This module imports no
 gevent, because a master imports it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from muxwsgi.events import Events
@@ -9,6 +9,7 @@ from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
 
 if TYPE_CHECKING:
+    from muxwsgi.http.environ import WSGIApplication
     from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.wire.connection import Address, Connection
 
@@ -59,6 +60,7 @@ class ProxyApplication(Protocol):
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events,
+        around: "Sequence[Callable[[WSGIApplication], WSGIApplication]]",
     ) -> ServedProxy:
         """Compose the proxy for one server. The arguments are the server's HTTP settings, its hijackers, the addresses where it listens,
-        and its events. Starts nothing. Raises `OperatorError`."""
+        its events, and functions that wrap what answers requests, inside of tunnels too. Starts nothing. Raises `OperatorError`."""

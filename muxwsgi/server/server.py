@@ -80,7 +80,7 @@ class Server:
         processes serve the same application. It goes into the environ. `worker` is what this process is to a master. Connections are then
         spread over the workers that accept on the same sockets. `contexts` are TLS contexts that a master has made, by address, so that all
         workers resume the sessions of each other. `around` are functions that wrap each application that is served, the
-        outermost last. A proxy is not wrapped. `health` answers health checks on all binds.
+        outermost last; of a proxy they also get the requests inside of tunnels. `health` answers health checks on all binds.
         Raises `OperatorError`.
         """
         settings = settings or ServerSettings()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.request_id import KEY, RequestIds, current_id
 from tests.system.server_process import ServerProcess
 from tests.waiting import wait_for
@@ -39,7 +40,10 @@ def answered(given: str | None, *, trusted: bool = True, headers: Any = (), resp
     ids = RequestIds("X-Request-ID", trusts=lambda address: trusted and address == Peer.client, responds=responds)
     ids.around(app)(environ, lambda status, headers, exc_info=None: sent.extend(headers))
     assert current_id() == seen[KEY] == seen["HTTP_X_REQUEST_ID"]
-    ids.forget(None)
+    refused: dict[str, Any] = {}
+    ids.forget(Exchange(refused, refused, "400 Bad Request", [], 0, 0.0))
+    assert current_id() == seen[KEY], "a request was refused inside of this one"
+    ids.forget(Exchange(environ, environ, "200 OK", [], 0, 0.0))
     assert current_id() == "-"
     return seen, sent
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.http.upstream_span import KEY as UPSTREAM_SPAN
+from muxwsgi.http.upstream_span import UpstreamSpan
 from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
 from muxwsgi.proxy.exchange.response_body import ResponseBody
@@ -98,6 +100,21 @@ class Forwarder:
 
     def forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context") -> Outcome:
         """Send the request, and return its response as soon as the head is complete. Raises `Fault` and `ClientGone`."""
+        begin = incoming.environ.get(UPSTREAM_SPAN)
+        if begin is None:
+            return self._forward(plan, endpoint, incoming, ctx, None)
+        span: UpstreamSpan = begin(plan.method, _url(plan, endpoint), endpoint.host, endpoint.port)
+        plan.fields = span.carried_in(plan.fields)
+        try:
+            return self._forward(plan, endpoint, incoming, ctx, span)
+        except Fault as fault:
+            span.end(fault.reason, fault.phase.value)
+            raise
+        except BaseException as error:
+            span.end(str(error) or type(error).__name__)
+            raise
+
+    def _forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context", span: UpstreamSpan | None) -> Outcome:
         if "HTTP_VIA" in incoming.environ:
             self._via.check(incoming.environ["HTTP_VIA"])
         via = self._upstreams.next_proxy(endpoint, ctx)
@@ -154,6 +171,8 @@ class Forwarder:
                     raise
                 if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
                     pooled = False
+                    if span is not None:
+                        span.resent()
                     continue
                 raise _fault(error, endpoint) from error
 
@@ -162,8 +181,16 @@ class Forwarder:
             flow.first_byte = flow.now()
             flow.answered_by = "upstream"
             flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
+        if span is not None:
+            span.answered(answer.status, f"1.{answer.minor}")
         body = ResponseBody(
-            client, upload, ctx, self._client_watch, lambda: self._upstreams.give_back(endpoint, ctx, via, client), answer.status == 101
+            client,
+            upload,
+            ctx,
+            self._client_watch,
+            lambda: self._upstreams.give_back(endpoint, ctx, via, client),
+            switched=answer.status == 101,
+            span=span,
         )
         fields = end_to_end(answer.fields, keep=self._settings.keep_destination_headers, upgrade=answer.status == 426)
         return Outcome(answer, fields, body)

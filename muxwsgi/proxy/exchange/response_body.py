@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from muxwsgi.errors import Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.client.connection import ClientConnection
+from muxwsgi.http.upstream_span import UpstreamSpan
 from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields
 from muxwsgi.proxy.exchange.upload import Upload
@@ -22,7 +23,7 @@ BLOCK = 65536
 class ResponseBody:
     """The body of a response, block by block (an iterator for WSGI). Closing it early closes the upstream connection."""
 
-    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_client_watch", "_upload", "flow", "on_end", "trailers")
+    __slots__ = ("_client", "_ctx", "_done", "_first", "_give_back", "_client_watch", "_span", "_upload", "flow", "on_end", "trailers")
 
     def __init__(
         self,
@@ -31,14 +32,18 @@ class ResponseBody:
         ctx: "Context",
         client_watch: ClientWatch,
         give_back: Callable[[], None],
+        *,
         switched: bool,
+        span: UpstreamSpan | None,
     ) -> None:
-        """`switched`: the response is a 101, so the connection carries another protocol and is not given back."""
+        """`switched`: the response is a 101, so the connection carries another protocol and is not given back. `span` is ended with the
+        exchange."""
         self._client = client
         self._upload = upload
         self._ctx = ctx
         self._client_watch = client_watch
         self._give_back = give_back
+        self._span = span
         self._done = False
         self._first = b""
         #: Records the bytes; None if they are not recorded here.
@@ -103,6 +108,7 @@ class ResponseBody:
         self._client_watch.waiting.pop(self._ctx.connection, None)
         if self._upload is not None:
             self._upload.stop()
+        self._end_span(None)
         return self._client.take_over()
 
     def _finish(self) -> None:
@@ -115,6 +121,7 @@ class ResponseBody:
             self._client.close()
         else:
             self._give_back()
+        self._end_span(None)
         if self.on_end is not None:
             self.on_end(None)
 
@@ -124,8 +131,14 @@ class ResponseBody:
         if self._upload is not None:
             self._upload.stop()
         self._client.close()
+        self._end_span(reason)
         if self.on_end is not None:
             self.on_end(reason)
+
+    def _end_span(self, error: str | None) -> None:
+        if self._span is not None:
+            self._span.end(error)
+            self._span = None
 
 
 def _why_broken(error: OSError) -> str:
