@@ -262,7 +262,11 @@ _BY_SECTION = (
     ),
     *_settings(
         "Process Naming",
-        Theirs("proc_name", ("-n", "--name"), why=_NOT_YET),
+        Theirs(
+            "proc_name",
+            ("-n", "--name"),
+            remark="it needs no package. A worker shows its number too, as in `muxwsgi: worker 0 [NAME]`: [workers.md](workers.md#in-ps)",
+        ),
         Theirs("default_proc_name", why="it is internal to gunicorn"),
     ),
     *_settings(

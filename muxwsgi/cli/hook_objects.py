@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from muxwsgi.cli.gunicorn import SETTINGS, hint_for, option_for
 from muxwsgi.cli.options import ALL
+from muxwsgi.cli.system import shown_name
 
 if TYPE_CHECKING:
     from muxwsgi.http.exchange import Exchange
@@ -70,8 +71,8 @@ class HookServer:
 
     @property
     def proc_name(self) -> str:
-        """The name of the process; gunicorn's default if no option gives one."""
-        return str(self.cfg.settings.get("proc_name") or self.cfg.settings.get("name") or "muxwsgi")
+        """The name that `ps` shows in brackets."""
+        return shown_name(self.cfg.settings)
 
     def listens_on(self, listening: "Iterable[Listening]") -> None:
         """Set `address` and `LISTENERS`."""

@@ -13,7 +13,7 @@ from muxwsgi.server.privileges import Identity, identity_of
 from muxwsgi.setting import from_options
 from muxwsgi.settings import SystemSettings
 
-__all__ = ["PID_SUFFIX", "System", "current_umask"]
+__all__ = ["PID_SUFFIX", "System", "current_umask", "shown_name"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -104,3 +104,8 @@ def current_umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def shown_name(values: Mapping[str, Any]) -> str:
+    """The name of the server in the titles of its processes."""
+    return values["proc_name"] or values["wsgi_app"] or "proxy"

@@ -22,7 +22,7 @@ from muxwsgi.cli.development import check_debug, places_of
 from muxwsgi.cli.ending import say
 from muxwsgi.cli.hook_objects import Configuration, HookServer, HookWorker
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
-from muxwsgi.cli.system import System, current_umask
+from muxwsgi.cli.system import System, current_umask, shown_name
 from muxwsgi.cli.upgrading import Upgrading, starting_folder
 from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.errors import OperatorError
@@ -37,6 +37,7 @@ from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
 from muxwsgi.server.page import SharedPage
+from muxwsgi.server.process_title import ProcessTitle
 from muxwsgi.server.side_process import Beside, SideProcess, die_with
 from muxwsgi.server.worker import Worker, end_with
 from muxwsgi.setting import from_options
@@ -237,10 +238,12 @@ class _Owner:
         self._path = list(sys.path)
         self._umask = current_umask()
         self._notifier = Notifier(os.environ)
+        self._title = ProcessTitle()
         self._stopping = False
         self.page = SharedPage(GAUGES)
         self._upgrading = Upgrading(self._folder, self._umask, self._notifier, self.page)
         values = prepare_process(values)
+        self._show_role("master", values)
         # Before the log is opened, because it may belong to the workers' user.
         system = System.made(values, self._umask, pid_suffix=self._upgrading.pid_suffix)
         self.beside = SideProcess("admin process")
@@ -301,6 +304,10 @@ class _Owner:
             raise
         return served
 
+    def _show_role(self, role: str, values: Values) -> None:
+        """Let `ps` show the role of this process."""
+        self._title.show(role, shown_name(values))
+
     @property
     def _newest(self) -> _Served:
         return self._booting or self._serving
@@ -321,6 +328,7 @@ class _Owner:
     def role_of(self, worker: Worker) -> Role:
         """In the worker: close what belongs to another generation. The master removes the files of unix sockets."""
         served = self._entered
+        self._show_role(f"worker {worker.number}", served.values)
         for other in (self._serving, self._booting):
             if other is not None and other is not served:
                 other.close(served)
@@ -353,6 +361,7 @@ class _Owner:
         Without a control socket it becomes the workers' user. With one it may have to send signals to the master, so it keeps its user.
         """
         master = os.getppid()
+        self._show_role("admin", self._serving.values)
         self._notifier.close()
         self._upgrading.close()
         if self._serving.admin.control is None and self._serving.system.become_worker():
@@ -432,6 +441,7 @@ class _Owner:
             self._notifier.ready("the reload failed, and what served before goes on")
             return False
         self._enter(new)
+        self._show_role("master", new.values)
         say_remarks(new.values)
         before, self._server.cfg = self._server.cfg, Configuration(new.values)
         self._server.listens_on(new.listening)

@@ -41,6 +41,13 @@ class SystemSettings:
         unit="MASK",
         flags=("-m",),
     )
+    proc_name: str | None = setting(
+        None,
+        "The name that `ps` shows behind the role of each process, as in `muxwsgi: worker 0 [NAME]`. Default: the application.",
+        section=PROCESS,
+        unit="NAME",
+        flags=("-n", "--name"),
+    )
     manual_upgrade: bool = setting(
         False,
         "After SIGUSR2 the old master goes on beside the new one, until it is told to end (WINCH, TERM), as in gunicorn. Otherwise it ends "

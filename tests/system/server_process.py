@@ -95,6 +95,11 @@ class ServerProcess:
     @property
     def worker_pids(self) -> list[int]:
         """Of the workers, which serve, and the workers that are ending."""
+        return [pid for pid in self.child_pids if not _is_called(pid, b"muxwsgi: admin ")]
+
+    @property
+    def child_pids(self) -> list[int]:
+        """Of all children of the master."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     @property
@@ -218,6 +223,13 @@ def _takes(pid: int, number: int) -> bool:
     """Whether the process has a handler for the signal. A worker that is ready has one for the master's question."""
     (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def _is_called(pid: int, title: bytes) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title)
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended meanwhile
 
 
 def _error_log_of(options: tuple[str, ...]) -> Path | None:
