@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from muxwsgi.http.h2.body import StreamBody
 from muxwsgi.http.h2.engine import Engine
+from muxwsgi.http.h2.field import Field
 from muxwsgi.http.h2.sender import OwnFields, Sender
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
 from tests.http2.frames import (
@@ -74,6 +75,9 @@ class Peer:
 
     def wait_for(self, body: StreamBody) -> None:
         raise AssertionError
+
+    def malformed(self, fields: list[Field], reason: str) -> None:
+        assert fields and reason
 
     def take(self) -> list[Frame]:
         frames, rest = parse(self.sender.take())

@@ -11,9 +11,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from muxwsgi.errors import Cut
+from muxwsgi.errors import Cut, PeerError
 from muxwsgi.events import Events
 from muxwsgi.http.exchange import Exchange
+from muxwsgi.http.exchange_counts import METHODS, STATUSES, ExchangeCounts
 from muxwsgi.http.h2.body import StreamBody
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.websocket import accept
@@ -276,6 +277,40 @@ def test_a_body_above_the_limit_is_a_413_and_the_stream_is_reset(talk: Talk) -> 
     assert [(each.status, each.refused is not None, each.request_line) for each in exchanges] == [
         ("413 Content Too Large" if "Content" in exchanges[0].status else "413 Request Entity Too Large", True, "POST / HTTP/2.0")
     ] * 2
+
+
+def test_requests_that_are_reset_and_connections_that_end_are_noted_as_in_http_1(talk: Talk) -> None:
+    exchanges: list[Exchange] = []
+    refusals: list[Any] = []
+    events = Events()
+    events.subscribe(exchange=exchanges.append, refused=lambda connection, refusal: refusals.append(refusal))
+    events.counts = ExchangeCounts()
+    upper = headers(1, path("/%61?b=c", ("X-Upper", "1"), ("user-agent", "tester"), method="PUT"))
+    dialogue = talk(hello, events=events).open(upper, headers(3, [(":method", "GET")]), headers(5))
+    assert dialogue.response(5).status == "200"
+    assert dialogue.streams[1].reset == dialogue.streams[3].reset == PROTOCOL_ERROR
+    dialogue.say(frame(PING, 0, 1, bytes(8)))
+    dialogue.heard(GOAWAY)
+    assert isinstance(dialogue.leave(), PeerError)
+    late = talk(hello, HTTPSettings(request_head_timeout=0.01, linger=0.1), events=events).open(frame(1, 1, 1, b""))
+    late.heard(SETTINGS, 2)
+    gevent.sleep(0.02)
+    sweep([late.server.lifeline], late.server.lifeline.deadline + 1)
+    late.heard(GOAWAY)
+    assert isinstance(late.leave(), PeerError)
+    assert [(each.request_line, each.status[:3], each.refused is not None, each.body_bytes) for each in exchanges] == [
+        ("PUT /%61?b=c HTTP/2.0", "400", True, 0),
+        ("GET  HTTP/2.0", "400", True, 0),
+        ("GET / HTTP/2.0", "200", False, 5),
+        ("PRI * HTTP/2.0", "400", True, 0),
+        ("PRI * HTTP/2.0", "408", True, 0),
+    ]
+    assert (exchanges[0].request["PATH_INFO"], exchanges[0].request["HTTP_USER_AGENT"]) == ("/a", "tester")
+    assert exchanges[0].request["muxwsgi.fields"] == [("user-agent", "tester")]
+    assert [(each.kind, each.status) for each in refusals] == [("refused", status) for status in (400, 400, 400, 408)]
+    assert "head" in refusals[3].reason, "a deadline of a head, for the metrics"
+    other = METHODS.index("other") * len(STATUSES)
+    assert {STATUSES[at - other]: count for at, count in enumerate(events.counts.requests) if count and at >= other} == {"400": 3, "408": 1}
 
 
 def test_the_connection_cannot_be_taken_over(talk: Talk, errors: Callable[[], list[str]]) -> None:

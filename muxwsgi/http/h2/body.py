@@ -6,7 +6,7 @@ others from moving: the window of the connection has room for the windows of all
 """
 
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.body import Body, BrokenBody
@@ -14,11 +14,14 @@ from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.pace import Pace
 from muxwsgi.wire.ready import Ready
 
+if TYPE_CHECKING:
+    from muxwsgi.http.h2.field import Field
+
 __all__ = ["NoBody", "Reader", "StreamBody"]
 
 
 class Reader(Protocol):
-    """What a body needs of its connection."""
+    """What a body and the engine need of their connection."""
 
     def taken(self, body: "StreamBody", count: int) -> None:
         """The application has taken `count` bytes, or they are dropped."""
@@ -28,6 +31,9 @@ class Reader(Protocol):
 
     def wait_for(self, body: "StreamBody") -> None:
         """Note that a greenlet begins to wait for the body, until `waits` is False."""
+
+    def malformed(self, fields: "list[Field]", reason: str) -> None:
+        """Note that a request with these fields was reset."""
 
 
 class NoBody(Body):

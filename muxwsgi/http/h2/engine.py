@@ -359,6 +359,7 @@ class Engine:
             if stream.ended and requests.length > 0:
                 raise StreamFault(PROTOCOL_ERROR, "Content-Length of a request without a body")
         except StreamFault as fault:
+            self._reader.malformed(fields, fault.reason)
             self.budget.spend(RESET, str(fault))
             self._put_reset(number, fault.code)
             return

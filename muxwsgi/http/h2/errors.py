@@ -38,7 +38,12 @@ class _Fault(Exception):
 
 
 class ConnectionFault(_Fault):
-    """The peer's error that ends the connection: GOAWAY with `code`, and `reason` as its debug data."""
+    """The peer's error that ends the connection: GOAWAY with `code`, and `reason` as its debug data. `status` is that of HTTP/1.1 for the
+    same, for logs."""
+
+    def __init__(self, code: int, reason: str, status: int = 400) -> None:
+        super().__init__(code, reason)
+        self.status = status
 
 
 class StreamFault(_Fault):

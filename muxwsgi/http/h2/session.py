@@ -30,11 +30,14 @@ from gevent import get_hub, getcurrent
 
 from muxwsgi.errors import Cut, Draining, Expired, PeerError
 from muxwsgi.events import tell
+from muxwsgi.http.environ import Environ
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.http.gateway import Gateway
 from muxwsgi.http.h2.body import NoBody, StreamBody
 from muxwsgi.http.h2.engine import Engine
 from muxwsgi.http.h2.errors import ENHANCE_YOUR_CALM, ConnectionFault
+from muxwsgi.http.h2.field import Field
+from muxwsgi.http.h2.refused import broken_connection, malformed_request
 from muxwsgi.http.h2.response import H2Response, response_to
 from muxwsgi.http.h2.sender import OwnFields, Sender
 from muxwsgi.http.h2.stream import Stream
@@ -265,8 +268,8 @@ class Session:
             connection.deadline = clock() + self._http.linger
             self._writing.write()
             if fault is not None:
-                self._error = PeerError(400, fault.reason)
-                self._gateway.note_refusal(connection, self._error)
+                self._error = PeerError(fault.status, fault.reason)
+                self._note_refusal(broken_connection(self._shared), self._error, 0, 0.0)
             if self._writing.lost is None and connection.bytes_received:
                 linger(connection, self._http.linger)
         elif self._error is None:
@@ -335,7 +338,7 @@ class Session:
             if clock() < line.deadline:
                 raise
             if engine.in_block:
-                engine.end(ConnectionFault(ENHANCE_YOUR_CALM, "a request head came too late"))
+                engine.end(ConnectionFault(ENHANCE_YOUR_CALM, "a request head came too late", 408))
             elif not engine.draining or engine.refusing:
                 engine.refuse_new()
             return None
@@ -406,22 +409,26 @@ class Session:
 
     def _refuse(self, stream: Stream, error: PeerError) -> None:
         """Answer a request that the application does not see."""
-        gateway = self._gateway
         environ = stream.environ
         assert environ is not None
         stream.environ = None
         began = clock()
         response: H2Response = response_to(self._writing, self._engine, stream, stream.body or self._no_body)
         try:
-            gateway.note_refusal(self._connection, error)
             response.refuse(error)
         finally:
-            if gateway.events.counts is not None:
-                gateway.events.counts.note_refusal(error.status, clock() - began)
-            if gateway.events.exchange:
-                status = f"{error.status} {HTTPStatus(error.status).phrase}"
-                seconds = clock() - began
-                tell(gateway.events.exchange, Exchange(environ, environ, status, [], response.body_bytes, seconds, error.reason))
+            self._note_refusal(environ, error, response.body_bytes, clock() - began)
+
+    def _note_refusal(self, environ: Environ, error: PeerError, size: int, seconds: float) -> None:
+        """Report a request that the application does not see. `size` bytes of a body were sent to answer it."""
+        gateway = self._gateway
+        gateway.note_refusal(self._connection, error)
+        events = gateway.events
+        if events.counts is not None:
+            events.counts.note_refusal(error.status, seconds)
+        if events.exchange:
+            status = f"{error.status} {HTTPStatus(error.status).phrase}"
+            tell(events.exchange, Exchange(environ, environ, status, [], size, seconds, error.reason))
 
     # What the sweeper does
 
@@ -450,7 +457,11 @@ class Session:
             engine.ping()
             self._writing.note_output()
 
-    # What bodies need
+    # What bodies and the engine need
+
+    def malformed(self, fields: list[Field], reason: str) -> None:
+        """See `body.Reader`. In HTTP/1.1 it would be a 400."""
+        self._note_refusal(malformed_request(self._shared, fields), PeerError(400, reason), 0, 0.0)
 
     def taken(self, body: StreamBody, count: int) -> None:
         """See `body.Reader`."""
