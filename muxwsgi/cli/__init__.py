@@ -1,5 +1,6 @@
 """The command line. Importing it imports no gevent, because the commands that serve fork before a worker imports it."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,13 +144,15 @@ def proxy(config: str | None, check_config: bool, print_config: bool, **flags: A
         return None
     signals = _taken_signals()
 
+    pseudonym = secrets.token_hex(8)  # of all workers, also of those after a reload
+
     def read() -> dict[str, Any]:
         return _of_proxy(flags, config)
 
     def serve(role: "Role") -> None:
         from muxwsgi.cli.proxy import serve
 
-        serve(role, signals)
+        serve(role, signals, pseudonym)
 
     return _served(read, signals, serve)
 
@@ -186,8 +189,6 @@ def _of_proxy(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
                       ("wsgi_app", "`muxwsgi proxy` serves no application; `muxwsgi run` does")):
         if values[name]:
             raise OperatorError(f"{name}: {why}")
-    if values["workers"] != "1":
-        raise OperatorError("workers: `muxwsgi proxy` has one worker; `muxwsgi run` may have several")
     return values
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,18 @@ from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.errors import OperatorError
 from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.proxy.certificates.key_log import KeyLog
+from muxwsgi.proxy.context import number_sessions
 from muxwsgi.proxy.doors.access import Access, Credentials
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.proxy.rules.blocklist import BlockList
 from muxwsgi.proxy.settings import ProxySettings
-from muxwsgi.records.flow import FlowSink
+from muxwsgi.records.flow import FlowSink, number_flows
 from muxwsgi.records.flow_filter import parse_filter
 from muxwsgi.records.flow_log import FlowLog
 from muxwsgi.records.har import HARFile
 from muxwsgi.setting import from_options
 from muxwsgi.signals import Signals
+from muxwsgi.wire.connection import number_connections
 
 if TYPE_CHECKING:
     from muxwsgi.cli.workers import Role
@@ -30,17 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["check_records", "made_proxy", "serve"]
 
 
-def serve(role: "Role", signals: Signals) -> None:
-    """Serve until a signal stops the worker. Raises `OperatorError` before anything is served."""
-    serve_made(made_proxy, "proxy", role, signals)
+def serve(role: "Role", signals: Signals, pseudonym: str) -> None:
+    """Serve until a signal stops the worker. All workers have the same `pseudonym`, so that each knows a request that has passed another
+    one. Raises `OperatorError` before anything is served."""
+    number_connections(role.board.numbers("connections"))
+    number_sessions(role.board.numbers("sessions"))
+    number_flows(role.board.numbers("flows"))
+    serve_made(partial(made_proxy, pseudonym=pseudonym), "proxy", role, signals)
 
 
-def made_proxy(values: Mapping[str, Any]) -> tuple[Proxy, list[Log]]:
+def made_proxy(values: Mapping[str, Any], pseudonym: str | None = None) -> tuple[Proxy, list[Log]]:
     """The proxy of the options, and the logs that it writes. Raises `OperatorError`."""
     sinks, logs = _records(values)
     key_log = KeyLog(values["keylog"]) if values["keylog"] else None
     proxy = Proxy(
-        _settings(values),
+        _settings(values, pseudonym),
         access=Access(
             _credentials(values),
             realm=values["proxy_realm"],
@@ -75,8 +82,8 @@ def _credentials(values: Mapping[str, Any]) -> Credentials | None:
     return Htpasswd(values["proxy_auth"])
 
 
-def _settings(values: Mapping[str, Any]) -> ProxySettings:
-    return from_options(ProxySettings, values, default_action="mitm" if values["mitm"] else "accept")
+def _settings(values: Mapping[str, Any], pseudonym: str | None) -> ProxySettings:
+    return from_options(ProxySettings, values, default_action="mitm" if values["mitm"] else "accept", pseudonym=pseudonym)
 
 
 def _upstreams(values: Mapping[str, Any]) -> UpstreamChoice | None:

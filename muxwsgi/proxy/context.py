@@ -1,7 +1,7 @@
 """`Context`: the exchange or tunnel that rules, hooks and hijackers are given. goproxy's `ProxyCtx`."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from muxwsgi.records.fingerprint import ClientTLS
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from muxwsgi.records.recorder import Recorder
     from muxwsgi.wire.tls.server_context import ServerSide
 
-__all__ = ["Context", "Dial", "Door", "Layer"]
+__all__ = ["Context", "Dial", "Door", "Layer", "number_sessions"]
 
 #: How a client came in.
 Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
@@ -25,7 +25,13 @@ Door = Literal["http", "connect", "socks4", "socks5", "redirect", "tproxy"]
 #: (host, port) -> a plain connection to it. A rule may set `ctx.dial` to such a function.
 Dial = Callable[[str, int], Connection]
 
-_sessions = itertools.count(1)
+_sessions: Iterator[int] = itertools.count(1)
+
+
+def number_sessions(numbers: Iterator[int]) -> None:
+    """Take the numbers of requests and tunnels from there, so that several processes give each number once."""
+    global _sessions
+    _sessions = numbers
 
 
 def _no_side() -> None:
@@ -42,7 +48,7 @@ class Layer(NamedTuple):
 class Context:
     """One per request and one per tunnel. The requests inside a tunnel share its `user_data`.
 
-    session         number of the request or tunnel in this process
+    session         number of the request or tunnel; no other worker gives the same one
     door            how the client came in
     client          its address
     connection      the client's connection, decrypted as far as its layers of TLS have been removed

@@ -146,7 +146,7 @@ class Proxy:
         # The way out: made now, so that a file that is of no use shows before anybody is served.
         choice = UpstreamChoice.of_environment(os.environ) if upstreams is None else upstreams
         guard = Guard(self._own_addresses, allow_networks, allow_private)
-        via = Via(settings.via)
+        via = Via(settings.via, settings.pseudonym)
         dialer = Dialer(
             dialing or DialSettings(), guard, choice, resolver, self._sweeper, connect_timeout=settings.connect_timeout
         )

@@ -97,6 +97,9 @@ class ProxySettings:
         section=WAY,
         unit="NAME",
     )
+    pseudonym: str | None = setting(
+        None, "The name for further proxies without `via`. Default: a random one. Processes that are one proxy need the same one."
+    )
     keep_header: bool = setting(False, "Leave hop-by-hop fields in requests.", section=WAY)  # goproxy's KeepHeader
     keep_destination_headers: bool = setting(
         False,

@@ -20,10 +20,10 @@ class Via:
     to_servers  whether servers get it, and not further proxies alone
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        """`name` None is a random one, because a client that knew the name could have requests refused."""
+    def __init__(self, name: str | None = None, pseudonym: str | None = None) -> None:
+        """`pseudonym` is used if `name` is None; None for a random one. A client that knew it could have requests refused."""
         self.to_servers = bool(name)
-        self.name = secrets.token_hex(8) if name is None else name
+        self.name = (pseudonym or secrets.token_hex(8)) if name is None else name
 
     def check(self, received: str) -> None:
         """Raise `Fault` (LOOP) where the message with the field value `received` ("" without one) has passed here before."""

@@ -5,11 +5,11 @@ Flows are made only while there are sinks.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["AnsweredBy", "Captured", "Close", "Flow", "FlowSink", "Head", "Message", "TLSSide", "WebSocketRecord"]
+__all__ = ["AnsweredBy", "Captured", "Close", "Flow", "FlowSink", "Head", "Message", "TLSSide", "WebSocketRecord", "number_flows"]
 
 Kind = Literal["http", "websocket", "raw", "connect"]
 
@@ -18,7 +18,13 @@ AnsweredBy = Literal["upstream", "rule", "application", "proxy"]
 #: Called with each flow that has ended, in the greenlet that served it. It must not wait.
 FlowSink = Callable[["Flow"], None]
 
-_ids = itertools.count(1)
+_ids: Iterator[int] = itertools.count(1)
+
+
+def number_flows(numbers: Iterator[int]) -> None:
+    """Take the numbers of flows from there, so that several processes give each number once."""
+    global _ids
+    _ids = numbers
 
 #: Bytes of memory for a message without its content, about.
 MESSAGE_SIZE = 400
@@ -115,7 +121,7 @@ class WebSocketRecord:
 class Flow:
     """One HTTP exchange, WebSocket, raw stream, or refused or accepted CONNECT.
 
-    id                  number in this process
+    id                  number; no other worker gives the same one
     session             number of the context, `tunnel` that of the tunnel around it, `connection` that of the accepted connection
     kind                http, websocket, raw (relayed bytes), connect (a tunnel that was refused, or could not be made)
     capture_limit       bytes that are kept of each body, and of each message

@@ -3,7 +3,7 @@
 The file is complete after every write, also if the format has a frame around its records (HAR): in one system call, the new records and the
 closing brackets replace the old closing brackets. The methods wait for the disk, so they are called in a thread.
 
-Several processes may write to the same file, such as the workers before and after a reload. Each locks the file while it writes.
+Several processes may write to the same file, such as the workers of one master. Each locks the file or the pipe while it writes.
 """
 
 import contextlib
@@ -68,7 +68,8 @@ class RecordFile:
             self._open()
         assert self._fd is not None
         if not self._regular:
-            _write_all(self._fd, b"".join(records))
+            with _pipe_locked(self._fd):
+                _write_all(self._fd, b"".join(records))
             return
         size = sum(map(len, records)) + len(self._separator) * len(records)
         while True:
@@ -223,6 +224,24 @@ class RecordFile:
             if os.path.lexists(f"{self.path}.{number}"):
                 os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
         os.replace(self.path, f"{self.path}.1")
+
+
+@contextlib.contextmanager
+def _pipe_locked(fd: int) -> Iterator[None]:
+    """Hold the lock of a pipe, because the kernel mixes what several processes write to it, if it is more than 4 KiB. It waits for as long
+    as the reader makes writes wait. It is a lock of the process (fcntl(2)): one of flock(2) would be shared by all processes that have
+    inherited the descriptor. What cannot be locked is written to without a lock."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EDEADLK):
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.lockf(fd, fcntl.LOCK_UN)
 
 
 def _write_all(fd: int, data: bytes) -> None:

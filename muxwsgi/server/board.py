@@ -4,9 +4,10 @@
     log level               written by the admin process, read by workers when they start; 0: as configured
     report                  what blocked a worker the last time: its pid and the text, written by the master
     names of routes         by row, see `observe.metrics.ROUTES`; written by workers
+    numbers                 how many numbers of each kind workers have taken so far; written by workers
 
-Words have 64 bits, and each has one writer, so that they are written and read without a lock. Names are written under a lock of the file
-(fcntl(2)), because workers that start at the same time know the same routes. A name stays for as long as the master lives.
+Words have 64 bits, and each has one writer, so that they are written and read without a lock. Names and numbers are written under a lock of
+the file (fcntl(2)), because workers that start at the same time know the same routes. A name stays for as long as the master lives.
 """
 
 import errno
@@ -16,6 +17,8 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 
 from muxwsgi.observe.metrics import OF_MASTER, ROUTES, UNDECIDED
 
@@ -28,13 +31,20 @@ _NAME = 64
 _REPORT = 8192
 _TEXT = 16
 
+#: What workers number.
+KINDS = ("connections", "sessions", "flows")
+
+#: Numbers that a worker takes at once.
+BLOCK = 1000
+
 _PLACES: dict[str, int] = {}
 _words = 0
 for _metric in OF_MASTER:
     _PLACES[_metric.name] = _words
     _words += _metric.size
 _LOG_LEVEL = _words
-_REPORT_AT = (_words + 1) * 8
+_NUMBERS = _LOG_LEVEL + 1
+_REPORT_AT = (_NUMBERS + len(KINDS)) * 8
 _NAMES_AT = _REPORT_AT + _REPORT
 _SIZE = _NAMES_AT + ROUTES * _NAME
 
@@ -47,7 +57,7 @@ class Board:
         # For the lock alone: a file with a size would be subject to RLIMIT_FSIZE.
         self._fd = os.memfd_create("muxwsgi-board", os.MFD_CLOEXEC)
         self._map = mmap.mmap(-1, _SIZE)
-        self._words = memoryview(self._map)[: (_LOG_LEVEL + 1) * 8].cast("Q")
+        self._words = memoryview(self._map)[:_REPORT_AT].cast("Q")
         self._put_name(0, UNDECIDED)
 
     # Words
@@ -92,6 +102,19 @@ class Board:
         if of != pid:
             return None
         return self._map[_REPORT_AT + _TEXT : _REPORT_AT + _TEXT + length].decode("utf-8", "replace")
+
+    # Numbers
+
+    def numbers(self, kind: str) -> Iterator[int]:
+        """Numbers of `kind` from 1 on, without end. No other process of this master gets the same ones. Each takes a block at once, so a
+        number that is not used is missing, and a larger number may be older."""
+        return chain.from_iterable(iter(partial(self._block, _NUMBERS + KINDS.index(kind)), None))
+
+    def _block(self, word: int) -> range:
+        with self._locked():
+            taken = self._words[word]
+            self._words[word] = taken + BLOCK
+        return range(taken + 1, taken + BLOCK + 1)
 
     # Names of routes
 

@@ -30,7 +30,7 @@ import itertools
 import os
 import socket as socket_module
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -58,7 +58,7 @@ from muxwsgi.wire.tls.server_context import ServerSide
 from muxwsgi.wire.transport import CUT_GRACE, Buffer, ClosedTransport, SocketTransport, Transport, sent_before
 from muxwsgi.wire.vocabulary import as_dict, in_der
 
-__all__ = ["Address", "Connection"]
+__all__ = ["Address", "Connection", "number_connections"]
 
 #: (host, port[, flow, scope]) of TCP, or the path of a unix socket ("" when unnamed).
 Address = tuple[Any, ...] | str
@@ -78,7 +78,13 @@ def _in_ipv4(address: Address) -> Address:
 #: Bytes that one read of the read-ahead asks for. Read-ahead is used for first bytes, which are few.
 READ_AHEAD = 16384
 
-_ids = itertools.count(1)
+_ids: Iterator[int] = itertools.count(1)
+
+
+def number_connections(numbers: Iterator[int]) -> None:
+    """Take the numbers of accepted connections from there, so that several processes give each number once."""
+    global _ids
+    _ids = numbers
 
 
 class Connection:

@@ -216,6 +216,25 @@ def test_several_processes_may_write_to_a_framed_file(tmp_path: Path, max_bytes:
         assert mine == sorted(mine)
 
 
+LINE_WRITER = """
+import sys
+from muxwsgi.records.record_file import RecordFile
+file = RecordFile("-")
+for number in range(20):
+    file.write([sys.argv[1].encode() * 150_000 + b"\\n"])
+"""
+
+
+def test_lines_of_several_processes_in_one_pipe_are_whole() -> None:
+    reading, writing = os.pipe()
+    writers = [subprocess.Popen([sys.executable, "-c", LINE_WRITER, letter], stdout=writing) for letter in "abc"]
+    os.close(writing)
+    with open(reading, "rb") as stream:
+        lines = stream.read().splitlines()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert sorted(lines) == sorted(letter * 150_000 for letter in (b"a", b"b", b"c") for _ in range(20))
+
+
 def test_a_process_that_holds_the_lock_does_not_hold_others_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_file, "LOCK_TIMEOUT", 0.05)
     file = RecordFile(str(tmp_path / "file"), **FRAME)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from muxwsgi.observe.metrics import OF_MASTER, ROUTES
-from muxwsgi.server.board import Board
+from muxwsgi.server.board import BLOCK, Board
 from muxwsgi.server.introductions import Introductions, receive
 
 
@@ -93,3 +93,21 @@ def test_introductions_that_nobody_takes_are_bounded() -> None:
     for stream in made:
         stream.close()
     introductions.close()
+
+
+def test_workers_get_different_numbers_and_the_first_ones_are_small() -> None:
+    board = Board()
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        numbers = board.numbers("flows")
+        own = [next(numbers) for _ in range(2 * BLOCK + 1)]
+        assert own == sorted(own)
+        os.write(writing, f"{own[0]} {own[BLOCK]} {own[-1]}\n".encode())
+
+    assert next(board.numbers("flows")) == 1 and next(board.numbers("sessions")) == 1
+    assert ended_well(*(in_child(work) for _ in range(4)))
+    os.close(writing)
+    with open(reading) as stream:
+        starts = [int(number) for number in stream.read().split()]
+    assert sorted(starts) == [1 + BLOCK * block for block in range(1, 13)]

@@ -282,7 +282,6 @@ def test_beside_a_proxy_only_hijackers_that_are_named_are_served(tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--proxy", "--workers", "2"], r"workers: `muxwsgi proxy` has one worker"),
         (["--proxy", "--mount", "/x=app:application"], r"mount: a proxy has no paths"),
         (["--proxy", "-b", ":8080"], r"bind 0\.0\.0\.0:8080: every host that reaches it could use the proxy"),
         (["--proxy", "-b", "[::]:8080,transparent=redirect"], r"bind \[::\]:8080: every host that reaches it could use the proxy"),
