@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any
 
@@ -90,7 +91,13 @@ class Status:
         # Of two workers with one number, the younger one has taken the other's place.
         words = {worker.number: worker.entry.read() or [] for worker in workers}
         sums = self._page.totals()
-        return Readings(workers=words, sums=sums + [0] * (WORDS - len(sums)), master=master, routes=self._board.routes())
+        return Readings(
+            workers=words,
+            sums=sums + [0] * (WORDS - len(sums)),
+            master=master,
+            routes=self._board.routes(),
+            certificates=self._board.certificates(),
+        )
 
     def summary(self) -> dict[str, Any]:
         """All of it but counters, as JSON."""
@@ -108,6 +115,10 @@ class Status:
             "unready": unready,
             "workers_wanted": board.get("muxwsgi_workers_wanted"),
             "workers": [self._described(worker, now) for worker in self.workers()],
+            "certificates": [
+                {"bind": row.bind, "name": row.name, "not_after": datetime.fromtimestamp(row.not_after, UTC).isoformat()}
+                for row in self._board.certificates()
+            ],
             "configuration": self._configuration,
         }
 

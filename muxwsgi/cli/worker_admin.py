@@ -29,6 +29,8 @@ class Watched:
     def __init__(self, role: "Role", server: "Server") -> None:
         """Counts from now on."""
         self._entry = role.worker.entry
+        self._board = role.board
+        self._server = server
         self._metrics: ServerMetrics | None = None
         self._answers: Answers | None = None
         if not role.admin.watched:
@@ -43,8 +45,8 @@ class Watched:
     def start(self) -> None:
         """Write and answer from now on."""
         if self._metrics is not None and self._answers is not None:
-            self._entry.write(self._metrics.words())
-            self._metrics.watch(self._entry.write)
+            self._write(self._metrics.words())
+            self._metrics.watch(self._write)
             self._answers.start()
 
     def stop(self) -> None:
@@ -53,6 +55,12 @@ class Watched:
             self._answers.stop()
             self._metrics.unwatch()
             self._entry.write(self._metrics.words())
+
+
+    def _write(self, words: list[int]) -> None:
+        self._entry.write(words)
+        if self._metrics is not None and self._server.accepting:  # certificates of the workers that serve, also after a reload that failed
+            self._board.put_certificates(self._metrics.certificates())
 
 
 def _set_level(level: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from muxwsgi import __version__
 from muxwsgi.build import BUILD
 from muxwsgi.errors import OperatorError
+from muxwsgi.observe.certificates import CertificateRow
 from muxwsgi.observe.metrics import METRICS, PLACES, ROUTES, UNDECIDED, Metric
 
 __all__ = ["Readings", "check_installed", "expose", "values_of"]
@@ -23,12 +24,14 @@ class Readings:
     sums        each word, added up over all workers; counters include those of workers that have ended
     master      the master's words, by the names of metrics; without a name that is not known
     routes      names of the routes, by row
+    certificates    when certificates expire
     """
 
     workers: Mapping[int, Sequence[int]]
     sums: Sequence[int]
     master: Mapping[str, Sequence[int]] = field(default_factory=dict)
     routes: Sequence[str] = (UNDECIDED,)
+    certificates: Sequence[CertificateRow] = ()
 
 
 def check_installed() -> None:
@@ -50,6 +53,10 @@ def values_of(readings: Readings) -> Iterator[tuple[Metric, tuple[tuple[tuple[st
             words: Sequence[int] = readings.master.get(metric.name, ())
             if words:
                 yield metric, tuple((labels, word / metric.scale) for labels, word in zip(metric.series, words, strict=True))
+            continue
+        if metric.source == "certificates":
+            if readings.certificates:
+                yield metric, tuple(((row.bind, row.name), float(row.not_after)) for row in readings.certificates)
             continue
         first = PLACES[metric.name]
         if metric.source == "each":

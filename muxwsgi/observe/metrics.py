@@ -15,7 +15,7 @@ from typing import Literal
 from muxwsgi.http.exchange_counts import BUCKETS, METHODS, STATUSES
 
 __all__ = [
-    "FAILURES", "GAUGES", "LAG_BUCKETS", "METRICS", "OF_MASTER", "OF_WORKERS", "PHASES", "PLACES", "ROUTES", "UNDECIDED", "WORDS", "Metric", "markdown"
+    "EXPIRY", "FAILURES", "GAUGES", "LAG_BUCKETS", "METRICS", "OF_MASTER", "OF_WORKERS", "PHASES", "PLACES", "ROUTES", "UNDECIDED", "WORDS", "Metric", "markdown"
 ]  # fmt: skip
 
 #: Rows for routes. The first is for connections that no route has yet, the last for routes that found no row left.
@@ -31,7 +31,7 @@ FAILURES = ("deadline", "disconnected", "protocol", "certificate", "alpn", "refu
 #: The phases of a connection that have a deadline.
 PHASES = ("sniff", "handshake", "request_head", "request_body", "response", "idle", "other")
 
-Source = Literal["workers", "each", "master"]
+Source = Literal["workers", "each", "master", "certificates"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,8 @@ class Metric:
     series      the label values of each word, in the order of the words; one empty tuple without labels
     buckets     of a histogram: the upper bounds. Its words are a number for each bucket alone, one for what is above the last, and the sum
     scale       what a word is divided by to get the unit in the name; of a histogram, this holds for the sum only
-    source      workers: the sum of all workers; each: the value of each worker, with the label `worker`; master: the master's
+    source      workers: the sum of all workers; each: the value of each worker, with the label `worker`; master: the master's;
+                certificates: a value for each certificate, which is no word
     """
 
     name: str
@@ -243,7 +244,17 @@ OF_MASTER = (
     Metric(name="muxwsgi_draining", kind="gauge", help="1 while `muxwsgi ctl drain` holds: /readyz answers 503.", source="master"),
 )
 
-METRICS = (*OF_WORKERS, *OF_MASTER)
+EXPIRY = Metric(
+    name="muxwsgi_certificate_expiry_timestamp_seconds",
+    kind="gauge",
+    help="When a certificate expires, seconds since the epoch: those of binds, and those of the proxy's CA (bind=\"proxy CA\"). The name is the first that it "
+    "is for. Of two with the same labels, the one that expires first; of more than 64, those that expire first.",
+    labels=("bind", "name"),
+    series=(),
+    source="certificates",
+)
+
+METRICS = (*OF_WORKERS, *OF_MASTER, EXPIRY)
 
 
 def _laid_out(metrics: Sequence[Metric]) -> tuple[Mapping[str, int], int]:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from muxwsgi.dial.dialer import Dialer, DialSettings
@@ -206,6 +207,11 @@ class Proxy:
         pool = self.pool
         numbers = {name: int(getattr(pool, name)) for name in ("opened", "reused", "kept", "refused", "dropped", "idle")}
         return numbers | self._leaf_contexts.counts
+
+    @property
+    def ca_certificates(self) -> Sequence[x509.Certificate]:
+        """The certificates of the CA, the one for clients to trust last; empty while no CA is loaded."""
+        return self._leaf_contexts.authority().certificates if self._leaf_contexts.has_authority else ()
 
     # In a server
 

@@ -5,9 +5,11 @@
     report                  what blocked a worker the last time: its pid and the text, written by the master
     names of routes         by row, see `observe.metrics.ROUTES`; written by workers
     numbers                 how many numbers of each kind workers have taken so far; written by workers
+    certificates            by row, see `observe.certificates`; written by workers
 
 Words have 64 bits, and each has one writer, so that they are written and read without a lock. Names and numbers are written under a lock of
-the file (fcntl(2)), because workers that start at the same time know the same routes. A name stays for as long as the master lives.
+the file (fcntl(2)), because workers that start at the same time know the same routes. A name stays for as long as the master lives. Rows of
+certificates are written under the same lock, and have a checksum: a reader leaves out a row that is being written.
 """
 
 import errno
@@ -19,7 +21,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from zlib import crc32
 
+from muxwsgi.observe.certificates import ROWS, CertificateRow
 from muxwsgi.observe.metrics import OF_MASTER, ROUTES, UNDECIDED
 
 __all__ = ["Board"]
@@ -46,7 +50,13 @@ _LOG_LEVEL = _words
 _NUMBERS = _LOG_LEVEL + 1
 _REPORT_AT = (_NUMBERS + len(KINDS)) * 8
 _NAMES_AT = _REPORT_AT + _REPORT
-_SIZE = _NAMES_AT + ROUTES * _NAME
+#: Bytes of a certificate: checksum, expiry, lengths of the bind and of the name, and both.
+_HEAD = struct.Struct("=IqHH")
+_ROW = 256
+_BIND_AT_MOST = 112
+
+_CERTIFICATES_AT = _NAMES_AT + ROUTES * _NAME
+_SIZE = _CERTIFICATES_AT + ROWS * _ROW
 
 
 class Board:
@@ -141,6 +151,26 @@ class Board:
             names.append(name.decode("utf-8", "replace"))
         return names
 
+    # Certificates
+
+    def put_certificates(self, rows: Sequence[CertificateRow]) -> None:
+        """Let these rows be the only ones. Called by workers, again and again: it writes only what is new."""
+        data = b"".join(map(_packed, rows[:ROWS])).ljust(ROWS * _ROW, b"\0")
+        if self._map[_CERTIFICATES_AT:_SIZE] != data:
+            with self._locked():
+                self._map[_CERTIFICATES_AT:_SIZE] = data
+
+    def certificates(self) -> list[CertificateRow]:
+        """The rows."""
+        found = []
+        for at in range(_CERTIFICATES_AT, _SIZE, _ROW):
+            data = self._map[at : at + _ROW]
+            checksum, not_after, bind, name = _HEAD.unpack_from(data)
+            if checksum and checksum == _checksum(data):
+                texts = data[_HEAD.size :]
+                found.append(CertificateRow(texts[:bind].decode(), texts[bind : bind + name].decode(), not_after))
+        return found
+
     def _name(self, row: int) -> bytes:
         at = _NAMES_AT + row * _NAME
         return self._map[at : at + _NAME].rstrip(b"\0")
@@ -162,6 +192,17 @@ class Board:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
-def _cut(name: str) -> bytes:
+def _cut(name: str, most: int = _NAME) -> bytes:
     """The name as it is kept: a longer one is cut between two characters."""
-    return name.encode()[:_NAME].decode("utf-8", "ignore").encode()
+    return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").encode()
+
+
+def _packed(row: CertificateRow) -> bytes:
+    bind = _cut(row.bind, _BIND_AT_MOST)
+    name = _cut(row.name, _ROW - _HEAD.size - _BIND_AT_MOST)
+    data = (_HEAD.pack(0, row.not_after, len(bind), len(name)) + bind + name).ljust(_ROW, b"\0")
+    return struct.pack("=I", _checksum(data)) + data[4:]
+
+
+def _checksum(data: bytes) -> int:
+    return crc32(data[4:]) or 1

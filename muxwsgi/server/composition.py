@@ -54,6 +54,9 @@ __all__ = ["Composition", "Front"]
 
 log = logging.getLogger("muxwsgi.error")
 
+#: What stands for the bind of a certificate that is of the proxy's CA.
+PROXY_CA = "proxy CA"
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -196,8 +199,9 @@ class Composition:
 
     @property
     def certificates(self) -> list[tuple[str, x509.Certificate]]:
-        """The certificates that are served, each with the address of its bind."""
-        return [(address, leaf) for address, context in self._contexts.items() for leaf in context.openssl.certificates]
+        """The certificates that are served, each with the address of its bind, and those of a proxy's CA, with `PROXY_CA`."""
+        of_binds = [(address, leaf) for address, context in self._contexts.items() for leaf in context.openssl.certificates]
+        return of_binds if self._of_proxy is None else of_binds + [(PROXY_CA, each) for each in self._of_proxy.ca_certificates]
 
     @property
     def proxy_counts(self) -> Mapping[str, int] | None:

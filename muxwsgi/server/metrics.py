@@ -1,17 +1,20 @@
 """`ServerMetrics`: the metrics of one server. A worker writes them into the memory that it shares, and a program may serve them itself."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import gevent
 
+from muxwsgi.observe.certificates import CertificateRow, rows_of
 from muxwsgi.observe.counters import Counters
 from muxwsgi.observe.exposition import Readings, check_installed, expose
 from muxwsgi.observe.metrics import ROUTES, UNDECIDED
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from muxwsgi.server.server import Server
 
 __all__ = ["ServerMetrics", "resident_bytes"]
@@ -51,6 +54,8 @@ class ServerMetrics:
         self._server = server
         self._rows = RouteRows()
         self._counters = Counters(server.events, row_of or self._rows.row_of)
+        self._certificates: list[tuple[str, x509.Certificate]] = []
+        self._rows_of_certificates: Sequence[CertificateRow] = ()
         self._watching: gevent.Greenlet[..., None] | None = None
 
     @property
@@ -64,12 +69,19 @@ class ServerMetrics:
         app = server.proxy_counts
         return self._counters.words(server.live, memory=resident_bytes(), accepting=server.accepting, proxy=app)
 
+    def certificates(self) -> Sequence[CertificateRow]:
+        """When the certificates of this moment expire. The same object, as long as they are the same."""
+        found = self._server.certificates
+        if len(found) != len(self._certificates) or any(new[1] is not old[1] for new, old in zip(found, self._certificates, strict=True)):
+            self._certificates, self._rows_of_certificates = found, rows_of(found)
+        return self._rows_of_certificates
+
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """The text for Prometheus and its media type. `accept` is the request's Accept field. Raises `OperatorError` if prometheus-client
         is not installed."""
         check_installed()
         words = self.words()
-        return expose(Readings(workers={0: words}, sums=words, routes=self._rows.names), accept)
+        return expose(Readings(workers={0: words}, sums=words, routes=self._rows.names, certificates=self.certificates()), accept)
 
     def watch(self, write: Callable[[list[int]], object] = len) -> None:
         """Look at the delay of the event loop once a second from now on, and call `write` with the words. In this thread's hub."""

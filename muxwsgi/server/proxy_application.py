@@ -9,6 +9,8 @@ from muxwsgi.mux.route import Handler, Route
 from muxwsgi.settings import HTTPSettings, Transparent
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from muxwsgi.http.environ import WSGIApplication
     from muxwsgi.http.h1.h1 import HTTP1
     from muxwsgi.wire.connection import Address, Connection
@@ -50,6 +52,10 @@ class ProxyApplication(Protocol):
     @property
     def counts(self) -> Mapping[str, int]:
         """Numbers of leaves and of connections to upstreams: see `Proxy.counts`."""
+
+    @property
+    def ca_certificates(self) -> "Sequence[x509.Certificate]":
+        """The certificates of its CA; empty while none is loaded."""
 
     def admit(self, connection: "Connection") -> None:
         """Check that a client may use the hijackers on the proxy's binds. Raises `PeerError` if not."""

@@ -187,7 +187,7 @@ class Server:
 
     @property
     def certificates(self) -> list[tuple[str, x509.Certificate]]:
-        """The certificates that are served, each with the bind that shows it."""
+        """The certificates that are served, each with the bind that shows it, and those of a proxy's CA, with `proxy CA`."""
         return self._composition.certificates
 
     @property

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import gevent
 import gevent.socket
 import gevent.ssl
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 
@@ -15,9 +20,12 @@ import muxwsgi
 from muxwsgi.errors import Cut, Expired, HandshakeError
 from muxwsgi.http.exchange_counts import METHODS, STATUSES, ExchangeCounts
 from muxwsgi.mux.matchers import prefix
+from muxwsgi.observe.certificates import ROWS, rows_of
 from muxwsgi.observe.counters import failure_of
 from muxwsgi.observe.exposition import Readings, expose
 from muxwsgi.observe.metrics import METRICS, OF_WORKERS, PLACES, ROUTES, WORDS
+from muxwsgi.proxy import Proxy, ProxySettings
+from muxwsgi.proxy.certificates.authority import Authority
 from muxwsgi.server.metrics import RouteRows, ServerMetrics
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.wire.connection import Connection
@@ -245,6 +253,52 @@ def test_handshakes_are_counted_by_version_and_by_reason(start: Callable[..., Se
     assert samples["muxwsgi_deadlines_missed_total{phase=handshake}"] == 1
     assert samples["muxwsgi_deadlines_missed_total{phase=other}"] == 0
     assert samples["muxwsgi_received_bytes_total"] == len(GET)
+
+
+def test_certificates_are_shown_with_their_expiry(
+    start: Callable[..., Served], make_certificate: Callable[[], CertificateFiles], tmp_path: Path
+) -> None:
+    certificate = make_certificate()
+    served = start(bind=f",certfile={certificate.certfile},keyfile={certificate.keyfile}")
+    name = "muxwsgi_certificate_expiry_timestamp_seconds"
+    found = {key: value for key, value in served.samples().items() if key.startswith(name)}
+    leaf = x509.load_pem_x509_certificate(Path(certificate.certfile).read_bytes())
+    assert found == {f"{name}{{bind={served.server.addresses[0].removeprefix('https://')},name=localhost}}": leaf.not_valid_after_utc.timestamp()}
+    assert served.metrics.certificates() is served.metrics.certificates()
+    plain = start()
+    assert not [key for key in plain.samples() if key.startswith(name)]
+
+    authority = Authority.create(tmp_path / "ca")
+    proxy = start(Proxy(ProxySettings(default_action="mitm"), authority=authority))
+    ((labels, value),) = [(key, value) for key, value in proxy.samples().items() if key.startswith(name)]
+    assert labels.startswith(f"{name}{{bind=proxy CA,name=muxwsgi CA ") and value == authority.ends.timestamp()
+
+
+def made_certificate(subject: str, names: list[str], days: int) -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name.from_rfc4514_string(subject)
+    begins = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(begins).not_valid_after(begins + timedelta(days=days))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+def test_of_certificates_with_one_name_the_first_to_expire_is_shown() -> None:
+    begins = 1767225600
+    certificates = [
+        ("a", made_certificate("CN=common", ["x.example", "y.example"], 3)),
+        ("a", made_certificate("CN=other", ["x.example"], 2)),
+        ("b", made_certificate("CN=common", [], 1)),
+        ("b", made_certificate("O=organization", [], 4)),
+    ]
+    assert rows_of(certificates) == [
+        ("b", "common", begins + 86400),
+        ("a", "x.example", begins + 2 * 86400),
+        ("b", "O=organization", begins + 4 * 86400),
+    ]
+    assert len(rows_of([(f"{number}", certificates[0][1]) for number in range(100)])) == ROWS
 
 
 @pytest.mark.parametrize(

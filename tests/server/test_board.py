@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 
+from muxwsgi.observe.certificates import ROWS, CertificateRow
 from muxwsgi.observe.metrics import OF_MASTER, ROUTES
 from muxwsgi.server.board import BLOCK, Board
 from muxwsgi.server.introductions import Introductions, receive
@@ -60,6 +61,19 @@ def test_the_words_of_the_master_and_its_report_are_seen_by_all() -> None:
     assert board.log_level == 0
     board.log_level = 10
     assert board.log_level == 10
+
+
+def test_certificates_are_those_that_were_put_last_and_a_torn_row_is_left_out() -> None:
+    board = Board()
+    assert board.certificates() == []
+    rows = [CertificateRow(f"[::1]:{number}", "ä" * 100, 2_000_000_000 + number) for number in range(ROWS + 5)]
+    assert ended_well(in_child(lambda: board.put_certificates(rows)))
+    assert board.certificates() == [row._replace(name="ä" * 64) for row in rows[:ROWS]]
+    last = [CertificateRow("unix:" + "x" * 200, "a.example", -1), CertificateRow("proxy CA", "", 1 << 40)]
+    board.put_certificates(last)
+    assert board.certificates() == [CertificateRow(("unix:" + "x" * 200)[:112], "a.example", -1), last[1]]
+    board._map[-ROWS * 256 + 20] ^= 1
+    assert board.certificates() == [last[1]]
 
 
 def test_each_worker_introduces_itself_also_before_the_admin_process_listens() -> None:

@@ -71,6 +71,7 @@ class Authority:
     """A CA certificate and its key.
 
     Attributes:
+        certificates: the certificate that signs, and its issuers.
         certificate: the certificate that signs.
         chain: the intermediates, which a server sends after its leaf. Without the root, because clients have it or do not trust it.
         anchor: the certificate for clients to trust: the last one of the file.
@@ -82,6 +83,7 @@ class Authority:
 
         Raises `OperatorError` if the first may not sign, if the key does not belong to it, or if one was not issued by the next.
         """
+        self.certificates = certificates
         self.certificate = certificates[0]
         self.anchor = certificates[-1]
         self.chain = tuple(certificate for certificate in certificates if certificate.subject != certificate.issuer)
