@@ -17,7 +17,6 @@ from muxwsgi.cli.for_developer import ForDeveloper
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
 from muxwsgi.cli.worker_admin import Watched, health_of
-from muxwsgi.cli.worker_hooks import WorkerHooks
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
@@ -113,7 +112,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
     watched = Watched(role, server)
     observers.subscribe(server.events)
     role.hooks.serving(server)
-    _act_on_signals(signals, server, [error_log, *logs], place, role.hooks, reloads=values["reload"])
+    _act_on_signals(signals, server, [error_log, *logs], place, role, reloads=values["reload"])
     keep_frames()
     announce(server, app, name, hijackers, role.announced)  # a program that reads this may send the master a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, observers)
@@ -162,13 +161,16 @@ def _do(what: Callable[[], None]) -> None:
         log.exception("%r failed", what)
 
 
-def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place: Place, hooks: WorkerHooks, *, reloads: bool) -> None:
+def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place: Place, role: "Role", *, reloads: bool) -> None:
+    hooks = role.hooks
     stopping = False
 
     def stop() -> None:
         nonlocal stopping
         if stopping:
             return  # a service manager sends SIGTERM to all processes of a service, and the master to its workers. It cuts by SIGQUIT
+        if not role.worker.stops():
+            return
         stopping = True
         place.say_stop()
         server.request_stop()

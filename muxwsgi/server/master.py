@@ -64,6 +64,9 @@ STOOD_STILL = 3.0
 #: Seconds that a blocked worker has to end by SIGABRT, until it is killed.
 ABORT_TIME = 2.0
 
+#: Generations that may retire at a time. Each takes memory. To end one closes connections on which a request may be under way.
+IN_GRACE = 4
+
 #: Seconds for a blocked worker's answer.
 ANSWER_TIME = 0.5
 
@@ -507,7 +510,7 @@ class Master:
             self._owner.resized(self._size)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
             for worker in list(self._workers.values()):
-                if worker.state is State.RETIRING:  # it retires since an earlier reload: each generation in its grace takes memory
+                if worker.state is State.RETIRING and worker.generation <= self._serving - IN_GRACE:
                     self._end(worker)
                 elif worker.generation != self._serving:
                     self._retire(worker)

@@ -7,7 +7,8 @@
                          +--wants to leave--> leaving-+--retired--> retiring
                          +--blocked---------> blocked-+
 
-A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot. If other workers have taken
+A worker that leaves, or whose event loop is blocked, is told to end when another one is ready in its slot. A worker leaves also if another
+process than the master sends it SIGTERM. If other workers have taken
 over, a worker is retired with SIGUSR2. It ends as with SIGTERM, but keeps connections open on which the next request may be under way.
 
 **Signals at the fork.** Signals are blocked from before the fork until the child has set its actions. With the handlers of the master, the
@@ -71,6 +72,8 @@ class Worker:
         self.is_ready = False
         self._heartbeat = heartbeat
         self._tells = tells
+        self._master = os.getppid()
+        self._leaves = False
 
     def ready(self) -> None:
         """Tell the master that connections are accepted from now on. Call it once, in the main thread."""
@@ -81,7 +84,24 @@ class Worker:
 
     def leave(self) -> None:
         """Ask the master to replace this worker. It serves until it is told to end."""
+        self._leaves = True
         self._tell(_LEAVES)
+
+    def stops(self) -> bool:
+        """Called for SIGTERM: whether this worker is to stop accepting now.
+
+        The master notes that a worker ends before it sends the signal. If another process has sent it, others serve first: a worker that
+        serves asks to be replaced, and one that retires goes on. A second signal, while it waits to be replaced, means a stop.
+        """
+        if os.getppid() != self._master or self.entry.state is State.ENDING:
+            return True
+        if self.entry.state in (State.BLOCKED, State.RETIRING):
+            return False
+        if self._leaves or not self.is_ready:
+            return True
+        log.info("SIGTERM: another worker starts, and then this one ends")
+        self.leave()
+        return False
 
     def change(self) -> None:
         """Tell the master that a file has changed, so that it reloads. It ignores workers of an earlier generation."""
@@ -205,12 +225,13 @@ class WorkerProcess:
 
     def retire(self, seconds: float, kill_after: float) -> None:
         """Tell it that others serve instead, so that it ends its connections within `seconds`. It is killed `kill_after` seconds later."""
-        if self.state is State.BOOTING:  # it does not handle the signal yet, and serves no connection
-            self.end(seconds, kill_after)
-        elif self.state not in (State.RETIRING, State.ENDING):
+        if self.state not in (State.RETIRING, State.ENDING):
+            booting = self.state is State.BOOTING
             self.state = State.RETIRING
             self.kill_at = monotonic() + seconds + kill_after
             self.tell(signal.SIGUSR2)
+            if booting:  # it may not handle that signal yet. If it does, it may have clients already, and ignores this one
+                self.tell(signal.SIGTERM)
 
     def abort(self, kill_after: float) -> None:
         """Send it SIGABRT. It is killed `kill_after` seconds later."""

@@ -112,7 +112,7 @@ class Client(threading.Thread):
                     sock.close()
                     sock = None
             except OSError as error:
-                self.failed.append(repr(error))
+                self.failed.append(f"at {time.strftime('%X')}: {error!r}, after {self.answered} answers, from {sock and sock.getsockname()}")
                 sock = None
             time.sleep(random.uniform(0, self._think))
         if sock is not None:

@@ -76,8 +76,8 @@ def children_of(pid: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def service(folder: Path, *options: str, bind: str | None = None) -> Iterator[Service]:
-    (folder / "upgraded_app.py").write_text(APPLICATION.replace("VERSION", "first"))
+def service(folder: Path, *options: str, bind: str | None = None, application: str = APPLICATION) -> Iterator[Service]:
+    (folder / "upgraded_app.py").write_text(application.replace("VERSION", "first"))
     with reserved_port() as reserved, open(folder / "log", "wb") as log:
         port = reserved.getsockname()[1]
         command = [sys.executable, "-m", "muxwsgi", "run", "upgraded_app:app", "-b", bind or f"127.0.0.1:{port}", "--pid", "app.pid", *options]

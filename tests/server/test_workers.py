@@ -252,6 +252,31 @@ def test_a_worker_is_replaced_before_it_ends(folder: Path, options: list[str], r
         assert server.stop() == 0 and server.tracebacks() == []
 
 
+def test_a_worker_that_another_process_ends_is_replaced_first_and_a_second_signal_ends_it(folder: Path) -> None:
+    with serving(folder, "1") as server, server.connect() as kept:
+
+        def ask() -> int:
+            kept.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = kept.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200 ") and b"Connection: close" not in answer, answer
+            return int(answer.rpartition(b"first ")[2].split()[0])
+
+        first = ask()
+        os.kill(first, signal.SIGTERM)
+        wait_until(lambda: first not in workers_of(server), lambda: server.log)
+        second = ask()
+        assert second != first and f"worker {first} leaves: another one starts" in server.log
+        (folder / "worker_app.py").write_text("no code")
+        os.kill(second, signal.SIGTERM)
+        server.wait_for_log("has ended before it was ready", patience=30)
+        assert ask() == second, "it serves, because no other one can"
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: second not in workers_of(server), lambda: server.log)
+        (folder / "worker_app.py").write_text(APPLICATION)
+        assert len(answers(server, 1, workers=1)) == 1
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "systemd"])
 def test_a_stop_that_reaches_all_processes_cuts_nothing(folder: Path, number: signal.Signals) -> None:
     with serving(folder, "2") as server:
