@@ -17,7 +17,7 @@ from types import ModuleType
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import Matcher
 
-__all__ = ["Protocol", "Speaks", "described", "known", "looks_like", "markdown", "recognised"]
+__all__ = ["Ambiguity", "Protocol", "Speaks", "by_name", "described", "known", "looks_like", "markdown", "recognised"]
 
 #: Bytes that a message shows of an unknown protocol, and the table of an example.
 _SHOWN = 24
@@ -31,6 +31,20 @@ class Speaks(Enum):
     EITHER = "either side"
 
 
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """First bytes that two protocols say YES to. The route that is asked first gets them.
+
+    other   name of the other protocol
+    data    an example
+    when    when it happens, in words
+    """
+
+    other: str
+    data: bytes
+    when: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """What is known about a protocol.
@@ -40,6 +54,8 @@ class Protocol:
     speaks_first    the side that sends the first bytes
     match           YES to what a client of the protocol sends first. Routes may use it
     loose           YES to what is probably this protocol, for messages; None: the same as `match`
+    refines         names of protocols that also say YES, because this one is a kind of them. Its routes are asked before theirs
+    ambiguous       first bytes that a protocol of another kind says YES to as well; each pair stands in one of the two files
     alpn            ALPN ids of the protocol (IANA "TLS Application-Layer Protocol Negotiation (ALPN) Protocol IDs")
     begins          what clients send first. The first one is the example in the documentation
     not_begins      what begins alike or is often confused with it, and is not this protocol
@@ -50,6 +66,8 @@ class Protocol:
     speaks_first: Speaks
     match: Matcher
     loose: Matcher | None = None
+    refines: tuple[str, ...] = ()
+    ambiguous: tuple[Ambiguity, ...] = ()
     alpn: tuple[str, ...] = ()
     begins: tuple[bytes, ...]
     not_begins: tuple[bytes, ...] = ()
@@ -66,9 +84,23 @@ def known() -> tuple[Protocol, ...]:
     return tuple(module.PROTOCOL for module in _modules())
 
 
+@cache
+def by_name() -> dict[str, Protocol]:
+    """All protocols by their names in a configuration: those of their modules, with `-` for `_`."""
+    return {module.__name__.rpartition(".")[2].replace("_", "-"): module.PROTOCOL for module in _modules()}
+
+
+@cache
+def _asked() -> tuple[tuple[Protocol, ...], ...]:
+    """By first byte: the protocols that may begin with it, those first that refine others."""
+    order = sorted(known(), key=lambda protocol: not protocol.refines)
+    firsts = [bytes((first,)) for first in range(256)]
+    return tuple(tuple(each for each in order if (each.loose or each.match)(first) is not Match.NO) for first in firsts)
+
+
 def recognised(data: bytes) -> Protocol | None:
     """The protocol that `data` probably begins. No route is chosen by it."""
-    for protocol in known():
+    for protocol in _asked()[data[0]] if data else ():
         if (protocol.loose or protocol.match)(data) is Match.YES:
             return protocol
     return None
@@ -89,19 +121,28 @@ def described(data: bytes) -> str | None:
 
 
 def markdown() -> str:
-    """The table of docs/writing-hijackers.md."""
-    rows = ["| protocol | matcher | speaks first | ALPN | a client begins with | defined in |", "|---|---|---|---|---|---|"]
-    rows += (f"| {' | '.join(cells)} |" for cells in _rows())
-    return "\n".join(rows)
+    """The tables of docs/protocols.md."""
+    head = ["| name | protocol | matcher | speaks first | ALPN | a client begins with | defined in |", "|---|---|---|---|---|---|---|"]
+    protocols = [f"| {' | '.join(cells)} |" for cells in _rows()]
+    pairs = [(each.name, ambiguity) for each in known() for ambiguity in each.ambiguous]
+    ambiguities = [f"| {name} | {each.other} | `{_shown(each.data)}` | {each.when} |" for name, each in pairs]
+    kinds = [f"| {each.name} | {', '.join(each.refines)} |" for each in known() if each.refines]
+    return "\n".join(
+        [
+            *("## The protocols", "", *head, *protocols, ""),
+            *("## Kinds of other protocols", "", "| protocol | is a kind of |", "|---|---|", *kinds, ""),
+            *("## Ambiguities", "", "| one | the other | first bytes of both | when |", "|---|---|---|---|", *ambiguities),
+        ]
+    )
 
 
 def _rows() -> Iterator[tuple[str, ...]]:
-    for module, protocol in zip(_modules(), known(), strict=True):
-        matcher = next(name for name, value in vars(module).items() if value is protocol.match)
+    for (name, protocol), module in zip(by_name().items(), _modules(), strict=True):
+        matcher = next(attribute for attribute, value in vars(module).items() if value is protocol.match)
         place = module.__name__.rpartition(".")[2]
         example = _shown(protocol.begins[0]).replace("|", "\\|")
         alpn = ", ".join(protocol.alpn)
-        yield protocol.name, f"`{place}.{matcher}`", protocol.speaks_first.value, alpn, f"`{example}`", protocol.defined_in
+        yield f"`{name}`", protocol.name, f"`{place}.{matcher}`", protocol.speaks_first.value, alpn, f"`{example}`", protocol.defined_in
 
 
 def _shown(data: bytes) -> str:

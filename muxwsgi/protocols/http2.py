@@ -4,10 +4,12 @@ from muxwsgi.mux.matchers import named, prefix
 from muxwsgi.mux.route import Handler, Route
 from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["PROTOCOL", "http2_preface", "http2_route"]
+__all__ = ["PREFACE", "PROTOCOL", "http2_preface", "http2_route"]
 
 #: All 24 bytes of it: `PRI * HTTP/2.0\r\n` alone is a request line too.
-http2_preface = named("http2_preface")(prefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+http2_preface = named("http2_preface")(prefix(PREFACE))
 
 PROTOCOL = Protocol(
     name="HTTP/2",

@@ -5,7 +5,7 @@ from muxwsgi.protocols import Protocol, Speaks
 
 __all__ = ["PROTOCOL", "json_object"]
 
-json_object = regex(rb"\s*\{\s*\"")
+json_object = regex(rb"\s*\{\s*\"[^\x00-\x1f]")
 
 PROTOCOL = Protocol(
     name="JSON",

@@ -6,7 +6,7 @@ from muxwsgi.protocols import Protocol, Speaks
 __all__ = ["PROTOCOL", "mqtt"]
 
 #: The packet type, one to four bytes of length, and the protocol name of MQTT 3.1.1 and 5, or 3.1.
-mqtt = regex(rb"(?s)\x10.{1,4}\x00(?:\x04MQTT|\x06MQIsdp)")
+mqtt = regex(rb"(?s)\x10(?:[\x0c-\x7f]|[\x80-\xff]{1,3}[\x01-\x7f])\x00(?:\x04MQTT|\x06MQIsdp)")
 
 PROTOCOL = Protocol(
     name="MQTT",

@@ -5,7 +5,7 @@ from muxwsgi.protocols import Protocol, Speaks
 
 __all__ = ["PROTOCOL", "proxy_header"]
 
-proxy_header = prefix(b"\r\n\r\n\0\r\nQUIT\n", b"PROXY ")
+proxy_header = prefix(b"\r\n\r\n\0\r\nQUIT\n", b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN")
 
 PROTOCOL = Protocol(
     name="a PROXY protocol header",

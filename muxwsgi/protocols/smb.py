@@ -5,8 +5,8 @@ from muxwsgi.protocols import Protocol, Speaks
 
 __all__ = ["PROTOCOL", "smb"]
 
-#: Four bytes of length, and the protocol id of SMB 1, or 2 and 3.
-smb = regex(rb"(?s)\x00.{3}[\xfe\xff]SMB")
+#: Length below 64 KiB, and the protocol id with the command of SMB 1, or with the size of the header of SMB 2 and 3.
+smb = regex(rb"(?s)\x00\x00..(?:\xffSMBr|\xfeSMB\x40\x00)")
 
 PROTOCOL = Protocol(
     name="SMB",

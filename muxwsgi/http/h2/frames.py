@@ -1,5 +1,7 @@
 """Frames (RFC 9113 sections 4 and 6): types, flags, settings, and how they are written."""
 
+from muxwsgi.protocols.http2 import PREFACE
+
 __all__ = [
     "ACK",
     "CONTINUATION",
@@ -26,9 +28,6 @@ __all__ = [
     "head_and_data",
     "setting",
 ]
-
-#: What a client sends first (section 3.4).
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 #: Types of frames. PRIORITY_UPDATE is that of RFC 9218 section 7.1.
 DATA, HEADERS, PRIORITY_FRAME, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
