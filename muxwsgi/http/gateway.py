@@ -99,7 +99,7 @@ class Gateway:
                     if close is not None:
                         close()
         except Cut:
-            connection.lifeline.reset_at_close |= hijack.taken  # the data that it has sent may be incomplete
+            hijack.connection.lifeline.reset_at_close |= hijack.taken  # the data that it has sent may be incomplete
             raise
         except BaseException as error:  # also SystemExit, GreenletExit and gevent.Timeout: they end the request, never the worker
             in_order = self._answer_for(error, connection, body, response, hijack, target)
@@ -110,7 +110,7 @@ class Gateway:
             if counts is not None:
                 counts.note(response, body, clock() - began, hijack.taken)
             if streams and hijack.taken:
-                tell(streams, connection, clock() - began)
+                tell(streams, hijack.connection, clock() - began)
             if exchanges:
                 refused = body.fault.reason if isinstance(body.fault, PeerError) and not response.head_sent else None
                 status = response.status or ""
@@ -137,6 +137,7 @@ class Gateway:
         """
         end_child(error)  # if the application has forked, the child must not answer
         if hijack.taken:
+            connection = hijack.connection
             if isinstance(error, (PeerError, ConnectionError, TimeoutError, TLSError)) or getattr(error, "errno", None) == errno.EBADF:
                 log.debug("%r: %s", connection, error)  # most likely an error of the peer
                 # It may be the error of a server that the application uses. Then the peer has an incomplete message.

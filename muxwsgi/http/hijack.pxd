@@ -9,7 +9,7 @@ from muxwsgi.wire.connection cimport Connection
 
 @cython.final
 cdef class Hijack:
-    cdef Connection _connection
+    cdef readonly Connection connection
     cdef Body _body
     cdef Response _response
     cdef object _at_end

@@ -31,13 +31,14 @@ class Hijack:
     reads or writes takes it over.
 
     taken       the application has the connection
+    connection  that of the exchange; once it is taken, what the application has. In HTTP/2 these are two: the stream is a connection
     """
 
-    __slots__ = ("_at_end", "_body", "_connection", "_over", "_response", "_socket", "taken")
+    __slots__ = ("_at_end", "_body", "_over", "_response", "_socket", "connection", "taken")
 
     def _take(self, connection: "Connection", body: "Body", response: "Response") -> None:
         """Begin: see `hijack_of`. Not `__init__`, for the same reason as `Response._set_up`."""
-        self._connection = connection
+        self.connection = connection
         self._body = body
         self._response = response
         self._socket: "StreamSocket | None" = None
@@ -48,11 +49,12 @@ class Hijack:
     def __call__(self) -> "Connection":
         """The connection, whose next bytes are those behind the request; the application writes 101 or 200 itself. Idempotent.
 
-        Raises `RuntimeError` if a response has begun, after the exchange, and in HTTP/2. Raises `PeerError` (400) if the request has a body
-        that is not read to its end, because the rest would be taken for the new protocol: the client gets the 400 in any case.
+        Raises `RuntimeError` if a response has begun, after the exchange, and for requests of HTTP/2 other than CONNECT. Raises `PeerError`
+        (400) if the request has a body that is not read to its end, because the rest would be taken for the new protocol: the client gets
+        the 400 in any case.
         """
         if self.taken:
-            return self._connection
+            return self.connection
         if self._over:
             raise RuntimeError("the exchange is over: its connection serves other requests now")
         if self._response.head_sent:
@@ -62,7 +64,7 @@ class Hijack:
             self.refuse(400, "the request has a body, which the application has not read before it took the connection over")
         self.taken = True
         self._response.give_up()
-        connection = self._connection = self._body.hand_over()
+        connection = self.connection = self._body.hand_over()
         connection.lifeline.min_rate = 0.0  # the limit is for responses, and not for the new protocol
         connection.trace.append(f"the application took the connection over from {self._response.method}")
         return connection
@@ -105,7 +107,7 @@ class Hijack:
         Where the connection's own would not be the stream (TLS, read-ahead), it is that of a real socket, which has the stream from
         then on. Raises `OSError` there while the connection is not taken over.
         """
-        connection = self._connection
+        connection = self.connection
         if self._socket is None:
             try:
                 number = connection.fileno()
@@ -122,7 +124,7 @@ class Hijack:
         if self._socket is not None:
             return getattr(self._socket, name)
         if name in _HARMLESS:
-            return getattr(self._connection, name)
+            return getattr(self.connection, name)
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self(), name)

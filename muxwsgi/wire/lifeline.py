@@ -47,6 +47,9 @@ class Swept(Protocol):
     def sweep(self, now: float) -> None:
         """`now` is `time.monotonic()`. Must not wait."""
 
+    def drain(self) -> None:
+        """As `Lifeline.drain`."""
+
 
 class Lifeline:
     """The deadlines and limits of one descriptor, shared by every connection that is layered on it.
@@ -130,6 +133,8 @@ class Lifeline:
         read and answered. To be repeated while the server drains."""
         if self.resting and not self.reader.is_ready():
             self.reader.fail(Draining("the server is shutting down"))
+        if self.streams is not None:
+            self.streams.drain()
 
     def close(self) -> None:
         """End both directions, before the descriptor is closed or given away."""

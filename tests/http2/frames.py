@@ -16,6 +16,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Fields = list[tuple[str, str]]
 
 GET: Fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")]
+CONNECT: Fields = [(":method", "CONNECT"), (":authority", "a.example:7")]
+#: An extended CONNECT (RFC 8441) for a WebSocket.
+WEBSOCKET: Fields = [(":method", "CONNECT"), (":protocol", "websocket"), *GET[1:], ("sec-websocket-version", "13")]
 POST: Fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gevent
+from simple_websocket import ConnectionClosed, Server
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -19,6 +20,8 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         file: Iterable[bytes] = environ["wsgi.file_wrapper"](open(environ["QUERY_STRING"], "rb"))
         return file
+    if path == "/socket":
+        return socket(environ)
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Protocol", environ["SERVER_PROTOCOL"])])
     return [body or b"hello"]
@@ -32,3 +35,13 @@ def stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield b"line %d\n" % number
         gevent.sleep(0.001)
     extra.trailers = [("X-Lines", "3")]
+
+
+def socket(environ: dict[str, Any]) -> Iterable[bytes]:
+    """An echo by `werkzeug.socket`, which is what flask-sock is."""
+    ws = Server.accept(environ)
+    try:
+        while True:
+            ws.send(ws.receive())
+    except ConnectionClosed:
+        return []

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.settings import CertificateFiles
+from tests.http2.frames import OPENING, WEBSOCKET, Responses, data, headers
 from tests.ports import free_ports
 from tests.waiting import wait_for
 
@@ -117,6 +120,26 @@ def test_httpx_keeps_one_connection_for_many_requests(server: Server) -> None:
             response = client.post(f"{server.tls}/{number}", content=b"x" * number * 1000)
             assert (response.http_version, len(response.content)) == ("HTTP/2", number * 1000 or 5)
         assert client.get(f"{server.tls}/stream").text == "line 0\nline 1\nline 2\n"
+
+
+def test_simple_websocket_serves_a_stream(server: Server) -> None:
+    responses = Responses()
+
+    def until(sock: socket.socket, condition: Callable[[], bool]) -> None:
+        while not condition():
+            responses.add(sock.recv(65536))
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        fields = [(name, "/socket" if name == ":path" else value) for name, value in WEBSOCKET]
+        sock.sendall(OPENING + headers(1, fields, end=False))
+        until(sock, lambda: 1 in responses.streams and responses.streams[1].status == "200")
+        sock.sendall(data(1, encode_frame(Frame(Opcode.TEXT, b"hello", from_client=True), masked=True)))
+        until(sock, lambda: responses.streams[1].body == encode_frame(Frame(Opcode.TEXT, b"hello", from_client=False), masked=False))
+        sock.sendall(data(1, encode_frame(Frame(Opcode.CLOSE, b"", from_client=True), masked=True)))
+        until(sock, lambda: responses.streams[1].ended)
+        sock.sendall(headers(3))
+        until(sock, lambda: 3 in responses.streams and responses.streams[3].ended)
+    wait_for(lambda: '"GET /socket HTTP/2.0"' in server.access.read_text())
 
 
 def test_a_stop_loses_no_response(tmp_path: Path, make_certificate: Callable[[], CertificateFiles]) -> None:

@@ -262,8 +262,19 @@ RULES: dict[str, tuple[bytes, list[tuple[str, int, int]]]] = {
     "8.5: CONNECT": (headers(1, [(":method", "CONNECT"), (":authority", "a:1")], end=False), []),
     "8.5: CONNECT with a path": (headers(1, [(":method", "CONNECT"), (":authority", "a:1"), (":path", "/")]), stream(PROTOCOL_ERROR)),
     "8.5: CONNECT without an authority": (headers(1, [(":method", "CONNECT")]), stream(PROTOCOL_ERROR)),
-    "RFC 8441: a protocol, which was not offered": (
-        headers(1, [(":method", "CONNECT"), *GET[1:], (":protocol", "websocket")]),
+    "8.5: HEADERS in a tunnel": (
+        headers(1, [(":method", "CONNECT"), (":authority", "a:1")], end=False) + headers(1, [("a", "b")]),
+        stream(PROTOCOL_ERROR),
+    ),
+    "RFC 8441 4: an extended CONNECT": (headers(1, [(":method", "CONNECT"), *GET[1:], (":protocol", "websocket")], end=False), []),
+    "RFC 8441 4: without a path": (
+        headers(1, [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a")]),
+        stream(PROTOCOL_ERROR),
+    ),
+    "RFC 8441 4: without an authority": (headers(1, [(":method", "CONNECT"), *GET[1:3], (":protocol", "x")]), stream(PROTOCOL_ERROR)),
+    "RFC 8441 4: with another method": (headers(1, [*GET, (":protocol", "websocket")]), stream(PROTOCOL_ERROR)),
+    "RFC 8441 4: a protocol that is no token": (
+        headers(1, [(":method", "CONNECT"), *GET[1:], (":protocol", "a b")]),
         stream(PROTOCOL_ERROR),
     ),
     # RFC 9218
@@ -298,7 +309,7 @@ def test_the_server_begins_with_settings_and_opens_the_window_of_the_connection(
     (first, second), _ = parse(sender.take())
     assert (first.kind, first.flags, first.stream) == (SETTINGS, 0, 0)
     pairs = dict(struct.iter_unpack(">HL", first.payload))
-    assert pairs == {3: 128, 4: 65535, 6: 65536, 9: 1}
+    assert pairs == {3: 128, 4: 65535, 6: 65536, 8: 1, 9: 1}
     assert (second.kind, second.stream) == (WINDOW_UPDATE, 0)
     assert int.from_bytes(second.payload, "big") == 127 * 65535 + (1 << 20)  # room for the windows of all streams, and for one that grows
 

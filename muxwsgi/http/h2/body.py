@@ -157,6 +157,29 @@ class StreamBody(Body):
         """A field behind the body."""
         self._add_trailer(name.encode("latin-1"), value.encode("latin-1"))
 
+    # The side of an application that has taken the stream over
+
+    def readiness(self) -> Ready:
+        """What a greenlet that waits for more is woken by."""
+        if self._ready is None:
+            self._ready = Ready()
+        return self._ready
+
+    def take(self, most: int, timeout: float | None) -> bytes:
+        """As `Transport.recv`: no minimum rate holds, and no limit."""
+        ready = self.readiness()
+        while not self.untaken:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            self.waits = True
+            try:
+                ready.wait(timeout)
+            finally:
+                self.waits = False
+        return self._first_bytes(most)
+
     # The application's side
 
     @property
@@ -179,6 +202,14 @@ class StreamBody(Body):
                 self.withheld = False
                 self._reader.continue_(self)
             self._wait()
+        data = self._first_bytes(most)
+        self._count(len(data))
+        if self._ended and not self.untaken:
+            self.done = True
+        return data
+
+    def _first_bytes(self, most: int) -> bytes:
+        """Take some of what has come."""
         if self._first:
             data = self._first
             self._first = b""
@@ -191,9 +222,6 @@ class StreamBody(Body):
         count = len(data)
         self.untaken -= count
         self._reader.taken(self, count)
-        self._count(count)
-        if self._ended and not self.untaken:
-            self.done = True
         return data
 
     def _wait(self) -> None:

@@ -172,7 +172,7 @@ class Engine:
         self._block_size = 0
         self._closed: dict[int, int] = {}
         self._priorities: dict[int, str] = {}
-        ours = ((3, self._limit), (4, settings.http2_initial_window_size), (6, http.limit_request_head), (9, 1))
+        ours = ((3, self._limit), (4, settings.http2_initial_window_size), (6, http.limit_request_head), (8, 1), (9, 1))
         sender.control(SETTINGS, 0, 0, b"".join([setting(identifier, value) for identifier, value in ours]))
         self._windows = Windows(sender, self._limit, settings.http2_initial_window_size)
 
@@ -374,13 +374,16 @@ class Engine:
         stream.target = requests.target
         stream.urgency = requests.urgency
         stream.sequential = requests.sequential
+        stream.protocol = requests.protocol
         if self._priorities:
             self._prioritize(stream, self._priorities.pop(number, ""))
-        if not stream.ended:
+        if not stream.ended or stream.protocol is not None:
             windows = self._windows
             stream.body = StreamBody(
                 self._reader, self._http, number, requests.expects_continue, requests.length, windows.window, windows.initial
             )
+            if stream.ended:
+                stream.body.end()
         self.streams[number] = stream
         self.running += 1
         self._ready.append(stream)
@@ -393,6 +396,8 @@ class Engine:
         body = stream.body
         assert body is not None
         try:
+            if stream.protocol is not None:
+                raise StreamFault(PROTOCOL_ERROR, "HEADERS in a tunnel")  # RFC 9113 section 8.5
             if not flags & END_STREAM:
                 raise StreamFault(PROTOCOL_ERROR, "HEADERS in the middle of a body")
             if flags > 255:

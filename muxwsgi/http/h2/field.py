@@ -23,9 +23,11 @@ __all__ = [
     "OF_CONNECTIONS",
     "PATH",
     "PRIORITY",
+    "PROTOCOL",
     "REGULAR",
     "SCHEME",
     "STATIC",
+    "STATUS",
     "TABLE_SIZE",
     "TE",
     "UNKNOWN_PSEUDO",
@@ -36,18 +38,20 @@ __all__ = [
 #: Bytes of a dynamic table, unless a peer sets another size (RFC 9113 section 6.5.2). Our SETTINGS leave it so.
 TABLE_SIZE = 4096
 
-#: Kinds of fields. The four pseudo-fields of requests come first (RFC 9113 section 8.3.1).
-METHOD, SCHEME, AUTHORITY, PATH, UNKNOWN_PSEUDO = 0, 1, 2, 3, 4
+#: Kinds of fields. The pseudo-fields come first: those of requests (RFC 9113 section 8.3.1, RFC 8441 section 4) and that of responses.
+METHOD, SCHEME, AUTHORITY, PATH, PROTOCOL, STATUS, UNKNOWN_PSEUDO = 0, 1, 2, 3, 4, 5, 6
 #: Fields that make a message malformed: by their characters (section 8.2.1), or since they describe the connection (section 8.2.2).
-MALFORMED, CONNECTION_SPECIFIC = 5, 6
+MALFORMED, CONNECTION_SPECIFIC = 7, 8
 #: REGULAR goes into the environ as it is; DROPPED has no key (see `environ_key`); for the others the server has rules.
-REGULAR, DROPPED, TE, COOKIE, LENGTH, CONTENT_TYPE, HOST, EXPECT, PRIORITY = 7, 8, 9, 10, 11, 12, 13, 14, 15
+REGULAR, DROPPED, TE, COOKIE, LENGTH, CONTENT_TYPE, HOST, EXPECT, PRIORITY = 9, 10, 11, 12, 13, 14, 15, 16, 17
 
 _KINDS = {
     ":method": METHOD,
     ":scheme": SCHEME,
     ":authority": AUTHORITY,
     ":path": PATH,
+    ":protocol": PROTOCOL,
+    ":status": STATUS,
     "connection": CONNECTION_SPECIFIC,
     "keep-alive": CONNECTION_SPECIFIC,
     "proxy-connection": CONNECTION_SPECIFIC,

@@ -4,7 +4,8 @@ import cython
 
 from muxwsgi.http.h2.field cimport Field
 
-cdef int METHOD, SCHEME, AUTHORITY, PATH, UNKNOWN_PSEUDO, REGULAR, DROPPED, TE, COOKIE, LENGTH, CONTENT_TYPE, HOST, EXPECT, PRIORITY
+cdef int METHOD, SCHEME, AUTHORITY, PATH, PROTOCOL, UNKNOWN_PSEUDO, REGULAR, DROPPED, TE, COOKIE, LENGTH
+cdef int CONTENT_TYPE, HOST, EXPECT, PRIORITY
 cdef int URGENCY, _LENGTH_DIGITS
 cdef str _VERSION
 
@@ -18,18 +19,19 @@ cdef class Requests:
     cdef Py_ssize_t _line_at_most, _fields_at_most, _field_at_most
     cdef long long _body_at_most
     cdef readonly dict environ
-    cdef readonly str method, target
+    cdef readonly str method, protocol, target
     cdef readonly long long length
     cdef readonly bint expects_continue, sequential
     cdef readonly int urgency
 
     @cython.locals(
-        environ=dict, method=str, scheme=str, authority=str, path=str, host=str, priority=str, regular=bint, kind=int, value=str, key=str,
+        environ=dict, method=str, scheme=str, authority=str, path=str, host=str, priority=str, protocol=str, regular=bint, kind=int, value=str, key=str,
         each=Field, target=str, query=str, largest=int,
     )
     cpdef dict read(self, list fields, bint too_large, bint again)
 
 
+cdef _upgrade(dict environ, str protocol)
 @cython.locals(pairs=list, each=Field)
 cdef tuple _sent(list fields, str authority, str host)
 @cython.locals(each=Field)

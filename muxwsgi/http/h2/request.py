@@ -2,8 +2,13 @@
 
 A request that is malformed is an error of its stream (section 8.1.1). One that a limit refuses, or that HTTP/1.1 would refuse for what it
 asks, is answered with the same status as there.
+
+An extended CONNECT (RFC 8441) asks for another protocol on its stream, most often a WebSocket. HTTP/1.1 asks for the same by Upgrade, and
+applications know that alone. So the environ is that of HTTP/1.1: a GET with Upgrade, Connection and Sec-WebSocket-Key.
 """
 
+import base64
+import os
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +27,7 @@ from muxwsgi.http.h2.field import (
     METHOD,
     PATH,
     PRIORITY,
+    PROTOCOL,
     REGULAR,
     SCHEME,
     TE,
@@ -45,6 +51,8 @@ class Requests:
     environ             the environ that was made last. If the request was refused, as far as it was read: for logs alone
     method, target      as sent
     length              its Content-Length, -1 without
+    protocol            what a CONNECT makes of its stream: "" for a tunnel, the name of a protocol for an extended one; None for any other
+                        request
     expects_continue    whether the peer waits for 100 before it sends the body
     urgency, sequential see `Stream`
     """
@@ -63,6 +71,7 @@ class Requests:
         "expects_continue",
         "length",
         "method",
+        "protocol",
         "sequential",
         "target",
         "urgency",
@@ -82,6 +91,7 @@ class Requests:
         self.environ = shared
         self.method = ""
         self.target = ""
+        self.protocol: str | None = None
         self.length = -1
         self.expects_continue = False
         self.urgency = URGENCY
@@ -100,10 +110,12 @@ class Requests:
         path: str | None = None
         host: str | None = None
         priority: str | None = None
+        protocol: str | None = None
         regular = False
         largest = 0
         self.length = -1
         self.expects_continue = False
+        self.protocol = None
         doubt: PeerError | None = None
 
         # 1. The fields. What is malformed counts before any other error.
@@ -130,6 +142,8 @@ class Requests:
                     scheme = value
                 elif kind == AUTHORITY and authority is None:
                     authority = value
+                elif kind == PROTOCOL and protocol is None:
+                    protocol = value
                 else:
                     raise StreamFault(PROTOCOL_ERROR, f"the pseudo-field {each.name!r} is repeated or not known")
             elif kind < REGULAR:
@@ -164,11 +178,14 @@ class Requests:
         # 2. The pseudo-fields (section 8.3.1).
         if not method or (method != self.method and not is_token(method)):
             raise StreamFault(PROTOCOL_ERROR, "the method is missing or malformed")
-        if method == "CONNECT":
+        if method == "CONNECT" and protocol is None:
             if path is not None or scheme is not None or not authority:
                 raise StreamFault(PROTOCOL_ERROR, "CONNECT has an authority, and neither a scheme nor a path")
             target, path, query = authority, "", ""
+            self.protocol = ""
         else:
+            if protocol is not None and (method != "CONNECT" or not is_token(protocol) or not authority):
+                raise StreamFault(PROTOCOL_ERROR, "the pseudo-field :protocol is malformed, or not in a CONNECT with an authority")
             if not scheme or not path or (path[0] != "/" and (path != "*" or method != "OPTIONS")):
                 raise StreamFault(PROTOCOL_ERROR, "the scheme or the path is missing or malformed")
             target, query = path, ""
@@ -180,6 +197,15 @@ class Requests:
             authority = host
         elif host is not None and host.lower() != authority.lower():
             raise StreamFault(PROTOCOL_ERROR, "Host and :authority differ")
+        if method == "CONNECT":
+            again = False
+            self.expects_continue = False
+            if self.length > 0:
+                doubt = doubt or PeerError(400, "CONNECT has no body")
+            self.length = -1
+            if protocol is not None:
+                self.protocol = protocol
+                method = "GET"
         self.method = method
         self.target = target
         environ["REQUEST_METHOD"] = method
@@ -189,6 +215,8 @@ class Requests:
         environ["SERVER_PROTOCOL"] = _VERSION
         environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
         environ["muxwsgi.fields"] = _sent(fields, authority, host)
+        if protocol is not None:
+            _upgrade(environ, protocol)
 
         # 3. What is refused, with the statuses of HTTP/1.1.
         if len(method) + len(target) + len(_VERSION) + 2 > self._line_at_most:
@@ -222,6 +250,18 @@ class Requests:
             self._template = environ.copy()
             self._fields = fields
         return environ
+
+
+def _upgrade(environ: dict[str, Any], protocol: str) -> None:
+    """The fields by which HTTP/1.1 asks for `protocol`."""
+    environ["HTTP_UPGRADE"] = protocol
+    environ["HTTP_CONNECTION"] = "Upgrade"
+    more = [("upgrade", protocol), ("connection", "Upgrade")]
+    if protocol.lower() == "websocket":
+        # A key shows the client that the server knows WebSockets. Here SETTINGS have shown that, so the client sends none.
+        key = environ["HTTP_SEC_WEBSOCKET_KEY"] = base64.b64encode(os.urandom(16)).decode("ascii")
+        more.append(("sec-websocket-key", key))
+    environ["muxwsgi.fields"] = (*[field for field in environ["muxwsgi.fields"] if field[0] != "sec-websocket-key"], *more)
 
 
 def _sent(fields: list[Field], authority: str | None, host: str | None) -> tuple[tuple[str, str], ...]:

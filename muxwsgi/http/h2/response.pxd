@@ -30,6 +30,12 @@ cdef class H2Response(Response):
     cdef _raise_reset(self)
 
 
+cdef class UpgradeResponse(H2Response):
+    cdef _begin(self, status, headers)
+
+
 cdef list _pairs(fields)
 @cython.locals(response=H2Response)
 cpdef H2Response response_to(Writing writer, Engine engine, Stream stream, Body body)
+@cython.locals(response=UpgradeResponse)
+cpdef UpgradeResponse response_to_upgrade(Writing writer, Engine engine, Stream stream, Body body)

@@ -21,7 +21,7 @@ from muxwsgi.http.response import Response
 if TYPE_CHECKING:
     from muxwsgi.http.body import Body
 
-__all__ = ["H2Response", "response_to"]
+__all__ = ["H2Response", "UpgradeResponse", "response_to", "response_to_upgrade"]
 
 #: See `Response._set_up`.
 _RENDERED: dict[str, Rendered] = {}
@@ -135,6 +135,20 @@ class H2Response(Response):
         raise self.peer_error
 
 
+class UpgradeResponse(H2Response):
+    """The response to an extended CONNECT. Any 2xx would tell the client that its stream speaks the protocol from now on (RFC 8441 section
+    5). An application that does not know the protocol takes the request for an ordinary one, so its 2xx becomes 501."""
+
+    __slots__ = ()
+
+    def _begin(self, status: str, headers: list[Header]) -> None:
+        if status[:1] == "2":
+            fault = PeerError(501, f"{self._stream.protocol} is not served here")
+            self._body.fail(fault)
+            raise fault
+        H2Response._begin(self, status, headers)
+
+
 def _pairs(fields: list[Header]) -> list[Pair]:
     return [(name.lower().encode("latin-1"), value.strip(" \t").encode("latin-1")) for name, value in fields]
 
@@ -142,5 +156,12 @@ def _pairs(fields: list[Header]) -> list[Pair]:
 def response_to(writer: Writing, engine: Engine, stream: Stream, body: "Body") -> H2Response:
     """The response to the request on `stream`, with `body`."""
     response = H2Response.__new__(H2Response)
+    response._take(writer, engine, stream, body)
+    return response
+
+
+def response_to_upgrade(writer: Writing, engine: Engine, stream: Stream, body: "Body") -> UpgradeResponse:
+    """The same for an extended CONNECT."""
+    response = UpgradeResponse.__new__(UpgradeResponse)
     response._take(writer, engine, stream, body)
     return response

@@ -26,7 +26,7 @@ cdef class Session:
     cdef object _forwarding, _http, _hub, _loop, _main, _leader, _relief, _away, _error, _ready
     cdef OwnFields _own
     cdef NoBody _no_body
-    cdef dict _shared
+    cdef dict _shared, _taken
     cdef Sender _sender
     cdef Engine _engine
     cdef Writing _writing
@@ -57,9 +57,13 @@ cdef class Session:
     cdef _refuse(self, Stream stream, error)
     cdef _note_refusal(self, dict environ, error, long long size, double seconds)
     cpdef malformed(self, list fields, reason)
+    @cython.locals(response=H2Response)
+    cdef _connect(self, Stream stream, dict environ)
+    cpdef _note_taken(self, Lifeline line)
     cdef _note_rest(self)
     @cython.locals(engine=Engine, body=StreamBody, stream=Stream)
     cpdef sweep(self, double now)
+    cpdef drain(self)
     cpdef taken(self, StreamBody body, long long count)
     cpdef continue_(self, StreamBody body)
     cpdef wait_for(self, StreamBody body)

@@ -38,13 +38,15 @@ from muxwsgi.http.h2.engine import Engine
 from muxwsgi.http.h2.errors import ENHANCE_YOUR_CALM, ConnectionFault
 from muxwsgi.http.h2.field import Field
 from muxwsgi.http.h2.refused import broken_connection, malformed_request
-from muxwsgi.http.h2.response import H2Response, response_to
+from muxwsgi.http.h2.response import H2Response, response_to, response_to_upgrade
 from muxwsgi.http.h2.sender import OwnFields, Sender
 from muxwsgi.http.h2.stream import Stream
+from muxwsgi.http.h2.takeover import Takeover
 from muxwsgi.http.h2.writing import Writing
 from muxwsgi.http.input import Input
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
 from muxwsgi.wire.acceptor import ConnectionGreenlet
+from muxwsgi.wire.lifeline import Lifeline, sweep
 from muxwsgi.wire.lingering_close import linger
 from muxwsgi.wire.ready import Ready
 from muxwsgi.wire.syscalls import clock
@@ -99,6 +101,7 @@ class Session:
         "_returned",
         "_sender",
         "_shared",
+        "_taken",
         "_waiting_bodies",
         "_writing",
     )
@@ -130,6 +133,7 @@ class Session:
         self._error: BaseException | None = None  # what the first greenlet raises
         self._reading = False  # the leader waits for bytes
         self._waiting_bodies: set[StreamBody] = set()
+        self._taken: dict[Lifeline, None] = {}  # of streams that applications have taken over
         self._read_size = SMALL_READ
         self._rest_since = 0.0  # no application runs since then; 0 while one does
         self._block_since = 0.0  # a field block is incomplete since then; 0 without one
@@ -383,6 +387,9 @@ class Session:
                     response = response_to(self._writing, engine, stream, self._no_body)
                     self._gateway.serve(self._connection, environ, self._no_body, response, stream.target)
                     return
+                if stream.protocol is not None:
+                    self._connect(stream, environ)
+                    return
                 environ["wsgi.input"] = Input(body)
                 environ["muxwsgi.trailers"] = body.trailers
                 if body.length < 0:
@@ -398,6 +405,25 @@ class Session:
             self._rest_since = 0.0  # requests prolong the rest behind them. Other frames, and parts of frames, do not
             if self._reading and not engine.running:
                 self._note_rest()
+
+    def _connect(self, stream: Stream, environ: dict[str, Any]) -> None:
+        """Have the application answer a CONNECT, which may make the stream a transport."""
+        body = Takeover(self._connection, self._writing, self._engine, stream, self._http, self._note_taken)
+        response = (response_to_upgrade if stream.protocol else response_to)(self._writing, self._engine, stream, body)
+        ended_by: BaseException | None = None
+        try:
+            self._gateway.serve(self._connection, environ, body, response, stream.target)
+        except BaseException as error:
+            ended_by = error
+            raise
+        finally:
+            if body.connection is not None:
+                self._taken.pop(body.connection.lifeline, None)
+            body.finish(ended_by)
+            ended_by = None  # its traceback refers to this frame
+
+    def _note_taken(self, line: Lifeline) -> None:
+        self._taken[line] = None
 
     def _note_rest(self) -> None:
         """No application runs any more, and another greenlet, which leads, is in the middle of a read."""
@@ -443,7 +469,11 @@ class Session:
         # 2. Responses that are taken too slowly.
         self._writing.sweep(now)
 
-        # 3. A peer that may be gone.
+        # 3. Streams that were taken over have the deadlines of connections.
+        if self._taken:
+            sweep(list(self._taken), now)
+
+        # 4. A peer that may be gone.
         engine = self._engine
         received = self._connection.bytes_received
         if received != self._heard or not engine.running:
@@ -456,6 +486,11 @@ class Session:
             self._pinged = now
             engine.ping()
             self._writing.note_output()
+
+    def drain(self) -> None:
+        """Called at shutdown (see `Lifeline.streams`)."""
+        for line in list(self._taken):
+            line.drain()
 
     # What bodies and the engine need
 

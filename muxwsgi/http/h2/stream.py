@@ -4,6 +4,7 @@ A stream is open from its HEADERS until both sides have ended it, or one has res
 until the application has returned. Otherwise a client could start any number of applications by resetting their streams.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.http.h2.priority import URGENCY
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
+_NEVER = math.inf
+
 
 class Stream:
     """The state of one stream.
@@ -27,10 +30,13 @@ class Stream:
     ended           the peer has ended its side
     finished        our side is ended
     code            with which either side has reset it, -1 if none has
+    protocol        what a CONNECT makes of it, see `Requests`; None for any other request
     refusal         the error with which the request is answered in place of the application, None if it is in order
     window          bytes that the peer lets us send on it (section 6.9)
     urgency         of its response (RFC 9218)
     sequential      whether the response is of use only when it is complete, as the client has said
+    patient         whether its greenlet waits for the peer without a minimum rate, since it was taken over
+    give_up         until when its greenlet waits to send, `time.monotonic()` seconds
     turn            when it has last had its turn to send
     sent            bytes of the response's body
     writer          what its greenlet waits on until it may send more, None until it has waited
@@ -46,12 +52,15 @@ class Stream:
         "ended",
         "environ",
         "finished",
+        "give_up",
         "held_back",
         "id",
         "method",
         "moved",
         "others",
         "pace",
+        "patient",
+        "protocol",
         "refusal",
         "sent",
         "sequential",
@@ -74,6 +83,7 @@ class Stream:
         self.ended = False
         self.finished = False
         self.code = -1
+        self.protocol: str | None = None
         self.refusal: "PeerError | None" = None
         self.urgency = URGENCY
         self.sequential = False
@@ -85,6 +95,8 @@ class Stream:
         self.moved = 0
         self.others = 0
         self.held_back = False
+        self.patient = False
+        self.give_up = _NEVER
 
     def wake(self) -> None:
         """Wake the greenlets that wait for something of this stream."""

@@ -49,4 +49,5 @@ cdef class Writing:
     cdef _look(self, Stream stream, double now)
 
 
+cpdef object _left(double give_up)
 cdef tuple _order(Stream stream)

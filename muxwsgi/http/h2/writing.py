@@ -15,6 +15,7 @@ others count too.
 """
 
 import errno
+import math
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
@@ -193,7 +194,7 @@ class Writing:
         self.flush_within()
         if stream.code >= 0:
             return
-        if self._http.body_min_rate and stream.pace is None:
+        if self._http.body_min_rate and stream.pace is None and not stream.patient:
             stream.pace = Pace(self._http.body_min_rate, self._http.body_rate_grace)
         self._turns += 1
         stream.turn = self._turns
@@ -204,7 +205,7 @@ class Writing:
         self.pass_turn()
         try:
             if self._called is not stream:
-                stream.writer.wait()
+                stream.writer.wait(_left(stream.give_up))
         finally:
             self._waiting.remove(stream)
             if self._called is stream:
@@ -241,6 +242,16 @@ class Writing:
             stream.pace.moved(count, max(now - stream.waits_since, 0.0))
         stream.moved = stream.sent
         self._begin_wait(stream, now)
+
+
+def _left(give_up: float) -> float | None:
+    """The timeout of a wait until `give_up`. Raises `TimeoutError` behind it."""
+    if give_up == math.inf:
+        return None
+    left = give_up - clock()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    return left
 
 
 def _order(stream: Stream) -> tuple[int, int, int]:

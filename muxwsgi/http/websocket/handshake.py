@@ -13,6 +13,9 @@ VERSION = "13"
 #: Section 1.3.
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+#: In HTTP/2 the environ of an extended CONNECT (RFC 8441) is that of an Upgrade.
+_UPGRADING = ("HTTP/1.1", "HTTP/2.0")
+
 _EXTENSIONS = "sec-websocket-extensions"
 
 
@@ -21,7 +24,7 @@ def asks_for_websocket(environ: Mapping[str, str]) -> bool:
     if "HTTP_UPGRADE" not in environ or environ["HTTP_UPGRADE"].lower() != "websocket":
         return False
     options = [option.strip() for option in environ.get("HTTP_CONNECTION", "").lower().split(",")]
-    return "upgrade" in options and environ["REQUEST_METHOD"] == "GET" and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    return "upgrade" in options and environ["REQUEST_METHOD"] == "GET" and environ["SERVER_PROTOCOL"] in _UPGRADING
 
 
 def is_websocket(fields: Iterable[tuple[str, str]]) -> bool:
