@@ -23,7 +23,7 @@ ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange":
 NAMED_BY_TYPE = {("muxwsgi.proxy.context", "rules")}
 
 #: Modules that belong together: a `Connection` hands itself to what is made at its request, and to functions that do the work of its rarer methods.
-TOGETHER = {f"muxwsgi.wire.{name}" for name in ("connection", "ending", "extras", "files", "flags", "given", "layers", "pump")}
+TOGETHER = {f"muxwsgi.wire.{name}" for name in ("connection", "ending", "extras", "files", "flags", "given", "layers", "pump", "tls.start")}
 
 
 #: Lines of a file that need no reason.

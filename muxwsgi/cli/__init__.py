@@ -1,23 +1,17 @@
 """The command line. Importing it imports no gevent, because the commands that serve fork before a worker imports it."""
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from muxwsgi import __version__
 from muxwsgi.build import BUILD
-from muxwsgi.cli.ca import ca as certificate_authority
-from muxwsgi.cli.ctl import ctl
 from muxwsgi.cli.ending import discard_output, flush_output, say
-from muxwsgi.cli.help import Commands, SectionedCommand, SectionOption
-from muxwsgi.cli.option import Option
-from muxwsgi.cli.options import ALL, OPTIONS, collect, shown_default
-from muxwsgi.cli.print_config import printed
+from muxwsgi.cli.help import Commands, SectionedCommand
+from muxwsgi.cli.options import ALL, OPTIONS, collect
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
-from muxwsgi.cli.replay import replay
-from muxwsgi.cli.top import top
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import Signals
 
@@ -32,10 +26,11 @@ _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
 #: The return value of a command that has served, in a worker.
 _SERVED = object()
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+#: Commands that share nothing with those that serve.
+_ELSEWHERE = {name: f"muxwsgi.cli.{name}" for name in ("ca", "replay", "ctl", "top")}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, elsewhere=_ELSEWHERE, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({BUILD})", prog_name="muxwsgi")
 def cli() -> None:
     """One port, every protocol, any WSGI app."""
@@ -52,56 +47,17 @@ _check_config = click.option("--check-config", is_flag=True, help="Serve nothing
 _print_config = click.option("--print-config", is_flag=True, help="Print the value of each option and where it comes from, and check.")
 
 
-def _options(command: Command) -> Command:
-    """The table as click options. They have no defaults and no checks, because a default would hide the file and the environment."""
-    return _config(_with(OPTIONS, command))
-
-
-def _options_of_proxy(command: Command) -> Command:
-    """The same, shown with the defaults of `muxwsgi proxy`."""
-    return _config(_with(OPTIONS, command, _PROXY_DEFAULTS))
-
-
-def _with(options: Iterable[Option], command: Command, defaults: Mapping[str, Any] | None = None) -> Command:
-    for option in reversed(tuple(options)):
-        default = (defaults or {}).get(option.name, option.default)
-        arguments = _click_arguments(option, default)
-        command = click.option(*option.flags, option.flag, option.name, cls=SectionOption, section=option.section, **arguments)(command)
-    return command
-
-
-def _proxy_options(command: Command) -> Command:
-    return _with(PROXY_OPTIONS, command)
-
-
-def _click_arguments(option: Option, default: Any) -> dict[str, Any]:
-    text = option.help
-    if option.kind is not bool and default not in (None, [], ""):
-        text += f"  [{shown_default(default)}]"
-    if option.kind is bool:
-        return {"is_flag": True, "default": None, "help": text}
-    arguments: dict[str, Any] = {"default": None, "help": text, "multiple": option.many}
-    if option.bare:
-        arguments |= {"is_flag": False, "flag_value": option.bare}
-    if option.choices:
-        arguments["type"] = click.Choice(option.choices)
-    else:
-        arguments["type"] = str if option.kind is dict else option.kind
-        arguments["metavar"] = option.metavar
-    return arguments
-
-
 def _taken_signals() -> Signals:
     signals = Signals()
     signals.take()
     return signals
 
 
-@cli.command(cls=SectionedCommand, short_help="Serve a WSGI application.")
+@cli.command(cls=SectionedCommand, table=OPTIONS, short_help="Serve a WSGI application.")
 @click.argument("app", required=False)
 @_print_config
 @_check_config
-@_options
+@_config
 def run(app: str | None, config: str | None, check_config: bool, print_config: bool, **flags: Any) -> object:
     """Serve the WSGI application APP, which is module:attribute or module:factory(); without APP the one that wsgi_app names."""
     if check_config or print_config:
@@ -132,11 +88,10 @@ def _served(read: Callable[[], dict[str, Any]], signals: Signals, serve: "Callab
     return _SERVED if status is None else status
 
 
-@cli.command(cls=SectionedCommand, short_help="Serve the forward proxy.")
+@cli.command(cls=SectionedCommand, table=(*PROXY_OPTIONS, *OPTIONS), defaults=_PROXY_DEFAULTS, short_help="Serve the forward proxy.")
 @_print_config
 @_check_config
-@_proxy_options
-@_options_of_proxy
+@_config
 def proxy(config: str | None, check_config: bool, print_config: bool, **flags: Any) -> object:
     """Serve the forward proxy, for HTTP, SOCKS and clients that are redirected to it. It listens on 127.0.0.1:8080 by default."""
     if check_config or print_config:
@@ -157,12 +112,11 @@ def proxy(config: str | None, check_config: bool, print_config: bool, **flags: A
     return _served(read, signals, serve)
 
 
-@cli.command(cls=SectionedCommand, short_help="Say what would be served, or what is wrong.")
+@cli.command(cls=SectionedCommand, table=ALL, short_help="Say what would be served, or what is wrong.")
 @click.argument("app", required=False)
 @click.option("--proxy", "of_proxy", is_flag=True, help="What `muxwsgi proxy` would serve, with the options below that are its own.")
 @_print_config
-@_options
-@_proxy_options
+@_config
 def check(app: str | None, of_proxy: bool, config: str | None, print_config: bool, **flags: Any) -> None:
     """Say what would be served, or what is wrong, without serving it: options, certificates, hijackers and, if named, the application.
 
@@ -195,6 +149,7 @@ def _of_proxy(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
 def _look(app: str | None, values: Mapping[str, Any], *, printing: bool, of_proxy: bool = False) -> None:
     """Print what would be served; with `printing` the configuration before it. Raises `OperatorError`."""
     from muxwsgi.cli import look
+    from muxwsgi.cli.print_config import printed
 
     if printing:
         click.echo("\n".join(printed(values, ALL if of_proxy else OPTIONS)))
@@ -207,10 +162,10 @@ def _look(app: str | None, values: Mapping[str, Any], *, printing: bool, of_prox
         look.check(app or values["wsgi_app"], values)
 
 
-@cli.command(cls=SectionedCommand, short_help="Say which route would get given first bytes, and why.")
+@cli.command(cls=SectionedCommand, table=OPTIONS, short_help="Say which route would get given first bytes, and why.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--hex", "hex_text", metavar="TEXT", help="The bytes in hexadecimal, instead of a file.")
-@_options
+@_config
 def explain(file: str | None, hex_text: str | None, config: str | None, **flags: Any) -> None:
     """Say what every route makes of the first bytes in FILE (- for standard input), and which one would get the connection."""
     if (file is None) == (hex_text is None):
@@ -231,19 +186,13 @@ def explain(file: str | None, hex_text: str | None, config: str | None, **flags:
     explain_bytes(data, collect(flags, config))
 
 
-@cli.command(cls=SectionedCommand, short_help="List the installed hijackers.")
-@_options
+@cli.command(cls=SectionedCommand, table=OPTIONS, short_help="List the installed hijackers.")
+@_config
 def hijackers(config: str | None, **flags: Any) -> None:
     """List the installed hijackers: what they match, where they come from, whether they are served, why one cannot be loaded."""
     from muxwsgi.cli.look import list_hijackers
 
     list_hijackers(collect(flags, config))
-
-
-cli.add_command(certificate_authority)
-cli.add_command(replay)
-cli.add_command(ctl)
-cli.add_command(top)
 
 
 def main() -> int | None:

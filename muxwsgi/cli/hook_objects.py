@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muxwsgi.cli.gunicorn import SETTINGS, hint_for, option_for
 from muxwsgi.cli.options import ALL
 from muxwsgi.cli.system import shown_name
 
@@ -28,6 +27,8 @@ class Configuration:
     def __getattr__(self, name: str) -> Any:
         if name == "settings":  # while the object is copied
             raise AttributeError(name)
+        from muxwsgi.cli.gunicorn import SETTINGS, hint_for, option_for
+
         theirs = SETTINGS.get(name)
         option = None if theirs is None else option_for(theirs, ALL)
         known = name if option is None else option.name
@@ -66,7 +67,7 @@ class HookServer:
     @property
     def timeout(self) -> float:
         """Seconds that a worker may be blocked."""
-        timeout: float = self.cfg.timeout
+        timeout: float = self.cfg.settings["timeout"]
         return timeout
 
     @property
@@ -106,7 +107,7 @@ class HookWorker:
         self.ppid = server.pid
         self.sockets = list(server.LISTENERS)
         self.timeout = server.timeout
-        self.max_requests: int = server.cfg.max_requests
+        self.max_requests: int = server.cfg.settings["max_requests"]
         self.wsgi: Any = None
         self.alive = True
         self.booted = False

@@ -11,7 +11,7 @@ from typing import Any
 from muxwsgi.cli.hooks import Hooks
 from muxwsgi.cli.option import Option, by_section, option, options_of
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
-from muxwsgi.cli.sources import Table, default_file, from_environ, from_file
+from muxwsgi.cli.sources import Found, Table, default_file, from_environ, from_toml
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.passed import passed_sockets
 from muxwsgi.settings import (
@@ -135,7 +135,7 @@ def collect(
     path = config or environ.get("MUXWSGI_CONFIG") or (default_file() if find_file else None)
     table = Table(ALL, () if proxy else PROXY_OPTIONS)
     if path:
-        found = from_file(path, table)
+        found = _from_file(path, table)
         remarks += found.remarks
         take(found.values, lambda option: str(path))
         hooks = Hooks(found.hooks)
@@ -146,6 +146,12 @@ def collect(
     tables = {name: _BY_NAME[name].read(value, f"--{name}") for name, value in given.items() if _BY_NAME[name].kind is dict}
     take(given | tables, lambda option: f"the flag {option.flag}")
     return {**values, "config": path, "hooks": hooks, "remarks": remarks, "sources": sources}
+
+
+def _from_file(path: str, table: Table) -> Found:
+    from muxwsgi.cli.python_source import from_python, is_python_file
+
+    return from_python(path, table) if is_python_file(path) else from_toml(path, table)
 
 
 def _bind_of_port(port: str) -> str:

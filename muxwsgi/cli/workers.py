@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muxwsgi.admin.process import serve as serve_admin
 from muxwsgi.cli.admin import Admin
@@ -43,7 +43,9 @@ from muxwsgi.server.worker import Worker, end_with
 from muxwsgi.setting import from_options
 from muxwsgi.settings import AdminSettings, ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals
-from muxwsgi.wire.tls.server_context import ServerContext
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Role", "serve_in_workers"]
 
@@ -55,7 +57,7 @@ Values = dict[str, Any]
 SPARE = 10.0
 
 #: Modules that need neither gevent nor its patches. A worker that is started in a reload has them already.
-BEFORE_FORK = ("httptools", "cryptography.x509")
+BEFORE_FORK = ("httptools",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Role:
     server: ServerSettings
     settings: WorkerSettings
     listening: list[Listening]
-    contexts: dict[str, ServerContext]
+    contexts: dict[str, "ServerContext"]
     announced: frozenset[str]
     hooks: WorkerHooks
     system: System
@@ -195,7 +197,7 @@ class _Served:
     admin: Admin
     folder: str
     path: list[str]
-    contexts: dict[str, ServerContext] = field(default_factory=dict)
+    contexts: dict[str, "ServerContext"] = field(default_factory=dict)
 
     def enter(self) -> None:
         """Let workers that are forked from now on inherit it. Raises `OSError` if the folder does not exist any more."""

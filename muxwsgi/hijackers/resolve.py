@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.hijackers.forward import forward_route
 from muxwsgi.mux.registry import Registered, unknown_hijacker
 from muxwsgi.mux.route import Route
 
@@ -24,6 +23,8 @@ def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Regist
         return None
     kind, separator, target = spec.partition(":")
     if kind == "forward" and separator:
+        from muxwsgi.hijackers.forward import forward_route  # and all of dial/
+
         return forward_route(target)
     known = {route.name: route for route in routes}
     if spec in known:

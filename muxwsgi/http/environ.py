@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from muxwsgi.http.client_certificate import certificate_environ
 from muxwsgi.http.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -148,6 +147,8 @@ def _tls_environ(tls: "TLSInfo") -> dict[str, str]:
     }
     certificate = tls.peer_certificate
     if certificate is not None:
+        from muxwsgi.http.client_certificate import certificate_environ
+
         environ |= certificate_environ(certificate, verified=tls.peer_verified)
     return environ
 

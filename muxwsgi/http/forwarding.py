@@ -25,7 +25,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import PeerError
-from muxwsgi.http.client_certificate import passed_certificate_environ
 from muxwsgi.http.environ import Environ
 from muxwsgi.http.forwarded import Hop, parse_forwarded, parse_node
 from muxwsgi.names import IPAddress, split_host_port
@@ -162,6 +161,8 @@ class ForwardingReader:
             del environ[key]
         value = environ.get(self._certificate)
         if value:
+            from muxwsgi.http.client_certificate import passed_certificate_environ  # and cryptography
+
             environ.update(passed_certificate_environ(value))
         else:
             environ["SSL_CLIENT_VERIFY"] = "NONE"

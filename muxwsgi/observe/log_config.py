@@ -10,11 +10,9 @@ a pipe or a terminal whose reader does not read (/dev/stdout of a container). Su
 In a master, which has no event loop and serves nobody, handlers are called at once.
 """
 
-import configparser
 import io
 import json
 import logging
-import logging.config
 import os
 import sys
 import time
@@ -93,12 +91,16 @@ class LogConfig:
 
     def apply(self) -> None:
         """Configure logging. Raises `OperatorError`; some of it may be applied then."""
+        import logging.config
+
         for name in GUNICORN:
             logging.getLogger(name).propagate = False  # as in gunicorn, unless the configuration says it
         try:
             if self.ini is None:
                 logging.config.dictConfig(self.values)
             else:
+                import configparser
+
                 parser = configparser.ConfigParser({"here": os.path.dirname(self.where), "__file__": self.where})  # gunicorn's
                 parser.read_file(io.StringIO(self.ini))
                 if not parser.has_section("loggers"):

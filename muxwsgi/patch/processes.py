@@ -9,7 +9,7 @@ import os
 from time import monotonic
 from typing import Any
 
-__all__ = ["patch_multiprocessing"]
+__all__ = ["patch_connections", "patch_multiprocessing", "patch_semaphores"]
 
 #: A pipe that is writable takes so many bytes without blocking (PIPE_BUF, pipe(7)).
 ATOMIC = 4096
@@ -23,14 +23,25 @@ def patch_multiprocessing() -> None:
 
     The methods are private to `multiprocessing`: where one of them is gone, that part blocks as it does without us, and a test fails.
     """
+    patch_connections()
+    try:
+        patch_semaphores()
+    except ImportError:  # a machine without semaphores
+        return
+
+
+def patch_connections() -> None:
+    """The part of `patch_multiprocessing` for `multiprocessing.connection`."""
     from multiprocessing.connection import Connection
 
     if not getattr(Connection, "_muxwsgi", False) and all(hasattr(Connection, name) for name in ("_recv", "_send")):
         _patch_connection(Connection)
-    try:
-        from multiprocessing.synchronize import SemLock
-    except ImportError:  # a machine without semaphores
-        return
+
+
+def patch_semaphores() -> None:
+    """The part of `patch_multiprocessing` for `multiprocessing.synchronize`."""
+    from multiprocessing.synchronize import SemLock
+
     if not getattr(SemLock, "_muxwsgi", False) and hasattr(SemLock, "_make_methods"):
         _patch_semaphore(SemLock)
 

@@ -17,8 +17,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from cryptography import x509
 from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
@@ -48,7 +48,11 @@ from muxwsgi.settings import ServerSettings, TLSSettings
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.service import Service
-from muxwsgi.wire.tls.server_context import ServerContext
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Composition", "Front"]
 
@@ -77,7 +81,7 @@ class _Context:
     bind: str
     settings: TLSSettings
     alpn: tuple[str, ...]
-    openssl: ServerContext
+    openssl: "ServerContext"
 
 
 class Composition:
@@ -100,7 +104,7 @@ class Composition:
         registered: Sequence[Registered] = (),
         errors: ErrorStream | None = None,
         before: "Composition | None" = None,
-        contexts: Mapping[str, ServerContext] | None = None,
+        contexts: "Mapping[str, ServerContext] | None" = None,
         multiprocess: bool = False,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
         health: Health | None = None,
@@ -198,7 +202,7 @@ class Composition:
             engine.draining = True
 
     @property
-    def certificates(self) -> list[tuple[str, x509.Certificate]]:
+    def certificates(self) -> "list[tuple[str, x509.Certificate]]":
         """The certificates that are served, each with the address of its bind, and those of a proxy's CA, with `PROXY_CA`."""
         of_binds = [(address, leaf) for address, context in self._contexts.items() for leaf in context.openssl.certificates]
         return of_binds if self._of_proxy is None else of_binds + [(PROXY_CA, each) for each in self._of_proxy.ca_certificates]
@@ -300,8 +304,10 @@ class Composition:
         self._engines.append(engine)
         return self._mux(listening.address, [first, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
-    def _context(self, listening: Listening, alpn: tuple[str, ...]) -> ServerContext:
+    def _context(self, listening: Listening, alpn: tuple[str, ...]) -> "ServerContext":
         settings = self.settings.tls_of(listening.bind)
+        from muxwsgi.wire.tls import start  # noqa: F401  # what each handshake needs, before the first one
+
         kept = self._before.get(listening.address)
         if kept is None or (kept.settings, kept.alpn) != (settings, alpn):
             inherited = self._inherited.get(listening.address)
@@ -309,6 +315,8 @@ class Composition:
                 inherited.serve_with(alpn)
                 openssl = inherited
             else:
+                from muxwsgi.wire.tls.server_context import ServerContext
+
                 openssl = ServerContext(settings, alpn=alpn)
             kept = _Context(listening.bind.address, settings, alpn, openssl)
         self._contexts[listening.address] = kept

@@ -5,22 +5,27 @@ forked. A reload keeps the front context of a bind, and with it the keys, if the
 all the same. A worker adds what only it knows, the ALPN ids (`ServerContext.serve_with`)."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from muxwsgi.server.binds import Listening
 from muxwsgi.settings import ServerSettings
-from muxwsgi.wire.tls.server_context import ServerContext
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["front_contexts"]
 
 
 def front_contexts(
-    settings: ServerSettings, listening: Iterable[Listening], before: Mapping[str, ServerContext]
-) -> dict[str, ServerContext]:
+    settings: ServerSettings, listening: Iterable[Listening], before: "Mapping[str, ServerContext]"
+) -> "dict[str, ServerContext]":
     """The context of each bind that has certificates, by its address. `before` are those of the generation before, which stay as they are.
     Raises `OperatorError`, which names the faulty file."""
     contexts = {}
     for each in listening:
         if each.bind.certificates:
+            from muxwsgi.wire.tls.server_context import ServerContext  # OpenSSL, which takes as long to import as all else here
+
             wanted = settings.tls_of(each.bind)
             known = before.get(each.address)
             contexts[each.address] = known.renewed() if known is not None and known.settings == wanted else ServerContext(wanted)

@@ -8,9 +8,9 @@ import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import gevent
-from cryptography import x509
 from gevent.event import Event
 
 from muxwsgi.errors import Cut
@@ -38,7 +38,11 @@ from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.listener import Listener
 from muxwsgi.wire.room import Room
 from muxwsgi.wire.sweeper import Sweeper
-from muxwsgi.wire.tls.server_context import ServerContext
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Server"]
 
@@ -68,7 +72,7 @@ class Server:
         listening: Sequence[Listening] | None = None,
         multiprocess: bool = False,
         worker: Worker | None = None,
-        contexts: Mapping[str, ServerContext] | None = None,
+        contexts: "Mapping[str, ServerContext] | None" = None,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
         health: Health | None = None,
     ) -> None:
@@ -186,7 +190,7 @@ class Server:
         return bool(self._listeners) and not self._stop_wanted
 
     @property
-    def certificates(self) -> list[tuple[str, x509.Certificate]]:
+    def certificates(self) -> "list[tuple[str, x509.Certificate]]":
         """The certificates that are served, each with the bind that shows it, and those of a proxy's CA, with `proxy CA`."""
         return self._composition.certificates
 

@@ -32,7 +32,7 @@ import socket as socket_module
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import gevent.socket
 from gevent.event import Event
@@ -44,19 +44,20 @@ from muxwsgi.wire.files import make_file, send_file
 from muxwsgi.wire.flags import OTHER_SEND_FLAGS, SEND_FLAGS, recv_as, send_as
 from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import StreamSocket
-from muxwsgi.wire.layers import begin_tls, detach, shake_hands
+from muxwsgi.wire.layers import detach
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.proxy_header import ProxyHeader
 from muxwsgi.wire.pump import start_pump
 from muxwsgi.wire.ready import unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
-from muxwsgi.wire.tls.client_context import ClientContext
-from muxwsgi.wire.tls.descriptor import DescriptorTLS
-from muxwsgi.wire.tls.info import TLSInfo
-from muxwsgi.wire.tls.layered import LayeredTLS
-from muxwsgi.wire.tls.server_context import ServerSide
+from muxwsgi.wire.tls.transport import encrypts
 from muxwsgi.wire.transport import CUT_GRACE, Buffer, ClosedTransport, SocketTransport, Transport, sent_before
 from muxwsgi.wire.vocabulary import as_dict, in_der
+
+if TYPE_CHECKING:
+    from muxwsgi.wire.tls.client_context import ClientContext
+    from muxwsgi.wire.tls.info import TLSInfo
+    from muxwsgi.wire.tls.server_context import ServerSide
 
 __all__ = ["Address", "Connection", "number_connections"]
 
@@ -136,7 +137,7 @@ class Connection:
     )
 
     def __init__(
-        self, transport: Transport, *, client: Address, server: Address, parent: "Connection | None" = None, tls: TLSInfo | None = None
+        self, transport: Transport, *, client: Address, server: Address, parent: "Connection | None" = None, tls: "TLSInfo | None" = None
     ) -> None:
         """Takes over `transport`. Handlers do not call this: see `from_socket` and `start_tls`."""
         self._transport: Transport = transport
@@ -447,7 +448,7 @@ class Connection:
             top.forsake()
             return
         transport = self._transport
-        if isinstance(transport, DescriptorTLS | LayeredTLS):
+        if encrypts(transport):
             transport.abandon()
         self.lifeline.reset_at_close = False  # options of the socket are the parent's too
         self._end(REASON)
@@ -478,7 +479,7 @@ class Connection:
     # The next layer
 
     def start_tls(
-        self, context: ServerSide | ClientContext | None = None, *, server_hostname: str | None = None
+        self, context: "ServerSide | ClientContext | None" = None, *, server_hostname: str | None = None
     ) -> "Connection":
         """Do a TLS handshake and return the connection inside TLS. A `ClientContext` makes this the client's side, others the server's.
 
@@ -491,6 +492,8 @@ class Connection:
         `server_hostname` is the name or address that a client verifies and sends as SNI. If the handshake fails, this raises
         `HandshakeError` and closes the connection. The caller sets the deadline.
         """
+        from muxwsgi.wire.tls.start import ClientContext, begin_tls, shake_hands  # OpenSSL, which many processes do without
+
         below, context = begin_tls(self, context, server_hostname)
         inner = Connection(below, client=self.client, server=self.server, parent=self)
         try:
@@ -653,7 +656,7 @@ class Connection:
         own = self._lowest()._own
         if own is not None and own.pump is not None:
             raise OSError(errno.EOPNOTSUPP, "the descriptor does not carry this stream: use the socket that as_socket() returned")
-        if isinstance(self._transport, DescriptorTLS | LayeredTLS):
+        if encrypts(self._transport):
             raise OSError(errno.EOPNOTSUPP, "the descriptor carries TLS records, not this stream: use as_socket()")
         if self._ahead:
             raise OSError(errno.EOPNOTSUPP, "bytes of this stream were read ahead and are not in the descriptor: use as_socket()")
@@ -670,7 +673,7 @@ class Connection:
     def pending(self) -> int:
         """Bytes that can be read without a system call: read ahead, or decrypted already."""
         transport = self._transport
-        decrypted = transport.ssl.pending() if isinstance(transport, DescriptorTLS | LayeredTLS) else 0
+        decrypted = transport.ssl.pending() if encrypts(transport) else 0
         return len(self._ahead or b"") + decrypted
 
     def dup(self) -> "gevent.socket.socket":

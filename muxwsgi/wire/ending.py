@@ -5,8 +5,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from muxwsgi.wire.ready import unacknowledged
-from muxwsgi.wire.tls.descriptor import DescriptorTLS
-from muxwsgi.wire.tls.layered import LayeredTLS
+from muxwsgi.wire.tls.transport import encrypts
 from muxwsgi.wire.transport import ClosedTransport, Transport, drain
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def cut(connection: "Connection", grace: float) -> None:
     transport = connection._transport
     if isinstance(transport, ClosedTransport):
         return
-    if encrypted := isinstance(transport, DescriptorTLS | LayeredTLS):
+    encrypted = encrypts(transport)
+    if encrypts(transport):
         transport.abandon()
     sock = transport.socket()
     if sock is not None and sock.family != socket_module.AF_UNIX:
@@ -47,7 +47,7 @@ def prepare_reset(transport: Transport) -> None:
     sock = transport.socket()
     if sock is not None:
         sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET)
-    if isinstance(transport, DescriptorTLS | LayeredTLS):
+    if encrypts(transport):
         transport.abandon()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.system.server_process import ROOT
 
@@ -42,6 +43,49 @@ def test_a_lock_of_two_processes_has_its_timeouts() -> None:
         "print(lock.acquire(), lock.acquire(False), lock.acquire(timeout=0.2), time.monotonic() - began >= 0.2)"
     )
     assert output_of(program) == "True False False True"
+
+
+def test_what_an_application_does_not_use_is_not_imported() -> None:
+    assert output_of("import sys; print([name for name in ('asyncio', 'multiprocessing') if name in sys.modules])") == "[]"
+
+
+def test_a_module_that_is_imported_later_is_patched_and_keeps_its_loader() -> None:
+    program = (
+        "import importlib.util, inspect, asyncio\n"
+        "from muxwsgi.patch.running_loop import is_patched\n"
+        "found = importlib.util.find_spec('multiprocessing.connection')\n"
+        "print(is_patched(), type(asyncio.__loader__).__name__, type(asyncio.__spec__.loader).__name__, bool(inspect.getsource(asyncio)),\n"
+        "      found.loader.get_filename().rpartition('/')[2])"
+    )
+    assert output_of(program) == "True SourceFileLoader SourceFileLoader True connection.py"
+
+
+def test_an_import_that_fails_may_be_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("import late_too\nvalue = 1\n")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from muxwsgi.patch.on_import import when_imported\n"
+        "when_imported('late', lambda: print('acts on', sys.modules['late'].value))\n"
+        "try: import late\n"
+        "except ModuleNotFoundError as error: print(error.name)\n"
+        "sys.modules['late_too'] = sys\n"
+        "import late, late\n"
+        "when_imported('late', lambda: print('at once'))"
+    )
+    assert output_of(program) == "late_too\nacts on 1\nat once"
+
+
+def test_the_installed_packages_are_read_once() -> None:
+    program = (
+        "from importlib import metadata\n"
+        "read, original = [], metadata.entry_points\n"
+        "metadata.entry_points = counting = lambda **names: read.append(names) or original(**names)\n"
+        "from muxwsgi.patch import patch_all\n"
+        "patch_all()\n"
+        "print(read, metadata.entry_points is counting)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert found.stdout.strip() == "[{}] True"
 
 
 def test_importing_it_changes_nothing() -> None:

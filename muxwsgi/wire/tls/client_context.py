@@ -11,7 +11,6 @@ from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.names import parse_host
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.tls.certificate_files import use_certificate, why_refused
-from muxwsgi.wire.tls.certificate_match import is_certificate_for
 
 __all__ = ["ClientContext", "TLSVersion"]
 
@@ -81,6 +80,8 @@ class ClientContext:
         """
         if not self._verify or server_hostname is None:
             return
+        from muxwsgi.wire.tls.certificate_match import is_certificate_for  # service-identity, which servers do not need
+
         certificate = ssl.get_peer_certificate(as_cryptography=True)
         if certificate is None or not is_certificate_for(certificate, parse_host(server_hostname)):
             raise HandshakeError(errno.ECONNABORTED, f"TLS handshake: the certificate is not one for {server_hostname!r}")

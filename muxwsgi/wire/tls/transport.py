@@ -1,14 +1,15 @@
-"""What both TLS transports have in common."""
+"""What both TLS transports have in common. Imports no OpenSSL."""
 
 import errno
 from time import monotonic
-from typing import Protocol
-
-from OpenSSL import SSL
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from muxwsgi.wire.transport import Transport
 
-__all__ = ["TLSTransport", "left"]
+if TYPE_CHECKING:
+    from OpenSSL import SSL
+
+__all__ = ["TLSTransport", "encrypts", "left"]
 
 
 class TLSTransport(Transport, Protocol):
@@ -17,7 +18,7 @@ class TLSTransport(Transport, Protocol):
     truncated   the stream has ended without close_notify. An attacker on the network path may have cut it (RFC 8446 section 6.1)
     """
 
-    ssl: SSL.Connection
+    ssl: "SSL.Connection"
 
     @property
     def truncated(self) -> bool: ...
@@ -27,6 +28,11 @@ class TLSTransport(Transport, Protocol):
 
     def abandon(self) -> None:
         """Send nothing any more, also no close_notify, so that the peer can tell that the stream was cut."""
+
+
+def encrypts(transport: Transport) -> TypeGuard[TLSTransport]:
+    """Whether it is one of the TLS transports. They are not imported for that, because most processes never use TLS."""
+    return hasattr(transport, "ssl")
 
 
 def left(give_up: float) -> float:
