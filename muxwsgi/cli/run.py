@@ -20,6 +20,7 @@ from muxwsgi.cli.worker_admin import Watched, health_of
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
+from muxwsgi.server.page import State
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.server.reuse_port import LAST_HANDSHAKES
 from muxwsgi.server.server import Server
@@ -165,11 +166,24 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
     hooks = role.hooks
     stopping = False
 
+    def retire() -> None:
+        log.debug("this worker retires")
+        if server.settings.reuse_port:
+            gevent.sleep(LAST_HANDSHAKES)  # the master has told the kernel, but handshakes are under way
+        if not stopping:
+            server.request_stop(grace=not reloads)  # while an application is written, nobody wants one more answer of the old one
+
     def stop() -> None:
         nonlocal stopping
         if stopping:
             return  # a service manager sends SIGTERM to all processes of a service, and the master to its workers. It cuts by SIGQUIT
-        if not role.worker.stops():
+        worker = role.worker
+        if worker.is_ready and not worker.is_to_end:  # nothing is lost if others serve first, or take the connections over
+            if worker.leaves or worker.entry.state not in (State.BOOTING, State.SERVING):
+                retire()
+            else:
+                log.info("SIGTERM: another worker starts, and then this one ends")
+                worker.leave()
             return
         stopping = True
         place.say_stop()
@@ -185,13 +199,6 @@ def _act_on_signals(signals: Signals, server: Server, logs: Iterable[Log], place
         for each in logs:
             _do(each.reopen)
         log.info("logs reopened")
-
-    def retire() -> None:
-        log.debug("this worker retires")
-        if server.settings.reuse_port:
-            gevent.sleep(LAST_HANDSHAKES)  # the master has told the kernel, but handshakes are under way
-        if not stopping:
-            server.request_stop(grace=not reloads)  # while an application is written, nobody wants one more answer of the old one
 
     def leave_to_master() -> None:
         """Ignore the signal. A terminal sends SIGINT and SIGHUP also to the master."""

@@ -58,6 +58,7 @@ class Worker:
     page        what all workers report; `entry` is the part of this one
     queue       through which workers hand over connections
     is_ready    whether `ready` was called
+    leaves      whether `leave` was called
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._tells = tells
         self._master = os.getppid()
-        self._leaves = False
+        self.leaves = False
 
     def ready(self) -> None:
         """Tell the master that connections are accepted from now on. Call it once, in the main thread."""
@@ -84,24 +85,14 @@ class Worker:
 
     def leave(self) -> None:
         """Ask the master to replace this worker. It serves until it is told to end."""
-        self._leaves = True
+        self.leaves = True
         self._tell(_LEAVES)
 
-    def stops(self) -> bool:
-        """Called for SIGTERM: whether this worker is to stop accepting now.
-
-        The master notes that a worker ends before it sends the signal. If another process has sent it, others serve first: a worker that
-        serves asks to be replaced, and one that retires goes on. A second signal, while it waits to be replaced, means a stop.
-        """
-        if os.getppid() != self._master or self.entry.state is State.ENDING:
-            return True
-        if self.entry.state in (State.BLOCKED, State.RETIRING):
-            return False
-        if self._leaves or not self.is_ready:
-            return True
-        log.info("SIGTERM: another worker starts, and then this one ends")
-        self.leave()
-        return False
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the master has told this worker to end, or has ended itself. The master notes it before it sends SIGTERM, so otherwise
+        another process has sent the signal."""
+        return self.entry.state is State.ENDING or os.getppid() != self._master
 
     def change(self) -> None:
         """Tell the master that a file has changed, so that it reloads. It ignores workers of an earlier generation."""

@@ -1,5 +1,6 @@
 """The command line as an operator meets it: one line on what is wrong and where, exit status 2, before anything is served."""
 
+import functools
 import os
 import re
 import socket
@@ -17,12 +18,24 @@ ROOT = Path(__file__).parents[2]
 APP = "tests.system.counted_app"
 
 
-def muxwsgi(*arguments: str, input: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run the command. One that would serve binds a free port, if no bind is given, because the master binds first."""
+@functools.cache
+def own_ports() -> list[str]:
+    """A prefix for a command, which has the default ports for itself then, also if another process listens on them: a network namespace with
+    a loopback. Empty where none can be made."""
+    for namespace in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
+        if subprocess.run([*namespace, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0:
+            return [*namespace, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    return []
+
+
+def muxwsgi(*arguments: str, input: bytes = b"", beside_others: bool = False, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run the command. One that would serve binds a free port, if no bind is given, because the master binds first. `check`
+    has a network to itself, unless it runs `beside_others`."""
     if arguments[:1] in (("run",), ("proxy",)) and "-b" not in arguments and "-c" not in arguments:
         environment = {"MUXWSGI_BIND": "127.0.0.1:0", **environment}
+    namespace = own_ports() if arguments[:1] == ("check",) and not beside_others else []
     return subprocess.run(
-        [sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=60, env={**os.environ, **environment}
+        [*namespace, sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=60, env={**os.environ, **environment}
     )
 
 
@@ -135,7 +148,7 @@ def test_the_file_may_name_the_application(tmp_path: Path) -> None:
 
 def test_a_bind_that_is_in_use_is_noted_and_not_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = muxwsgi("check", "-b", f"127.0.0.1:{taken.getsockname()[1]}")
+        done = muxwsgi("check", "-b", f"127.0.0.1:{taken.getsockname()[1]}", beside_others=True)
     assert done.returncode == 0 and b"(in use now)" in done.stdout
 
 

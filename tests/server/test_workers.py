@@ -253,12 +253,12 @@ def test_a_worker_is_replaced_before_it_ends(folder: Path, options: list[str], r
 
 
 def test_a_worker_that_another_process_ends_is_replaced_first_and_a_second_signal_ends_it(folder: Path) -> None:
-    with serving(folder, "1") as server, server.connect() as kept:
+    with serving(folder, "1", "--log-level", "debug") as server, server.connect() as kept:
 
-        def ask() -> int:
+        def ask(*, last: bool = False) -> int:
             kept.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = kept.recv(1000)
-            assert answer.startswith(b"HTTP/1.1 200 ") and b"Connection: close" not in answer, answer
+            assert answer.startswith(b"HTTP/1.1 200 ") and (b"Connection: close" in answer) is last, answer
             return int(answer.rpartition(b"first ")[2].split()[0])
 
         first = ask()
@@ -271,6 +271,8 @@ def test_a_worker_that_another_process_ends_is_replaced_first_and_a_second_signa
         server.wait_for_log("has ended before it was ready", patience=30)
         assert ask() == second, "it serves, because no other one can"
         os.kill(second, signal.SIGTERM)
+        server.wait_for_log_times("this worker retires", 2)
+        assert ask(last=True) == second, "nobody else can take the connection over"
         wait_until(lambda: second not in workers_of(server), lambda: server.log)
         (folder / "worker_app.py").write_text(APPLICATION)
         assert len(answers(server, 1, workers=1)) == 1
