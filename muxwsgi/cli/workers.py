@@ -4,6 +4,7 @@ Imports no gevent.
 The file is long because a reload replaces options, sockets, logs, TLS contexts and the admin process together, or none of them.
 """
 
+import faulthandler
 import gc
 import logging
 import os
@@ -55,6 +56,8 @@ Values = dict[str, Any]
 
 #: Seconds that the service manager waits beyond our own deadlines, which end the start and the stop in order.
 SPARE = 10.0
+
+STDERR = 2
 
 #: Modules that need neither gevent nor its patches. A worker that is started in a reload has them already.
 BEFORE_FORK = ("httptools",)
@@ -151,6 +154,8 @@ def _not_started(error: OSError) -> OperatorError:
 
 def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
     try:
+        # If C code crashes the worker, the Python stack is written to standard error.
+        faulthandler.enable(STDERR)
         master = os.getppid()
         if role.system.become_worker():
             end_with(master)

@@ -6,7 +6,7 @@ application computes for long, or waits without gevent, the loop does not run, a
 The master then asks with two real-time signals, and the worker answers through a pipe:
 
 - `ASK` is handled in Python. It runs between two bytecodes of the running code, also within a `re` match or a `time.sleep`, and reports the
-  request that is served, and the stack.
+  request or the connection that is served, and the stack.
 - `DUMP` is handled in C, by `faulthandler`. It works while C code holds the GIL, and reports the stack only.
 
 A signal that gevent handles would never arrive in a blocked loop.
@@ -92,7 +92,7 @@ class Heartbeat:
         self._entry.beat()
 
     def _say(self, number: int, frame: FrameType | None) -> None:
-        text = f"{_request(frame) or 'no request'}\n{''.join(traceback.format_stack(frame)[-_FRAMES:])}"
+        text = f"{_request(frame) or _connection(frame) or 'no request'}\n{''.join(traceback.format_stack(frame)[-_FRAMES:])}"
         try:
             os.write(self._write_end, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
         except OSError:
@@ -105,6 +105,16 @@ def _request(frame: FrameType | None) -> str | None:
         for value in frame.f_locals.values():
             if type(value) is dict and "muxwsgi.connection" in value:
                 return _described(value)
+        frame = frame.f_back
+    return None
+
+
+def _connection(frame: FrameType | None) -> str | None:
+    """The connection that the frames from `frame` outward serve. The handler of a protocol that is not HTTP has it."""
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if type(value).__module__ == "muxwsgi.wire.connection" and type(value).__name__ == "Connection":
+                return f"{value!r}, route {value.route!r}"
         frame = frame.f_back
     return None
 

@@ -200,7 +200,8 @@ def test_a_tunnel_in_a_tunnel_keeps_what_rules_have_put_into_the_outer_one(lab: 
     assert read_answer(client).body == b"ok"
     outer = ("localhost" if tls else "127.0.0.1", other.port)
     assert [line.line for line in other.asked] == [b"CONNECT one.example:80 HTTP/1.1", b"CONNECT two.example:80 HTTP/1.1", b"GET /inside HTTP/1.1"]
-    assert dialled == [outer]
+    # If the client sends its first bytes late, the proxy has begun to dial. It gives that up when they come, and dials again.
+    assert set(dialled) == {outer}
     assert seen == [
         ("CONNECT", outer, "the outer one"),
         ("CONNECT", ("one.example", 80), "the outer one"),

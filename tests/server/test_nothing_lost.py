@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import websockets.exceptions
-import websockets.sync.client
+import websocket
 
 from muxwsgi.server.heartbeat import ASK
 from tests.ports import reserved_port
 from tests.server.test_handover_processes import GET, POST, Client, read_answer
 from tests.server.test_upgrade import Service, children_of, ended, service
-from tests.system.server_process import _takes, insecure_context
+from tests.system.server_process import takes_signal, insecure_context
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -97,7 +96,7 @@ class Session(threading.Thread):
                 else:
                     self.drained += 1
             except Exception as error:
-                self._over = len(self.failed) > 5
+                self._over |= len(self.failed) > 5
                 of = f"{type(self).__name__}{' with TLS' if self._tls else ''} from {self.address}"
                 self.failed.append(f"{of} at {time.strftime('%X')}: {error!r}")
 
@@ -149,19 +148,15 @@ class WebSocket(Session):
     """Ends after 200 messages, or gets a Close with 1001 before."""
 
     def session(self) -> bool:
-        url = f"{'wss' if self._tls else 'ws'}://127.0.0.1:{self._port}/ws"
-        sock = socket.create_connection(("127.0.0.1", self._port), timeout=60)
-        self.address = sock.getsockname()
-        with websockets.sync.client.connect(url, sock=sock, ssl=self._tls, open_timeout=60, compression=None) as ws:
-            try:
-                for number in range(200):
-                    ws.send(f"message {number}")
-                    answer = ws.recv(timeout=60)
-                    assert answer == f"message {number}", answer
-                    time.sleep(0.02)
-            except websockets.exceptions.ConnectionClosed as closed:
-                assert closed.rcvd is not None and closed.rcvd.code == 1001, closed
-                return False
+        with self.connected() as sock, contextlib.closing(websocket.create_connection("ws://localhost/ws", socket=sock)) as ws:
+            for number in range(200):
+                ws.send(f"message {number}")
+                opcode, frame = ws.recv_data_frame(control_frame=True)
+                if opcode == websocket.ABNF.OPCODE_CLOSE:
+                    assert frame.data[:2] == (1001).to_bytes(2), frame
+                    return False
+                assert frame.data == b"message %d" % number, frame
+                time.sleep(0.02)
         return True
 
 
@@ -235,7 +230,7 @@ class Operator:
 def is_worker(pid: int) -> bool:
     """Whether it is a worker that serves or ends."""
     try:
-        return _takes(pid, ASK)
+        return takes_signal(pid, ASK)
     except FileNotFoundError:
         return False
 

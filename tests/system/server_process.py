@@ -21,7 +21,7 @@ from muxwsgi.server.heartbeat import ASK
 from tests.ports import reserved_port
 from tests.waiting import wait_for
 
-__all__ = ["ServerProcess", "insecure_context", "reset"]
+__all__ = ["ServerProcess", "insecure_context", "reset", "takes_signal"]
 
 START_TIMEOUT = 20.0
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ class ServerProcess:
             return " ready\n" in self.log
         try:
             pids = self.worker_pids
-            return bool(pids) and all(_takes(pid, ASK) for pid in pids)
+            return bool(pids) and all(takes_signal(pid, ASK) for pid in pids)
         except FileNotFoundError:
             return False
 
@@ -219,7 +219,7 @@ class ServerProcess:
         return re.findall(r"^Traceback.*$", self.log, re.M)
 
 
-def _takes(pid: int, number: int) -> bool:
+def takes_signal(pid: int, number: int) -> bool:
     """Whether the process has a handler for the signal. A worker that is ready has one for the master's question."""
     (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
     return bool(int(caught, 16) >> (number - 1) & 1)
