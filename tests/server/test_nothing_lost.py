@@ -20,7 +20,7 @@ from muxwsgi.server.heartbeat import ASK
 from tests.ports import reserved_port
 from tests.server.test_handover_processes import GET, POST, Client, read_answer
 from tests.server.test_upgrade import Service, children_of, ended, service
-from tests.system.server_process import takes_signal, insecure_context
+from tests.system.server_process import insecure_context, takes_signal
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
