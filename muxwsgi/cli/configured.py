@@ -21,6 +21,7 @@ from muxwsgi.settings import (
     HTTP2Settings,
     HTTPSettings,
     MuxSettings,
+    ResponseSettings,
     ServerSettings,
     TLSMode,
     TrustSettings,
@@ -55,6 +56,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         http2=from_options(HTTP2Settings, values),
         mux=from_options(MuxSettings, values),
         trust=from_options(TrustSettings, values),
+        responses=from_options(ResponseSettings, values),
     )
 
 
@@ -64,6 +66,8 @@ def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSetti
         raise OperatorError("client_certificates: no bind has TLS, in which clients could show one (--certfile, or --tls-dev)")
     if values["ca_certs"] and values["client_certificates"] == "none":
         raise OperatorError("ca_certs: clients are asked for no certificate (--client-certificates required, or optional)")
+    if values["hsts"] and values["tls_dev"]:
+        raise OperatorError("hsts: browsers would not forget it when the development certificate is gone (--tls-dev)")
     if values["redirect_http"] and not any(bind.redirect_http for bind in binds):
         raise OperatorError("redirect_http: no bind requires TLS, so there is nothing to redirect to")
 

@@ -21,6 +21,7 @@ from muxwsgi.settings import (
     HTTPSettings,
     LogSettings,
     MuxSettings,
+    ResponseSettings,
     ServerSettings,
     SystemSettings,
     TrustSettings,
@@ -83,7 +84,7 @@ _ROWS = (
 )
 
 _SETTINGS = (
-    *(ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, HTTP2Settings),
+    *(ServerSettings, WorkerSettings, SystemSettings, MuxSettings, HTTPSettings, ResponseSettings, HTTP2Settings),
     *(LogSettings, TrustSettings, AdminSettings, DevelopmentSettings),
 )
 

@@ -87,6 +87,7 @@ def connection_environ(connection: "Connection", server_software: str, multiproc
         "wsgi.input": None,
         "muxwsgi.hijack": None,
         "muxwsgi.response": None,
+        "wsgi.early_hints": None,
         "werkzeug.socket": None,
     }
     server, client = connection.server, connection.client

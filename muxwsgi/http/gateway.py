@@ -85,6 +85,7 @@ class Gateway:
         hijack = hijack_of(connection, body, response)
         environ["muxwsgi.hijack"] = hijack
         environ["muxwsgi.response"] = response
+        environ["wsgi.early_hints"] = response
         environ["werkzeug.socket"] = hijack
 
         # 2. Call the application, and send its iterable, which is always closed once.

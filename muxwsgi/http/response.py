@@ -5,6 +5,8 @@ and where the body is cut. A version of HTTP is a subclass that implements the w
 
 If possible, an error of the application is raised in the application's call. An error that is found later (a body longer or shorter than
 its Content-Length) is logged, and the client can tell that the response is incomplete.
+
+The file is long because a compiled class is in one file.
 """
 
 import logging
@@ -16,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 from muxwsgi.errors import PeerError
 from muxwsgi.http.file_wrapper import FileWrapper, region
 from muxwsgi.http.rendered import Header, Rendered
-from muxwsgi.http.response_fields import KINDS, FieldKind, check_value, code_of, kind_of
+from muxwsgi.http.response_fields import KINDS, FieldKind, as_texts, check_value, code_of, kind_of
 
 if TYPE_CHECKING:
     from muxwsgi.http.body import Body
@@ -162,6 +164,12 @@ class Response:
                 check_value(name, value)
                 fields.append((name, value))
         self._put_interim(code, reason, fields)
+
+    def __call__(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
+        """`wsgi.early_hints`, as gunicorn has it: send 103 (Early Hints) with these fields. Does nothing if the response has begun, or for
+        an HTTP/1.0 client. Raises `ValueError` as `informational` does."""
+        if not self.head_sent:
+            self.informational(103, "Early Hints", as_texts(headers))
 
     def omit_server(self) -> None:
         """Do not add our Server field, because another server made the response (RFC 9110 section 10.2.4). Call it after

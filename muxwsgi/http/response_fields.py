@@ -2,12 +2,13 @@
 
 import re
 import sys
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
 from muxwsgi.grammar import CONTROL, is_token
 
-__all__ = ["KINDS", "FieldKind", "check_value", "code_of", "kind_of"]
+__all__ = ["KINDS", "FieldKind", "as_texts", "check_value", "code_of", "kind_of"]
 
 _CONTROL = re.compile(CONTROL)
 _BEYOND_LATIN_1 = re.compile(r"[^\x00-\xff]")
@@ -79,3 +80,12 @@ def check_value(name: str, value: str) -> None:
         raise ValueError(f"the value of the header {name!r} has a line break or another control character in it")
     if beyond := _BEYOND_LATIN_1.search(value):
         raise ValueError(f"the value of the header {name!r} has a character in it that is not latin-1: {beyond[0]!r}")
+
+
+def as_texts(fields: Iterable[tuple[str | bytes, str | bytes]]) -> list[tuple[str, str]]:
+    """`fields` as strings, without white space around the values. Bytes are read as latin-1."""
+    return [(_as_text(name), _as_text(value).strip(" \t")) for name, value in fields]
+
+
+def _as_text(text: str | bytes) -> str:
+    return text.decode("latin-1") if isinstance(text, bytes) else text

@@ -26,6 +26,7 @@ from muxwsgi.events import Events
 from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route
+from muxwsgi.http.added_fields import with_added_fields
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.gevent_websocket import with_gevent_websocket
@@ -44,7 +45,7 @@ from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
-from muxwsgi.settings import ServerSettings, TLSSettings
+from muxwsgi.settings import ResponseSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.service import Service
@@ -127,6 +128,8 @@ class Composition:
         self._admit = app.admit if isinstance(app, ProxyApplication) else None
         self._of_proxy = app if isinstance(app, ProxyApplication) else None
         if isinstance(app, ProxyApplication):
+            if settings.responses != ResponseSettings():
+                raise OperatorError("hsts and server_timing: a proxy passes responses on as they are")
             # The proxy's access list also applies to hijackers, because they have none.
             routes = [self._admitted(route) for route in routes]
             self._proxy = app.serve_in(
@@ -141,6 +144,7 @@ class Composition:
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
             app = with_root_path(app, settings.trust.root_path)
+            app = with_added_fields(app, settings.responses, TrustedPeers(settings.trust.forwarders))
             for wrap in around:
                 app = wrap(app)
         # The clients of a proxy are known by their connections alone: a field that names another client is for the destination.

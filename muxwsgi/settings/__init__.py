@@ -11,6 +11,7 @@ from muxwsgi.settings.http import BufferChunked, HTTPSettings
 from muxwsgi.settings.http2 import HTTP2Settings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
+from muxwsgi.settings.responses import ResponseSettings
 from muxwsgi.settings.server import ServerSettings
 from muxwsgi.settings.system import SystemSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
@@ -28,6 +29,7 @@ __all__ = [
     "HTTPSettings",
     "HeaderMap",
     "LogSettings",
+    "ResponseSettings",
     "MuxSettings",
     "ProxyProtocolMode",
     "ServerSettings",

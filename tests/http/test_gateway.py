@@ -42,6 +42,23 @@ def test_interim_responses_precede_the_final_one(talk: Talk) -> None:
     assert statuses(talk(app, GET10)) == [200]
 
 
+def test_early_hints_as_gunicorn_has_them(talk: Talk) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        hint = environ["wsgi.early_hints"]
+        assert hint([("Link", "</a.css>; rel=preload "), (b"link", b" </b.js>")]) is None
+        hint([])
+        with pytest.raises(ValueError):
+            hint([("Link", "a\r\nb: c")])
+        start_response("200 OK", [])(b"head")
+        hint([("Link", "</late.css>")])
+        return [b"done"]
+
+    answer = talk(app, GET)
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nlink: </b.js>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n"
+    assert answer.startswith(hints + b"HTTP/1.1 200 OK\r\n") and statuses(answer) == [103, 103, 200]
+    assert statuses(talk(app, GET10)) == [200]
+
+
 @pytest.mark.parametrize(
     "call",
     [

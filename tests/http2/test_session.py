@@ -120,12 +120,14 @@ def test_interim_responses_and_trailers(talk: Talk) -> None:
     def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         extra = environ["muxwsgi.response"]
         extra.informational(103, "Early Hints", [("Link", "</a>")])
+        environ["wsgi.early_hints"]([("Link", "</b>")])
         start_response("200 OK", [])
         yield b"body"
+        environ["wsgi.early_hints"]([("Link", "</late>")])
         extra.trailers = [("X-Sum", "42")]
 
     response = talk(application).open(headers(1)).response()
-    assert [head[0] for head in response.heads] == [(":status", "103"), (":status", "200"), ("x-sum", "42")]
+    assert [head[0] for head in response.heads] == [(":status", "103"), (":status", "103"), (":status", "200"), ("x-sum", "42")]
     assert response.body == b"body"
 
 
