@@ -16,6 +16,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.signals import Signals
 
 if TYPE_CHECKING:
+    from muxwsgi.cli.preloading import Loaded
     from muxwsgi.cli.workers import Role
 
 __all__ = ["main"]
@@ -72,19 +73,29 @@ def run(app: str | None, config: str | None, check_config: bool, print_config: b
             raise OperatorError("name the application, as in `muxwsgi run module:app` (or by wsgi_app in the file)")
         return values
 
-    def serve(role: "Role") -> None:
+    def preload(values: dict[str, Any]) -> "Loaded":
+        from muxwsgi.cli.run import preload
+
+        return preload(values, signals)
+
+    def serve(role: "Role", loaded: "Loaded | None") -> None:
         from muxwsgi.cli.run import serve
 
-        serve(role, signals)
+        serve(role, signals, loaded)
 
-    return _served(read, signals, serve)
+    return _served(read, signals, serve, preload)
 
 
-def _served(read: Callable[[], dict[str, Any]], signals: Signals, serve: "Callable[[Role], None]") -> object:
+def _served(
+    read: Callable[[], dict[str, Any]],
+    signals: Signals,
+    serve: "Callable[[Role, Loaded | None], None]",
+    preload: "Callable[[dict[str, Any]], Loaded]",
+) -> object:
     """The result of a command that serves: an exit status, or `_SERVED` in a worker that has served."""
     from muxwsgi.cli.workers import serve_in_workers
 
-    status = serve_in_workers(read, signals, serve)
+    status = serve_in_workers(read, signals, serve, preload)
     return _SERVED if status is None else status
 
 
@@ -104,12 +115,16 @@ def proxy(config: str | None, check_config: bool, print_config: bool, **flags: A
     def read() -> dict[str, Any]:
         return _of_proxy(flags, config)
 
-    def serve(role: "Role") -> None:
+    def serve(role: "Role", loaded: "Loaded | None") -> None:
         from muxwsgi.cli.proxy import serve
 
         serve(role, signals, pseudonym)
 
-    return _served(read, signals, serve)
+    return _served(read, signals, serve, _no_application)
+
+
+def _no_application(values: dict[str, Any]) -> "Loaded":
+    raise OperatorError("preload_app: `muxwsgi proxy` loads no application; --preload-module shares the modules of its rules")
 
 
 @cli.command(cls=SectionedCommand, table=ALL, short_help="Say what would be served, or what is wrong.")
@@ -143,6 +158,8 @@ def _of_proxy(flags: Mapping[str, Any], config: str | None) -> dict[str, Any]:
                       ("wsgi_app", "`muxwsgi proxy` serves no application; `muxwsgi run` does")):
         if values[name]:
             raise OperatorError(f"{name}: {why}")
+    if values["preload_app"]:
+        _no_application(values)
     return values
 
 

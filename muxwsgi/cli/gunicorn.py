@@ -151,7 +151,12 @@ _BY_SECTION = (
     ),
     *_settings(
         "Server Mechanics",
-        Theirs("preload_app", ("--preload",), why=_NOT_YET),
+        Theirs(
+            "preload_app",
+            ("--preload",),
+            remark="a process between the master and the workers loads it, so HUP takes new code: [workers.md](workers.md#preloading). "
+            "`--preload-module` is new",
+        ),
         Theirs("sendfile", ("--no-sendfile",), why="the kernel sends files (sendfile) if it can", harmless=(None, True)),
         Theirs("reuse_port", ("--reuse-port",), remark="no queue is lost: [workers.md](workers.md#sockets)"),
         Theirs("chdir", ("--chdir",)),

@@ -11,7 +11,7 @@ from typing import Any
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
-__all__ = ["load_app", "load_rules"]
+__all__ = ["load_app", "load_module", "load_rules"]
 
 #: The names that are tried, in this order, if only a module is given.
 DEFAULT_NAMES = ("application", "app")
@@ -68,20 +68,25 @@ def _load(spec: str, where: str, default_names: tuple[str, ...]) -> Any:
     module_name, _, expression = spec.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
         raise OperatorError(f"{where}: a module is named with dots and without .py{_meant(module_name, expression)}")
-    try:
-        module = importlib.import_module(module_name)
-    except OperatorError as error:
-        raise OperatorError(f"{where}: {error}", detail=error.detail) from error
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
-        raise OperatorError(f"{where}: importing {module_name!r} failed: {error}", detail=traceback.format_exc()) from error
-    except BaseException as error:
-        raise _failed(error, f"{where}: importing {module_name!r}") from None
+    module = load_module(module_name, where)
     found = _evaluate(spec, where, module, expression) if expression else _default(spec, where, module, default_names)
     if not callable(found):
         raise OperatorError(f"{where}: it is a {type(found).__name__}, not a callable")
     return found
+
+
+def load_module(name: str, where: str) -> Any:
+    """Import a module. Raises `OperatorError`, which begins with `where`; if the module's code fails, its traceback is the `detail`."""
+    try:
+        return importlib.import_module(name)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}", detail=error.detail) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise OperatorError(f"{where}: there is no module {error.name!r} (looked in sys.path; see --pythonpath)") from None
+        raise OperatorError(f"{where}: importing {name!r} failed: {error}", detail=traceback.format_exc()) from error
+    except BaseException as error:
+        raise _failed(error, f"{where}: importing {name!r}") from None
 
 
 def _meant(path: str, expression: str) -> str:

@@ -16,8 +16,10 @@ from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.for_developer import ForDeveloper
 from muxwsgi.cli.logs import extend_error_log
 from muxwsgi.cli.place import Place
+from muxwsgi.cli.preloading import Leftovers, Loaded
 from muxwsgi.cli.worker_admin import Watched, health_of
 from muxwsgi.cli.worker_logs import Observers, capture_output, serve_log_handlers
+from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams, lost_lines, streams_wait
 from muxwsgi.server.page import State
@@ -55,24 +57,47 @@ class Log(Protocol):
 Make = Callable[[Mapping[str, Any]], tuple[Any, list[Log]]]
 
 
-def serve(role: "Role", signals: Signals) -> None:
-    """Serve the application that the option `wsgi_app` names until a signal stops the worker. Raises `OperatorError` before anything is
-    served."""
+def serve(role: "Role", signals: Signals, loaded: Loaded | None = None) -> None:
+    """Serve the application that the option `wsgi_app` names until a signal stops the worker. `loaded` is what `preload` has returned.
+    Raises `OperatorError` before anything is served."""
     name = role.values["wsgi_app"]
-    serve_made(lambda values: (application(name, values), []), name, role, signals, has_page=True)
+    if loaded is None:
+        serve_made(lambda values: (application(name, values), []), name, role, signals, has_page=True)
+    else:
+        serve_made(lambda values: (loaded.app, []), name, role, signals, error_log=loaded.error_log)
 
 
-def serve_made(make: Make, name: str, role: "Role", signals: Signals, *, has_page: bool = False) -> None:
+def preload(values: Mapping[str, Any], signals: Signals) -> Loaded:
+    """In a preloader: load the application, and modules of hijackers. Raises `OperatorError`, and `StopRequested`."""
+    error_log = _error_log(values)
+    leftovers = Leftovers()
+    with signals.interrupting():
+        app = application(values["wsgi_app"], values)
+        if isinstance(app, ProxyApplication):
+            raise OperatorError("preload_app: the application is a proxy, whose files and keys each worker opens and makes for itself")
+        wanted_hijackers(values, app)
+    leftovers.check()
+    return Loaded(app, error_log)
+
+
+def serve_made(
+    make: Make, name: str, role: "Role", signals: Signals, *, has_page: bool = False, error_log: ErrorLog | None = None
+) -> None:
     """As `serve`, with an application that `make` makes of the options, with its logs. `signals` were taken already. `has_page` means that
-    `--reload` serves a page while there is no application."""
+    `--reload` serves a page while there is no application. `error_log` is one that a preloader has opened."""
     try:
-        _serve_made(make, name, role, signals, has_page)
+        if error_log is None:
+            error_log = _error_log(role.values)
+            role.masters_log.forsake()
+        else:
+            error_log.reopen()
+        _serve_made(make, name, role, signals, has_page, error_log)
     finally:
         signals.end()
 
 
-def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page: bool) -> None:
-    values = role.values
+def _error_log(values: Mapping[str, Any]) -> ErrorLog:
+    """The error log, from before the application is loaded."""
     error_log = ErrorLog(values["error_logfile"])
     error_log.install(values["log_level"])
     extend_error_log(error_log, values)
@@ -80,6 +105,11 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
     serve_log_handlers(error_log)
     if values["capture_output"]:
         capture_output(error_log, values["error_logfile"])
+    return error_log
+
+
+def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page: bool, error_log: ErrorLog) -> None:
+    values = role.values
     for_developer = ForDeveloper(role)
     try:
         with signals.interrupting():

@@ -23,6 +23,7 @@ from muxwsgi.cli.development import check_debug, places_of
 from muxwsgi.cli.ending import say
 from muxwsgi.cli.hook_objects import Configuration, HookServer, HookWorker
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
+from muxwsgi.cli.preloading import Loaded, preload, preloads, say_no_preload
 from muxwsgi.cli.system import System, current_umask, shown_name
 from muxwsgi.cli.upgrading import Upgrading, starting_folder
 from muxwsgi.cli.worker_hooks import WorkerHooks
@@ -38,12 +39,13 @@ from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
 from muxwsgi.server.page import SharedPage
+from muxwsgi.server.preloader import Preloader
 from muxwsgi.server.process_title import ProcessTitle
 from muxwsgi.server.side_process import Beside, SideProcess, die_with
-from muxwsgi.server.worker import Worker, end_with
+from muxwsgi.server.worker import Given, Worker, end_with
 from muxwsgi.setting import from_options
 from muxwsgi.settings import AdminSettings, ServerSettings, WorkerSettings
-from muxwsgi.signals import Signals
+from muxwsgi.signals import Signals, StopRequested
 
 if TYPE_CHECKING:
     from muxwsgi.wire.tls.server_context import ServerContext
@@ -75,6 +77,7 @@ class Role:
     announced   the addresses that this worker announces, because they are new and another worker does not
     hooks       of this worker
     system      the user that the worker becomes, before it loads anything
+    masters_log the error log of the master, until the worker has its own
     admin, board, introductions     how it is watched and controlled
     """
 
@@ -87,6 +90,7 @@ class Role:
     announced: frozenset[str]
     hooks: WorkerHooks
     system: System
+    masters_log: ErrorLog
     admin: AdminSettings
     board: Board
     introductions: Introductions
@@ -102,8 +106,11 @@ def worker_count(values: Values) -> int:
     return int(wanted)
 
 
-def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callable[[Role], None]) -> int | None:
-    """Run a master, and in each worker `serve`, after the process is patched. `read` reads the options, and again at each reload.
+def serve_in_workers(
+    read: Callable[[], Values], signals: Signals, serve: Callable[[Role, Loaded | None], None], preload: Callable[[Values], Loaded]
+) -> int | None:
+    """Run a master, and in each worker `serve`, after the process is patched. `read` reads the options, and again at each reload. `preload`
+    loads the application in a preloader, and `serve` gets what it has returned, or None.
 
     Returns the exit status: of the master when it has ended, or of a worker that could not start. Returns None in a worker that has
     served. Raises `OperatorError` in the master, before the first worker starts.
@@ -136,6 +143,9 @@ def serve_in_workers(read: Callable[[], Values], signals: Signals, serve: Callab
     if isinstance(result, Worker):
         signals.take()
         return _serve_in_worker(owner.role_of(result), serve)
+    if isinstance(result, Preloader):
+        signals.take()
+        return _preload(owner, result, signals, serve, preload)
     owner.end()
     owner.tell("on_exit")
     if master.failure is not None:
@@ -152,34 +162,55 @@ def _not_started(error: OSError) -> OperatorError:
     return OperatorError(f"the server cannot be started: {error.strerror or error}")
 
 
-def _serve_in_worker(role: Role, serve: Callable[[Role], None]) -> int | None:
+def _serve_in_worker(role: Role, serve: Callable[[Role, Loaded | None], None], loaded: Loaded | None = None) -> int | None:
     try:
         # If C code crashes the worker, the Python stack is written to standard error.
         faulthandler.enable(STDERR)
-        master = os.getppid()
-        if role.system.become_worker():
-            end_with(master)
-        # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
-        from muxwsgi.patch import patch_all
+        if role.worker.given is None:
+            master = os.getppid()
+            if role.system.become_worker():
+                end_with(master)
+            # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
+            from muxwsgi.patch import patch_all
 
-        patch_all()
+            patch_all()
         role.hooks.forked()
-        serve(role)
-    except OperatorError as error:
-        return _failed(role, str(error), error.detail, 2)
+        serve(role, loaded)
     except Exception as error:
-        if role.worker.is_ready:
+        if role.worker.is_ready and not isinstance(error, OperatorError):
             raise
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        return _failed(role, line, traceback.format_exc(), 1)
+        return _failed(error, role.worker.fail)
     finally:
         role.hooks.ended()
     return None
 
 
-def _failed(role: Role, line: str, detail: str, status: int) -> int:
-    """Let the master report why this worker cannot start, because all workers may fail for the same reason."""
-    if not role.worker.fail(f"{line}\n{detail}"):
+def _preload(
+    owner: "_Owner",
+    preloader: Preloader,
+    signals: Signals,
+    serve: Callable[[Role, Loaded | None], None],
+    load: Callable[[Values], Loaded],
+) -> int | None:
+    """In a preloader: load, and fork workers. Returns in each worker as `serve_in_workers` does, and in the preloader if it has failed."""
+    try:
+        values = owner.become_preloader()
+        worker, loaded = preload(preloader, values, lambda: load(values), owner.serving_log)
+    except StopRequested:
+        os._exit(0)
+    except Exception as error:
+        return _failed(error, preloader.fail)
+    signals.take()
+    return _serve_in_worker(owner.role_of(worker), serve, loaded)
+
+
+def _failed(error: Exception, tell: Callable[[str], bool]) -> int:
+    """Let the master report why this process cannot start, because all workers may fail for the same reason."""
+    if isinstance(error, OperatorError):
+        line, detail, status = str(error), error.detail, 2
+    else:
+        line, detail, status = " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc(), 1
+    if not tell(f"{line}\n{detail}"):
         say(line, detail)
     return status
 
@@ -261,6 +292,7 @@ class _Owner:
             error_log.install(values["log_level"])
             error_log.create_by(system.give_logs)
             say_remarks(values)
+            say_no_preload(values)
             system.say_stale()
             self._server = HookServer(values, worker_count(values))
             values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)
@@ -333,18 +365,19 @@ class _Owner:
         return os.getpid() != self._pid
 
     def role_of(self, worker: Worker) -> Role:
-        """In the worker: close what belongs to another generation. The master removes the files of unix sockets."""
+        """In the worker: what it needs. Closes what is not for it."""
         served = self._entered
         self._show_role(f"worker {worker.number}", served.values)
-        for other in (self._serving, self._booting):
-            if other is not None and other is not served:
-                other.close(served)
-        served.admin.close()
+        if worker.given is None:
+            self._close_others()
+            listening = [each.of_slot(worker.number) for each in served.listening]
+        else:
+            self._server.worker_age = worker.given.age
+            self._next_worker = HookWorker(self._server)
+            descriptors = iter(worker.given.descriptors)
+            listening = [each.taking(descriptors) for each in served.listening]
         announced = served.announced if worker.announces else frozenset()
-        self._notifier.close()
-        self._upgrading.close()
         hooks = WorkerHooks(served.values["hooks"], self._server, self._next_worker)
-        listening = [each.of_slot(worker.number) for each in served.listening]
         return Role(
             worker,
             served.values,
@@ -355,10 +388,34 @@ class _Owner:
             announced,
             hooks,
             served.system,
+            served.error_log,
             served.admin.settings,
             self.board,
             self._introductions,
         )
+
+    def become_preloader(self) -> Values:
+        """In a preloader: as in a worker, before it loads anything. Returns the options. Raises `OperatorError`."""
+        master = os.getppid()
+        self._show_role("preloader", self._entered.values)
+        self._close_others()
+        if self._entered.system.become_worker():
+            die_with(master)
+        return self._entered.values
+
+    @property
+    def serving_log(self) -> ErrorLog:
+        """In a child: the error log of its generation."""
+        return self._entered.error_log
+
+    def _close_others(self) -> None:
+        """Close what belongs to the master or to another generation. The master removes the files of unix sockets."""
+        for other in (self._serving, self._booting):
+            if other is not None and other is not self._entered:
+                other.close(self._entered)
+        self._entered.admin.close()
+        self._notifier.close()
+        self._upgrading.close()
 
     # The admin process
 
@@ -402,6 +459,17 @@ class _Owner:
             self._enter(wanted)
         self._next_worker = self._server.next_worker()
         wanted.values["hooks"].require("pre_fork", self._server, self._next_worker)
+
+    @property
+    def preloads(self) -> bool:
+        return preloads(self._newest.values)
+
+    def before_preload(self, *, booting: bool) -> None:
+        self._enter(self._newest if booting else self._serving)
+
+    def given(self, slot: int, *, booting: bool) -> Given:
+        listening = (self._newest if booting else self._serving).listening
+        return Given(self._server.worker_age, tuple(fd for each in listening for fd in each.descriptors(slot)))
 
     def after_fork(self, pid: int | None) -> None:
         if pid is not None:
@@ -450,6 +518,7 @@ class _Owner:
         self._enter(new)
         self._show_role("master", new.values)
         say_remarks(new.values)
+        say_no_preload(new.values)
         before, self._server.cfg = self._server.cfg, Configuration(new.values)
         self._server.listens_on(new.listening)
         try:

@@ -218,6 +218,10 @@ class ErrorLog(logging.Handler):
             self.syslog.close()
         self._file.close()
 
+    def forsake(self) -> None:
+        """In a child that has another error log: close the file, so that one that was moved away is not kept. Nothing is written."""
+        self._file.forsake()
+
     def say(self, level: int, message: str) -> None:
         """Report an outage of another log in the file of this one, and nowhere else: the handlers of the loggers may be what is out."""
         self.emit(logging.LogRecord("muxwsgi.error", level, __file__, 0, message, None, None))

@@ -105,6 +105,11 @@ class LogFile:
         if self.path != "-":
             self._output.close()
 
+    def forsake(self) -> None:
+        """In a child: close the file. The lines that wait are the parent's."""
+        if self.path != "-":
+            self._output.close()
+
     def _open(self) -> Output:
         if self.path == "-":
             return standard_output(self._standard)

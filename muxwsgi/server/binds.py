@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from typing import Any
@@ -238,6 +238,21 @@ class Listening:
         for each in self._slots.sockets:
             if each is not other.socket:
                 each.close()
+        return other
+
+    def descriptors(self, slot: int) -> list[int]:
+        """Of the sockets that only the worker in this slot has: one with `reuse_port`, and none without it."""
+        return [] if self._slots is None else [self._slots.sockets[slot].fileno()]
+
+    def taking(self, descriptors: Iterator[int]) -> "Listening":
+        """In a worker of a preloader: what it accepts from, with the next of its `descriptors`. The preloader may not have the socket of
+        the slot, because it is older than that."""
+        if self._slots is None:
+            return self
+        other = copy(self)
+        other.socket = PlainSocket(fileno=next(descriptors))
+        other._slots = None
+        self._slots.close()
         return other
 
     def disown(self) -> None:

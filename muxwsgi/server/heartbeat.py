@@ -45,7 +45,15 @@ class Heartbeat:
     def __init__(self, entry: Entry) -> None:
         """Raises `OSError` if no descriptor is left."""
         self._entry = entry
-        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @classmethod
+    def inherited(cls, entry: Entry, write_end: int) -> "Heartbeat":
+        """That of a worker which got its end of the pipe through a preloader."""
+        self = cls.__new__(cls)
+        self._entry = entry
+        self._read_end, self.write_end = -1, write_end
+        return self
 
     # In the master
 
@@ -68,12 +76,12 @@ class Heartbeat:
 
     def in_master(self) -> None:
         """In the master after the fork: close the child's end of the pipe."""
-        os.close(self._write_end)
-        self._write_end = -1
+        os.close(self.write_end)
+        self.write_end = -1
 
     def close(self) -> None:
         """Close the pipe, in the master or in another worker."""
-        for fd in (self._read_end, self._write_end):
+        for fd in (self._read_end, self.write_end):
             if fd >= 0:
                 os.close(fd)
 
@@ -81,9 +89,10 @@ class Heartbeat:
 
     def answer_signals(self) -> None:
         """Answer the master's two signals from now on. In the main thread."""
-        os.close(self._read_end)
-        self._read_end = -1
-        faulthandler.register(DUMP, file=self._write_end, all_threads=False)
+        if self._read_end >= 0:
+            os.close(self._read_end)
+            self._read_end = -1
+        faulthandler.register(DUMP, file=self.write_end, all_threads=False)
         signal.signal(ASK, self._say)
         signal.siginterrupt(ASK, False)
 
@@ -94,7 +103,7 @@ class Heartbeat:
     def _say(self, number: int, frame: FrameType | None) -> None:
         text = f"{_request(frame) or _connection(frame) or 'no request'}\n{''.join(traceback.format_stack(frame)[-_FRAMES:])}"
         try:
-            os.write(self._write_end, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
+            os.write(self.write_end, text.encode("utf-8", "backslashreplace")[-LONGEST_ANSWER:])
         except OSError:
             pass  # the last answer has not been read, or the master has ended
 

@@ -18,8 +18,11 @@ half a second. Each further failure in the same slot doubles that delay, up to 3
 **A blocked event loop** (`server/heartbeat.py`). The worker is asked what blocks it, another worker starts in its slot, and it is killed
 when that one is ready. If its event loop runs again before, it ends normally.
 
+**A preloader** (`server/preloader.py`). With `Owner.preloads`, a generation has a process that forks its workers, once it has loaded what
+they share. If it ends before the generation serves, the generation has failed. Later, another one starts, after a delay as for a worker.
+
 **A child is not the master.** `run` returns in each process: in the master when all has ended, and in each child as soon as it is forked,
-with a `Worker`. So the frames and the descriptors of the loop are gone in the child, and the child ends as any program does.
+with a `Worker` or a `Preloader`. So the frames and the descriptors of the loop are gone in the child, which ends as any program does.
 
 Reference: signal names and their meaning are gunicorn's (docs.gunicorn.org, "Signal Handling").
 
@@ -32,7 +35,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Protocol
 
@@ -41,8 +44,9 @@ from muxwsgi.server.board import Board
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.page import SharedPage, State
+from muxwsgi.server.preloader import Preloader, PreloaderProcess, start_preloader
 from muxwsgi.server.side_process import Beside, SideProcess
-from muxwsgi.server.worker import Worker, WorkerProcess, start
+from muxwsgi.server.worker import Given, Worker, WorkerProcess, start
 from muxwsgi.settings import WorkerSettings
 
 __all__ = ["Master", "Owner"]
@@ -81,8 +85,8 @@ _TAKEN = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGT
 class _Forked(BaseException):
     """Raised in a child, through the master's frames, up to `run`."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+    def __init__(self, child: Worker | Preloader) -> None:
+        self.child = child
 
 
 class Owner(Protocol):
@@ -100,6 +104,16 @@ class Owner(Protocol):
 
     def after_fork(self, pid: int | None) -> None:
         """Called in the master after `before_fork`, with the worker's process id, or with None if no worker was forked."""
+
+    @property
+    def preloads(self) -> bool:
+        """Whether workers of the newest configuration are forked by a preloader."""
+
+    def before_preload(self, *, booting: bool) -> None:
+        """Called before a preloader is forked, as `before_fork` before a worker. `after_fork(None)` is called in the master after it."""
+
+    def given(self, slot: int, *, booting: bool) -> Given:
+        """What a worker of `slot` has to get through its preloader. Called after `before_fork`."""
 
     def reaped(self, pid: int) -> None:
         """Called when the process of a worker has ended."""
@@ -154,6 +168,14 @@ class _Slot:
         self.failures += 1
 
 
+@dataclass(slots=True)
+class _Preloading:
+    """The preloader of a generation; `process` is None while none runs."""
+
+    process: PreloaderProcess | None = None
+    slot: _Slot = field(default_factory=_Slot)
+
+
 class Master:
     """Keeps `owner.settings.workers` processes.
 
@@ -175,6 +197,7 @@ class Master:
         self._next_size = self._size  # workers of the generation that boots
         self._workers: dict[int, WorkerProcess] = {}
         self._slots: dict[int, _Slot] = {}
+        self._preloading: dict[int, _Preloading] = {}  # by generation, if it preloads
         self._serving = 0  # the generation that serves; 0 before the first is ready
         self._booting: int | None = None  # the generation that boots
         self._last = 0  # number of the last generation
@@ -200,11 +223,11 @@ class Master:
     def _settings(self) -> WorkerSettings:
         return self._owner.settings
 
-    def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker | Beside":
+    def run(self, noted: Callable[[], Iterable[int]] = tuple) -> "int | Worker | Preloader | Beside":
         """Keep workers until a signal asks for a stop. `noted` returns the signals that came before the master took them.
 
-        Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker`; see `start` for its
-        signals. In the child of `beside` it returns a `Beside`, which says what to do."""
+        Returns the exit status: 0, or that of the worker that could not start. In each child it returns the `Worker` or `Preloader`; see
+        `start` for its signals. In the child of `beside` it returns a `Beside`, which says what to do."""
         self._pid = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
         before = {number: signal.signal(number, _noted) for number in _TAKEN}
@@ -226,7 +249,7 @@ class Master:
                 self._steer()
             return self._status
         except _Forked as forked:
-            return forked.worker
+            return forked.child
         except Beside as beside:
             return beside
         finally:
@@ -240,6 +263,8 @@ class Master:
             os.close(self._wakeup_end)
             for worker in self._workers.values():
                 worker.close()
+            for preloader in self._preloaders():
+                preloader.close()
 
     # Waiting
 
@@ -249,13 +274,16 @@ class Master:
         timeout = min(max(0.0, min(self._deadlines(), default=now + LONGEST_WAIT) - now), LONGEST_WAIT)
         self._look_due = now + timeout
         words = {worker.told: worker for worker in self._workers.values() if worker.told is not None}
+        loading = {preloader.fileno(): preloader for preloader in self._preloaders() if preloader.is_loading}
         watched = self._owner.watched()
         poll = select.poll()  # and not `select`, which takes no descriptor from 1024 on
-        for fd in (self._wakeup, *words, *watched):
+        for fd in (self._wakeup, *words, *loading, *watched):
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(math.ceil(timeout * 1000)):
             if fd in words:
                 words[fd].hear()
+            elif fd in loading:
+                loading[fd].hear()
             elif fd in watched and watched[fd]():
                 self._hand_over()
 
@@ -269,6 +297,11 @@ class Master:
                 yield self._boots_until(worker)
             elif self._settings.timeout:
                 yield monotonic() + BEAT
+        for preloading in self._preloading.values():
+            if preloading.process is None:
+                yield preloading.slot.start_at
+            elif preloading.process.is_loading and not preloading.process.killed:
+                yield self._boots_until(preloading.process)
         if self.beside is not None and self._status is None:
             yield self.beside.due
         if self._status is None and self._serving:
@@ -296,6 +329,8 @@ class Master:
         elif number == signal.SIGUSR1:
             self._owner.reopen_logs()
             self._tell_all(signal.SIGUSR1)
+            for preloader in self._preloaders():
+                preloader.reopen_logs()
         elif number == signal.SIGUSR2 and self._status is None:
             self._owner.upgrade()
         elif number == signal.SIGTTIN:
@@ -314,6 +349,7 @@ class Master:
         if self._status is None:
             self._status = status
             self._owner.stop()
+        self._keep_preloader(None)
         for worker in self._workers.values():
             self._end(worker, cut=cut)
 
@@ -322,6 +358,7 @@ class Master:
         if self._status is None:
             self._status = 0
             self._owner.stop()
+        self._keep_preloader(None)
         for worker in self._workers.values():
             self._retire(worker)
 
@@ -353,6 +390,9 @@ class Master:
                 return
             worker = self._workers.pop(pid, None)
             if worker is None:
+                for generation, preloading in list(self._preloading.items()):
+                    if preloading.process is not None and preloading.process.pid == pid:
+                        self._preloader_ended(generation, preloading, status)
                 if self.beside is not None:
                     self.beside.ended(pid, status)
                 continue  # the first process of a container is given the orphans of all others
@@ -389,10 +429,25 @@ class Master:
             (f"another one starts in {delay:.1f} s" if delay else "another one starts") + (f". {worker.reason}" if worker.reason else ""),
         )
 
-    def _could_not_boot(self, worker: WorkerProcess, status: int) -> None:
-        why = worker.reason or f"{worker} has ended before it was ready{_reason(worker, status)}"
+    def _preloader_ended(self, generation: int, preloading: _Preloading, status: int) -> None:
+        preloader, preloading.process = preloading.process, None
+        assert preloader is not None
+        preloader.hear()
+        preloader.close()
+        if generation == self._booting:
+            self._could_not_boot(preloader, status)
+            return
+        now = monotonic()
+        if preloader.is_ready and now - preloader.started >= self._settings.settled_after:
+            preloading.slot.failures = 0
+        preloading.slot.back_off(now)
+        delay, why = preloading.slot.start_at - now, f". {preloader.reason}" if preloader.reason else ""
+        log.error("%s has ended%s: another one starts in %.1f s%s", preloader, _reason(preloader, status), delay, why)
+
+    def _could_not_boot(self, child: WorkerProcess | PreloaderProcess, status: int) -> None:
+        why = child.reason or f"{child} has ended before it was ready{_reason(child, status)}"
         code = os.waitstatus_to_exitcode(status)
-        self._give_up_booting(why, 128 - code if code < 0 and not worker.killed else max(code, 1))
+        self._give_up_booting(why, 128 - code if code < 0 and not child.killed else max(code, 1))
 
     def _give_up_booting(self, why: str, status: int) -> None:
         """End the generation that boots, because one of its workers has failed. If it is the first generation, the master ends too."""
@@ -402,6 +457,7 @@ class Master:
             self._stop(cut=True, status=status)
             return
         self._next_size = self._size
+        self._keep_preloader(self._serving)
         for worker in self._workers.values():
             if worker.generation == generation:
                 self._end(worker, cut=True)
@@ -431,6 +487,10 @@ class Master:
                 worker.kill(self._settings.kill_after)
             elif worker.state in (State.SERVING, State.LEAVING, State.BLOCKED) and self._settings.timeout:
                 self._look_at_heartbeat(worker, now)
+        for preloader in self._preloaders():
+            if preloader.is_loading and not preloader.killed and now >= self._boots_until(preloader):
+                log.error("%s is not ready after %g s: it is killed", preloader, self._settings.boot_timeout)
+                preloader.kill()
 
     def _look_at_heartbeat(self, worker: WorkerProcess, now: float) -> None:
         """Ask a worker whose event loop is blocked what blocks it, and replace it. It is killed when its replacement is ready."""
@@ -463,8 +523,8 @@ class Master:
         serving = (worker for worker in self._workers.values() if worker.state in (State.SERVING, State.LEAVING))
         return any(self._silence(worker, now) < max(interval, 2 * BEAT) for worker in serving)
 
-    def _boots_until(self, worker: WorkerProcess) -> float:
-        return max(worker.started, self._runs_since) + self._settings.boot_timeout
+    def _boots_until(self, child: WorkerProcess | PreloaderProcess) -> float:
+        return max(child.started, self._runs_since) + self._settings.boot_timeout
 
     def _silence(self, worker: WorkerProcess, now: float) -> float:
         """Seconds without a heartbeat. Time in which the master did not run either is not counted, because then the machine stood still or
@@ -506,6 +566,7 @@ class Master:
             self._put_state()
             if self._serving > 1:
                 self.board.add("muxwsgi_reloads_total", 0)
+            self._keep_preloader(self._serving)  # first, because the one before has the sockets that the owner closes
             self._owner.reloaded(True)
             self._owner.resized(self._size)
             log.info("%d %s ready", self._size, "worker is" if self._size == 1 else "workers are")
@@ -531,6 +592,8 @@ class Master:
             self._owner.steer(sorted(live))
 
     def _start_missing(self, size: int, generation: int) -> None:
+        if not self._can_fork(generation):
+            return
         now = monotonic()
         for number in range(size):
             slot = self._slots.setdefault(number, _Slot())
@@ -559,6 +622,8 @@ class Master:
     def _begin_generation(self) -> None:
         self._last += 1
         self._booting = self._last
+        if self._owner.preloads:
+            self._preloading[self._booting] = _Preloading()
 
     def _worker_of(self, slot: int, generation: int) -> WorkerProcess | None:
         for worker in self._workers.values():
@@ -588,6 +653,43 @@ class Master:
         worker = self._worker_of(slot, generation)
         return worker is not None and worker.state is State.SERVING
 
+    # Preloaders
+
+    def _preloaders(self) -> list[PreloaderProcess]:
+        """Those that run."""
+        return [each.process for each in self._preloading.values() if each.process is not None]
+
+    def _keep_preloader(self, generation: int | None) -> None:
+        """End the preloaders of all generations but this one."""
+        for number in [number for number in self._preloading if number != generation]:
+            preloader = self._preloading.pop(number).process
+            if preloader is not None:
+                preloader.kill()
+                preloader.close()
+
+    def _can_fork(self, generation: int) -> bool:
+        """Whether a worker of `generation` can be forked now. Starts its preloader if that is needed. Raises `_Forked` in the preloader."""
+        preloading = self._preloading.get(generation)
+        if preloading is None:
+            return True
+        if preloading.process is not None:
+            return preloading.process.is_ready and not preloading.process.killed
+        if monotonic() < preloading.slot.start_at:
+            return False
+        try:
+            self._owner.before_preload(booting=generation == self._booting)
+            started = start_preloader(_TAKEN, self.page, self.queue)
+        except OSError as error:
+            self._owner.after_fork(None)
+            preloading.slot.back_off(monotonic())
+            self._no_worker(generation, error)
+            return False
+        if isinstance(started, Preloader):
+            raise _Forked(started)
+        self._owner.after_fork(None)
+        preloading.process = started
+        return False
+
     # Starting one
 
     def _start(self, slot: int, generation: int) -> bool:
@@ -595,10 +697,16 @@ class Master:
         boots = generation == self._booting
         try:
             self._owner.before_fork(slot, booting=boots)
-            started = start(slot, generation, _TAKEN, self.page, self.queue, announces=boots and slot == 0)
+            preloading = self._preloading.get(generation)
+            preloader = None if preloading is None else preloading.process
+            given = None if preloader is None else self._owner.given(slot, booting=boots)
+            announces = boots and slot == 0
+            started = start(slot, generation, _TAKEN, self.page, self.queue, announces=announces, preloader=preloader, given=given)
         except (OSError, OperatorError) as error:
             self._owner.after_fork(None)
-            self._no_worker(slot, generation, error)
+            if not boots:
+                self._slots[slot].back_off(monotonic())
+            self._no_worker(generation, error)
             return False
         if isinstance(started, Worker):
             raise _Forked(started)
@@ -607,7 +715,7 @@ class Master:
         self.board.add("muxwsgi_worker_starts_total")
         return True
 
-    def _no_worker(self, slot: int, generation: int, error: OSError | OperatorError) -> None:
+    def _no_worker(self, generation: int, error: OSError | OperatorError) -> None:
         """Handle a failed start: the machine has no process, no descriptor or no memory left, or the owner does not want one."""
         of_owner = isinstance(error, OperatorError)
         why = f"{error}\n{error.detail}".rstrip() if isinstance(error, OperatorError) else f"no worker can be started: {error.strerror}"
@@ -615,7 +723,6 @@ class Master:
             self._give_up_booting(why, status=2 if of_owner else 1)
         else:
             log.error("%s", why)
-            self._slots[slot].back_off(monotonic())
 
 
 def _noted(number: int, frame: object) -> None:
@@ -630,8 +737,8 @@ def _name(number: int) -> str:
         return f"signal {number}"
 
 
-def _reason(worker: WorkerProcess, status: int) -> str:
+def _reason(child: WorkerProcess | PreloaderProcess, status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        return f" by {_name(-code)}" + (", perhaps for want of memory" if -code == signal.SIGKILL and not worker.killed else "")
+        return f" by {_name(-code)}" + (", perhaps for want of memory" if -code == signal.SIGKILL and not child.killed else "")
     return f" with status {code}" if code else ""

@@ -292,6 +292,10 @@ class SharedPage:
 
     # In every process
 
+    def entry(self, index: int) -> Entry:
+        """The entry with this index."""
+        return Entry(self._words, index)
+
     def common_binds(self, besides: int | None = None) -> frozenset[int]:
         """The binds on which all workers that accept take over connections, since any of them may be the one that does. The entry with the
         index `besides` does not count."""

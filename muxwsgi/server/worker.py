@@ -24,13 +24,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
 
-__all__ = ["State", "Worker", "WorkerProcess", "end_with", "fork", "start"]
+__all__ = ["LONGEST_REASON", "Forks", "Given", "State", "Worker", "WorkerProcess", "end_with", "fork", "start", "take_defaults"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -49,6 +51,18 @@ LONGEST_REASON = 32768
 _IGNORED = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a worker of a preloader gets from the owner of the master.
+
+    age             how many workers were started before it and with it
+    descriptors     of the sockets of its slot
+    """
+
+    age: int = 0
+    descriptors: tuple[int, ...] = ()
+
+
 class Worker:
     """A worker in its process.
 
@@ -59,16 +73,27 @@ class Worker:
     queue       through which workers hand over connections
     is_ready    whether `ready` was called
     leaves      whether `leave` was called
+    given       what the owner gave it through a preloader; None if the master has forked it
     """
 
     def __init__(
-        self, number: int, tells: int, heartbeat: Heartbeat, page: SharedPage, entry: Entry, queue: HandoverQueue, *, announces: bool
+        self,
+        number: int,
+        tells: int,
+        heartbeat: Heartbeat,
+        page: SharedPage,
+        entry: Entry,
+        queue: HandoverQueue,
+        *,
+        announces: bool,
+        given: Given | None = None,
     ) -> None:
         self.number = number
         self.page = page
         self.entry = entry
         self.queue = queue
         self.announces = announces
+        self.given = given
         self.beat = heartbeat.beat
         self.is_ready = False
         self._heartbeat = heartbeat
@@ -243,11 +268,26 @@ class WorkerProcess:
             self.told = None
 
 
+class Forks(Protocol):
+    """A preloader, as the master sees it."""
+
+    def fork(self, slot: int, entry: int, heartbeat: int, tells: int, given: Given, *, announces: bool) -> int: ...
+
+
 def start(
-    slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue, *, announces: bool
+    slot: int,
+    generation: int,
+    taken: Sequence[int],
+    page: SharedPage,
+    queue: HandoverQueue,
+    *,
+    announces: bool,
+    preloader: Forks | None = None,
+    given: Given | None = None,
 ) -> WorkerProcess | Worker:
     """Start a worker. Returns a `WorkerProcess` in the master, and a `Worker` in the child. See `fork` for its signals `taken`. The worker
-    has an entry of `page`, until the master retires it. `queue` is for all workers.
+    has an entry of `page`, until the master retires it. `queue` is for all workers. If `preloader` forks it, with what is `given`, this
+    returns in the master only.
 
     Raises `OSError` if the machine has no process, no descriptor or no memory left. It raises in the master only.
     """
@@ -257,7 +297,10 @@ def start(
     try:
         heartbeat = Heartbeat(entry)
         told, tells = os.pipe2(os.O_CLOEXEC)
-        pid = fork(taken)
+        if preloader is None:
+            pid = fork(taken)
+        else:
+            pid = preloader.fork(slot, entry.index, heartbeat.write_end, tells, given or Given(), announces=announces)
     except OSError:
         page.retire(entry)
         if heartbeat is not None:
@@ -285,14 +328,19 @@ def fork(taken: Sequence[int]) -> int:
         _flush_streams()
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for number in taken:
-                signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
+            take_defaults(taken)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if pid == 0:
         end_with(master)
     return pid
+
+
+def take_defaults(taken: Sequence[int]) -> None:
+    """In a child that was forked with all signals blocked: give up the handlers of its parent, as `fork` says."""
+    signal.set_wakeup_fd(-1)
+    for number in taken:
+        signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
 
 
 def _flush_streams() -> None:

@@ -29,6 +29,15 @@ class WorkerSettings:
         flags=("-t",),
         at_least=0,
     )
+    preload_app: bool = setting(
+        False,
+        "Load the application once, in a process that forks the workers, which share its memory then. A reload loads it anew.",
+        section=WORKERS,
+        flags=("--preload",),
+    )
+    preload_module: tuple[str, ...] = setting(
+        (), "Import this module in the process that forks the workers, before they load the application.", section=WORKERS, unit="MODULE"
+    )
     boot_timeout: float = setting(
         60.0, "Seconds that a worker may take to load the application, until it is given up.", section=WORKERS, unit="SECONDS", above=0
     )

@@ -15,7 +15,7 @@ import muxwsgi.server.worker
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.master import Master
 from muxwsgi.server.page import SharedPage
-from muxwsgi.server.worker import Worker, WorkerProcess
+from muxwsgi.server.worker import Given, Worker, WorkerProcess
 from muxwsgi.settings import WorkerSettings
 
 
@@ -127,6 +127,14 @@ class Owner:
     def after_fork(self, pid: int | None) -> None:
         pass
 
+    preloads = False
+
+    def before_preload(self, *, booting: bool) -> None:
+        raise AssertionError("nothing is preloaded")
+
+    def given(self, slot: int, *, booting: bool) -> Given:
+        raise AssertionError("nothing is preloaded")
+
     def reaped(self, pid: int) -> None:
         pass
 
@@ -167,7 +175,7 @@ def main() -> None:
     real_start = muxwsgi.server.worker.start
 
     def start(
-        slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue, *, announces: bool
+        slot: int, generation: int, taken: Sequence[int], page: SharedPage, queue: HandoverQueue, *, announces: bool, **no_preloader: None
     ) -> WorkerProcess | Worker:
         if f"{generation}-{slot}" == os.environ.get("TEST_NO_PROCESS"):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -95,7 +95,7 @@ class ServerProcess:
     @property
     def worker_pids(self) -> list[int]:
         """Of the workers, which serve, and the workers that are ending."""
-        return [pid for pid in self.child_pids if not _is_called(pid, b"muxwsgi: admin ")]
+        return [pid for pid in self.child_pids if not _is_called(pid, b"muxwsgi: admin ", b"muxwsgi: preloader ")]
 
     @property
     def child_pids(self) -> list[int]:
@@ -225,9 +225,10 @@ def takes_signal(pid: int, number: int) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def _is_called(pid: int, title: bytes) -> bool:
+def _is_called(pid: int, *titles: bytes) -> bool:
+    """Whether its title begins with one of these."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title)
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(titles)
     except (FileNotFoundError, ProcessLookupError):
         return False  # it has ended meanwhile
 
