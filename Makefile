@@ -17,6 +17,18 @@ COMPILED_TESTS := tests/gate tests/wire tests/mux tests/dial tests/tls tests/htt
 # What meets the interpreter: sockets, ssl, threads, forks, signals, asyncio. The rest is Python that the type checker reads.
 PYTHON_TESTS ?= tests/gate/test_build.py tests/wire tests/mux tests/dial tests/tls tests/http tests/http2 tests/server
 
+# Neither is a part of these folders that runs once, with our own interpreter and plain: options, files, what a master does before it has a
+# worker, and programs that read what others wrote. It has no hot files, and asks of Python what every version does.
+without = $(patsubst %,--ignore=tests/%.py,$(foreach file,$(2),$(1)/test_$(file)))
+ALIKE := $(call without,server,command_line conf debug from_gunicorn_page log_options logs notify passed_sockets pid_file privileges reuse_port shown_configuration)
+# A master, its memory and its reloads are never compiled, nor is what makes certificates. One real client of the proxy says what all say.
+NOT_COMPILED := $(ALIKE) $(call without,server,binds_without_gevent board master page process_title python_file reload upgrade) \
+	$(call without,proxy/certificates,authority ca_command leaf_keys leaf_template) \
+	$(call without,proxy/clients,apt chromium cli databases git network nginx python_clients ssh)
+# Parsers, and what other programs than Python decide.
+NOT_OF_PYTHON := $(ALIKE) $(call without,server,fronts hooks many_through_reload request_ids tracing unix_sockets) \
+	$(call without,http,access_log buffering documents framing grammar heads_again static websocket_codec) $(call without,http2,against_h2 hpack rules)
+
 # Tests start hundreds of processes. Without bytecode files, each compiles all modules again, which takes longer than the rest of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -41,9 +53,9 @@ test: lint $(COMPILED)/stamp  ## ruff, mypy --strict and all tests, and most of 
 	@echo "== tests"
 	@EXPECT_BUILD=pure $(BIN)/python -m pytest $(WORKERS) -m "not slow"
 	@echo "== tests that are slow"
-	@EXPECT_BUILD=pure $(BIN)/python -m pytest -m slow
+	@EXPECT_BUILD=pure $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 	@echo "== tests, compiled"
-	@cd $(COMPILED) && PYTHONPATH=$$PWD EXPECT_BUILD=compiled $(CURDIR)/$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(COMPILED_TESTS)
+	@cd $(COMPILED) && PYTHONPATH=$$PWD EXPECT_BUILD=compiled $(CURDIR)/$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(COMPILED_TESTS) $(NOT_COMPILED)
 
 test-fast: lint  ## the same without the tests marked slow
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow"
@@ -52,7 +64,7 @@ test-python: OTHER = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 test-python:  ## PYTHON=python3.13: tests with another interpreter, plain Python, in an environment beside .venv
 	@$(MAKE) --no-print-directory VENV=$(OTHER) $(OTHER)/tests.stamp
 	@echo "== tests, $$($(OTHER)/bin/python -V)"
-	@EXPECT_BUILD=pure $(OTHER)/bin/python -m pytest $(WORKERS) -m "not slow" $(PYTHON_TESTS)
+	@EXPECT_BUILD=pure $(OTHER)/bin/python -m pytest $(WORKERS) -m "not slow" $(PYTHON_TESTS) $(NOT_OF_PYTHON)
 
 lint: $(VENV)/tests.stamp
 	@echo "== ruff"

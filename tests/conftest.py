@@ -1,5 +1,6 @@
 """What tests of several floors need: certificates, made once, for nobody but localhost."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,3 +21,10 @@ def make_certificate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], C
             return development_certificate(["localhost"])
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_tests() -> None:
+    """The modules and the thousands of tests are not looked through by each garbage collection, which many tests wait for."""
+    gc.collect()
+    gc.freeze()

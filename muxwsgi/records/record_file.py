@@ -12,8 +12,9 @@ import fcntl
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
-from time import monotonic, sleep
+from time import monotonic
 
 from muxwsgi.errors import OperatorError
 
@@ -163,7 +164,7 @@ class RecordFile:
             except BlockingIOError:
                 if monotonic() > give_up:
                     raise TimeoutError(errno.ETIMEDOUT, "another process does not end its write") from None
-                sleep(0.002)
+                time.sleep(0.002)
         try:
             yield
         finally:

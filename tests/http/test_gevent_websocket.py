@@ -65,7 +65,7 @@ def test_flask_socketio_speaks_websocket(server: ServerProcess, transports: list
 
 @pytest.mark.filterwarnings("ignore")
 def test_flask_socketio_speaks_websocket_without_the_package_too() -> None:
-    with ServerProcess(APP, environment={"WITHOUT_THE_PACKAGE": "1"}) as without:
+    with ServerProcess(APP, environment={"WITHOUT_THE_PACKAGE": "1"}, cold=True) as without:
         assert without.get("/")[1] == b"gevent None"
         one, got = client(without, ["websocket"])
         try:

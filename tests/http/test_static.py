@@ -20,6 +20,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.http.static.conditions import Validators, wanted_ranges
 from muxwsgi.http.static.folder import StaticFiles, WithStaticFiles, content_type
 from muxwsgi.http.static.handed_over import HandedOver
+from tests import warm
 from tests.system.server_process import ServerProcess
 
 LARGE = bytes(range(256)) * 4000  # is sent by the kernel
@@ -391,7 +392,7 @@ def received(sock: socket.socket) -> bytes:
 
 
 def test_a_wrong_folder_stops_the_start(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "muxwsgi", "run", "tests.server.applications:wsgi", "-b", "127.0.0.1:0", "--static", f"/s={tmp_path}/none"],
         capture_output=True,
         text=True,

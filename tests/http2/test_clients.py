@@ -16,6 +16,7 @@ import pytest
 
 from muxwsgi.http.websocket.frame import Frame, Opcode, encode_frame
 from muxwsgi.settings import CertificateFiles
+from tests import warm
 from tests.http2.frames import OPENING, WEBSOCKET, Responses, data, headers
 from tests.ports import free_ports
 from tests.waiting import wait_for
@@ -32,7 +33,7 @@ class Server:
         tls = f"127.0.0.1:{self.tls_port},tls=required,certfile={certificate.certfile},keyfile={certificate.keyfile}"
         command += ["-b", tls, "--hijack", "none", "--access-logfile", str(self.access), *options]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}, stderr=log)
+            self.process = warm.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}, stderr=log)
         wait_for(lambda: self.log.read_text().count("listening on") == 2, self.log.read_text)
 
     @property

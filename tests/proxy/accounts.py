@@ -33,12 +33,10 @@ def _greenlets() -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def frozen_heap() -> Iterator[None]:
+def frozen_heap() -> None:
     """What was there before is not looked through again and again."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

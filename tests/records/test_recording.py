@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.records.test_har import read as read_har
 from tests.waiting import wait_for
 
@@ -27,7 +28,7 @@ class RecordingProxy:
     """`muxwsgi proxy` on a free port; ended by its own process id."""
 
     def __init__(self, *options: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = warm.Popen(
             [sys.executable, "-m", "muxwsgi", "proxy", "-b", "127.0.0.1:0", *options], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []

@@ -26,6 +26,7 @@ from muxwsgi.cli.replay import _Progress
 from muxwsgi.records.flow import Flow, Head
 from muxwsgi.records.flow_record import record_of
 from muxwsgi.settings import CertificateFiles
+from tests import warm
 from tests.records.flows import http_flow, raw_flow
 
 ROOT = Path(__file__).parents[2]
@@ -310,7 +311,7 @@ def test_what_was_recorded_cannot_steer_the_terminal(origin: str, recorded: Call
 def test_a_log_comes_from_standard_input_too(origin: str, recorded: Callable[..., str]) -> None:
     with open(recorded(http_flow(url=f"{origin}/"))) as log:
         command = [sys.executable, "-m", "muxwsgi", "replay", "-"]
-        done = subprocess.run(command, cwd=ROOT, stdin=log, capture_output=True, text=True, timeout=30)
+        done = warm.run(command, cwd=ROOT, stdin=log, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0 and summary(done) == "1 answered as then", done
 
 

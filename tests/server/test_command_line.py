@@ -12,6 +12,7 @@ import pytest
 
 from muxwsgi.cli.options import ALL, OPTIONS, collect, markdown
 from muxwsgi.errors import OperatorError
+from tests import warm
 from tests.tls.authority import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -30,11 +31,11 @@ def own_ports() -> list[str]:
 
 def muxwsgi(*arguments: str, input: bytes = b"", beside_others: bool = False, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """Run the command. One that would serve binds a free port, if no bind is given, because the master binds first. `check`
-    has a network to itself, unless it runs `beside_others`."""
+    without one has a network to itself, unless it runs `beside_others`."""
     if arguments[:1] in (("run",), ("proxy",)) and "-b" not in arguments and "-c" not in arguments:
         environment = {"MUXWSGI_BIND": "127.0.0.1:0", **environment}
-    namespace = own_ports() if arguments[:1] == ("check",) and not beside_others else []
-    return subprocess.run(
+    namespace = own_ports() if arguments[:1] == ("check",) and "-b" not in arguments and not beside_others else []
+    return warm.run(
         [*namespace, sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, input=input, capture_output=True, timeout=60, env={**os.environ, **environment}
     )
 
@@ -368,7 +369,7 @@ def test_variables_that_kubernetes_sets_for_a_service_and_empty_ones_are_left_al
 @pytest.mark.parametrize("arguments", [["check"], ["hijackers"], ["explain", "--hex", "00"], ["--version"], ["run", "--help"], ["ca", "init"]], ids=" ".join)
 def test_output_that_cannot_be_written_is_one_line_and_exit_status_2(arguments: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, "-m", "muxwsgi", *arguments],
             cwd=ROOT,
             stdout=full,

@@ -1,7 +1,6 @@
 """`--debug`: werkzeug's debugger, and who gets it."""
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from muxwsgi.cli.debugger import Debugged
 from muxwsgi.cli.local_client import is_local
 from muxwsgi.errors import OperatorError
+from tests import warm
 from tests.system.server_process import ROOT, ServerProcess
 
 APPLICATION = """
@@ -102,7 +102,7 @@ def test_where_it_could_be_reached_from_elsewhere_nothing_is_served(tmp_path: Pa
     binds = [option.format(tmp=tmp_path) for option in options]
     command = [sys.executable, "-m", "muxwsgi", "run", "debugged_app:app", "--debug", "--pythonpath", str(tmp_path), *binds]
     for further in ([], ["--check-config"]):
-        done = subprocess.run([*command, *further], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = warm.run([*command, *further], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and re.search(f"^muxwsgi: error: {says}", done.stderr, re.M), done.stderr
 
 

@@ -15,6 +15,7 @@ import muxwsgi
 from muxwsgi.errors import Cut
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.wire.connection import Connection
+from tests import warm
 from tests.http.conftest import hello
 from tests.system.server_process import ROOT, ServerProcess, read_until_closed
 from tests.waiting import until
@@ -164,7 +165,7 @@ def test_ctrl_c_in_a_view_ends_a_program_that_has_not_taken_it() -> None:
     ("value", "said"), [("", "sys.exit()"), ("3", "sys.exit(3)"), ("DATABASE_URL is not set", "DATABASE_URL is not set")]
 )
 def test_a_factory_that_exits_is_one_line(command: str, value: str, said: str) -> None:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "muxwsgi", command, f"{APP}:factory()", "-b", "127.0.0.1:0"],
         cwd=ROOT,
         env={**os.environ, "TEST_EXIT": value},
@@ -180,7 +181,7 @@ def test_a_factory_that_exits_is_one_line(command: str, value: str, said: str) -
 
 
 def test_a_factory_that_is_interrupted_by_itself_has_failed() -> None:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "muxwsgi", "run", f"{APP}:interrupted()", "-b", "127.0.0.1:0"],
         cwd=ROOT,
         capture_output=True,

@@ -1,7 +1,6 @@
 """docs/from-gunicorn.md: its table has every setting of gunicorn, and says what is true of our options."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from muxwsgi.cli.gunicorn import SETTINGS, markdown, option_for
 from muxwsgi.cli.options import OPTIONS
+from tests import warm
 
 PAGE = (Path(__file__).parents[2] / "docs" / "from-gunicorn.md").read_text()
 #: The name and the flags of each setting, printed by gunicorn itself.
@@ -58,6 +58,6 @@ def test_each_row_is_true(row) -> None:  # type: ignore[no-untyped-def]
     ],
 )
 def test_an_option_of_gunicorn_or_of_another_command_is_answered_with_what_to_do(arguments: list[str], says: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "muxwsgi", "run", "app", *arguments], capture_output=True, text=True, timeout=60)
+    done = warm.run([sys.executable, "-m", "muxwsgi", "run", "app", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert re.fullmatch(rf"muxwsgi: error: .*{says}.*\n", done.stderr), done.stderr

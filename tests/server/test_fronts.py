@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from muxwsgi.settings import CertificateFiles
+from tests import warm
 from tests.server.fronts import haproxy, nginx
 from tests.system.server_process import ServerProcess, insecure_context
 from tests.waiting import wait_for
@@ -145,7 +145,7 @@ def _through_header(port: int) -> dict[str, Any]:
 
 
 def test_the_flag_without_a_value_is_auto_as_in_gunicorn() -> None:
-    done = subprocess.run([sys.executable, "-m", "muxwsgi", "run", APP, "--proxy-protocol", "v3"], capture_output=True, text=True, timeout=60)
+    done = warm.run([sys.executable, "-m", "muxwsgi", "run", APP, "--proxy-protocol", "v3"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "v3" in done.stderr
 
 

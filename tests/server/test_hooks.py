@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from muxwsgi.cli.hooks import HOOKS, Hooks, markdown
 from muxwsgi.cli.options import collect
 from muxwsgi.errors import OperatorError
+from tests import warm
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
 
@@ -226,7 +226,7 @@ def test_a_hook_that_fails_at_the_start_stops_it(tmp_path: Path, name: str) -> N
     (tmp_path / "hooked_app.py").write_text(APPLICATION)
     (tmp_path / "x.conf.py").write_text(f"def {name}(*arguments):\n    raise RuntimeError('not today')\n")
     command = [sys.executable, "-m", "muxwsgi", "run", "hooked_app:app", "-b", "127.0.0.1:0", "-c", str(tmp_path / "x.conf.py"), "--pythonpath", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     lines = done.stderr.splitlines()
     assert lines[-1] == f"muxwsgi: error: the hook {name} failed: RuntimeError: not today"
     assert done.returncode in (1, 2) and "Traceback (most recent call last):" in lines and "line 2" in done.stderr

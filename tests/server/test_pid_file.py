@@ -11,6 +11,7 @@ import pytest
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.pid_file import PidFile
+from tests import warm
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
 
@@ -18,7 +19,7 @@ APP = "tests.system.counted_app"
 
 
 def started(*options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "muxwsgi", "run", APP, "-b", "127.0.0.1:0", *options], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 

@@ -20,7 +20,7 @@ def titles(server: ServerProcess) -> list[str]:
 def test_ps_shows_the_role_of_each_process_and_a_reload_takes_another_name(tmp_path: Path) -> None:
     (tmp_path / "conf.py").write_text('proc_name = "shop"\nworkers = 2\n')
     environment = {"MUXWSGI_CONFIG": str(tmp_path / "conf.py")}
-    with ServerProcess("tests.server.applications:wsgi", "--control-socket", str(tmp_path / "ctl"), environment=environment) as server:
+    with ServerProcess("tests.server.applications:wsgi", "--control-socket", str(tmp_path / "ctl"), environment=environment, cold=True) as server:
         expected = ["muxwsgi: admin [shop]", "muxwsgi: master [shop]", "muxwsgi: worker 0 [shop]", "muxwsgi: worker 1 [shop]"]
         wait_for(lambda: titles(server) == expected, lambda: f"{titles(server)}\n{server.log}")
         assert Path(f"/proc/{server.pid}/comm").read_text() == "muxwsgi: master\n"

@@ -3,7 +3,6 @@
 import logging
 import socket
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -29,6 +28,7 @@ from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.proxy_header import SIGNATURE
+from tests import warm
 from tests.system.server_process import insecure_context
 from tests.waiting import until
 from tests.wire.test_proxy_header import TCP4, TCP6, tls, tlv, v2, with_checksum
@@ -268,7 +268,7 @@ def test_the_access_list_of_a_forward_proxy_is_about_the_client_in_the_header(st
 
 def test_check_says_which_binds_have_it() -> None:
     arguments = ["check", "tests.server.fronted_app:application", "-b", "127.0.0.1:0,proxy-protocol=v2", "-b", "127.0.0.1:0"]
-    done = subprocess.run([sys.executable, "-m", "muxwsgi", *arguments], capture_output=True, text=True, timeout=60)
+    done = warm.run([sys.executable, "-m", "muxwsgi", *arguments], capture_output=True, text=True, timeout=60)
     assert "127.0.0.1:0 (TLS off, PROXY protocol v2): " in done.stdout and "127.0.0.1:0 (TLS off): " in done.stdout, done
 
 

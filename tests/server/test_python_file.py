@@ -11,6 +11,7 @@ import pytest
 
 from muxwsgi.cli.options import collect
 from muxwsgi.errors import OperatorError
+from tests import warm
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
 
@@ -125,7 +126,7 @@ def test_what_is_read_in_a_package_and_in_compiled_files_is_the_same(folder: Pat
 def test_a_fault_is_one_line_with_the_file_and_the_place(folder: Path, text: str, says: str | None) -> None:
     if says is None:
         Path("x.conf.py").write_text(text)
-        done = subprocess.run([sys.executable, "-m", "muxwsgi", "check", "-c", "x.conf.py"], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(ROOT)})
+        done = warm.run([sys.executable, "-m", "muxwsgi", "check", "-c", "x.conf.py"], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(ROOT)})
         assert (done.returncode, done.stderr) == (2, "muxwsgi: error: raw_env: 'A' is not KEY=VALUE\n")
         return
     with pytest.raises(OperatorError, match=says) as caught:
@@ -181,7 +182,7 @@ def test_the_printed_configuration_says_where_each_value_comes_from_and_is_a_fil
     (folder / "x.conf.py").write_text("keepalive = 3\nupstream = 1\nbind = 'unix:a \"b\".sock'\ndef on_exit(server): pass\n")
     environment = {"PYTHONPATH": str(ROOT), "MUXWSGI_BACKLOG": "7", "WEB_CONCURRENCY": "5"}
     command = [sys.executable, "-m", "muxwsgi", "run", "-c", "x.conf.py", "--log-level", "debug", "--print-config"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = warm.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     printed = done.stdout[: done.stdout.index("\nunix:") + 1]
     for line in (
@@ -191,7 +192,7 @@ def test_the_printed_configuration_says_where_each_value_comes_from_and_is_a_fil
         assert f"{line}\n" in printed
     assert tomllib.loads(printed)["bind"] == ['unix:a "b".sock']
     assert done.stdout.endswith("the configuration is good\n")
-    done = subprocess.run([sys.executable, "-m", "muxwsgi", "proxy", "--print-config", "--upstream-proxy", "http://me:secret@127.0.0.1:1"], capture_output=True, text=True, timeout=60, env=environment)
+    done = warm.run([sys.executable, "-m", "muxwsgi", "proxy", "--print-config", "--upstream-proxy", "http://me:secret@127.0.0.1:1"], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     assert 'upstream_proxy = "http://me:***@127.0.0.1:1"  # the flag --upstream-proxy' in done.stdout and "secret" not in done.stdout
 

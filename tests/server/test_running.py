@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from muxwsgi.settings import CertificateFiles
+from tests import warm
 from tests.ports import free_port
 from tests.system.server_process import ROOT, ServerProcess, insecure_context, read_until_closed
 from tests.tls.authority import Authority
@@ -141,7 +142,7 @@ def test_a_unix_socket_is_served_and_removed_and_a_stale_one_replaced(tmp_path: 
     with ServerProcess(APP, "-b", f"unix:{path}") as server:
         done = subprocess.run(["curl", "-sS", "--unix-socket", str(path), "http://localhost/"], capture_output=True, timeout=20, check=True)
         assert done.stdout == b"hello"
-        second = subprocess.run(
+        second = warm.run(
             [sys.executable, "-m", "muxwsgi", "run", APP, "-b", f"unix:{path}"], cwd=ROOT, capture_output=True, timeout=20
         )
         assert second.returncode == 2 and b"in use" in second.stderr
@@ -175,7 +176,7 @@ def test_an_inherited_descriptor_is_served() -> None:
 
 def test_an_address_in_use_is_said_so() -> None:
     with ServerProcess(APP) as server:
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, "-m", "muxwsgi", "run", APP, "-b", server.address], cwd=ROOT, capture_output=True, timeout=20
         )
         assert done.returncode == 2
@@ -361,7 +362,7 @@ def shown_on_a_terminal(*arguments: str, until: str, folder: Path) -> str:
     """What `muxwsgi` says to somebody who starts it by hand, up to the words `until`."""
     primary, secondary = pty.openpty()
     environment = {**os.environ, "XDG_DATA_HOME": str(folder)}
-    process = subprocess.Popen([sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, stderr=secondary, env=environment)
+    process = warm.Popen([sys.executable, "-m", "muxwsgi", *arguments], cwd=ROOT, stderr=secondary, env=environment)
     os.close(secondary)
     shown = ""
     try:
@@ -397,7 +398,7 @@ def test_the_terminal_is_told_how_a_proxy_is_used_and_its_ca_trusted(tmp_path: P
     assert "relayed as they are" in plain
 
     folder = tmp_path / "ca"
-    subprocess.run([sys.executable, "-m", "muxwsgi", "ca", "init", "--folder", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    warm.run([sys.executable, "-m", "muxwsgi", "ca", "init", "--folder", str(folder)], cwd=ROOT, check=True, capture_output=True)
     options = ("--mitm", "--ca-folder", str(folder), "-b", "127.0.0.1:0", "--tls-dev", "--hijack", "resp")
     inside = shown_on_a_terminal("proxy", *options, until="Served in tunnels", folder=tmp_path)
     assert re.search(rf"curl -x https://127\.0\.0\.1:\d+ --proxy-insecure --cacert {folder}/ca\.pem https", inside), inside

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.signals import Signals
+from tests import warm
 from tests.ports import reserved_port
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
@@ -30,7 +31,7 @@ class Loading:
     def __init__(self, how: str, *prefix: str, **environment: str) -> None:
         self.reserved = reserved_port()
         self.port: int = self.reserved.getsockname()[1]
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             [*prefix, sys.executable, "-m", "muxwsgi", "run", APP, "-b", environment.get("TEST_BIND", f"127.0.0.1:{self.port}")],
             cwd=ROOT,
             env={**os.environ, "TEST_LOADING": how, **environment},

@@ -17,6 +17,7 @@ import pytest
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.server.upgrade import VARIABLE, take_inherited
+from tests import warm
 from tests.ports import reserved_port
 from tests.server.test_handover_processes import read_answer
 from tests.system.server_process import ROOT
@@ -82,7 +83,7 @@ def service(folder: Path, *options: str, bind: str | None = None, application: s
         port = reserved.getsockname()[1]
         command = [sys.executable, "-m", "muxwsgi", "run", "upgraded_app:app", "-b", bind or f"127.0.0.1:{port}", "--pid", "app.pid", *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "PWD": str(folder)}
-        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=log)
+        process = warm.Popen(command, cwd=folder, env=environment, stderr=log)
         found = Service(folder, port, process)
         try:
             wait_for(lambda: " ready" in found.log or process.poll() is not None, lambda: found.log)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.system.server_process import ROOT, ServerProcess, insecure_context
 from tests.waiting import wait_for
 
@@ -143,7 +144,7 @@ def test_an_application_that_cannot_be_loaded_ends_the_start(folder: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", "-w", "2", "--pythonpath", str(folder), "-b", f"127.0.0.1:{port}"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ran = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 2 and "muxwsgi: error: app 'worker_app:app'" in ran.stderr and "no database" in ran.stderr
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
@@ -205,7 +206,7 @@ def test_clients_that_keep_their_connections_lose_no_request_in_reloads(folder: 
 @pytest.mark.parametrize("count", ["0", "x", "-1", "2000"])
 def test_a_number_of_workers_that_cannot_be_is_one_line(folder: Path, count: str) -> None:
     command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", f"--workers={count}", "-b", "127.0.0.1:0"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ran = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stderr) == (2, f"muxwsgi: error: workers: {count!r} is not a number from 1 to 1024, or auto\n")
 
 
@@ -451,7 +452,7 @@ def test_a_stop_while_the_options_are_read_is_heard(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "muxwsgi", "run", "worker_app:app", "-c", str(options), "--pythonpath", str(folder)]
-    process = subprocess.Popen([*command, "-b", f"127.0.0.1:{port}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = warm.Popen([*command, "-b", f"127.0.0.1:{port}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with open(options, "w") as writer:  # waits for the reader, which has taken its signals
         process.send_signal(signal.SIGTERM)
         time.sleep(0.2)

@@ -20,6 +20,7 @@ from typing import Self
 from muxwsgi.server.heartbeat import ASK
 from tests.ports import reserved_port
 from tests.waiting import wait_for
+from tests.warm import Popen
 
 __all__ = ["ServerProcess", "insecure_context", "reset", "takes_signal"]
 
@@ -59,8 +60,10 @@ class ServerProcess:
         stderr: int = subprocess.PIPE,
         preexec: Callable[[], None] | None = None,
         error_log: Path | None = None,
+        cold: bool = False,
     ) -> None:
-        """`error_log` is the file of the error log, if a configuration file names it."""
+        """`error_log` is the file of the error log, if a configuration file names it. `cold`: it has to import everything itself, which is
+        what the test is about; see `warm`."""
         self.tls = tls
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
@@ -70,7 +73,7 @@ class ServerProcess:
         self._is_quiet = any(option.removeprefix("--log-level=") in ("warning", "error", "critical") for option in options)
         subcommand = ["proxy"] if app is None else ["run", app]
         command = [sys.executable, "-m", "muxwsgi", *subcommand, "-b", f"127.0.0.1:{self.port}{bind_options}", *options]
-        self._process = subprocess.Popen(
+        self._process = (subprocess.Popen if cold else Popen)(
             [*command, "--tls-dev"] if tls else command,
             cwd=ROOT,
             env={**os.environ, **(environment or {})},

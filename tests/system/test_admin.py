@@ -19,6 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from muxwsgi.cli.control import Control, Unreachable
+from tests import warm
 from tests.ports import reserved_port
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
@@ -84,7 +85,7 @@ class Service:
 
     def ctl(self, *arguments: str, json_wanted: bool = False) -> subprocess.CompletedProcess[str]:
         more = ["--json"] if json_wanted else []
-        return subprocess.run(
+        return warm.run(
             [sys.executable, "-m", "muxwsgi", "ctl", "-s", self.control.path, *more, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90
         )
 
@@ -407,10 +408,10 @@ def test_ctl_without_a_server_or_a_socket(folder: Path) -> None:
     run = [sys.executable, "-m", "muxwsgi"]
     environment = {name: value for name, value in os.environ.items() if name != "MUXWSGI_CONTROL_SOCKET"}
     for command in (["ctl", "status"], ["top"]):
-        done = subprocess.run([*run, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        done = warm.run([*run, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "name the control socket" in done.stderr
     for command in (["ctl", "-s", f"{folder}/none", "status"], ["top", "-s", f"{folder}/none"]):
-        done = subprocess.run([*run, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = warm.run([*run, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 3 and done.stderr.count("\n") == 1 and "No such file" in done.stderr
 
 
@@ -418,7 +419,7 @@ def test_top_prints_one_picture_if_its_output_is_no_terminal(folder: Path) -> No
     with serving(folder, workers=1) as service:
         assert service.server.get("/missing")[0] == 404
         wait_for(lambda: service.samples().get("muxwsgi_http_requests_total{method=GET,status=404}") == 1)
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, "-m", "muxwsgi", "top", "-s", service.control.path, "-d", "0.2"], cwd=ROOT, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
@@ -523,11 +524,11 @@ def test_faults_of_the_operator_are_one_line(folder: Path, options: list[str], s
         (folder / name).chmod(mode)
     more = [option.replace("{folder}", str(folder)) for option in options]
     command = [sys.executable, "-m", "muxwsgi", "run", "admin_app:app", "--pythonpath", str(folder), "-b", "127.0.0.1:0", *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and said in done.stderr
     assert done.stderr.count("\n") == 1
     if "control_socket" not in said and "No such file" not in said:
-        checked = subprocess.run([*command[:3], "check", *command[4:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        checked = warm.run([*command[:3], "check", *command[4:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert checked.returncode == 2 and said in checked.stderr
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio kee
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with ServerProcess("tests.system.asyncio_app") as running:
+    with ServerProcess("tests.system.asyncio_app", cold=True) as running:
         yield running
 
 

@@ -1,5 +1,7 @@
 """What `patch_all` changes in Python: the private names are there, and nothing breaks where they are not."""
 
+import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +94,21 @@ def test_importing_it_changes_nothing() -> None:
     command = "import socket, muxwsgi.patch, asyncio.events as e; print(socket.socket.__module__, e.get_running_loop.__module__)"
     found = subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
     assert found.stdout.split()[0] == "socket"
+
+
+def test_no_module_takes_by_name_what_gevent_replaces() -> None:
+    """So it does not matter whether a module was imported before the patch, as by a configuration file in Python, or after it."""
+    replaced: dict[str, set[str]] = {}
+    for name in ("queue", "select", "signal", "socket", "ssl", "subprocess", "threading", "time"):
+        replaced[name] = set(importlib.import_module(f"gevent.{name}").__implements__)
+    replaced["os"] = {"fork", "forkpty", "waitpid", "posix_spawn", "posix_spawnp"}
+    replaced["threading"] |= {"Condition", "Event", "Lock", "RLock", "Semaphore", "Thread", "Timer", "local"}
+    taken = [
+        f"{path}, line {node.lineno}: {node.module}.{alias.name}"
+        for path in (ROOT / "muxwsgi").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in replaced
+        for alias in node.names
+        if alias.name in replaced[node.module]
+    ]
+    assert taken == []

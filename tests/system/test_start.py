@@ -21,7 +21,7 @@ NEVER_IN_A_PLAIN_START = frozenset(
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_worker_has_only_what_it_serves_with(tls: bool) -> None:
     # A worker also has all that its master had when it forked.
-    with ServerProcess("tests.system.loaded_app:application", "--hijack", "none", tls=tls) as server:
+    with ServerProcess("tests.system.loaded_app:application", "--hijack", "none", tls=tls, cold=True) as server:
         loaded = set(json.loads(server.get("/")[1]))
     found = sorted(loaded & NEVER_IN_A_PLAIN_START)
     if not tls:

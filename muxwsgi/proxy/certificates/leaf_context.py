@@ -9,9 +9,9 @@ warns, and contexts cannot be changed after their first use. So the functions at
 public ones are used.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from socket import socket
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -67,7 +67,7 @@ class LeafContext:
         """The same for a leaf, which must be one of `leaves`."""
         return _LeafSide(self, leaf)
 
-    def _begin_with(self, leaf: Leaf, sock: socket | None) -> SSL.Connection:
+    def _begin_with(self, leaf: Leaf, sock: socket.socket | None) -> SSL.Connection:
         """A connection in the front context with `leaf`. The leaf is set only if it differs from the last one, because OpenSSL checks the
         key of each certificate that is set."""
         if leaf is not self._shown:
@@ -103,7 +103,7 @@ class _LeafSide:
         self._leaves = leaves
         self._leaf = leaf
 
-    def connection(self, sock: socket | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None) -> SSL.Connection:
         ssl = self._leaves._begin_with(self._leaf, sock)
         ssl.set_accept_state()
         return ssl
@@ -118,7 +118,7 @@ class _OwnSide:
         self._context = context
         self._session_id = session_id
 
-    def connection(self, sock: socket | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None) -> SSL.Connection:
         ssl = _begin(self._context, sock, self._session_id)
         ssl.set_accept_state()
         return ssl
@@ -141,7 +141,7 @@ def _prepare_public(context: SSL.Context) -> None:
     context.set_session_id(b"muxwsgi")
 
 
-def _begin_public(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+def _begin_public(context: SSL.Context, sock: socket.socket | None, session_id: bytes) -> SSL.Connection:
     return SSL.Connection(context, sock)
 
 
@@ -149,7 +149,7 @@ def _show_public(context: SSL.Context, leaf: Leaf) -> None:
     """Does nothing: the certificate of a context cannot be changed after its first connection."""
 
 
-def _begin_shown_public(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
+def _begin_shown_public(context: SSL.Context, sock: socket.socket | None, leaf: Leaf) -> SSL.Connection:
     ssl = SSL.Connection(context, sock)
     ssl.use_certificate(leaf.certificate)
     return ssl
@@ -170,7 +170,7 @@ try:
         if _set_session_id(context._context, session_id, len(session_id)) != 1:
             raise ValueError("OpenSSL does not accept the session id context")
 
-    def _begin_direct(context: SSL.Context, sock: socket | None, session_id: bytes) -> SSL.Connection:
+    def _begin_direct(context: SSL.Context, sock: socket.socket | None, session_id: bytes) -> SSL.Connection:
         _bind_sessions(context, session_id)
         return SSL.Connection(context, sock)
 
@@ -180,7 +180,7 @@ try:
             _clear_error()
             raise ValueError(f"OpenSSL does not accept the leaf for {leaf.names[0]}")
 
-    def _begin_shown_direct(context: SSL.Context, sock: socket | None, leaf: Leaf) -> SSL.Connection:
+    def _begin_shown_direct(context: SSL.Context, sock: socket.socket | None, leaf: Leaf) -> SSL.Connection:
         return SSL.Connection(context, sock)
 
     _prepare, _begin, _show, _begin_shown = _prepare_direct, _begin_direct, _show_direct, _begin_shown_direct

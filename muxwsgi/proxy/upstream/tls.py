@@ -2,8 +2,8 @@
 
 import errno
 import logging
+import socket
 from collections.abc import Iterator, Mapping
-from socket import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,7 @@ class _Offering(ClientContext):
         self._context = context
         self._offered = [protocol.encode("latin-1") for protocol in alpn]
 
-    def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None, server_hostname: str | None) -> SSL.Connection:
         ssl = self._context.connection(sock, server_hostname)
         if self._offered:
             ssl.set_alpn_protos(self._offered)

@@ -1,8 +1,8 @@
 """`ClientContext`: how we connect to servers with TLS, and which CAs we trust."""
 
 import errno
+import socket
 from collections.abc import Sequence
-from socket import socket
 from typing import Literal
 
 from OpenSSL import SSL
@@ -59,7 +59,7 @@ class ClientContext:
         if alpn:
             self.openssl.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
 
-    def connection(self, sock: socket | None, server_hostname: str | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None, server_hostname: str | None) -> SSL.Connection:
         """A client's side of TLS. `server_hostname` is a name or an address. It is needed to verify, and a name is sent as SNI.
 
         Raises `ValueError` if it is needed and missing, or if it is neither a name nor an address.

@@ -8,10 +8,10 @@ server-name callback in every handshake, and the callback switches to the contex
 """
 
 import errno
+import socket
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from socket import socket
 from typing import Protocol
 
 from cryptography import x509
@@ -45,7 +45,7 @@ _VERIFY = {
 class ServerSide(Protocol):
     """The server's side of TLS: the `ServerContext` of a bind, or a leaf for one connection."""
 
-    def connection(self, sock: socket | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
         ...
 
@@ -82,7 +82,7 @@ class ServerContext:
             _set_alpn(context, self._alpn, self._settings.unknown_alpn)
         self.openssl.set_tlsext_servername_callback(self._choose)
 
-    def connection(self, sock: socket | None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None) -> SSL.Connection:
         """A server's side of TLS over the descriptor of `sock`, or over memory BIOs without one."""
         ssl = SSL.Connection(self.openssl, sock)
         ssl.set_accept_state()

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from muxwsgi.proxy.certificates.authority import Authority, replaced_certificates
 from muxwsgi.proxy.certificates.leaves import Leaves
+from tests import warm
 from tests.proxy.certificates.company import Company
 from tests.proxy.certificates.conftest import verify
 
@@ -27,7 +28,7 @@ class Command:
     def __call__(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "XDG_DATA_HOME": str(self.home / "data")}
         command = [sys.executable, "-m", "muxwsgi", "ca", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, timeout=60, check=False)
+        done = warm.run(command, env=environment, cwd=self.home, capture_output=True, timeout=60, check=False)
         assert done.returncode == status, done.stderr
         return done
 

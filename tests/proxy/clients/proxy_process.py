@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muxwsgi.settings import CertificateFiles
+from tests import warm
 from tests.system.server_process import ServerProcess
 from tests.waiting import wait_for
 
@@ -33,7 +34,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(*arguments: str | Path, timeout: float = PATIENCE, **more: Any) -> "subprocess.CompletedProcess[str]":
     """Run a program to its end; its output as text."""
     more.setdefault("env", environment())
-    return subprocess.run([str(each) for each in arguments], capture_output=True, text=True, timeout=timeout, check=False, **more)
+    return warm.run([str(each) for each in arguments], capture_output=True, text=True, timeout=timeout, check=False, **more)
 
 
 def curl(proxy: str, *arguments: str | Path, ca: Path | None = None, **more: Any) -> "subprocess.CompletedProcess[str]":
