@@ -131,6 +131,7 @@ setup(
     ],
     extras_require={
         "apps": ["flask>=3.0", "flask-sock>=0.7", "django>=5.1"],
+        "compress": ["brotli>=1.2", "backports.zstd>=1.0; python_version < '3.14'"],
         "decode": ["brotli>=1.2", "backports.zstd>=1.0; python_version < '3.14'"],
         "metrics": ["prometheus-client>=0.21"],
         "top": ["rich>=13"],

@@ -4,7 +4,8 @@ Every step's output is bounded, because a few bytes of input can become very man
 why brotli counts from 1.2 on only (before, one call could return gigabytes), and zstd by the interface of Python 3.14's `compression.zstd`,
 which `backports.zstd` has for the versions before. What bounds the whole is `DecodeLimits`.
 
-Nothing is encoded again: a body that was only read goes on in its coding, and another one in its place is sent plain.
+Nothing is encoded again here: a body that was only read goes on in its coding, and another one in its place is sent plain. `compression`
+encodes the responses of applications.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["DecodeLimits", "Undecodable", "decodable", "decoded"]
+__all__ = ["DecodeLimits", "Undecodable", "brotli_module", "decodable", "decoded", "zstd_module"]
 
 #: Bytes that one step of a decoder gives at most.
 STEP = 1 << 16
@@ -188,9 +189,15 @@ def _found(*names: str) -> ModuleType | None:
     return None
 
 
-def _brotli() -> ModuleType | None:
+def brotli_module() -> ModuleType | None:
+    """The package brotli, None if it is missing or too old."""
     brotli = _found("brotli")
     return brotli if brotli is not None and hasattr(brotli.Decompressor, "can_accept_more_data") else None
+
+
+def zstd_module() -> ModuleType | None:
+    """Python's module for zstd, or the package that has it for earlier versions; None if both are missing."""
+    return _found("compression.zstd", "backports.zstd")
 
 
 def _decoders() -> dict[str, Callable[[], _Decoder]]:
@@ -199,10 +206,10 @@ def _decoders() -> dict[str, Callable[[], _Decoder]]:
         "x-gzip": lambda: _Zlib(gzip=True),
         "deflate": lambda: _Zlib(gzip=False),
     }
-    brotli = _brotli()
+    brotli = brotli_module()
     if brotli is not None:
         decoders["br"] = lambda: _Brotli(brotli)
-    zstd = _found("compression.zstd", "backports.zstd")
+    zstd = zstd_module()
     if zstd is not None:
         decoders["zstd"] = lambda: _Zstd(zstd)
     return decoders

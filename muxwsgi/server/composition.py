@@ -129,7 +129,7 @@ class Composition:
         self._of_proxy = app if isinstance(app, ProxyApplication) else None
         if isinstance(app, ProxyApplication):
             if settings.responses != ResponseSettings():
-                raise OperatorError("hsts and server_timing: a proxy passes responses on as they are")
+                raise OperatorError("compress, hsts and server_timing: a proxy passes responses on as they are")
             # The proxy's access list also applies to hijackers, because they have none.
             routes = [self._admitted(route) for route in routes]
             self._proxy = app.serve_in(
@@ -144,6 +144,10 @@ class Composition:
             http = settings.http
             app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
             app = with_root_path(app, settings.trust.root_path)
+            if settings.responses.compress:
+                from muxwsgi.http.compression import Compression  # it loads the packages of codings
+
+                app = Compression(app, settings.responses)
             app = with_added_fields(app, settings.responses, TrustedPeers(settings.trust.forwarders))
             for wrap in around:
                 app = wrap(app)

@@ -195,4 +195,4 @@ def test_a_brotli_that_cannot_stop_is_not_used(monkeypatch: pytest.MonkeyPatch) 
                 return data
 
     monkeypatch.setattr(content_coding.importlib, "import_module", lambda name: Old)
-    assert content_coding._brotli() is None
+    assert content_coding.brotli_module() is None
