@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -201,3 +202,33 @@ def test_the_access_log_has_each_request_once(tmp_path: Path) -> None:
         assert server.stop() == 0
     lines = log.read_text().splitlines()
     assert sorted(lines) == sorted(["/hello", "/fork_and_return", "/process", "/fork_and_raise"] * 5)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("fork_and_exit", 7),
+        ("fork_and_sys_exit", 8),
+        ("fork_and_raise", 1),
+        ("fork_and_return", 0),
+        ("fork_and_stream", 0),
+        ("fork_in_greenlet", 9),
+        ("process", [1, 4, 9, 0]),
+        ("subprocess", ["hi\n", 3, SIGTERM_STATUS]),
+    ],
+)
+@pytest.mark.parametrize("server", [True], ids=["tls"], indirect=True)
+def test_a_stream_of_http2_starts_processes_while_another_one_waits(server: ServerProcess, tmp_path: Path, path: str, expected: object) -> None:
+    """On one connection: the application of the first stream waits, so the second one is served by a greenlet that also reads on."""
+    command = ["curl", "-sSk", "-m", "60", "--http2", "--parallel", "-w", "%{http_version} %{num_connects}\n"]
+    for name in ("rows", path, "hello"):
+        command += ["-o", str(tmp_path / name), f"https://{server.address}/{name}"]
+    with two_streams(server):
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 0 and sorted(ran.stdout.splitlines()) == ["2 0", "2 0", "2 1"], f"{ran}\n{server.log}"
+    assert (tmp_path / "rows").read_bytes() == ROWS
+    for name, wanted in ((path, expected), ("hello", "hello")):
+        answer = json.loads((tmp_path / name).read_text())
+        assert (answer["pid"], answer["result"]) == (server.worker_pid, wanted), server.log
+    children = Path(f"/proc/{server.worker_pid}/task/{server.worker_pid}/children")
+    wait_for(lambda: children.read_text() == "", lambda: f"{children.read_text()}: {server.log}")

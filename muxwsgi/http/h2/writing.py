@@ -144,7 +144,7 @@ class Writing:
         turn = 0  # bytes since others had a turn
         while True:
             if stream.code >= 0:
-                raise ConnectionResetError(errno.ECONNRESET, f"the stream was reset (error code {stream.code})")
+                raise self._gone(stream)
             if sender.size >= OUT_AT_MOST:
                 self.flush_within()
                 if stream.code >= 0:
@@ -168,6 +168,12 @@ class Writing:
             self.flush_within()
         elif not sender.due:
             self.note_output()
+
+    def _gone(self, stream: Stream) -> OSError:
+        """Why nothing can be sent on a stream that was reset. In a forked child the connection is closed, which `wire.fork` has to see."""
+        if self.lost is not None and self.lost.errno == errno.EBADF:
+            return OSError(errno.EBADF, self.lost.strerror)
+        return ConnectionResetError(errno.ECONNRESET, f"the stream was reset (error code {stream.code})")
 
     def _gives_way(self, stream: Stream, turn: int) -> bool:
         """Whether another response comes before the next frame of this one, which has sent `turn` bytes."""
