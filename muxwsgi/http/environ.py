@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from muxwsgi.wire.proxy_header import ProxyHeader
     from muxwsgi.wire.tls.info import TLSInfo
 
-__all__ = ["Environ", "ErrorStream", "StandardErrors", "WSGIApplication", "connection_environ", "environ_key"]
+__all__ = ["Environ", "ErrorStream", "StandardErrors", "WSGIApplication", "connection_environ", "environ_key", "has_chunks"]
 
 Environ = dict[str, Any]
 
@@ -59,6 +59,13 @@ def environ_key(name: str) -> str:
         return ""
     key = name.upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+def has_chunks(environ: Environ) -> bool:
+    """Whether the request has a body whose length only its end tells: in HTTP/1.1 a chunked one, in HTTP/2 one without Content-Length."""
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return True
+    return environ.get("SERVER_PROTOCOL") == "HTTP/2.0" and "wsgi.input_terminated" in environ and "CONTENT_LENGTH" not in environ
 
 
 def connection_environ(connection: "Connection", server_software: str, multiprocess: bool, errors: ErrorStream) -> Environ:

@@ -176,6 +176,14 @@ class Response:
         `start_response`."""
         self._served = True
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client has cancelled this request, and the connection goes on."""
+        return False
+
+    #: Whether other requests may be under way on the same connection.
+    is_multiplexed = False
+
     # What the gateway calls
 
     def send(self, result: Iterable[bytes]) -> None:

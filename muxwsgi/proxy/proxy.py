@@ -52,7 +52,7 @@ from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.records.flow import FlowSink
 from muxwsgi.records.recorder import Recorder
-from muxwsgi.settings import CertificateFiles, HTTPSettings
+from muxwsgi.settings import CertificateFiles, HTTP2Settings, HTTPSettings
 from muxwsgi.wire.every import Every
 from muxwsgi.wire.sweeper import Sweeper
 
@@ -222,12 +222,13 @@ class Proxy:
     def serve_in(
         self,
         http: HTTPSettings,
+        http2: HTTP2Settings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events | None = None,
         around: Sequence[Callable[[WSGIApplication], WSGIApplication]] = (),
     ) -> ServedProxy:
-        """Compose what a server serves the proxy with. Given are its HTTP settings, its hijackers, the addresses where it listens, its
+        """Compose what a server serves the proxy with. Given are its settings of HTTP, its hijackers, the addresses where it listens, its
         events, and functions that wrap the application. Starts nothing."""
         application: WSGIApplication = self
         for wrap in around:
@@ -236,6 +237,7 @@ class Proxy:
             self._shared,
             application,
             http,
+            http2,
             hijackers,
             addresses,
             events,
@@ -265,7 +267,7 @@ class Proxy:
     def _own_entrance(self) -> Entrance:
         """The entrance for requests that came by no server that knows of the proxy, because another application or proxy is around it."""
         if self._without_server is None:
-            self._without_server = self.serve_in(HTTPSettings(), (), list)
+            self._without_server = self.serve_in(HTTPSettings(), HTTP2Settings(http2="off"), (), list)
             self._without_server.start()
         return self._without_server.entrance
 

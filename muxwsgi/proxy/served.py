@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from muxwsgi.events import Events
 from muxwsgi.http.environ import WSGIApplication
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import Route
 from muxwsgi.proxy.certificates.leaf_contexts import LeafContexts
@@ -25,7 +26,7 @@ from muxwsgi.proxy.tunnel.relays import Relays
 from muxwsgi.proxy.tunnel.tunnels import Tunnels
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.records.recorder import Recorder
-from muxwsgi.settings import HTTPSettings
+from muxwsgi.settings import HTTP2Settings, HTTPSettings
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
@@ -56,7 +57,7 @@ class Shared:
 class ServedProxy:
     """A WSGI application: the proxy's, told in which server it is.
 
-    engine      serves HTTP inside of tunnels
+    engines     serve HTTP inside of tunnels
     mux         what is asked inside of tunnels
     addresses   gives (host, port) of each listening socket of the server
     """
@@ -66,6 +67,7 @@ class ServedProxy:
         shared: Shared,
         application: WSGIApplication,
         http: HTTPSettings,
+        http2: HTTP2Settings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events | None = None,
@@ -79,7 +81,10 @@ class ServedProxy:
         self._application = application
         self._on_start = on_start
         self._on_close = on_close
-        self.engine = HTTP1(self, replace(http, server_header=""), events=events)
+        http = replace(http, server_header="")
+        http1 = HTTP1(self, http, events=events)
+        served_http2 = HTTP2(self, http, http2, events=events) if http2.http2 == "on" else None
+        self.engines: list[HTTP1 | HTTP2] = [http1] if served_http2 is None else [http1, served_http2]
         own = {route.name for route in shared.hijackers}
         relays = Relays(shared.settings, shared.rules, shared.upstreams, shared.recorder)
         tunnels = Tunnels(
@@ -87,7 +92,8 @@ class ServedProxy:
             shared.rules,
             shared.upstreams,
             shared.recorder,
-            self.engine,
+            http1,
+            served_http2,
             shared.leaf_contexts.offering,
             shared.passthrough,
             [*shared.hijackers, *(route for route in hijackers if route.name not in own)],

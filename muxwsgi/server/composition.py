@@ -134,6 +134,7 @@ class Composition:
             routes = [self._admitted(route) for route in routes]
             self._proxy = app.serve_in(
                 settings.http,
+                settings.http2,
                 routes,
                 lambda: [each.name[:2] for each in listening if isinstance(each.name, tuple)],
                 events,
@@ -158,10 +159,10 @@ class Composition:
         self._http = HTTP1(app, settings.http, events=events, multiprocess=multiprocess, trust=trust)
         self._engines: list[HTTP1 | HTTP2] = [self._http]
         if self._proxy is not None:
-            self._engines.append(self._proxy.engine)
+            self._engines += self._proxy.engines
         # All binds use the same routes, inside and outside of TLS, so that the routes' limits are shared.
         self.routes = [http_route(self._http), *routes]
-        if settings.http2.http2 == "on" and self._proxy is None:  # behind HTTP/1, which most connections begin with
+        if settings.http2.http2 == "on":  # behind HTTP/1, which most connections begin with
             http2 = HTTP2(app, settings.http, settings.http2, events=events, multiprocess=multiprocess, trust=trust)
             self._engines.append(http2)
             self.routes.insert(1, http2_route(http2))

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from muxwsgi.events import Events
 from muxwsgi.mux.route import Handler, Route
-from muxwsgi.settings import HTTPSettings, Transparent
+from muxwsgi.settings import HTTP2Settings, HTTPSettings, Transparent
 
 if TYPE_CHECKING:
     from cryptography import x509
 
     from muxwsgi.http.environ import WSGIApplication
     from muxwsgi.http.h1.h1 import HTTP1
+    from muxwsgi.http.h2.h2 import HTTP2
     from muxwsgi.wire.connection import Address, Connection
 
 __all__ = ["ProxyApplication", "ServedProxy"]
@@ -21,10 +22,10 @@ __all__ = ["ProxyApplication", "ServedProxy"]
 class ServedProxy(Protocol):
     """A proxy in one composition of a server. It is a WSGI application.
 
-    engine      serves HTTP inside of tunnels
+    engines     serve HTTP inside of tunnels
     """
 
-    engine: "HTTP1"
+    engines: "Sequence[HTTP1 | HTTP2]"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], None]]) -> Iterable[bytes]:
         """Answer a request that came outside of tunnels."""
@@ -63,6 +64,7 @@ class ProxyApplication(Protocol):
     def serve_in(
         self,
         http: HTTPSettings,
+        http2: HTTP2Settings,
         hijackers: Iterable[Route],
         addresses: Callable[[], list[tuple[str, int]]],
         events: Events,

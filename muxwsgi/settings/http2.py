@@ -14,7 +14,7 @@ class HTTP2Settings:
 
     http2: str = setting(
         "on",
-        "Serve HTTP/2: in TLS to clients that offer it (ALPN), and on plain ports to clients that begin with it. Not for the proxy.",
+        "Serve HTTP/2: in TLS to clients that offer it (ALPN), and on plain ports to clients that begin with it.",
         section=HTTP,
         choices=("on", "off"),
     )

@@ -156,6 +156,11 @@ class Lifeline:
                 self.writer.fail(Expired(TOO_SLOW))
 
     @property
+    def broken(self) -> bool:
+        """Whether the peer has reset the stream, where no descriptor can be asked for that."""
+        return False
+
+    @property
     def untouched(self) -> bool:
         """Whether no byte of the client was consumed yet. A handshake and peeking at first bytes do not count."""
         return self.top is not None and self.top.bytes_received == 0

@@ -208,6 +208,8 @@ class Requests:
                 method = "GET"
         self.method = method
         self.target = target
+        if scheme is not None and scheme != environ["wsgi.url_scheme"]:
+            environ["muxwsgi.scheme"] = scheme
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = target
         environ["RAW_URI"] = target

@@ -35,6 +35,8 @@ class H2Response(Response):
     #: What the log says of a response that is cut.
     when_cut = "the stream is reset"
 
+    is_multiplexed = True
+
     def _take(self, writer: Writing, engine: Engine, stream: Stream, body: "Body") -> None:
         """Begin: see `response_to`. Not `__init__`, for the same reason as `Response._set_up`."""
         self._writer = writer
@@ -43,6 +45,10 @@ class H2Response(Response):
         self._stream = stream
         self._ended = False  # END_STREAM is sent
         self._set_up(body, stream.method, True, _RENDERED)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._stream.code >= 0
 
     def _spell(self, status: str, fields: list[Header]) -> bytes:
         return spelled(status, fields)

@@ -27,6 +27,10 @@ cdef class Takeover(Body):
     cpdef finish(self, error)
 
 
+cdef class StreamLifeline(Lifeline):
+    cdef Stream _stream
+
+
 @cython.final
 cdef class StreamTransport:
     cdef readonly Lifeline lifeline

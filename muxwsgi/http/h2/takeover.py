@@ -98,6 +98,20 @@ class Takeover(Body):
             self.connection.finish(isinstance(error, Cut))
 
 
+class StreamLifeline(Lifeline):
+    """The lifeline of one stream."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, reader: Ready, writer: Ready, stream: Stream) -> None:
+        Lifeline.__init__(self, reader, writer)
+        self._stream = stream
+
+    @property
+    def broken(self) -> bool:
+        return self._stream.code >= 0
+
+
 class StreamTransport:
     """One stream, from the head of its response on."""
 
@@ -112,7 +126,7 @@ class StreamTransport:
         self._writing = writing
         stream.patient = True
         stream.writer = Ready()
-        self.lifeline = Lifeline(body.readiness(), stream.writer)
+        self.lifeline: Lifeline = StreamLifeline(body.readiness(), stream.writer, stream)
         self._turn = WriteTurn(self.lifeline)
         self._head: bytes | None = b""  # the beginning of the response's head; None behind the head
         self._ended = False  # our direction

@@ -5,7 +5,17 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["VERSION", "accept_of", "asks_for_websocket", "extensions", "is_key", "is_websocket", "subprotocols", "without_extensions"]
+__all__ = [
+    "UPGRADING",
+    "VERSION",
+    "accept_of",
+    "asks_for_websocket",
+    "extensions",
+    "is_key",
+    "is_websocket",
+    "subprotocols",
+    "without_extensions",
+]
 
 #: Sec-WebSocket-Version of RFC 6455.
 VERSION = "13"
@@ -13,8 +23,8 @@ VERSION = "13"
 #: Section 1.3.
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-#: In HTTP/2 the environ of an extended CONNECT (RFC 8441) is that of an Upgrade.
-_UPGRADING = ("HTTP/1.1", "HTTP/2.0")
+#: `SERVER_PROTOCOL` of requests that may ask for an Upgrade. In HTTP/2 the environ of an extended CONNECT (RFC 8441) is that of an Upgrade.
+UPGRADING = ("HTTP/1.1", "HTTP/2.0")
 
 _EXTENSIONS = "sec-websocket-extensions"
 
@@ -24,7 +34,7 @@ def asks_for_websocket(environ: Mapping[str, str]) -> bool:
     if "HTTP_UPGRADE" not in environ or environ["HTTP_UPGRADE"].lower() != "websocket":
         return False
     options = [option.strip() for option in environ.get("HTTP_CONNECTION", "").lower().split(",")]
-    return "upgrade" in options and environ["REQUEST_METHOD"] == "GET" and environ["SERVER_PROTOCOL"] in _UPGRADING
+    return "upgrade" in options and environ["REQUEST_METHOD"] == "GET" and environ["SERVER_PROTOCOL"] in UPGRADING
 
 
 def is_websocket(fields: Iterable[tuple[str, str]]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.environ import WSGIApplication
-from muxwsgi.names import split_host_port
+from muxwsgi.names import address_of, comparable, split_host_port
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.doors.access import Access, CredentialsWanted, NotAdmitted
 from muxwsgi.proxy.exchange.exchange import Exchanges, error_response
@@ -65,6 +65,8 @@ class HTTPDoor:
         if entrance is None or not entrance.follows(self._rules):  # middleware may pass the request on to another proxy
             entrance = self._entrance()
         connection: Connection = environ["muxwsgi.connection"]
+        if environ["SERVER_PROTOCOL"] == "HTTP/2.0":
+            _join_cookies(environ)
         tunnel: Context | None = connection.tunnel
         if environ["REQUEST_METHOD"] == "CONNECT":
             return self._connect(environ, start_response, connection, tunnel, entrance)
@@ -73,9 +75,11 @@ class HTTPDoor:
         if tunnel is not None:
             assert tunnel.destination is not None
             ctx = Context(connection, tunnel.door, tunnel.destination, tunnel)
-            return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, tunnel.layers))
+            return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, _for_http_1(tunnel.layers)))
 
         # 2. Outside, the target has the destination. A target without a host is a request to the proxy itself.
+        if environ["SERVER_PROTOCOL"] == "HTTP/2.0":
+            _make_absolute(environ, connection)
         target: str = environ["RAW_URI"]
         if target[:1] == "/" or target == "*":
             try:
@@ -135,6 +139,36 @@ class HTTPDoor:
                 raise
             log.debug("%r: %s", ctx, error)  # the client's error inside its tunnel, not an error of this application
         return ()
+
+
+def _for_http_1(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers of TLS to an upstream for a request, which is of HTTP/1.1 there, also if the client has agreed on HTTP/2."""
+    if layers and layers[-1].alpn == ("h2",):
+        return (*layers[:-1], Layer(layers[-1].server_name, ("http/1.1",)))
+    return layers
+
+
+def _join_cookies(environ: Environ) -> None:
+    """Make one field of the cookies of a request, as HTTP/1.1 has them (RFC 9113 section 8.2.3)."""
+    fields = environ["muxwsgi.fields"]
+    if sum(name == "cookie" for name, _ in fields) > 1:
+        others = [field for field in fields if field[0] != "cookie"]
+        environ["muxwsgi.fields"] = (*others, ("cookie", environ["HTTP_COOKIE"]))
+
+
+def _make_absolute(environ: Environ, connection: Connection) -> None:
+    """Give a request of HTTP/2 the target that it would have in HTTP/1.1: there are no absolute targets in HTTP/2, and each request has a
+    scheme and an authority. It is for the proxy itself if both could be the proxy's: the scheme is that of the connection, and the port
+    that of the bind. A host that is an address has to be the bind's too."""
+    scheme = environ.get("muxwsgi.scheme", environ["wsgi.url_scheme"])
+    host, port = split_host_port(environ["HTTP_HOST"])
+    server = connection.server
+    if "muxwsgi.scheme" not in environ and isinstance(server, tuple):
+        own_port = server[1] == (port or (443 if scheme == "https" else 80))
+        if own_port and (address_of(host) is None or comparable(host) == comparable(server[0])):
+            return
+    target = environ["RAW_URI"]
+    environ["RAW_URI"] = environ["REQUEST_URI"] = f"{scheme}://{environ['HTTP_HOST']}{'' if target == '*' else target}"
 
 
 def _refused_body(environ: Environ) -> PeerError:

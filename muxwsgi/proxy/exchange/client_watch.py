@@ -3,19 +3,25 @@
 An exchange that waits for an upstream does not read from its client, so it does not see that the client has gone. About once a second, the
 descriptors of all waiting clients are polled. An exchange pays nothing for that. A reset counts at once. A FIN may be a half-close by a
 client that still reads, and TCP cannot tell that from a close. So a FIN counts only after `HALF_CLOSED_AT_MOST` seconds in which nothing
-was sent to the client: a closed client would answer with a reset to anything that is sent.
+was sent to the client: a closed client would answer with a reset to anything that is sent. In HTTP/2 the connection is read all the time,
+and what counts is whether the client has reset the stream.
 """
 
 import select
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
 
 from gevent.monkey import get_original
 
+from muxwsgi.http.response import Response
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.every import Every
 
-__all__ = ["ClientGone", "ClientWatch"]
+if TYPE_CHECKING:
+    from muxwsgi.proxy.context import Context
+
+__all__ = ["ClientGone", "ClientWatch", "Waiting"]
 
 #: Seconds between two looks.
 INTERVAL = 1.0
@@ -31,33 +37,44 @@ class ClientGone(ConnectionAbortedError):
     """The client of an exchange has gone away."""
 
 
+class Waiting(NamedTuple):
+    """An exchange that waits: its connection to the upstream, and its response to the client."""
+
+    upstream: Connection
+    response: Response
+
+
 class ClientWatch(Every):
-    """Watches the clients of exchanges that wait. An exchange adds its client and upstream connection to `waiting`, and removes them."""
+    """Watches the clients of exchanges that wait. An exchange adds itself to `waiting`, and removes itself."""
 
     def __init__(self) -> None:
-        #: client -> upstream
-        self.waiting: dict[Connection, Connection] = {}
+        self.waiting: "dict[Context, Waiting]" = {}
         #: client -> the time of its FIN or of the last byte sent after it, and the bytes sent to it by then
         self._half_closed: dict[Connection, tuple[float, int]] = {}
         super().__init__(INTERVAL, lambda: self.look(monotonic()))
 
     def look(self, now: float) -> None:
         """Fail the upstream connections whose clients are gone. `now` is `time.monotonic()`."""
-        by_descriptor: dict[int, Connection] = {}
+        by_descriptor: "dict[int, list[Context]]" = {}
         poll = _poll()
-        for client in self.waiting:
+        for ctx, exchange in self.waiting.items():
+            client = ctx.connection
+            if exchange.response.cancelled or client.lifeline.broken:
+                exchange.upstream.lifeline.fail(ClientGone("the client has cancelled the request"))
+                continue
             descriptor = client.descriptor()
-            if descriptor >= 0:
-                by_descriptor[descriptor] = client
+            if descriptor >= 0 and not exchange.response.is_multiplexed:
+                by_descriptor.setdefault(descriptor, []).append(ctx)
                 poll.register(descriptor, select.POLLRDHUP)
         half_closed = {}
         for descriptor, events in poll.poll(0):
-            client = by_descriptor[descriptor]
-            since, sent = self._half_closed.get(client, (now, client.bytes_sent))
-            if client.bytes_sent != sent:
-                since = now
-            if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) or now - since >= HALF_CLOSED_AT_MOST:
-                self.waiting[client].lifeline.fail(ClientGone("the client went away"))
-            else:
-                half_closed[client] = (since, client.bytes_sent)
+            for ctx in by_descriptor[descriptor]:
+                client = ctx.connection
+                since, sent = self._half_closed.get(client, (now, client.bytes_sent))
+                if client.bytes_sent != sent:
+                    since = now
+                if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) or now - since >= HALF_CLOSED_AT_MOST:
+                    self.waiting[ctx].upstream.lifeline.fail(ClientGone("the client went away"))
+                else:
+                    half_closed[client] = (since, client.bytes_sent)
         self._half_closed = half_closed

@@ -17,7 +17,7 @@ from werkzeug.wsgi import ClosingIterator
 from muxwsgi.errors import Draining, Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.websocket.frame import Frame
-from muxwsgi.http.websocket.handshake import is_websocket, without_extensions
+from muxwsgi.http.websocket.handshake import UPGRADING, is_websocket, without_extensions
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.exchange.client_watch import ClientGone
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, passable_upgrades
@@ -416,7 +416,7 @@ def _origin_form(target: str, method: str) -> str:
 
 def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
     """Whether the client asks for another protocol, and rules have not removed that."""
-    if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+    if "HTTP_CONNECTION" not in environ or environ["SERVER_PROTOCOL"] not in UPGRADING:
         return False
     options = [option.strip() for option in environ["HTTP_CONNECTION"].lower().split(",")]
     return "upgrade" in options and any(name.lower() == "upgrade" and passable_upgrades(value) for name, value in fields)

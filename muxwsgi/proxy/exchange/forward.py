@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.http.environ import has_chunks
 from muxwsgi.http.upstream_span import KEY as UPSTREAM_SPAN
 from muxwsgi.http.upstream_span import UpstreamSpan
-from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
+from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch, Waiting
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
@@ -52,7 +53,7 @@ class Incoming:
         self.length = length
         self.chunked = chunked
         self.pieces = pieces
-        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+        self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple and environ["SERVER_PROTOCOL"] != "HTTP/1.0"
 
     @property
     def fits_with_head(self) -> bool:
@@ -69,7 +70,7 @@ class Incoming:
     @classmethod
     def untouched(cls, environ: dict[str, Any]) -> "Incoming":
         """The body as the client sends it."""
-        if "HTTP_TRANSFER_ENCODING" in environ:
+        if has_chunks(environ):
             return cls(environ, None, True, pieces_of(environ["wsgi.input"]))
         text = environ.get("CONTENT_LENGTH")
         if not text:
@@ -166,7 +167,7 @@ class Forwarder:
                 break
             except BaseException as error:
                 client.close()
-                self._client_watch.waiting.pop(ctx.connection, None)
+                self._client_watch.waiting.pop(ctx, None)
                 if not isinstance(error, OSError) or isinstance(error, ClientGone):
                     raise
                 if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
@@ -200,7 +201,7 @@ class Forwarder:
     ) -> tuple[ResponseHead, Upload | None]:
         """Send the request and read the head of the response. `ClientWatch` watches the client from the start."""
         upload: Upload | None = None
-        self._client_watch.waiting[ctx.connection] = client.connection
+        self._client_watch.waiting[ctx] = Waiting(client.connection, incoming.environ["muxwsgi.response"])
         try:
             try:
                 client.send(data, more=streamed)

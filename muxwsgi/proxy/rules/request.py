@@ -11,6 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from muxwsgi.http.body import BrokenBody
 from muxwsgi.http.content_coding import Undecodable, decoded
+from muxwsgi.http.environ import has_chunks
 from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.coding_fields import coding_of
 from muxwsgi.proxy.rules.pieces import BUFFER_LIMIT, OF_BYTES, PieceFile, Unread, join, pieces_of, watched
@@ -273,7 +274,7 @@ class Request(WholeBody, RequestTarget):
             length, pieces = self._given
             return Outgoing(length, length is None, pieces)
         environ = self.environ
-        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        chunked = has_chunks(environ)
         if not chunked and not environ.get("CONTENT_LENGTH"):
             return _NOTHING
         length = None if chunked else int(environ["CONTENT_LENGTH"])

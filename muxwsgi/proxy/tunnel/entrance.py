@@ -119,6 +119,7 @@ class Entrance:
 
 def _in_tunnel(connection: "Connection", ctx: Context) -> "Connection":
     connection.tunnel = ctx
+    connection.identity = ctx.identity  # in HTTP/2, requests of others may have come on the same connection meanwhile
     connection.destination = ctx.destination
     ctx.connection = connection
     return connection

@@ -1,7 +1,7 @@
 """Intercepts tunnels. One inner `Mux` serves all tunnels of a proxy, and detects the protocol again inside each layer of TLS:
 
     the tunnel's first bytes -+-> TLS: a handshake with a leaf for the server name, then the same detection on the decrypted bytes
-                              +-> HTTP/1: the proxy's WSGI application, with the rules
+                              +-> HTTP: the proxy's WSGI application, with the rules
                               +-> a hijacker's protocol: that hijacker, which finds `connection.destination` and `connection.tunnel`
                               +-> anything else, or silence: relayed to the destination, encrypted again if it came encrypted
 
@@ -21,12 +21,14 @@ import gevent
 from muxwsgi.errors import HandshakeError, OperatorError, PeerError
 from muxwsgi.events import Events
 from muxwsgi.http.h1.h1 import HTTP1
+from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import never
 from muxwsgi.mux.mux import MAX_DEPTH, Mux
 from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import address_text, comparable, split_host_port
 from muxwsgi.protocols.http1 import FirstLine, http_last, http_route, nearly_http
+from muxwsgi.protocols.http2 import PROTOCOL as HTTP2_PROTOCOL
 from muxwsgi.protocols.http2 import http2_preface
 from muxwsgi.protocols.tls import nearly_tls, tls
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
@@ -56,6 +58,8 @@ __all__ = ["Tunnels"]
 
 log = logging.getLogger("muxwsgi.proxy")
 
+ALPN_HTTP2 = HTTP2_PROTOCOL.alpn
+
 
 class Tunnels:
     """Serves intercepted tunnels. Their connections have a `Context` as `connection.tunnel`."""
@@ -67,13 +71,15 @@ class Tunnels:
         upstreams: Upstreams,
         recorder: Recorder,
         engine: HTTP1,
+        http2: HTTP2 | None,
         leaves: Callable[[tuple[str, ...]], LeafContext],
         passthrough: PassThrough,
         hijackers: Iterable[Route],
         relays: Relays,
         events: Events | None = None,
     ) -> None:
-        """`leaves` returns the TLS context that offers the given ALPN ids. It may raise `OperatorError`, which ends the connection."""
+        """`http2` is None if HTTP/2 is not served. `leaves` returns the TLS context that offers the given ALPN ids. It may raise
+        `OperatorError`, which ends the connection."""
         self._settings = settings
         self._rules = rules
         self._upstreams = upstreams
@@ -89,6 +95,7 @@ class Tunnels:
         self.mux = Mux(
             [
                 first,
+                *(() if http2 is None else (Route("http2", never, http2, alpn=ALPN_HTTP2, is_stream=False),)),
                 http_route(engine),
                 *hijackers,
                 # Last, because the matcher of a hijacker knows its protocol better.
@@ -149,12 +156,12 @@ class Tunnels:
             connection.settle()
         return self._upstreams.early_connection(ctx)
 
-    def _look_after(self, connection: "Connection") -> None:
-        """Call the action's `after` with the connection inside a layer of TLS. Continue if it returns `CONTINUE`."""
+    def _look_after(self, connection: "Connection", go_on: "Callable[[Connection], None]") -> None:
+        """Call the action's `after` with the connection inside a layer of TLS. Continue with `go_on` if it returns `CONTINUE`."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:
-            self._ask(connection)
+            go_on(connection)
 
     # TLS
 
@@ -188,7 +195,9 @@ class Tunnels:
 
         # 4. The handshake, with a leaf that is minted before it. OpenSSL handles a hello that cannot be parsed here.
         offered = self.mux.alpn
-        if hello is not None and hello.alpn and not set(hello.alpn) & set(offered):
+        probed = hello is not None and bool(hello.alpn) and not set(hello.alpn) & (set(offered) - set(ALPN_HTTP2))
+        if probed:
+            assert hello is not None
             offered = self._probe.agreed_alpn(ctx, name, hello.alpn)
         try:
             like = self._probe.certificate(ctx, name) if self._settings.mimic else None
@@ -223,8 +232,10 @@ class Tunnels:
         if agreed is not None:
             inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
 
-        # 5. The same detection on the decrypted bytes.
-        self._look_after(inside)
+        # 5. The same detection on the decrypted bytes. A client that offers HTTP/2 alone needs a server of HTTP/2, most often of gRPC, and
+        # requests to upstreams are of HTTP/1.1.
+        alone = probed and agreed is not None and agreed.alpn in ALPN_HTTP2
+        self._look_after(inside, self._refuse_or_relay if alone else self._ask)
 
     def _server_side(self, ctx: Context) -> "ServerSide":
         """TLS for a hijacker's STARTTLS, with a leaf for the tunnel's host. Raises `OperatorError` without a CA."""
@@ -264,7 +275,8 @@ class Tunnels:
         return nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:
-        """HTTP/2, with or without TLS. The proxy cannot parse its requests, so they are refused if there are rules for HTTP."""
+        """HTTP/2 of a client that does not offer HTTP/1.1 beside it. It is relayed, so rules see no requests: if there are any for HTTP, it
+        is refused."""
         if self._requests_are_judged:
             self._engine(connection)  # 505
         else:
