@@ -86,7 +86,6 @@ _DIRTY = "there are no dirty workers: give long work to a task queue"
 _ASGI = "WSGI is served, and not ASGI"
 _PASTE = "name a function that loads the file: `muxwsgi run module:function()`"
 _STRICT = "a request that two servers could read differently is refused"
-_NOT_YET = "it is not supported yet"
 
 _BY_SECTION = (
     *_settings(
@@ -277,7 +276,6 @@ _BY_SECTION = (
     *_settings(
         "Server Hooks",
         *(Theirs(name, instead="the same", remark=hook.when) for name, hook in HOOKS.items()),
-        Theirs("pre_exec", why=_NOT_YET),
         Theirs("ssl_context", why="TLS is pyOpenSSL's, and not that of the ssl module; `--ciphers` and the options of certificates set it"),
     ),
     *_settings(

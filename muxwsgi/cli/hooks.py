@@ -55,6 +55,7 @@ HOOKS = {
     "nworkers_changed": Hook(
         ("server", "new", "old"), "in the master, when the number of workers changes; `old` is None at the start", _REPORTED
     ),
+    "pre_exec": Hook(("server",), "in the master, after SIGUSR2, before the new master is started", "no new master is started"),
     "on_reload": Hook(("server",), "in the master, after the configuration was read again", "the reload fails, and the old workers go on"),
     "on_exit": Hook(("server",), "in the master, after its last worker has ended", _REPORTED),
 }

@@ -67,6 +67,8 @@ class Option:
             read = self.kind(value)
         except ValueError:
             raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}") from None
+        if isinstance(read, str) and "\0" in read:  # no file, user or host has one in its name
+            raise OperatorError(f"{where}: {value!r} has a NUL character")
         if self.kind is int and isinstance(value, float):
             raise OperatorError(f"{where}: {value!r} is not a whole number")
         if self.choices and read not in self.choices:

@@ -73,7 +73,12 @@ class Reloading:
 
     def _watch(self, report: Callable[[], None], failed: bool) -> None:
         while True:
-            changed = self._watched.look(failed=failed)
+            try:
+                changed = self._watched.look(failed=failed)
+            except Exception:  # an import in another greenlet may have changed what it looks at; the next look may be well
+                log.exception("reload: a look at the files failed")
+                gevent.sleep(RARE_LOOK)
+                continue
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 log.info("changed: %s%s", ", ".join(changed[:3]), more)

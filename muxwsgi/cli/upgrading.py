@@ -91,8 +91,8 @@ class Upgrading:
 
     # The old master
 
-    def start(self, listening: Iterable[Listening], *, manual: bool) -> None:
-        """Start a new master. Raises nothing: an error is logged, and this master goes on."""
+    def start(self, listening: Iterable[Listening], before: Callable[[], None], *, manual: bool) -> None:
+        """Start a new master, after `before`. Raises nothing: an error is logged, and this master goes on."""
         sockets = list(listening)
         if os.getpid() == 1:
             log.error("SIGUSR2: this is the first process of a container, which ends with it: replace the container instead")
@@ -106,6 +106,7 @@ class Upgrading:
             following = self.queue.following
             assert following is not None
             try:
+                before()
                 self._successor = start_successor(
                     opened,
                     [(each.fd, each.name) for each in passed_sockets()],
@@ -115,6 +116,9 @@ class Upgrading:
                     umask=self._umask,
                     environ={**os.environ, **self._notifier.variables},
                 )
+            except OperatorError as error:
+                log.error("SIGUSR2: no new master is started: %s\n%s", error, error.detail.rstrip())
+                return
             except OSError as error:
                 log.error("SIGUSR2: no new master can be started: %s", error)
                 return

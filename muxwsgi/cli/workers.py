@@ -567,7 +567,9 @@ class _Owner:
             self._serve_beside(self._serving.admin)  # it writes to the error log too
 
     def upgrade(self) -> None:
-        self._upgrading.start(self._newest.all_listening, manual=self._newest.system.manual_upgrade)
+        newest = self._newest
+        hook = partial(newest.values["hooks"].require, "pre_exec", self._server)
+        self._upgrading.start(newest.all_listening, hook, manual=newest.system.manual_upgrade)
 
     def watched(self) -> Mapping[int, Callable[[], bool]]:
         return self._upgrading.watched(self._promote)

@@ -202,6 +202,7 @@ class Master:
         self._booting: int | None = None  # the generation that boots
         self._last = 0  # number of the last generation
         self._reload_wanted = False
+        self._empties = False  # whether all workers are to end when the generation that boots has begun or failed, after SIGWINCH
         self._status: int | None = None  # exit status of the master, once it stops
         self._stopped = False  # whether a signal has said so: the next one cuts
         #: Why the first generation could not start: one line, and perhaps a traceback after it. None if it could, or has not said why.
@@ -338,7 +339,10 @@ class Master:
         elif number == signal.SIGTTOU:
             self._next_size = max(1, self._next_size - 1)
         elif number == signal.SIGWINCH and not any(os.isatty(fd) for fd in range(3)):  # a terminal sends it when its size changes
-            self._next_size = 0
+            if self._booting is None:
+                self._next_size = 0
+            else:
+                self._empties = True
 
     def _stop(self, *, cut: bool, status: int = 0) -> None:
         """End all workers, gracefully or by cutting their connections, and then the master."""
@@ -496,7 +500,8 @@ class Master:
         """Ask a worker whose event loop is blocked what blocks it, and replace it. It is killed when its replacement is ready."""
         since = self._silence(worker, now)
         if since < self._settings.timeout:
-            if worker.state is State.BLOCKED:  # another worker has its slot
+            # If only the master was late, the worker has written no time since.
+            if worker.state is State.BLOCKED and worker.heartbeat.last != worker.blocked_since:  # another worker has its slot
                 log.warning("%s runs again: it ends its connections", worker)
                 self._retire(worker)
             worker.asked = 0
@@ -511,6 +516,7 @@ class Master:
                 worker.ask(QUESTIONS[worker.asked])
                 return
             worker.state = State.BLOCKED
+            worker.blocked_since = worker.heartbeat.last
             self.board.add("muxwsgi_worker_blocked_total")
             self.board.report(worker.pid, answer or "unknown")
             log.error("%s: its event loop is blocked for %.0f s: another one starts. It serves %s", worker, since, answer or "unknown")
@@ -547,6 +553,9 @@ class Master:
                 self._begin_generation()
             else:
                 self.board.add("muxwsgi_reloads_total", 1)
+        if self._booting is None and self._empties:  # a generation that boots has to serve first: it may fail
+            self._empties = False
+            self._next_size = 0
         if self._booting is None and self._size != self._next_size:
             self._size = self._next_size
             self._owner.resized(self._size)

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 
 from muxwsgi.server.worker import fork
 
@@ -21,6 +21,9 @@ log = logging.getLogger("muxwsgi.error")
 
 #: Delays before a process that ended early is started again, and the time after which it counts as settled, seconds.
 FIRST_DELAY, LONGEST_DELAY, SETTLED_AFTER = 0.5, 30.0, 10.0
+
+#: Seconds that `stop` waits.
+END_TIMEOUT = 2.0
 
 _PR_SET_PDEATHSIG = 1
 
@@ -89,14 +92,18 @@ class SideProcess:
         self._delay, self._start_at = FIRST_DELAY, 0.0
 
     def stop(self) -> None:
-        """End it for good, and wait for its end."""
+        """End it for good, and wait for its end, for `END_TIMEOUT` seconds at most: one that waits for a disk may end later."""
         self._stopped = True
+        pid = self._pid
         self._kill()
+        give_up = monotonic() + END_TIMEOUT
+        while pid and monotonic() < give_up and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            sleep(0.005)
 
     def _kill(self) -> None:
+        """Kill it. The master reaps it later, as a process that it does not know."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)  # it is a child that was not waited for, so the pid is its own
-            os.waitpid(self._pid, 0)
             self._pid = 0
 
     def _wait(self, what: str, now: float) -> None:

@@ -148,6 +148,7 @@ class WorkerProcess:
     has_changed whether a file of it has changed, and the master has not noticed that yet
     kill_at     when it is killed, if it has not ended by then (`monotonic`)
     killed      whether the master has killed it
+    blocked_since   the last heartbeat before its event loop was found to be blocked
     asked       how often it was asked what blocks its event loop; asked_at is the last time
     """
 
@@ -166,6 +167,7 @@ class WorkerProcess:
         self._failed: bytes | None = None
         self.kill_at: float | None = None
         self.killed = False
+        self.blocked_since: float | None = None
         self.asked = 0
         self.asked_at = 0.0
 

@@ -388,3 +388,10 @@ def test_check_does_not_wait_for_a_thread_of_the_application(tmp_path: Path) -> 
     done = muxwsgi("check", "lasting:app", "--pythonpath", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.endswith(b"the configuration is good, and lasting:app loads\n")
+
+
+@pytest.mark.parametrize("name", ["error_logfile", "certfile", "user", "wsgi_app"])
+def test_a_nul_in_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / "x.toml", f'{name} = "a\\u0000b"\n')
+    with pytest.raises(OperatorError, match=f"{name}: 'a.x00b' has a NUL character"):
+        collect({}, file)

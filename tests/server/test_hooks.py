@@ -72,6 +72,10 @@ def worker_exit(server, worker):
 def child_exit(server, worker):
     say("child_exit", worker=worker.pid, age=worker.age, known=worker.pid in server.WORKERS)
 
+def pre_exec(server):
+    say("pre_exec", server=server.pid)
+    os.environ["FROM_HOOK"] = "yes"
+
 def on_reload(server):
     say("on_reload", keepalive=server.cfg.keepalive)
 
@@ -180,6 +184,30 @@ def test_hooks_of_a_reload_and_of_the_number_of_workers(tmp_path: Path) -> None:
         run.server.wait_for_log("what served before goes on: the hook on_reload failed: ")
         assert run.server.get("/") == (201, b"hello")
         assert len(run.said("pre_fork")) == 3
+
+
+def test_a_hook_before_a_new_master_may_give_it_variables_and_refuse_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as run:
+        run.file.write_text(FILE.replace('os.environ["FROM_HOOK"] = "yes"', "raise RuntimeError('not today')"))
+        old = run.server.pid
+        assert "FROM_HOOK" not in os.environ
+        run.server.send_signal(signal.SIGHUP)
+        run.wait("on_reload")
+        run.server.send_signal(signal.SIGUSR2)
+        run.server.wait_for_log("SIGUSR2: no new master is started: the hook pre_exec failed: RuntimeError: not today")
+        run.server.wait_for_log_times("1 worker is ready", 2)
+        run.file.write_text(FILE)
+        run.server.send_signal(signal.SIGHUP)
+        run.server.wait_for_log_times("1 worker is ready", 3)
+        run.server.send_signal(signal.SIGUSR2)
+        assert [line["server"] for line in run.wait("pre_exec", 2)] == [old, old]
+        run.server.wait_for_log("a new master starts, with the process id ")
+        new = int(run.server.log.partition("a new master starts, with the process id ")[2].split()[0])
+        try:
+            wait_for(lambda: b"FROM_HOOK=yes" in Path(f"/proc/{new}/environ").read_bytes().split(b"\0"), lambda: run.server.log)
+            run.server.wait_for_log_times("1 worker is ready", 4)
+        finally:
+            os.kill(new, signal.SIGTERM)
 
 
 def test_a_child_that_ends_by_itself_is_reported_too(tmp_path: Path) -> None:

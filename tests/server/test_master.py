@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.server.heartbeat import ASK, Heartbeat
+from muxwsgi.server.master import STOOD_STILL
 from muxwsgi.server.page import SharedPage
 from tests.system.server_process import ROOT
 from tests.waiting import wait_for
@@ -425,6 +426,19 @@ def test_winch_ends_the_workers_of_a_master_without_a_terminal(how: Path) -> Non
         assert master.ended() == 0
 
 
+def test_winch_during_the_first_boot_waits_for_it(how: Path) -> None:
+    tell(how, "slow")
+    with running(how, 2) as master:
+        master.wait_for("boots .", 2)
+        master.send(signal.SIGWINCH)
+        master.wait_for("ready .*", 2)
+        master.wait_for("ends SIGUSR2", 2)
+        master.send(signal.SIGTTIN)
+        master.wait_for("ready .*", 3)
+        master.send(signal.SIGTERM)
+        assert master.ended() == 0
+
+
 def test_usr1_reaches_every_worker(how: Path) -> None:
     with running(how, 2) as master:
         pids = master.wait_for("ready .*", 2)
@@ -490,6 +504,19 @@ def test_a_worker_that_was_blocked_and_runs_again_ends_as_others_do(how: Path) -
         tell(how, "well")
         master.wait_for_log(f"worker {first} runs again: it ends its connections")
         assert master.wait_for("ends SIGUSR2") == [first]
+
+
+@pytest.mark.slow
+def test_a_master_that_was_late_does_not_take_a_blocked_worker_for_one_that_runs(how: Path) -> None:
+    with running(how, 1, TEST_TIMEOUT="0.5") as master:
+        (first,) = master.wait_for("ready . one")
+        tell(how, f"python {first} slower")
+        master.wait_for("boots .", 2)
+        master.send(signal.SIGSTOP)
+        time.sleep(STOOD_STILL + 2)  # beyond the next look
+        master.send(signal.SIGCONT)
+        master.wait_for_log(f"worker {first} is killed: its event loop is still blocked")
+        assert "runs again" not in master.log
 
 
 def test_a_worker_that_leaves_is_replaced_first(how: Path) -> None:

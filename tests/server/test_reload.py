@@ -13,12 +13,13 @@ from types import SimpleNamespace
 import pytest
 from cryptography import x509
 
+from muxwsgi.cli import reloading
 from muxwsgi.cli.watched import Watched
 from muxwsgi.server.master import Master
 from muxwsgi.settings import WorkerSettings
 from tests.system.server_process import ServerProcess, insecure_context
 from tests.tls.authority import Authority
-from tests.waiting import wait_for
+from tests.waiting import until, wait_for
 
 APPLICATION = """
 import os
@@ -324,3 +325,24 @@ def test_a_port_stays_open_in_a_reload(folder: Path) -> None:
             replace(folder / "part.py", f"VALUE = '{value}'\n")
             while f"one {value} " not in body(server):
                 socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
+
+
+def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(reloading, "RARE_LOOK", 0.01)
+    looks: list[None] = []
+    reported: list[None] = []
+
+    def look(self: Watched, *, failed: bool) -> list[str]:
+        looks.append(None)
+        if len(looks) == 1:
+            raise RuntimeError("dictionary changed size during iteration")
+        return ["app.py"] if len(looks) == 2 else []
+
+    monkeypatch.setattr(Watched, "look", look)
+    watching = reloading.Reloading({"config": None, "reload_extra_files": [], "reload_engine": "poll"}, [])
+    watching.start(lambda: reported.append(None), failed=False)
+    try:
+        until(lambda: reported)
+    finally:
+        watching.stop()
+    assert "a look at the files failed" in caplog.text and "changed size" in caplog.text
