@@ -57,9 +57,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, workers: str, *options: str, tls: bool = False) -> Iterator[ServerProcess]:
+def serving(folder: Path, workers: str, *options: str, tls: bool = False, cold: bool = False) -> Iterator[ServerProcess]:
     environment = {"PYTHONDONTWRITEBYTECODE": "1", "XDG_DATA_HOME": str(folder)}
-    with ServerProcess("worker_app:app", "-w", workers, "--pythonpath", str(folder), *options, tls=tls, environment=environment) as server:
+    options = ("-w", workers, "--pythonpath", str(folder), *options)
+    with ServerProcess("worker_app:app", *options, tls=tls, environment=environment, cold=cold) as server:
         server.wait_for_log(" ready", patience=30)
         yield server
 
@@ -190,7 +191,7 @@ class KeptConnection:
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_clients_that_keep_their_connections_lose_no_request_in_reloads(folder: Path, tls: bool) -> None:
-    with serving(folder, "2", tls=tls) as server:
+    with serving(folder, "2", tls=tls, cold=True) as server:
         clients = [KeptConnection(server) for _ in range(20)]
         for number in range(1, 11):
             server.send_signal(signal.SIGHUP)
