@@ -270,7 +270,7 @@ def haproxy_of(folder: Path, port: int, upstream: int) -> list[str]:
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
 @pytest.mark.parametrize("front", [nginx_of, haproxy_of])
-@pytest.mark.parametrize("reloads", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reloads", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_behind_a_front_that_keeps_its_connections_nobody_sees_an_error(
     tmp_path: Path, front: Callable[[Path, int, int], list[str]], request_: bytes, reloads: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -164,3 +165,34 @@ def test_a_full_disk_costs_what_is_written_to_it_and_nothing_else(installed: str
         wait_for(lambda: b"/written-again" in inside.read_bytes(), lambda: server.log)
         assert len(server.tracebacks()) == tracebacks and server.worker_pids == [worker]
         assert server.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system is mounted, in a namespace")
+def test_a_full_disk_under_the_records_of_a_proxy_costs_records_and_leaves_whole_files(installed: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ("--flows", str(disk / "flows"), "--har", str(disk / "traffic.har"), "--allow-destination", "127.0.0.1")
+    with serving(installed) as origin, ServerProcess(None, *options, preexec=small_disk(disk)) as proxy:
+        inside = Path(f"/proc/{proxy.pid}/root{disk}")
+
+        def ask(path: str) -> None:
+            answer = requests.get(f"http://{origin.address}/{path}", proxies={"http": f"http://{proxy.address}"}, timeout=30)
+            assert answer.status_code == 200, answer.text
+
+        ask("before")
+        wait_for(lambda: b"/before" in (inside / "flows").read_bytes() and b"/before" in (inside / "traffic.har").read_bytes(), lambda: proxy.log)
+        with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        for number in range(10):  # the last page of each file takes some
+            ask(f"while-full/{number}?{'x' * 3000}")
+        wait_for(lambda: proxy.log.count("No space left on device; flows are lost") == 2, lambda: proxy.log)
+        (inside / "filler").unlink()
+        ask("after")
+        wait_for(lambda: b"/after" in (inside / "flows").read_bytes() and b"/after" in (inside / "traffic.har").read_bytes(), lambda: proxy.log)
+        flows = [json.loads(line) for line in (inside / "flows").read_text().splitlines()]
+        entries = json.loads((inside / "traffic.har").read_text())["log"]["entries"]
+        for found in (json.dumps(flows), json.dumps(entries)):
+            assert "/before" in found and "/after" in found and found.count("while-full") < 40
+        assert "Traceback" not in proxy.log
+        assert proxy.stop() == 0
