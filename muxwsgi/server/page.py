@@ -216,9 +216,11 @@ class Entry:
             at = self._copy(sequence)
             number, checksum = self._words[at], self._words[at + 1]
             if number <= WORDS:
-                words = array("Q", self._words[at + 2 : at + 2 + number])
-                if self._words[self._at + _SEQUENCE] == sequence and crc32(words) == checksum:
-                    return words.tolist()
+                # One copy in C, and the sequence at once: between them the writer may finish one write. To read word by word takes longer
+                # than a write, so that a writer that never rests would win each time.
+                data = self._words[at + 2 : at + 2 + number].tobytes()
+                if self._words[self._at + _SEQUENCE] == sequence and crc32(data) == checksum:
+                    return memoryview(data).cast("Q").tolist()
         return None
 
     def _copy(self, sequence: int) -> int:
