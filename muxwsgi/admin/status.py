@@ -40,10 +40,14 @@ class Worker:
     heartbeat: float | None
 
     @property
+    def serves(self) -> bool:
+        """Whether it accepts connections, as the master sees it, which knows after `timeout` seconds that an event loop is blocked."""
+        return self.state in (State.SERVING, State.LEAVING)
+
+    @property
     def is_ready(self) -> bool:
         """Whether it serves, and its event loop runs."""
-        alive = self.heartbeat is not None and monotonic() - self.heartbeat < DEAF_AFTER
-        return alive and self.state in (State.SERVING, State.LEAVING)
+        return self.serves and self.heartbeat is not None and monotonic() - self.heartbeat < DEAF_AFTER
 
 
 class Status:
@@ -75,7 +79,9 @@ class Status:
         if self._board.get("muxwsgi_stopping"):
             reasons.append("stopping")
         wanted = self._board.get("muxwsgi_workers_wanted")
-        ready = len({worker.number for worker in self.workers() if worker.is_ready})
+        workers = self.workers()
+        # On an overloaded machine any worker may be late for a moment. Others get the new clients then.
+        ready = len({worker.number for worker in workers if worker.serves}) if any(worker.is_ready for worker in workers) else 0
         if ready < max(wanted, 1):
             reasons.append(f"{ready} of {wanted} workers are ready")
         return reasons
