@@ -331,7 +331,8 @@ def test_what_blocks_a_worker_is_shown_and_others_answer(folder: Path) -> None:
         other.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert other.recv(1000).startswith(b"HTTP/1.1 200 ")
         client.sendall(f"GET /spin?{go_on} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        wait_for(lambda: not service.ready())
+        wait_for(lambda: not all(each["ready"] for each in service.status()["workers"]))
+        assert service.ready(), "the other worker runs"
         listed = service.ctl("connections")
         assert listed.returncode == 4 and "no answer from" in listed.stderr
         assert service.ctl("workers").returncode == 0
