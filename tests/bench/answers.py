@@ -38,9 +38,9 @@ def called(app: str, path: str, body: bytes) -> bytes:
             answer.close()
 
 
-def await_http(server: "subprocess.Popen[bytes]", target: Target, expected: bytes) -> None:
-    """Wait until it answers, and see that the answer is `expected`. Raises `BenchError`."""
-    _compare(_await(server, lambda: _ask(_connection(target), target.path, target.body)), expected)
+def await_http(server: "subprocess.Popen[bytes]", target: Target, expected: bytes, *, pause: float = 0.02) -> None:
+    """Wait until it answers, and see that the answer is `expected`. `pause` are the seconds between two attempts. Raises `BenchError`."""
+    _compare(_await(server, lambda: _ask(_connection(target), target.path, target.body), pause), expected)
 
 
 def await_tunnel(server: "subprocess.Popen[bytes]", target: Target, expected: bytes) -> None:
@@ -86,7 +86,7 @@ def _ask(connection: http.client.HTTPConnection, path: str, body: bytes) -> byte
     return answer
 
 
-def _await(server: "subprocess.Popen[bytes]", ask: Callable[[], bytes]) -> bytes:
+def _await(server: "subprocess.Popen[bytes]", ask: Callable[[], bytes], pause: float = 0.02) -> bytes:
     give_up = time.monotonic() + START_TIMEOUT
     while True:
         try:
@@ -96,7 +96,7 @@ def _await(server: "subprocess.Popen[bytes]", ask: Callable[[], bytes]) -> bytes
                 raise BenchError(f"it ended with status {server.returncode} before it listened") from None
             if time.monotonic() > give_up:
                 raise BenchError(f"no answer within {START_TIMEOUT:g} s: {error}") from None
-            time.sleep(0.02)
+            time.sleep(pause)
         except (OSError, http.client.HTTPException) as error:
             raise BenchError(f"no right answer: {error!r}") from None
 

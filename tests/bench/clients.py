@@ -15,16 +15,19 @@ from tests.bench.processes import LOAD_CPU, BenchError, pinned
 from tests.bench.results import Report
 from tests.bench.visitors import heads
 
-__all__ = ["Client", "Handshakes", "Nothing", "Target", "Tunnels", "TwoAtOnce", "Wrk"]
+__all__ = ["Client", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "Wrk"]
 
 SCRIPT = Path(__file__).parent / "generators" / "wrk.lua"
 #: Seconds beyond its time after which a generator hangs.
 PATIENCE = 30.0
+#: Seconds for one reload, at most.
+RELOAD_AT_MOST = 15
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is loaded: 127.0.0.1:`port`. `folder` is for files; `upstream` is the port of the origin behind a proxy."""
+    """What is loaded: 127.0.0.1:`port`. `folder` is for files; `upstream` is the port of the origin behind a proxy. `master` is the process that
+    reloads its `workers`."""
 
     port: int
     tls: bool
@@ -32,6 +35,8 @@ class Target:
     body: bytes
     folder: Path
     upstream: int = 0
+    master: int = 0
+    workers: int = 1
 
 
 class Client(Protocol):
@@ -153,6 +158,30 @@ class Tunnels:
         if not self.fresh and report.more["closes"] > report.requests / 100:
             raise BenchError(f"nothing is kept alive: {report.more['closes']:.0f} of {report.requests} answers ended their connection")
         return report
+
+
+@dataclass(frozen=True)
+class Reloads:
+    """Clients with kept connections, while the server is told to reload again and again."""
+
+    reloads: int = 50
+    #: Seconds before the first reload, whose p99 is the quiet one.
+    quiet: int = 5
+
+    def run(self, target: Target, seconds: int) -> Report:
+        """The length of the load is the reloads'; `seconds` is not used."""
+        arguments = map(str, (target.port, target.master, target.workers, self.reloads, self.quiet))
+        return _python("tests.bench.generators.reloads", list(arguments), RELOAD_AT_MOST * self.reloads)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The time from the start of the server's process to its first answer, and the processor time until then, `number` times."""
+
+    number: int = 5
+
+    def run(self, target: Target, seconds: int) -> None:
+        return None
 
 
 def _python(module: str, arguments: Sequence[str], seconds: int) -> Report:

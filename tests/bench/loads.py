@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.bench.clients import Client, Handshakes, Nothing, Tunnels, TwoAtOnce, Wrk
+from tests.bench.clients import Client, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, Wrk
 from tests.bench.visitors import NUMBER
 
 __all__ = ["GROUPS", "LOADS", "Load"]
@@ -27,8 +27,12 @@ GROUPS = {
     "idle": "64 busy connections beside many idle ones",
     "memory": "Memory of an idle connection",
     "proxy": "A forward proxy, HTTPS through CONNECT",
+    "start": "From the start to the first answer",
+    "workers": "Several workers",
+    "reload": "Requests lost in reloads",
 }
 
+WORKER = "tests.bench.applications.worker:application"
 HELLO = "tests.bench.applications.hello:application"
 CHECKSUM = "tests.bench.applications.checksum:application"
 STREAM = "tests.bench.applications.stream:application"
@@ -43,6 +47,7 @@ _SOME = ("muxwsgi", "bjoern", "granian", "uwsgi", "gunicorn-gevent", "waitress")
 _TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent", "gunicorn-gthread", "cheroot", "pywsgi", "hypercorn")
 _FEW = ("muxwsgi", "nginx", "bjoern", "granian", "gunicorn-gevent")
 _FEW_TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent")
+_PROCESSES = ("muxwsgi", "granian", "uwsgi", "gunicorn-gevent")
 _PROXIES = ("muxwsgi-proxy", "mitmproxy", "proxy.py", "squid")
 
 
@@ -54,6 +59,8 @@ class Load:
     path      what is asked for; `body`, where there is one, is posted
     tls       whether clients speak TLS to the peer
     idle      connections that sit idle meanwhile
+    workers   processes that serve
+    front     what stands between the clients and the peer: nginx or haproxy, with kept connections
     mode      what a proxy does with a tunnel: forward (MITM, upstream), answer (MITM, by itself) or tunnel (relay)
     rounds    turns that are enough, where more would say the same
     note      a sentence for whoever reads the figures, where the title does not say enough
@@ -69,6 +76,8 @@ class Load:
     body: bytes = b""
     tls: bool = False
     idle: int = 0
+    workers: int = 1
+    front: str = ""
     mode: str = ""
     rounds: int = 99
     note: str = ""
@@ -176,6 +185,38 @@ LOADS: tuple[Load, ...] = (
         client=Tunnels(fresh=True),
         peers=_PROXIES,
         mode="answer",
+    ),
+    Load(name="start", group="start", title="hello", client=Starts(), peers=_PROCESSES),
+    Load(name="start-tls", group="start", title="hello, TLS", client=Starts(), peers=("muxwsgi", "granian", "gunicorn-gevent"), tls=True),
+    Load(name="start-flask", group="start", title="Flask", client=Starts(), peers=_PROCESSES, app=FLASK, path="/api/entries/7"),
+    *(
+        Load(
+            name=f"workers-{number}",
+            group="workers",
+            title=f"{number} {'worker' if number == 1 else 'workers'}, hello",
+            client=Wrk(),
+            peers=("muxwsgi", "granian", "gunicorn-gevent"),
+            app=WORKER,
+            workers=number,
+            note="All workers share one processor. Connections are those of the 64 that the worker with the fewest and the one with the most got."
+            if number == 1
+            else "",
+        )
+        for number in (1, 2, 4)
+    ),
+    *(
+        Load(
+            name=f"reload-{front or 'direct'}",
+            group="reload",
+            title=title,
+            client=Reloads(),
+            peers=_PROCESSES,
+            app=WORKER,
+            workers=2,
+            front=front,
+            rounds=1,
+        )
+        for front, title in (("", "direct"), ("nginx", "behind nginx, kept connections"), ("haproxy", "behind HAProxy, kept connections"))
     ),
     Load(name="tunnel", group="proxy", title="relayed untouched, kept alive", client=Tunnels(), peers=_PROXIES, mode="tunnel"),
 )

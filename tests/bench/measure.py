@@ -2,20 +2,22 @@
 
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.answers import await_echo, await_http, await_tunnel, called
 from tests.bench.applications.hello import BODY
-from tests.bench.clients import Target, TwoAtOnce, Wrk
+from tests.bench.clients import Reloads, Starts, Target, TwoAtOnce, Wrk
 from tests.bench.idle import held
 from tests.bench.loads import Load
-from tests.bench.peers import Peer, Start, nginx_configuration
+from tests.bench.peers import Peer, Start, haproxy_front, nginx_configuration, nginx_front
 from tests.bench.processes import LOAD_CPU, SERVER_CPU, BenchError, cpu_seconds, memory, started
 from tests.bench.results import Figures
 
@@ -55,15 +57,20 @@ def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) ->
             app=load.app,
             certificate=certificates.server if load.tls else None,
             folder=folder,
+            workers=load.workers,
             mode=load.mode,
             origin=certificates.server,
             authority=certificates.authority,
         )
-        target = Target(start.port, load.tls, load.path, load.body, folder, upstream)
+        target = Target(start.port, load.tls, load.path, load.body, folder, upstream, workers=load.workers)
         log = folder / "output"
         try:
+            if isinstance(load.client, Starts):
+                return _starts(peer, start, target, load, load.client.number, log)
             with started(peer.command(start), SERVER_CPU, log, peer.environment(start)) as server:
                 _check(server, target, load)
+                if isinstance(load.client, Reloads):
+                    return _reloads(server, target, load)
                 return _load(server, target, load, seconds, origin)
         except BenchError as error:
             said = log.read_text(errors="replace").strip()[-600:] if log.exists() else ""
@@ -91,6 +98,7 @@ def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds
         report = load.client.run(target, seconds)
         passed, used, origin_used = time.monotonic() - began, cpu_seconds(server.pid) - used_before, cpu_seconds(origin) - origin_before
         rss, pss = memory(server.pid)
+        spread = _spread(target) if load.group == "workers" else {}
     if report is None:
         raise BenchError("this load makes no requests")
     return Figures(
@@ -102,8 +110,67 @@ def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds
         load_busy=(report.cpu + origin_used) / passed,
         rss=rss,
         pss=pss,
-        more=report.more,
+        more={**report.more, **spread},
     )
+
+
+def _starts(peer: Peer, start: Start, target: Target, load: Load, number: int, log: Path) -> Figures:
+    """Start it again and again. Between two attempts to connect, this process waits for a millisecond."""
+    times, used = [], []
+    expected = called(load.app, load.path, load.body)
+    pss = rss = 0.0
+    for _ in range(number):
+        began = time.monotonic()
+        with started(peer.command(start), SERVER_CPU, log, peer.environment(start)) as server:
+            await_http(server, target, expected, pause=0.001)
+            times.append((time.monotonic() - began) * 1e3)
+            used.append(cpu_seconds(server.pid, precise=True) * 1e3)
+            rss, pss = memory(server.pid)
+    return Figures(rss=rss, pss=pss, more={"first": statistics.median(times), "first_cpu": statistics.median(used)})
+
+
+def _reloads(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> Figures:
+    with _front(load, target) as port:
+        report = load.client.run(replace(target, port=port, master=server.pid, workers=load.workers), 0)
+        rss, pss = memory(server.pid)
+    assert report is not None
+    return Figures(p99=report.p99, rss=rss, pss=pss, more={**report.more, "requests": report.requests})
+
+
+@contextmanager
+def _front(load: Load, target: Target) -> Iterator[int]:
+    """What stands before the server, on the load's processor. Yields the port for clients."""
+    if not load.front:
+        yield target.port
+        return
+    folder = target.folder / "front"
+    folder.mkdir()
+    port = _free_port()
+    if load.front == "nginx":
+        command = ["nginx", "-e", "stderr", "-c", str(nginx_front(folder, port, target.port))]
+    else:
+        command = ["haproxy", "-db", "-f", str(haproxy_front(folder, port, target.port))]
+    with started(command, LOAD_CPU, folder / "output") as front:
+        await_http(front, replace(target, port=port), called(load.app, load.path, load.body))
+        yield port
+
+
+def _spread(target: Target, number: int = 64) -> dict[str, float]:
+    """The connections, of `number` that come at once, of the worker with the fewest and of the one with the most."""
+    socks = [socket.create_connection(("127.0.0.1", target.port), 10) for _ in range(number)]
+    found: Counter[bytes] = Counter()
+    try:
+        for sock in socks:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for sock in socks:
+            answer = sock.recv(4096)
+            found[answer.lower().partition(b"\r\nx-worker:")[2].partition(b"\r\n")[0]] += 1
+    finally:
+        for sock in socks:
+            sock.close()
+    if b"" in found:
+        raise BenchError("an answer has no X-Worker")
+    return {"fewest": float(min(found.values())) if len(found) == target.workers else 0.0, "most": float(max(found.values()))}
 
 
 def _memory(server: "subprocess.Popen[bytes]", target: Target, number: int) -> Figures:

@@ -34,7 +34,7 @@ EMBEDDING = frozenset({"uwsgi"})
 #: What the applications need.
 APPLICATIONS = ("flask>=3.0", "django>=5.1")
 #: Programs of Debian's, by the package that has them.
-PROGRAMS = {"nginx": "nginx", "squid": "squid-openssl"}
+PROGRAMS = {"nginx": "nginx", "haproxy": "haproxy", "squid": "squid-openssl"}
 
 
 def _own(package: str) -> Path:
@@ -122,7 +122,7 @@ def versions() -> dict[str, str]:
         if own:
             folders = _own(package).glob(f"lib/python*/site-packages/{package.replace('.', '_')}-*.dist-info")
             found[package] = next((folder.name.removesuffix(".dist-info").rpartition("-")[2] for folder in folders), None)
-    for program, flag in (("nginx", "-v"), ("squid", "--version"), ("wrk", "--version"), ("openssl", "version")):
+    for program, flag in (("nginx", "-v"), ("haproxy", "-v"), ("squid", "--version"), ("wrk", "--version"), ("openssl", "version")):
         if shutil.which(program):
             said = subprocess.run([program, flag], capture_output=True, text=True, check=False)
             words = (said.stdout + said.stderr).replace("/", " ").split()

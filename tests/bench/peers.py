@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HTTP_PEERS", "Peer", "Start", "nginx_configuration"]
+__all__ = ["HTTP_PEERS", "Peer", "Start", "haproxy_front", "nginx_configuration", "nginx_front"]
 
 BIN = Path(sys.executable).parent
 #: Seconds that idle connections are kept: longer than any turn.
@@ -26,6 +26,7 @@ class Start:
     app           the WSGI application, as module:name
     certificate   certificate and key in PEM where clients speak TLS to the peer
     folder        a folder of its own for its files
+    workers       processes that serve
     mode          of a proxy: forward, answer or tunnel
     origin        the certificate and key of the server behind a proxy: it is its own authority
     authority     certificate and key that proxies sign with
@@ -35,6 +36,7 @@ class Start:
     app: str
     certificate: tuple[Path, Path] | None
     folder: Path
+    workers: int = 1
     mode: str = ""
     origin: tuple[Path, Path] | None = None
     authority: tuple[Path, Path] | None = None
@@ -65,7 +67,7 @@ class Peer:
 
 def _muxwsgi(start: Start) -> list[str]:
     files = start.files("--certfile", "--keyfile")
-    return [sys.executable, "-m", "muxwsgi", "run", start.app, "-b", start.address, "--keep-alive", KEEP, *files]
+    return [sys.executable, "-m", "muxwsgi", "run", start.app, "-b", start.address, "-w", str(start.workers), "--keep-alive", KEEP, *files]
 
 
 def _script(name: str) -> Callable[[Start], list[str]]:
@@ -78,13 +80,14 @@ def _script(name: str) -> Callable[[Start], list[str]]:
 
 def _granian(start: Start) -> list[str]:
     command = [str(BIN / "granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(start.port), "--http", "1", "--no-ws"]
-    command += ["--workers", "1", "--runtime-threads", "1", "--blocking-threads", "1", "--no-log", "--backpressure", MANY]
+    command += ["--workers", str(start.workers), "--runtime-threads", "1", "--blocking-threads", "1", "--no-log", "--backpressure", MANY]
     return [*command, *start.files("--ssl-certificate", "--ssl-keyfile"), start.app]
 
 
 def _uwsgi(start: Start) -> list[str]:
     # Its http-socket closes behind every answer without saying so; its http11-socket serves one connection at a time, or hangs with gevent.
-    command = [str(BIN / "uwsgi"), "--http-socket", start.address, "--home", str(BIN.parent), "--wsgi", start.app, "--processes", "1"]
+    command = [str(BIN / "uwsgi"), "--http-socket", start.address, "--home", str(BIN.parent), "--wsgi", start.app]
+    command += ["--processes", str(start.workers), *(["--master"] if start.workers > 1 else [])]
     command += ["--need-app", "--add-header", "Connection: close", "--buffer-size", "16384"]
     return [*command, "--disable-logging", "--die-on-term", "--listen", "2048"]
 
@@ -95,7 +98,7 @@ def _uwsgi_gevent(start: Start) -> list[str]:
 
 def _gunicorn(*worker: str) -> Callable[[Start], list[str]]:
     def command(start: Start) -> list[str]:
-        command = [sys.executable, "-m", "gunicorn", *worker, "-w", "1", "--worker-connections", MANY, "--keep-alive", KEEP]
+        command = [sys.executable, "-m", "gunicorn", *worker, "-w", str(start.workers), "--worker-connections", MANY, "--keep-alive", KEEP]
         return [*command, "--log-level", "error", "-b", start.address, *start.files("--certfile", "--keyfile"), start.app]
 
     return command
@@ -129,6 +132,50 @@ http {{
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
     server {{ {listens} {tls} location / {{ return 200 "{body}"; }} }}
 }}
+""")
+    return path
+
+
+def nginx_front(folder: Path, port: int, upstream: int) -> Path:
+    """A file for nginx in front of a server, as conf/nginx.conf has it: connections to the server are kept, and a GET may be sent again."""
+    path = folder / "front.conf"
+    path.write_text(f"""
+daemon off; worker_processes 1; pid {folder}/front.pid; error_log stderr crit; worker_rlimit_nofile {MANY};
+events {{ worker_connections {MANY}; }}
+http {{
+    access_log off; keepalive_timeout {KEEP}; keepalive_requests 1000000000;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    upstream app {{ server 127.0.0.1:{upstream} fail_timeout=0; keepalive 64; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=2048;
+        location / {{
+            proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
+            proxy_next_upstream error timeout;
+        }}
+    }}
+}}
+""")
+    return path
+
+
+def haproxy_front(folder: Path, port: int, upstream: int) -> Path:
+    """The same for HAProxy, with its own habits: it keeps connections, and sends no request again."""
+    path = folder / "front.cfg"
+    path.write_text(f"""
+global
+    maxconn 5000
+    nbthread 1
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 600s
+    timeout server 600s
+frontend front
+    bind 127.0.0.1:{port}
+    default_backend app
+backend app
+    server app 127.0.0.1:{upstream}
 """)
     return path
 

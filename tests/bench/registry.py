@@ -13,4 +13,4 @@ PEERS: dict[str, Peer] = {peer.name: peer for peer in (*HTTP_PEERS, *STREAM_PEER
 def why_not(peer: Peer, load: Load) -> str | None:
     """None where `peer` can be measured under `load`."""
     asked = [load.name, load.mode, load.group, *(["tls"] if load.tls else [])]
-    return why_missing(peer.needs) or next((peer.cannot[each] for each in asked if each in peer.cannot), None)
+    return why_missing(peer.needs) or why_missing(load.front) or next((peer.cannot[each] for each in asked if each in peer.cannot), None)

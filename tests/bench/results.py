@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ class Figures:
     server_busy       the part of its processor that the server used, 0 to 1
     load_busy         the same of the load generator
     rss, pss          KiB of the server's processes after the load
-    more              what only some loads know; `connection` is KiB per idle connection
+    more              what only some loads know. `connection` is KiB per idle connection; `first` and `first_cpu` are milliseconds from the
+                      start to the first answer, and of processor time until then; `fewest` and `most` connections of one worker; in reloads
+                      `lost`, each `lost_HOW` and `quiet_p99` (milliseconds)
     """
 
     speed: float = 0.0
@@ -67,6 +70,13 @@ class Results:
         values = [getattr(turn, name) if hasattr(turn, name) else turn.more.get(name) for turn in self.turns.get((load, peer), [])]
         known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
+
+    def lost_by(self, load: str, peer: str) -> str:
+        """How requests were lost, in all turns: "502 12, reset 3"."""
+        kinds: Counter[str] = Counter()
+        for turn in self.turns.get((load, peer), []):
+            kinds.update({name.removeprefix("lost_"): int(value) for name, value in turn.more.items() if name.startswith("lost_")})
+        return ", ".join(f"{name} {number:,}" for name, number in kinds.most_common())
 
     def is_load_bound(self, load: str, peer: str) -> bool:
         """Whether the server waited for the load: its requests per second then say little, its CPU per request still counts."""

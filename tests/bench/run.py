@@ -21,6 +21,8 @@ __all__ = ["Plan", "machine", "run"]
 
 #: Seconds of a turn beside its load, before any was measured: start, warm-up, end.
 OVERHEAD = 2.2
+#: Seconds of the loads whose length is not that of the command line.
+LENGTHS = {"start": 5.0, "reload": 75.0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Plan:
 
     def estimate(self) -> float:
         """Seconds."""
-        return sum(self.seconds + OVERHEAD for _ in self.turns())
+        return sum((LENGTHS.get(load.group, self.seconds) + OVERHEAD) for _, load, _ in self.turns())
 
 
 def _candidates(load: Load, names: Sequence[str]) -> list[str]:
@@ -102,6 +104,10 @@ def _turn(load: Load, peer: Peer, certificates: Certificates, seconds: int, resu
 def _summary(figures: Figures) -> str:
     if "connection" in figures.more:
         return f"{figures.more['connection']:>10,.1f} KiB/connection"
+    if "first" in figures.more:
+        return f"{figures.more['first']:>10,.0f} ms {figures.more['first_cpu']:>9.0f} ms CPU"
+    if "reloads" in figures.more:
+        return f"{figures.more['lost']:>10,.0f} lost of {figures.more['requests']:,.0f}  p99 {figures.p99 or 0:.1f} ms"
     latency = "" if figures.p99 is None else f"  p99 {figures.p99:.2f} ms"
     return f"{figures.speed:>10,.0f} req/s {figures.cpu:>9.1f} us{latency}"
 

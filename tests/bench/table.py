@@ -10,6 +10,8 @@ __all__ = ["footer", "markdown", "ours", "text", "title_of"]
 
 #: The process that holds connections and does nothing else.
 BARE = "bare-openssl"
+_START = ("server", "ms to the first answer", "ratio", "CPU ms", "PSS MiB", "beside")
+_RELOAD = ("server", "reloads", "requests", "lost", "p99 ms, quiet", "p99 ms, reloads", "connections", "PSS MiB", "lost by")
 _HEADS = ("server", "requests/s", "ratio", "CPU us/request", "CPU ratio", "busy", "p50 ms", "p99 ms", "PSS MiB", "beside")
 
 
@@ -73,7 +75,8 @@ def _loads(results: Results) -> list[Load]:
 
 
 def _heads(load: Load) -> tuple[str, ...]:
-    return ("server", "KiB/connection", "beyond the bare one", "PSS MiB", "beside") if load.group == "memory" else _HEADS
+    memory = ("server", "KiB/connection", "beyond the bare one", "PSS MiB", "beside")
+    return {"memory": memory, "start": _START, "reload": _RELOAD}.get(load.group, _HEADS)
 
 
 def _rows(results: Results, load: Load) -> list[tuple[str, ...]]:
@@ -95,6 +98,22 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
             figure("pss", factor=1 / 1024),
             "",
         )
+    if load.group == "start":
+        own, first = results.median(load.name, reference, "first") if reference else None, results.median(load.name, peer, "first")
+        ratio = "-" if not own or first is None else f"{first / own:.2f}"
+        return (title_of(peer), figure("first", ",.0f"), ratio, figure("first_cpu", ",.0f"), figure("pss", factor=1 / 1024), "")
+    if load.group == "reload":
+        return (
+            title_of(peer),
+            figure("reloads", ",.0f"),
+            figure("requests", ",.0f"),
+            figure("lost", ",.0f"),
+            figure("quiet_p99", ".1f"),
+            figure("p99", ".1f"),
+            figure("connects", ",.0f"),
+            figure("pss", factor=1 / 1024),
+            results.lost_by(load.name, peer),
+        )
     own = results.median(load.name, reference, "speed") if reference else None
     own_cpu = results.median(load.name, reference, "cpu") if reference else None
     speed, cpu = results.median(load.name, peer, "speed"), results.median(load.name, peer, "cpu")
@@ -102,6 +121,8 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
     if results.median(load.name, peer, "hijacked_p99") is not None:
         share, p50, p99 = figure("hijacked_share", ".0%"), figure("hijacked_p50", ".2f"), figure("hijacked_p99", ".2f")
         beside = f"hijacked: {share} of messages, p50 {p50}, p99 {p99} ms"
+    if results.median(load.name, peer, "most") is not None:
+        beside = f"{figure('fewest', '.0f')} to {figure('most', '.0f')} of 64 connections a worker"
     return (
         title_of(peer),
         figure("speed", ",.0f") + ("*" if results.is_load_bound(load.name, peer) else ""),

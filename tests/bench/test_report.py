@@ -93,6 +93,42 @@ def test_a_report_takes_the_place_of_the_one_before_and_of_nothing_else(tmp_path
     assert "old figures" not in once
 
 
+def test_a_report_of_some_groups_leaves_the_others(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text(f"{BEGIN}\n{END}\n")
+    write(results(), tmp_path)
+    before = document.read_text()
+    later = Results({"when": "tomorrow"})
+    later.add("reload-nginx", "muxwsgi", reloaded())
+    later.add("hello", "muxwsgi", figures(7777.0))
+    for _ in range(2):
+        write(later, tmp_path)
+        after = document.read_text()
+        assert after.count("tomorrow") == 2
+        assert "7,777" in after
+        assert "| bjoern | 500 |" not in after
+        assert before.partition("### Memory")[2].partition("\n###")[0].strip("\n").removesuffix(END).strip() in after
+        assert after.startswith(before.partition("\n### ")[0])
+
+
+def reloaded() -> Figures:
+    more = {"requests": 20000.0, "reloads": 50.0, "lost": 14.0, "lost_502": 12.0, "lost_cut": 2.0, "quiet_p99": 4.0, "connects": 48.0}
+    return Figures(p99=6.5, pss=2048, more=more)
+
+
+def test_reloads_are_shown_with_what_was_lost() -> None:
+    found = Results()
+    found.add("reload-nginx", "muxwsgi", reloaded())
+    assert "| muxwsgi | 50 | 20,000 | 14 | 4.0 | 6.5 | 48 | 2.0 | 502 12, cut 2 |" in markdown(found, "reload")
+
+
+def test_starts_are_compared() -> None:
+    found = Results()
+    found.add("start", "muxwsgi", Figures(pss=2048, more={"first": 200.0, "first_cpu": 150.0}))
+    found.add("start", "gunicorn-gevent", Figures(pss=1024, more={"first": 300.0, "first_cpu": 220.0}))
+    assert "| gunicorn, gevent | 300 | 1.50 | 220 | 1.0 |" in markdown(found, "start")
+
+
 def test_a_report_without_a_place_for_it_changes_nothing(tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text("no place\n")
