@@ -104,10 +104,13 @@ def test_initgroups_gives_the_groups_of_the_user() -> None:
         assert server.ask()["groups"] == [33]
 
 
-def test_workers_of_a_master_that_is_killed_end_although_their_user_has_changed() -> None:
-    with serving("--user", "nobody", "-w", "2") as server:
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_workers_of_a_master_that_is_killed_end_although_their_user_has_changed(preload: tuple[str, ...]) -> None:
+    with serving("--user", "nobody", "-w", "2", *preload) as server:
         pids = [int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
-        assert len(pids) == 2
+        assert len(pids) == 2 + len(preload)
+        assert {os.stat(f"/proc/{pid}").st_uid for pid in pids} == {NOBODY}, "a preloader runs the application, so it is not root"
+        assert server.ask()["groups"] == [NOGROUP]
         server.process.send_signal(signal.SIGKILL)
         wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") and is_running(pid) for pid in pids), lambda: server.log)
 
