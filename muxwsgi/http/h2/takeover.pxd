@@ -43,7 +43,7 @@ cdef class StreamTransport:
     cdef bint _ended, _unread
 
     @cython.locals(sender=Sender)
-    cdef long long _room(self) except -1
+    cdef Py_ssize_t _room(self) except -1
     cdef bytes _after_head(self, bytes data)
     @cython.locals(stream=Stream)
     cdef _send_head(self, head)
