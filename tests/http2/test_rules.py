@@ -61,7 +61,7 @@ class Peer:
 
     def __init__(self, http: HTTPSettings | None = None, **limits: int) -> None:
         self.sender = Sender(OwnFields("muxwsgi"))
-        self.engine = Engine(self.sender, self, {}, http or HTTPSettings(), HTTP2Settings(**limits))
+        self.engine = Engine(self.sender, self, {"wsgi.url_scheme": "https"}, http or HTTPSettings(), HTTP2Settings(**limits))
         self.begun: list[Any] = []
         self.sent: list[Frame] = []
         self.take()
@@ -305,7 +305,7 @@ def test_errors_do_not_depend_on_how_the_bytes_were_cut(rule: str, sizes: list[i
 
 def test_the_server_begins_with_settings_and_opens_the_window_of_the_connection() -> None:
     sender = Sender(OwnFields(""))
-    Engine(sender, Peer(), {}, HTTPSettings(), HTTP2Settings())
+    Engine(sender, Peer(), {"wsgi.url_scheme": "https"}, HTTPSettings(), HTTP2Settings())
     (first, second), _ = parse(sender.take())
     assert (first.kind, first.flags, first.stream) == (SETTINGS, 0, 0)
     pairs = dict(struct.iter_unpack(">HL", first.payload))
@@ -517,6 +517,7 @@ def test_the_environ_of_a_request() -> None:
     peer.hear(OPENING, headers(1, fields))
     environ = peer.begun[0].environ
     assert environ == {
+        "wsgi.url_scheme": "https",
         "REQUEST_METHOD": "GET",
         "REQUEST_URI": "/a%20b/%C3%A9?x=1&y=%20",
         "RAW_URI": "/a%20b/%C3%A9?x=1&y=%20",

@@ -31,7 +31,8 @@ def test_a_page_by_every_way_in(way: str, scheme: str, proxy: ProxyProcess, orig
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["scheme"] == scheme
-    assert told["head"][:2] == [f"GET /seen?{way} HTTP/1.1", f"Host: localhost:{origin.port}"]
+    host = "host" if scheme == "https" else "Host"  # inside of the tunnel curl speaks HTTP/2, whose names are in lower case
+    assert told["head"][:2] == [f"GET /seen?{way} HTTP/1.1", f"{host}: localhost:{origin.port}"]
     door = way[:6] if way != "http" else "connect" if scheme == "https" else "http"
     flow = proxy.flows.first(requested(url))
     assert (flow["kind"], flow["door"], flow["response"]["status"]) == ("http", door, 200)
@@ -92,7 +93,7 @@ def test_what_is_between_the_client_and_the_proxy_goes_no_further(start_proxy: S
         )
         assert done.returncode == 0, done.stderr
         names = [line.partition(":")[0] for line in json.loads(done.stdout)["head"][1:] if line]
-        assert "X-Own" in names
+        assert ("X-Own" if scheme == "http" else "x-own") in names  # inside of the tunnel curl speaks HTTP/2
         assert not {"proxy-authorization", "proxy-connection", "via", "x-forwarded-for"} & {name.lower() for name in names}
 
 
