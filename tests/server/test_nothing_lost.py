@@ -246,7 +246,7 @@ def test_reloads_workers_that_come_and_go_and_a_new_master_lose_nothing(tmp_path
             for kind in (Upload, Events, WebSocket, Hijacked, Echo):
                 sessions += [kind(plain), kind(plain), kind(secure, tls=True)]
             wrk = [
-                subprocess.Popen(["wrk", "-t1", f"-c{clients}", "-d3000", url], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(["wrk", "-t1", f"-c{clients}", "-d3000", "--timeout", "60", url], stdout=subprocess.PIPE, text=True)
                 for clients, url in ((6, f"http://127.0.0.1:{plain}/"), (2, f"https://127.0.0.1:{secure}/"))
             ]
             try:
