@@ -237,9 +237,11 @@ class _Exchange:
             write: Write = self._start_response(status, headers, exc_info)
             return write
         self._reset()
-        fields = headers
-        if isinstance(status, str) and isinstance(headers, list):
+        try:
             fields = self._decided(status, headers)
+        except (TypeError, ValueError, AttributeError):  # they are malformed: the engine says how
+            fields = headers
+            self.passes = True
         write = self._write = self._start_response(status, fields, exc_info)
         self.started = True
         return write if self.passes else self._written

@@ -368,8 +368,14 @@ def test_errors_are_raised_in_the_applications_call_and_another_head_replaces_th
             start_response("200 OK", [*HTML, ("A", "b\r\nc")])
         with pytest.raises(ValueError):
             start_response("200 OK", [*HTML, ("Content-Length", "many")])
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="status"):
             start_response(200, HTML)
+        with pytest.raises(TypeError, match="a header is a tuple of name and value, not 'ab:'"):
+            start_response("200 OK", ["ab:"])
+        with pytest.raises(TypeError, match="a header is a tuple of name and value, not None"):
+            start_response("200 OK", [None])
+        with pytest.raises((TypeError, ValueError)):
+            start_response("200 OK", [(1, "a")])
         start_response("200 OK", HTML)
         with pytest.raises(RuntimeError):
             start_response("200 OK", HTML)
