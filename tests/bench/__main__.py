@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from muxwsgi.build import BUILD
 from tests.bench.loads import GROUPS, LOADS, Load
 from tests.bench.packages import install
 from tests.bench.processes import LOAD_CPU, SERVER_CPU
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.peer and [name for name in PEERS if name in options.peer or ours(name)]
     plan = Plan.of(loads, names or [], options.rounds, options.seconds, options.minutes, results)
     print(f"bench: {len(plan.turns())} turns, about {plan.estimate() / 60:.0f} minutes, at most {options.minutes:g}", file=sys.stderr)
+    if BUILD != "compiled":
+        print("bench: this muxwsgi is not compiled, so its requests/s and CPU are not those that users get", file=sys.stderr)
     faults = run(plan, results)
     if options.json:
         results.write(Path(options.json))

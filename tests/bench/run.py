@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from muxwsgi import __version__
+from muxwsgi.build import BUILD
 from tests.bench.loads import Load
 from tests.bench.measure import Certificates, make_certificates, measure
 from tests.bench.packages import versions
@@ -130,5 +132,6 @@ def machine(options: str) -> dict[str, str]:
         "system": f"Linux {platform.release()}",
         "python": " ".join([platform.python_version(), f"({platform.python_compiler()})", *flags]),
         "options": options,
+        "muxwsgi": f"{__version__} ({BUILD})",
         **versions(),
     }

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from muxwsgi import __version__
+from muxwsgi.build import BUILD
 from tests.bench import packages
 from tests.bench.answers import await_http, called
 from tests.bench.clients import Target
@@ -22,7 +24,7 @@ from tests.bench.processes import BenchError, cpu_seconds, memory
 from tests.bench.registry import PEERS
 from tests.bench.report import BEGIN, END, write
 from tests.bench.results import Figures, Results
-from tests.bench.run import Plan
+from tests.bench.run import Plan, machine
 from tests.bench.table import markdown, text
 from tests.bench.visitors import NUMBER, heads
 
@@ -164,6 +166,12 @@ def test_requests_of_visitors_differ_in_path_query_and_two_fields() -> None:
     assert changing[1:] == ["User-Agent", "Cookie"]
     names = ["Host", *(field.partition(":")[0] for field in BROWSER_FIELDS)]
     assert all([line.partition(":")[0] for line in lines[1:]] == names for lines in split)
+
+
+def test_a_run_says_which_build_it_has_measured() -> None:
+    found = Results(machine("1 round"))
+    found.add("hello", "muxwsgi", figures())
+    assert f"muxwsgi {__version__} ({BUILD}), " in text(found)
 
 
 def test_every_load_has_a_group_and_peers_that_exist() -> None:
