@@ -212,6 +212,15 @@ def hijackers(config: str | None, **flags: Any) -> None:
     list_hijackers(collect(flags, config))
 
 
+@cli.command(cls=SectionedCommand, table=OPTIONS, short_help="List the routes of each bind.")
+@_config
+def routes(config: str | None, **flags: Any) -> None:
+    """List the routes of each bind in the order that they are asked: what they match, on which condition, and where they lead."""
+    from muxwsgi.cli.look import list_routes
+
+    list_routes(collect(flags, config))
+
+
 def main() -> int | None:
     """Run the command that `sys.argv` names. Returns the exit status. It returns None in a worker that has served, and then the process
     waits for the application's threads and processes. An operator's fault is one line on standard error and exit status 2."""

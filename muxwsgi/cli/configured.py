@@ -22,9 +22,11 @@ from muxwsgi.settings import (
     HTTPSettings,
     MuxSettings,
     ResponseSettings,
+    RouteSettings,
     ServerSettings,
     TLSMode,
     TrustSettings,
+    parse_route,
 )
 
 __all__ = ["prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
@@ -57,7 +59,17 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         mux=from_options(MuxSettings, values),
         trust=from_options(TrustSettings, values),
         responses=from_options(ResponseSettings, values),
+        routes=_routes(values),
     )
+
+
+def _routes(values: Mapping[str, Any]) -> tuple[RouteSettings, ...]:
+    source = values["sources"].get("route", "route") if "sources" in values else "route"
+    routes = []
+    for number, table in enumerate(values["route"], 1):
+        settings = parse_route(table, f"{source}: route {number}")
+        routes.append(replace(settings, clients_file=_absolute(settings.clients_file)))
+    return tuple(routes)
 
 
 def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:

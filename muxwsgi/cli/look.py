@@ -1,8 +1,8 @@
-"""The commands that serve nothing: check, explain, hijackers."""
+"""The commands that serve nothing: check, explain, hijackers, routes."""
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hija
 from muxwsgi.cli.development import check_debug
 from muxwsgi.cli.workers import worker_count
 from muxwsgi.errors import OperatorError
+from muxwsgi.mux.explain import LayerHandler, repr_of
 from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.matchers import shown
+from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import discover, select
+from muxwsgi.mux.route import Route
 from muxwsgi.observe.access_format import compile_format
 from muxwsgi.protocols import described
 from muxwsgi.server.binds import serves_both_families, tcp_address, try_bind
 from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, ServerSettings
 
-__all__ = ["check", "check_proxy", "explain", "list_hijackers"]
+__all__ = ["check", "check_proxy", "explain", "list_hijackers", "list_routes"]
 
 
 def _nobody(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -115,6 +118,47 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
         if text not in shown:
             shown.add(text)
             click.echo(text)
+
+
+def list_routes(values: Mapping[str, Any]) -> None:
+    """Print the routes of each bind in the order that they are asked, outside and inside of TLS."""
+    values = prepare_process(values)
+    server = _composed(values)
+    for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
+        mux = server.muxes[address]
+        _print_routes(mux, bind.address, server.destinations)
+        for route in mux.routes:
+            if isinstance(route.handler, LayerHandler):
+                _print_routes(route.handler.inner, f"{bind.address}, inside of TLS", server.destinations)
+
+
+def _print_routes(mux: Mux, name: str, destinations: Mapping[str, str]) -> None:
+    click.echo(f"{name}:")
+    rows = [("ROUTE", "MATCHES", "IF", "TO", "ALPN", "LIMIT")]
+    for route in mux.routes:
+        limit = "-" if route.limit is None else str(route.limit)
+        condition = "-" if route.when is None else str(route.when)
+        to = destinations.get(route.name) or _to(route)
+        rows.append((route.name, shorten(repr_of(route), 60), condition, to, ",".join(route.alpn) or "-", limit))
+    _print_table(rows)
+    if mux.only is not None:
+        click.echo(f"  all connections: {mux.only.name}, without a look at their first bytes")
+        return
+    for what, end in (("silence", mux.silence), ("anything else", mux.fallback)):
+        click.echo(f"  {what}: {'closed' if end is None else end.name}")
+
+
+def _to(route: Route) -> str:
+    """Where a route of the server, or of a hijacker, leads."""
+    if isinstance(route.handler, LayerHandler):
+        return "TLS is terminated"
+    return "http" if not route.is_stream else "a hijacker"
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def shorten(expression: str, most: int = 72) -> str:

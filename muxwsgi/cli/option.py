@@ -1,7 +1,7 @@
 """`Option`: one setting in the tables of options."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ class Option:
     kind        int, float, str, bool (a flag without a value), or dict (a table in the file, JSON elsewhere)
     many        a list: a repeatable flag, an array in the file, separated by spaces in the variable
     flags       further spellings of the flag
+    short       makes a table of a text that is no JSON
     bare        the value of a flag that stands without one; "" if it needs one
     """
 
@@ -33,6 +34,7 @@ class Option:
     choices: tuple[str, ...] = ()
     metavar: str = ""
     bare: str = ""
+    short: Callable[[str], dict[str, Any]] | None = None
 
     @property
     def flag(self) -> str:
@@ -60,7 +62,7 @@ class Option:
                 return known[value.lower()]
             raise OperatorError(f"{where}: {value!r} is not true or false")
         if self.kind is dict:
-            return _table(value, where)
+            return _table(value, where, self.short)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise OperatorError(f"{where}: {value!r} is not {_KIND_NAMES[self.kind]}")
         try:
@@ -76,7 +78,12 @@ class Option:
         return read
 
 
-def _table(value: Any, where: str) -> dict[str, Any]:
+def _table(value: Any, where: str, short: Callable[[str], dict[str, Any]] | None) -> dict[str, Any]:
+    if isinstance(value, str) and short is not None and not value.lstrip().startswith("{"):
+        try:
+            return short(value)
+        except OperatorError as error:
+            raise OperatorError(f"{where}: {error}") from None
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -26,6 +26,7 @@ from muxwsgi.settings import (
     SystemSettings,
     TrustSettings,
     WorkerSettings,
+    short_route,
 )
 from muxwsgi.settings.sections import APP, BIND, FRONT, LOGS, ROUTES, SECTIONS, TLS, WORKERS
 
@@ -37,7 +38,7 @@ _SHARED_VARIABLES = {"FORWARDED_ALLOW_IPS": "forwarded_allow_ips", "SCRIPT_NAME"
 #: Options that are not fields of a settings class. All others are.
 _ROWS = (
     option("bind", str, ["127.0.0.1:8000"], BIND, "HOST:PORT, :PORT, [ADDRESS]:PORT, unix:PATH, fd://N or fd://NAME; options of this bind alone behind commas: "
-            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, proxy-protocol, transparent=redirect|tproxy; of a unix socket mode=660, user=USER, group=GROUP. "
+            "tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, proxy-protocol, transparent=redirect|tproxy, only=HANDLER (no first bytes are looked at), silence=HANDLER, silence-after=SECONDS; of a unix socket mode=660, user=USER, group=GROUP. "
             "Default: all sockets that systemd passes, or 127.0.0.1:8000.", many=True, flags=("-b",), metavar="ADDRESS"),
     option("tls", str, None, TLS, "off, required, or optional (TLS and plain on one port). Default: required if there is a certificate.",
             choices=("off", "required", "optional")),
@@ -48,6 +49,9 @@ _ROWS = (
     option("redirect_http", bool, False, TLS, "Redirect (308) plain HTTP that reaches a port that requires TLS, instead of refusing it (400)."),
     option("proxy_protocol", str, "off", FRONT, "Each connection begins with a PROXY header of a load balancer (v1, v2, or auto for either), which names the client. "
             "The flag alone is auto. -b ADDRESS,proxy-protocol has it for one bind.", choices=("off", "v1", "v2", "auto"), bare="auto"),
+    option("route", dict, [], ROUTES, "Send connections elsewhere: a protocol of docs/protocols.md, sni:NAME or alpn:ID, and http, a hijacker, forward:HOST:PORT, "
+            "passthrough:HOST:PORT (TLS as it is), close or reject, as in ssh=forward:127.0.0.1:22. In the file a table, [[route]], with more: docs/routes.md.",
+            many=True, metavar="MATCH=TO", short=short_route),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("wsgi_app", str, None, APP, "The application, if the command names none: module:attribute or module:factory().", metavar="APP"),

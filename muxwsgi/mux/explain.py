@@ -148,6 +148,8 @@ def _lines(found: Explanation) -> Iterator[str]:
     for a in found.answers:
         rows.append((a.route.name, str(a.route.priority), repr_of(a.route), a.whole.name, _turns(a)))
     yield from _table(rows)
+    for conditional in (a.route for a in found.answers if a.route.when is not None):
+        yield f"  {conditional.name!r} is asked only if: {conditional.when}"
     for broken in (a for a in found.answers if not a.lawful):
         yield f"  ! the matcher of {broken.route.name!r} breaks its promise: more bytes changed its answer"
     yield ""
@@ -184,6 +186,8 @@ def _inside(found: Explanation, inner: Mux, opening: Opening) -> Iterator[str]:
     rows = [("route", "priority", "matcher", "ALPN")]
     rows += [(r.name, str(r.priority), repr_of(r), listed(r.alpn)) for r in inner.routes]
     yield from _table(rows)
+    for conditional in (route for route in inner.routes if route.when is not None):
+        yield f"  {conditional.name!r} is asked only if: {conditional.when}"
     yield ""
     if found.inside is not None:
         yield f"=> {_goes(found.inside)}, because {opening.layer} would agree on ALPN {found.agreed!r}"

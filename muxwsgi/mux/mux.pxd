@@ -16,12 +16,18 @@ cdef class Mux:
     cdef readonly tuple routes, alpn
     cdef dict _by_alpn
     cdef tuple _matchers, _said
+    cdef list _by_first
+    cdef double _silence_after
+    cdef object _only
     cdef Events _events
 
     @cython.locals(line=Lifeline, seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)
-    @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t)
+    cdef bint _silent(self, Connection connection) except -1
+    @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t, asked=list)
     cpdef decide(self, bytes data, bint final=*)
+    @cython.locals(at=Py_ssize_t, asked=list)
+    cdef list _asked(self, Py_ssize_t first)
     @cython.locals(said=dict)
     cdef _matched(self, Py_ssize_t at, Py_ssize_t count)
     cdef _ask(self, Py_ssize_t at, matcher, bytes data)

@@ -41,11 +41,15 @@ class Reason(Enum):
     UNMATCHED = "unmatched"  # every route said NO, or MORE when there was no more to come
     LATE = "late"  # the bytes could become one route's protocol only, and no more of them came
     ENDED = "ended"  # the stream ended before its first byte
+    ONLY = "only"  # the mux asks nothing, because all connections go to one route
     DRAINED = "drained"  # no byte had come when the server was shut down
 
 
 #: Decisions that a mux keeps for each route, by the number of bytes that it said YES to. Most of their cost is the text for the trace.
 REMEMBERED = 256
+
+#: Seconds that stand for 0 in a wait for a first byte: a timeout of 0 means that nothing waits.
+_AT_ONCE = 0.001
 
 #: As globals: looking them up on the class costs more than the comparison.
 _MATCHED = Reason.MATCHED
@@ -90,10 +94,15 @@ class Mux:
         patience: float | None = None,
         peek_limit: int = 16384,
         events: Events | None = None,
+        silence_after: float | None = None,
+        only: Route | None = None,
     ) -> None:
         """`sniff_timeout` are the seconds from the question to the decision where a fallback, a silence route, or
         a route that is held back, would get the connection then. Where it would be closed it has `patience` seconds
         (None: as many). `peek_limit` are the bytes looked at, at most.
+
+        `silence_after` are the seconds that the first byte has where silence has a route (None: `sniff_timeout`). `only` is the route of
+        all connections: none is asked for its first bytes.
 
         `silence` defaults to the route that takes silence. `events` hears of decisions, refusals and streams.
 
@@ -108,6 +117,7 @@ class Mux:
         if sniff_timeout <= 0 or peek_limit < 1:
             raise ValueError(f"mux {name!r}: sniff_timeout and peek_limit must be more than 0")
         self._matchers = tuple(getattr(route.match, "bare", route.match) for route in self.routes)
+        self._by_first: list[list[tuple[int, Matcher]] | None] = [None] * 256
         self._said: tuple[dict[int, Decision], ...] = tuple({} for _ in self.routes)
         self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
         self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
@@ -120,9 +130,16 @@ class Mux:
         self.patience = sniff_timeout if patience is None or patience < sniff_timeout else patience
         self.peek_limit = peek_limit
         self._events = Events() if events is None else events
+        self._silence_after = -1.0 if silence_after is None or self.silence is None else silence_after
+        self._only = None if only is None else self._decided(only, Reason.ONLY, f"all connections go to route {only.name!r}")
 
     def __repr__(self) -> str:
         return f"<Mux {self.name!r}: {', '.join(route.name for route in self.routes)}>"
+
+    @property
+    def only(self) -> Route | None:
+        """The route of all connections, None where their first bytes decide."""
+        return None if self._only is None else self._only.route
 
     def __call__(self, connection: "Connection") -> None:
         """Serve `connection`: decide, and call the handler. Returns when it is to be closed.
@@ -139,7 +156,7 @@ class Mux:
         connection.depth += 1
 
         # 2. ALPN has answered it already, or the first bytes do.
-        decision = self.decide_by_alpn(agreed) or self._look(connection)
+        decision = self._only or self.decide_by_alpn(agreed) or self._look(connection)
         connection.trace.append(decision.text)
         events = self._events
         if events.decided:
@@ -188,6 +205,9 @@ class Mux:
         line.resting = True  # until the first byte nothing would be lost if it closed here
         decision: Decision | None = None
         try:
+            if self._silence_after >= 0.0 and self._silent(connection):
+                decision = self.decide_silence()
+                return decision
             while True:
                 # 2a. More bytes, the end of the stream, or the deadline (the sweeper's, or passed by a client
                 # that drips).
@@ -223,6 +243,20 @@ class Mux:
             if at_most and decision is not None and decision.route is not None and decision.route.takes_late:
                 connection.deadline = at_most  # a message that began late is not given its time anew
 
+    def _silent(self, connection: "Connection") -> bool:
+        """Whether no byte comes in the short time for the first one."""
+        timeout = connection.gettimeout()
+        connection.settimeout(max(self._silence_after, _AT_ONCE))
+        try:
+            connection.peek_beyond(0, self.peek_limit)
+        except TimeoutError:
+            return True
+        except Draining:
+            return False  # it is raised again, where it is decided on
+        finally:
+            connection.settimeout(timeout)
+        return False
+
     def decide(self, data: bytes, final: bool = False) -> Decision | None:
         """Where a stream goes that starts with `data`; None while that is open. `final`: no more bytes will
         come.
@@ -237,7 +271,10 @@ class Mux:
             final = True
         could = -1  # the first route that said MORE
         late = self.fallback is None
-        for at, matcher in enumerate(self._matchers):
+        asked = self._by_first[data[0]]
+        if asked is None:
+            asked = self._asked(data[0])
+        for at, matcher in asked:
             verdict = self._ask(at, matcher, data)
             if verdict is _YES:
                 return self._matched(at, len(data))
@@ -253,6 +290,22 @@ class Mux:
             return self._decided(route, _LATE, f"{_count(len(data))}, of which only route {route.name!r} could make something, and no more")
         why = f"no route said YES to {_count(len(data))}: {_fate('fallback', self.fallback)}"
         return self._decided(self.fallback, Reason.UNMATCHED, why)
+
+    def _asked(self, first: int) -> "list[tuple[int, Matcher]]":
+        """The routes that bytes which begin with `first` may belong to, each by its place. A matcher that says NO to one byte says it to
+        all that follows, so what a connection costs does not grow with the routes of other protocols.
+        """
+        byte = bytes((first,))
+        asked: list[tuple[int, Matcher]] = []
+        for at, matcher in enumerate(self._matchers):
+            try:
+                if matcher(byte) is Match.NO:
+                    continue
+            except Exception:  # raised again where it is asked about a connection, and logged with it
+                pass
+            asked.append((at, matcher))
+        self._by_first[first] = asked
+        return asked
 
     def _matched(self, at: int, count: int) -> Decision:
         said = self._said[at]
@@ -285,7 +338,7 @@ class Mux:
 
     def decide_silence(self) -> Decision:
         """Where a stream goes on which no byte came in time."""
-        seconds = self.patience if self.silence is None else self.sniff_timeout
+        seconds = self.patience if self.silence is None else self.sniff_timeout if self._silence_after < 0.0 else self._silence_after
         why = f"no byte within {seconds:g} s: {_fate('silence route', self.silence)}"
         return self._decided(self.silence, Reason.SILENT, why)
 

@@ -11,10 +11,13 @@ from muxwsgi.mux.slots import Slots
 if TYPE_CHECKING:  # plugins import this module, and need no gevent for it
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["FIRST", "LAST", "Handler", "Route"]
+__all__ = ["FIRST", "LAST", "Condition", "Handler", "Route"]
 
 #: Priorities of routes that no other route may come before, or after.
 FIRST, LAST = 1 << 30, -(1 << 30)
+
+#: What has to hold of a connection beside its first bytes. `str()` of it is for listings.
+Condition = Callable[["Connection"], bool]
 
 #: Owns the connection until it returns. The caller of the outermost mux closes it then.
 Handler = Callable[["Connection"], None]
@@ -38,6 +41,7 @@ class Route:
     takes_late      also gets streams that could still become its protocol, and no other's, when their time is up or
                     they end, and which would be closed otherwise: to tell the client
     is_stream       whether the handler's end is an event, `stream`: False for HTTP and TLS, which have events of their own
+    when            what has to hold of the connection, asked once, before its first bytes; None for nothing. See `ConditionalMux`
     slots           the places of the connections that are served
     """
 
@@ -52,6 +56,7 @@ class Route:
     takes_silence: bool = False
     takes_late: bool = False
     is_stream: bool = True
+    when: Condition | None = None
     slots: Slots = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -34,7 +34,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     """`HOST:PORT`, `:PORT`, `[ADDRESS]:PORT`, `unix:PATH` or `fd://N`, followed by options of this bind after commas.
 
     The options are `tls=off|required|optional`, `certfile=FILE`, `keyfile=FILE`, `redirect-http`, `proxy-protocol[=off|v1|v2|auto]`,
-    `transparent=redirect|tproxy`, and for unix sockets `mode=OCTAL`, `user=USER` and
+    `transparent=redirect|tproxy`, `only=HANDLER`, `silence=HANDLER`, `silence-after=SECONDS`, and for unix
+    sockets `mode=OCTAL`, `user=USER` and
     `group=GROUP`. All other values come from `default`. Raises `OperatorError`.
     """
     address, *options = text.split(",")
@@ -48,6 +49,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
     files: dict[str, str] = {}
     mode: int | None = None
     owner: dict[str, str] = {}
+    handlers: dict[str, str] = {}
+    silence_after: float | None = None
     for option in options:
         name, _, value = option.strip().partition("=")
         match name:
@@ -62,6 +65,10 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
                 proxy_protocol_said = True
             case "transparent" if value in ("redirect", "tproxy"):
                 transparent = value  # type: ignore[assignment]  # the guard has checked it
+            case "only" | "silence" if value:
+                handlers[name] = value
+            case "silence-after" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+                silence_after = float(value)
             case "mode" if re.fullmatch("0?[0-7]{3}", value):
                 mode = int(value, 8)
             case "user" | "group" if value:
@@ -69,7 +76,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
             case _:
                 raise OperatorError(
                     f"bind {text!r}: {option.strip()!r} is not tls=off|required|optional, certfile=FILE, keyfile=FILE, redirect-http, "
-                    "proxy-protocol, transparent=redirect|tproxy, or for a unix socket mode=660, user=USER, group=GROUP"
+                    "proxy-protocol, transparent=redirect|tproxy, only=HANDLER, silence=HANDLER, silence-after=SECONDS, "
+                    "or for a unix socket mode=660, user=USER, group=GROUP"
                 )
     if "keyfile" in files and "certfile" not in files:
         raise OperatorError(f"bind {text!r}: a keyfile without a certfile")
@@ -98,6 +106,9 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         certificates=certificates,
         redirect_http=redirect_http,
         proxy_protocol=proxy_protocol,
+        only=handlers.get("only"),
+        silence=handlers.get("silence"),
+        silence_after=silence_after,
         transparent=transparent,
         reuse_port=default.reuse_port and path is None and fd is None,
         mode=mode,

@@ -15,7 +15,7 @@ and of the new composition together, if its name and its limit are unchanged.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.http.root_path import with_root_path
+from muxwsgi.mux.conditional import mux_of
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
@@ -45,7 +46,8 @@ from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
-from muxwsgi.settings import ResponseSettings, ServerSettings, TLSSettings
+from muxwsgi.server.routes import configured_routes
+from muxwsgi.settings import BindSettings, ResponseSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.service import Service
@@ -169,12 +171,16 @@ class Composition:
         if self._proxy is not None:
             self.routes += self._proxy.front_routes()
         _refuse_equal_names(self.routes)
+        configured = configured_routes(settings.routes, self.routes, registered)
+        for made in configured:
+            made.route = self._admitted(self._kept_slots(made.route))
+        self._configured = configured
+        #: Those of the configuration that are asked on all binds, in front of the others. Each bind has its own in its mux.
+        self._everywhere = self.routes
+        self.routes = [*(made.route for made in configured), *self.routes]
+        self._registered = registered
         self._fallback = self._named("fallback", settings.fallback, registered)
         self._silence = self._named("silence", settings.silence, registered)
-        takers = [route.name for route in self.routes if route.takes_silence]
-        if self._silence is None and len(takers) > 1:
-            both = " and ".join(takers)
-            raise OperatorError(f"silence: {both} take connections of silent clients: name one (--silence {takers[0]})")
         load_balancers = TrustedPeers(settings.trust.proxies)
         self.muxes: dict[str, Mux] = {}
         self.fronts: dict[str, Front] = {}
@@ -209,6 +215,11 @@ class Composition:
         self._draining.set()
         for engine in self._engines:
             engine.draining = True
+
+    @property
+    def destinations(self) -> dict[str, str]:
+        """The routes of the configuration by name, each with where its connections go, as the operator wrote it."""
+        return {made.route.name: made.to for made in self._configured}
 
     @property
     def certificates(self) -> "list[tuple[str, x509.Certificate]]":
@@ -261,11 +272,14 @@ class Composition:
             described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
             if described is None:
                 raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
-            route = described.route()
-            place = (route.name, route.limit)
-            self._slots[place] = self._slots_before.get(place, route.slots)
-            routes.append(route.counted_in(self._slots[place]))
+            routes.append(self._kept_slots(described.route()))
         return routes
+
+    def _kept_slots(self, route: Route) -> Route:
+        """`route` with the slots that the composition before had for it."""
+        place = (route.name, route.limit)
+        self._slots[place] = self._slots_before.get(place, route.slots)
+        return route.counted_in(self._slots[place])
 
     def _admitted(self, route: Route) -> Route:
         return route if self._admit is None else route.behind(self._admit)
@@ -277,11 +291,30 @@ class Composition:
             raise OperatorError(f"{option}: {error}") from error
         return route if route is None or route in self.routes else self._admitted(route)
 
-    def _mux(self, name: str, routes: list[Route], fallback: Route | None, silence: Route | None, engine: HTTP1 | None = None) -> Mux:
-        """A mux of `routes`. `engine` (None: the application's) serves HTTP that no route matches."""
+    def _mux(
+        self,
+        name: str,
+        routes: list[Route],
+        fallback: Route | None,
+        silence: Route | None,
+        engine: HTTP1 | None = None,
+        bind: BindSettings | None = None,
+    ) -> Mux:
+        """A mux of `routes`. `engine` (None: the application's) serves HTTP that no route matches. `bind` has what is of one bind alone."""
         settings = self.settings.mux
+        only = silence_after = None
+        if bind is not None:
+            silence_after = bind.silence_after
+            silence = silence if bind.silence is None else self._of_bind(bind, "silence", bind.silence)
+            only = None if bind.only is None else self._of_bind(bind, "only", bind.only)
+        takers = [route.name for route in routes if route.takes_silence and route.when is None]
+        if silence is None and len(takers) > 1:
+            both = " and ".join(takers)
+            raise OperatorError(f"silence: {both} take connections of silent clients: name one (--silence {takers[0]})")
+        if silence is None and takers:
+            silence = next(route for route in routes if route.name == takers[0])
         last = http_last(engine or self._http, fallback=fallback is not None)
-        return Mux(
+        return mux_of(
             [*routes, last],
             name=name,
             fallback=fallback,
@@ -290,28 +323,40 @@ class Composition:
             patience=self.settings.http.request_head_timeout,
             peek_limit=settings.peek_limit,
             events=self._events,
+            silence_after=silence_after,
+            only=only,
         )
+
+    def _of_bind(self, bind: BindSettings, option: str, spec: str) -> Route | None:
+        route = self._named(f"bind {bind.address}: {option}", spec, self._registered)
+        if route is None and option == "only":
+            raise OperatorError(f"bind {bind.address}: only=close serves nobody")
+        return route
 
     def _front_mux(self, listening: Listening) -> Mux:
         """The mux of a bind. Its TLS route leads to the mux of the streams inside TLS."""
         bind = listening.bind
-        open_mux = self._mux(listening.address, self.routes, self._fallback, self._silence)
+        here = [each for each in self._configured if each.is_on(bind)]
+        everything = [each.route for each in here] + self._everywhere
+        open_mux = self._mux(listening.address, everything, self._fallback, self._silence, bind=bind)
         if bind.certificates:
             context = self._context(listening, tuple(sorted(open_mux.alpn, key=lambda protocol: protocol != "h2")))  # HTTP/2 is preferred
         if bind.tls == "off":
             return open_mux
-        inner = self._mux(f"{listening.address}, in TLS", self.routes, self._fallback, self._silence)
-        # The TLS route comes first, because no other protocol begins with the first six bytes of TLS.
-        # If TLS is required, OpenSSL gets everything that begins like TLS, and answers an invalid ClientHello with an alert.
+        inside = [each.route for each in here if each.inside] + self._everywhere
+        inner = self._mux(f"{listening.address}, in TLS", inside, self._fallback, self._silence, bind=bind)
+        # The TLS route comes first, because no other protocol begins with the first six bytes of TLS. If TLS is required, OpenSSL gets
+        # everything that begins like TLS, and answers an invalid ClientHello with an alert. Routes that get TLS as it is come before.
         match = tls_like if bind.tls == "required" else tls
         first = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
         if bind.tls == "optional":
-            return self._mux(listening.address, [first, *self.routes], self._fallback, self._silence)
+            return self._mux(listening.address, [first, *everything], self._fallback, self._silence, bind=replace(bind, only=None))
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         refuse = redirect_to_https(port) if bind.redirect_http else https_required
         engine = HTTP1(refuse, self.settings.http, events=self._events)
         self._engines.append(engine)
-        return self._mux(listening.address, [first, http_route(engine, name="plain-http", alpn=())], None, None, engine)
+        outside = [each.route for each in here if each.outside]
+        return self._mux(listening.address, [first, *outside, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
     def _context(self, listening: Listening, alpn: tuple[str, ...]) -> "ServerContext":
         settings = self.settings.tls_of(listening.bind)

@@ -160,6 +160,11 @@ class Server:
         return self._composition.routes
 
     @property
+    def destinations(self) -> dict[str, str]:
+        """The routes of the configuration by name, each with where its connections go, as the operator wrote it."""
+        return self._composition.destinations
+
+    @property
     def muxes(self) -> dict[str, Mux]:
         """The mux of each bind, by its address. Transparent binds have none."""
         return self._composition.muxes

@@ -12,6 +12,7 @@ from muxwsgi.settings.http2 import HTTP2Settings
 from muxwsgi.settings.logs import LogSettings, SyslogFormat
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.responses import ResponseSettings
+from muxwsgi.settings.route import RouteSettings, parse_route, short_route
 from muxwsgi.settings.server import ServerSettings
 from muxwsgi.settings.system import SystemSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
@@ -32,6 +33,7 @@ __all__ = [
     "ResponseSettings",
     "MuxSettings",
     "ProxyProtocolMode",
+    "RouteSettings",
     "ServerSettings",
     "SyslogFormat",
     "SystemSettings",
@@ -41,4 +43,6 @@ __all__ = [
     "TrustSettings",
     "UnknownALPN",
     "WorkerSettings",
+    "parse_route",
+    "short_route",
 ]

@@ -31,6 +31,9 @@ class BindSettings:
     certificates        of this bind
     redirect_http       whether plain HTTP on a port that requires TLS is redirected (308) to https instead of refused (400)
     proxy_protocol      off; v1, v2 or auto (either): each connection has to begin with a PROXY header, before TLS
+    only                the handler of all connections, whose first bytes are not looked at; None: they are asked
+    silence             the handler of clients that wait for the server to speak; None: that of all binds
+    silence_after       seconds until a client counts as such; None: `MuxSettings.sniff_timeout`
     transparent         whether the kernel brings connections here that were meant for others, and how; for a proxy alone
     """
 
@@ -42,6 +45,9 @@ class BindSettings:
     certificates: tuple[CertificateFiles, ...] = ()
     redirect_http: bool = False
     proxy_protocol: ProxyProtocolMode = "off"
+    only: str | None = None
+    silence: str | None = None
+    silence_after: float | None = None
     transparent: Transparent | None = None
     reuse_port: bool = False
     mode: int | None = None
@@ -53,6 +59,12 @@ class BindSettings:
             raise OperatorError(f"bind {self.address}: a transparent bind is TCP, and its TLS is that of the tunnels: tls=off")
         if self.transparent is not None and self.proxy_protocol != "off":
             raise OperatorError(f"bind {self.address}: a transparent bind has the clients' own connections, which send no PROXY header")
+        if self.transparent is not None and (self.only, self.silence, self.silence_after) != (None, None, None):
+            raise OperatorError(f"bind {self.address}: a transparent bind has no routes: only and silence are for others")
+        if self.only is not None and self.tls == "optional":
+            raise OperatorError(f"bind {self.address}: only={self.only} is for a bind with TLS, or for one without")
+        if self.only is not None and (self.silence, self.silence_after) != (None, None):
+            raise OperatorError(f"bind {self.address}: only={self.only} gets silent clients too, at once")
         if self.path is None and (self.mode, self.user, self.group) != (None, None, None):
             raise OperatorError(f"bind {self.address}: mode, user and group are for unix sockets")
         if self.tls not in ("off", "required", "optional"):

@@ -9,6 +9,7 @@ from muxwsgi.settings.http import HTTPSettings
 from muxwsgi.settings.http2 import HTTP2Settings
 from muxwsgi.settings.mux import MuxSettings
 from muxwsgi.settings.responses import ResponseSettings
+from muxwsgi.settings.route import RouteSettings
 from muxwsgi.settings.sections import BIND, PROCESS, ROUTES
 from muxwsgi.settings.tls import ClientCertificates, TLSSettings, UnknownALPN
 from muxwsgi.settings.trust import TrustSettings
@@ -24,6 +25,7 @@ class ServerSettings:
     http: HTTPSettings = HTTPSettings()
     http2: HTTP2Settings = HTTP2Settings()
     mux: MuxSettings = MuxSettings()
+    routes: tuple[RouteSettings, ...] = ()
     trust: TrustSettings = TrustSettings()
     responses: ResponseSettings = ResponseSettings()
     client_certificates: ClientCertificates = shared(TLSSettings, "client_certificates")

@@ -54,6 +54,26 @@ NOT_RUN = {
         "muxwsgi run app:application -b 0.0.0.0:443 -b 0.0.0.0:80,tls=off --certfile /etc/muxwsgi/example.org.pem --keyfile /etc/muxwsgi/example.org.key",
     ): "ports and certificate are the reader's; its options are checked as all others",
     ("docs/deployment.md", "certbot renew --deploy-hook 'systemctl reload muxwsgi'"): "asks Let's Encrypt",
+    (
+        "docs/routes.md",
+        "muxwsgi run app:application -b 0.0.0.0:443 --certfile site.pem --keyfile site.key --route ssh=forward:127.0.0.1:22",
+    ): "servers and ports are the reader's; its options are checked as all others, and test_office.py runs the same",
+    (
+        "docs/routes.md",
+        "ssh -o ProxyCommand='openssl s_client -quiet -verify_quiet -connect %h:443' ann@site.example",
+    ): "test_office.py runs the same",
+    (
+        "docs/routes.md",
+        "muxwsgi run app:application --route redis=forward:10.0.0.5:6379 --route mqtt=forward:unix:/run/mosquitto.sock",
+    ): "servers and ports are the reader's; its options are checked as all others, and test_office.py runs the same",
+    (
+        "docs/routes.md",
+        "muxwsgi run app:application --certfile site.pem --keyfile site.key --route sni:legacy.example=passthrough:127.0.0.1:8443",
+    ): "servers and ports are the reader's; its options are checked as all others, and test_office.py runs the same",
+    (
+        "docs/routes.md",
+        "muxwsgi run app:application -b 0.0.0.0:443 -b 0.0.0.0:25,tls=off,silence=smtp,silence-after=0.2 --certfile site.pem --keyfile site.key --route smtp=forward:10.0.0.9:25",
+    ): "servers and ports are the reader's; its options are checked as all others, and test_office.py runs the same",
     ("docs/deployment.md", "docker build -t app ."): DOCKER,
     ("docs/deployment.md", "docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL app"): DOCKER,
     ("docs/deployment.md", "kubectl apply -f kubernetes.yaml"): "needs Kubernetes; test_conf_services.py holds the file to its schema",
@@ -268,7 +288,12 @@ def checked() -> list[tuple[str, ...]]:
 
 
 #: Files and folders of the pages that are the reader's, and ours in their place.
-OURS = {"/srv/invoices": "admin", "/static=./public": "/static=admin", "/etc/muxwsgi/example.org.pem": "site.pem", "/etc/muxwsgi/example.org.key": "site.key"}
+OURS = {
+    "/srv/invoices": "admin",
+    "/static=./public": "/static=admin",
+    "/etc/muxwsgi/example.org.pem": "site.pem",
+    "/etc/muxwsgi/example.org.key": "site.key",
+}
 
 
 @pytest.mark.parametrize("words", checked(), ids=" ".join)
@@ -289,7 +314,14 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 #: Options on the pages that are other programs'.
-FOREIGN = {"--wheel": "build", "--version": "muxwsgi's own, made by click", "--on-timeout": "sslh", "--kill-whom": "systemctl", "--rounds": "tests.bench", "--help": "click"}
+FOREIGN = {
+    "--wheel": "build",
+    "--version": "muxwsgi's own, made by click",
+    "--on-timeout": "sslh",
+    "--kill-whom": "systemctl",
+    "--rounds": "tests.bench",
+    "--help": "click",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -364,7 +396,9 @@ def test_a_contributor_runs_one_test(reader: MakeReader) -> None:
         contributor.run(".venv/bin/python -m pytest", cwd=ROOT)
 
 
-@pytest.mark.parametrize(("module", "page"), [("muxwsgi.cli.options", "docs/configuration.md"), ("muxwsgi.protocols", "docs/writing-hijackers.md")])
+@pytest.mark.parametrize(
+    ("module", "page"), [("muxwsgi.cli.options", "docs/configuration.md"), ("muxwsgi.protocols", "docs/writing-hijackers.md")]
+)
 def test_what_makes_the_tables_of_pages_runs(module: str, page: str) -> None:
     (command,) = [command for command in QUOTED if f"from {module} import markdown" in command]
     printed = subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout
