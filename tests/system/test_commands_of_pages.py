@@ -100,6 +100,7 @@ QUOTED = {
     "python -c 'from muxwsgi.cli.options import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
     "python -c 'from muxwsgi.protocols import markdown; print(markdown())'": "test_what_makes_the_tables_of_pages_runs",
     "python -c 'from muxwsgi.cli import gunicorn, options; print(gunicorn.markdown(options.OPTIONS))'": "tests/server/test_from_gunicorn_page.py compares it",
+    "python -m tests.protocols.record": "takes minutes, and needs clients of many protocols",
     "python -m trace": "it is Python's",
     "pip install 'muxwsgi[reload]'": INDEX,
     "pip install 'muxwsgi[otel]'": INDEX,
