@@ -89,10 +89,8 @@ def parse_bind(text: str, default: BindSettings | None = None) -> BindSettings:
         tls = "off"
     if tls != "required" and any(option.strip() == "redirect-http" for option in options):
         raise OperatorError(f"bind {text!r}: redirect-http is for a bind that requires TLS, and redirects plain HTTP to the same port")
-    if tls == "off":
-        redirect_http = False  # the certificates are for handlers that do STARTTLS
-    elif tls == "optional":
-        redirect_http = False
+    if tls != "required":
+        redirect_http = False  # with tls=off, the certificates are for handlers that do STARTTLS
     if transparent is not None:
         certificates = ()
         proxy_protocol = proxy_protocol if proxy_protocol_said else "off"
