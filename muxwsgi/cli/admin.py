@@ -11,7 +11,8 @@ from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import address_of
 from muxwsgi.observe.exposition import check_installed
-from muxwsgi.server.binds import Listening, listen_on, parse_bind
+from muxwsgi.server.bind_text import parse_bind
+from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.board import Board
 from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.page import SharedPage

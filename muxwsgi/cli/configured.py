@@ -11,7 +11,7 @@ from muxwsgi.cli.logs import CONFIGURATION, check_logs
 from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, discover, select
-from muxwsgi.server.binds import parse_bind
+from muxwsgi.server.bind_text import parse_bind
 from muxwsgi.server.passed import expand_binds, passed_sockets
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.setting import from_options

@@ -13,7 +13,7 @@ from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Condition, Route
 from muxwsgi.protocols import Protocol, Speaks
 from muxwsgi.protocols.tls import alpn_is, sni_is, tls
-from muxwsgi.server.binds import parse_bind
+from muxwsgi.server.bind_text import parse_bind
 from muxwsgi.server.conditions import AllHold, Certificate, Clients, ClientsInFile, Inside, ServerName, TimeOfDay
 from muxwsgi.server.route_match import anything, matcher_of, protocol_named, sees_hello
 from muxwsgi.settings import BindSettings, RouteSettings

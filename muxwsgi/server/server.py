@@ -21,7 +21,8 @@ from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import Handler, Route
-from muxwsgi.server.binds import Listening, listen_on, parse_bind
+from muxwsgi.server.bind_text import parse_bind
+from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.composition import Composition
 from muxwsgi.server.drain import DRAIN_INTERVAL, Drain, end_of_grace
 from muxwsgi.server.gate import Gate

@@ -5,7 +5,8 @@ import sys
 
 PROGRAM = """
 import sys
-from muxwsgi.server.binds import listen_on, parse_bind
+from muxwsgi.server.bind_text import parse_bind
+from muxwsgi.server.binds import listen_on
 
 (listening,) = listen_on([parse_bind("127.0.0.1:0")], 1)
 print(type(listening.socket).__module__, listening.address.rpartition(":")[0])

@@ -22,7 +22,7 @@ from muxwsgi.http.exchange import Exchange
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.networks import parse_networks
 from muxwsgi.proxy import Proxy
-from muxwsgi.server.binds import parse_bind
+from muxwsgi.server.bind_text import parse_bind
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings, TrustSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.server.binds import listen_on, parse_bind
+from muxwsgi.server.bind_text import parse_bind
+from muxwsgi.server.binds import listen_on
 from tests.system.server_process import ROOT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing an owner takes root")
@@ -138,7 +139,8 @@ def test_a_user_without_the_right_is_told() -> None:
         os.chmod(folder, 0o777)
         program = f"""
 import os
-from muxwsgi.server.binds import listen_on, parse_bind
+from muxwsgi.server.bind_text import parse_bind
+from muxwsgi.server.binds import listen_on
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 listen_on([parse_bind("unix:{folder}/socket,group=0")], 1)
 """
