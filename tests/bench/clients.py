@@ -204,6 +204,10 @@ class _Running:
             self._process.kill()
             self._process.communicate()
             raise BenchError("the load generator did not end") from None
+        except BaseException:  # the run is ended; the generator has a session of its own
+            self._process.kill()
+            self._process.wait()
+            raise
         after = os.times()
         if self._process.returncode:
             raise BenchError(f"the load generator failed: {errors.decode(errors='replace').strip()[-600:]}")

@@ -139,9 +139,10 @@ def _whole(answer: bytes) -> tuple[bytes, bytes] | None:
     return (head, body) if length is None or len(body) >= int(length[1]) else None
 
 
-def reload(seen: Seen, pid: int, workers: int) -> None:
+def reload(seen: Seen, master: int, workers: int) -> None:
+    """`master` is a descriptor of the process (pidfd_open(2)), because its number may be that of another one once it has ended."""
     before, began = set(seen.workers), time.monotonic()
-    os.kill(pid, signal.SIGHUP)
+    signal.pidfd_send_signal(master, signal.SIGHUP)
     while True:
         gevent.sleep(0.02)
         passed, new = time.monotonic() - began, len(seen.workers - before)
@@ -153,6 +154,7 @@ def reload(seen: Seen, pid: int, workers: int) -> None:
 
 def main() -> None:
     port, pid, workers, reloads, quiet = *map(int, sys.argv[1:5]), float(sys.argv[5])
+    master = os.pidfd_open(pid)
     seen = Seen()
     clients = [Client(seen, port, pause, POST if number % 2 else GET) for pause in PAUSES for number in range(CONNECTIONS)]
     greenlets = [gevent.spawn(client.run) for client in clients]
@@ -161,7 +163,7 @@ def main() -> None:
     before = seen.requests
     began = time.monotonic()
     for _ in range(reloads):
-        reload(seen, pid, workers)
+        reload(seen, master, workers)
     gevent.sleep(AFTER)
     seconds = time.monotonic() - began
     seen.ends = True
