@@ -143,6 +143,7 @@ setup(
             "opentelemetry-exporter-otlp-proto-http>=1.30",
             "prometheus-client>=0.21",
             "rich>=13",
+            "grpcio>=1.60",
             "brotli>=1.2",
             "backports.zstd>=1.0; python_version < '3.14'",
             "pypac>=0.17",

@@ -139,7 +139,7 @@ class Proxy:
         )
         self._sweeper = Sweeper()
         self._client_watch = ClientWatch()
-        self._pruning = Every(PRUNE_INTERVAL, self.pool.prune)
+        self._pruning = Every(PRUNE_INTERVAL, lambda: self._upstreams.prune())
         #: The servers that run with it right now.
         self._served: list[ServedProxy] = []
         self._without_server: ServedProxy | None = None

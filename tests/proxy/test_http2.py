@@ -1,4 +1,4 @@
-"""Clients that speak HTTP/2 with the proxy: inside of intercepted tunnels, and to the proxy itself. Upstreams are of HTTP/1.1."""
+"""Clients that speak HTTP/2 with the proxy: inside of intercepted tunnels, and to the proxy itself. Here upstreams are of HTTP/1.1."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -221,28 +221,32 @@ def test_a_websocket_of_http_2_is_an_upgrade_of_http_1_upstream(lab: Lab) -> Non
     client.wait(lambda: any(flow.kind == "websocket" and flow.ended for flow in lab.flows))
 
 
-@pytest.mark.parametrize("offered", [("h2",), ("h2", "http/1.1")])
-def test_a_client_that_speaks_http_2_alone_is_not_served(lab: Lab, offered: tuple[str, ...]) -> None:
-    """What it asks is most often gRPC, whose servers do not speak HTTP/1.1. It is relayed, or refused if there are rules."""
-    upstream = lab.serve(Origin(), tls=True)
-    proxy, port = intercepting(lab)
-    proxy.on_request().do(lambda request, ctx: Response("seen", 418))
-    sock = lab.wrap(lab.tunnel(port, f"localhost:{upstream}"), alpn=offered)
-    assert sock.selected_alpn_protocol() == "h2"
-    if len(offered) == 1:
-        sock.sendall(OPENING)
-        assert read_response(sock)[0].startswith(b"HTTP/1.1 505")
-    else:
-        client = Client(sock)
-        client.say(headers(1, ask("/", upstream)))
-        assert client.answer(1).status == "418"
-
-
 def test_http_2_can_be_turned_off(lab: Lab) -> None:
     upstream = lab.serve(Origin(), tls=True)
     proxy = lab.proxy(settings=ProxySettings(default_action="mitm"))
     port = lab.serve(proxy, settings=ServerSettings(http2=HTTP2Settings(http2="off"), http=HTTPSettings(linger=0.1)))
     assert lab.wrap(lab.tunnel(port, f"localhost:{upstream}"), alpn=("h2", "http/1.1")).selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("ruled", [True, False])
+def test_without_it_clients_of_http_2_alone_are_relayed_or_refused_if_there_are_rules(lab: Lab, tls: bool, ruled: bool) -> None:
+    upstream = lab.serve(Origin(), tls=tls)
+    proxy = lab.proxy(settings=ProxySettings(default_action="mitm"))
+    if ruled:
+        proxy.on_request().do(lambda request, ctx: Response("seen", 418))
+    port = lab.serve(proxy, settings=ServerSettings(http2=HTTP2Settings(http2="off"), http=HTTPSettings(linger=0.1)))
+    sock: Any = lab.tunnel(port, f"localhost:{upstream}")
+    if tls:
+        sock = lab.wrap(sock, alpn=("h2",))
+        assert sock.selected_alpn_protocol() == "h2"
+    if ruled:
+        sock.sendall(OPENING)
+        assert read_response(sock)[0].startswith(b"HTTP/1.1 505")
+    else:
+        client = Client(sock)
+        client.say(headers(1, ask("/a", upstream, scheme="https" if tls else "http")))
+        assert client.answer(1).body == b"/a "
 
 
 # To the proxy itself

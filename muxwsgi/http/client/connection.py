@@ -7,7 +7,7 @@ Requests are given as bytes. The caller tells whether more of the same request f
 import math
 import re
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -19,20 +19,21 @@ from muxwsgi.http.body import Body
 from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
 from muxwsgi.http.client.response_repair import normalised
 from muxwsgi.http.h1.body import ChunkedBody, CloseBody, EmptyBody, LengthBody
+from muxwsgi.http.h1.chunk_line import last_chunk
 from muxwsgi.http.h1.incoming import Incoming
 from muxwsgi.settings.http import RESPONSE_HEAD_TIMEOUT, HTTPSettings
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["BrokenResponse", "ClientConnection", "ClientSettings", "NoResponse", "OnInterim", "ResponseHead"]
+__all__ = ["BODIES", "BrokenResponse", "ClientConnection", "ClientSettings", "NoResponse", "OnInterim", "ResponseHead"]
 
 #: Called with each 1xx response but 101.
 OnInterim = Callable[[ResponseHead], None]
 
 #: Bodies of responses have no minimum rate and no limit: an event stream is silent for hours, and how long silence may last is
 #: set by `Connection.idle_timeout`.
-_BODIES = HTTPSettings(body_min_rate=0, limit_request_body=0)
+BODIES = HTTPSettings(body_min_rate=0, limit_request_body=0)
 
 #: The end of a head whose lines may end in a bare LF.
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -113,7 +114,7 @@ class ClientConnection:
         self._settings = settings
         self._accept_invalid = settings.accept_invalid
         self._incoming = Incoming(connection)
-        self._no_body = EmptyBody(self._incoming, _BODIES)
+        self._no_body = EmptyBody(self._incoming, BODIES)
         self.body: Body = self._no_body
         self.fresh = True
         self.answered = False
@@ -159,6 +160,14 @@ class ClientConnection:
         finally:
             if self._receiving and not self._sending:
                 self._set_deadline()
+
+    def send_piece(self, piece: bytes, *, chunked: bool) -> None:
+        """More of the body of a request that goes on."""
+        self.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece, more=True)
+
+    def send_end(self, trailers: Iterable[tuple[str, str]], *, chunked: bool) -> None:
+        """The end of such a body."""
+        self.send(last_chunk(trailers) if chunked else b"")
 
     # The response
 
@@ -261,13 +270,13 @@ class ClientConnection:
         if method == "HEAD" or status == 304 or status == 204:
             return self._no_body
         if head.chunked:
-            return ChunkedBody(self._incoming, _BODIES, expects_continue=False)
+            return ChunkedBody(self._incoming, BODIES, expects_continue=False)
         if head.length is None:
             head.keep_alive = False
-            return CloseBody(self._incoming, _BODIES)
+            return CloseBody(self._incoming, BODIES)
         if head.length == 0:
             return self._no_body
-        return LengthBody(self._incoming, _BODIES, expects_continue=False, length=head.length)
+        return LengthBody(self._incoming, BODIES, expects_continue=False, length=head.length)
 
     # Between and after exchanges
 

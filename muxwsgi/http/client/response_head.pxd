@@ -4,7 +4,7 @@ import cython
 
 
 cdef class ResponseHead:
-    cdef public object status, reason, minor, fields, length, chunked, keep_alive
+    cdef public object status, reason, minor, fields, length, chunked, keep_alive, version
 
 
 @cython.locals(fields=list, special=list, block=str, text=str, field=tuple)

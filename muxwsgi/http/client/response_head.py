@@ -49,6 +49,7 @@ class ResponseHead:
     status      100 to 999
     reason      the phrase as sent, latin-1; "" without one
     minor       of the version: HTTP/1.`minor`
+    version     the version: "HTTP/1.0", "HTTP/1.1" or "HTTP/2"
     fields      (name, value) as sent, latin-1, in order, repeated ones kept; values without the white space around them
     length      the Content-Length, None without. A response to HEAD and a 304 may have one, but no body
     chunked     whether Transfer-Encoding is chunked
@@ -56,11 +57,20 @@ class ResponseHead:
                 and after 101 and 2xx to CONNECT
     """
 
-    __slots__ = ("chunked", "fields", "keep_alive", "length", "minor", "reason", "status")
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "minor", "reason", "status", "version")
 
     def __init__(
-        self, status: int, reason: str, minor: int, fields: list[tuple[str, str]], length: int | None, chunked: bool, keep_alive: bool
+        self,
+        status: int,
+        reason: str,
+        minor: int,
+        fields: list[tuple[str, str]],
+        length: int | None,
+        chunked: bool,
+        keep_alive: bool,
+        version: str = "",
     ) -> None:
+        self.version = version or ("HTTP/1.1" if minor else "HTTP/1.0")
         self.status = status
         self.reason = reason
         self.minor = minor

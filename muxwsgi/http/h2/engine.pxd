@@ -18,11 +18,10 @@ cdef int DATA, HEADERS, PRIORITY_FRAME, RST_STREAM, SETTINGS, PUSH_PROMISE, PING
 cdef int END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED, LENGTH
 cdef long long FRAME_AT_MOST, WINDOW_AT_MOST, BLOCK_AT_MOST
 cdef int CONTINUATIONS_AT_MOST, CLOSED_AT_MOST, PRIORITIES_AT_MOST, SMALL_AT_MOST
-cdef int _BOTH_ENDED, _RESET_BY_US, _RESET_BY_PEER
+cdef int _BOTH_ENDED, _RESET_BY_US
 cdef bytes PREFACE
 
 
-@cython.final
 cdef class Engine:
     cdef readonly Sender sender
     cdef readonly Budget budget
@@ -30,7 +29,8 @@ cdef class Engine:
     cdef readonly int running
     cdef readonly long long last
     cdef readonly object fault
-    cdef readonly bint draining, refusing, peer_leaves, in_block, gone_heard
+    cdef readonly bint draining, refusing, peer_connects, peer_leaves, in_block, gone_heard
+    cdef readonly long long peer_last, peer_streams
     cdef public bint opened
     cdef readonly int pings
     cdef object _reader, _http
@@ -42,7 +42,7 @@ cdef class Engine:
     cdef Decoder _decoder
     cdef bytes _buffer
     cdef list _ready, _block
-    cdef bint _greeted, _settled
+    cdef bint _greeted, _opens, _settled
     cdef dict _closed, _priorities
 
     @cython.locals(at=Py_ssize_t, ready=list)

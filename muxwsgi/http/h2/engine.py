@@ -74,7 +74,7 @@ from muxwsgi.http.h2.stream import Stream
 from muxwsgi.http.h2.windows import Windows
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
 
-__all__ = ["Engine"]
+__all__ = ["RESET_BY_PEER", "Engine"]
 
 #: Bytes of one field block as it is sent. Larger ones end the connection; smaller ones that are above `limit_request_head` get a 431.
 BLOCK_AT_MOST = 1 << 18
@@ -84,11 +84,14 @@ CONTINUATIONS_AT_MOST = 16
 CLOSED_AT_MOST = 256
 PRIORITIES_AT_MOST = 32
 
+#: Streams that a client opens before it knows the server's limit. Servers should not have a lower one (RFC 9113 section 6.5.2).
+STREAMS_BEFORE_SETTINGS = 100
+
 #: A WINDOW_UPDATE or a DATA frame of fewer bytes than this brings little forward.
 SMALL_AT_MOST = 1024
 
 #: How a stream was closed.
-_BOTH_ENDED, _RESET_BY_US, _RESET_BY_PEER = 0, 1, 2
+_BOTH_ENDED, _RESET_BY_US, RESET_BY_PEER = 0, 1, 2
 
 #: The payloads of our PINGs: one asks whether the peer is alive, the other whether it has read GOAWAY.
 PING_ALIVE = b"muxwsgi?"
@@ -107,6 +110,8 @@ class Engine:
     peer_leaves the peer has sent GOAWAY
     in_block    a field block is incomplete
     opened      a window of the peer has opened since the greenlets that wait for one were last looked at
+    peer_last   the last stream that its GOAWAY names
+    peer_streams, peer_connects     its limit of streams, and whether it takes extended CONNECTs, as its SETTINGS say
     pings       PINGs of ours that are not answered; `gone_heard`: the one behind GOAWAY is
     """
 
@@ -121,6 +126,7 @@ class Engine:
         "_greeted",
         "_http",
         "_limit",
+        "_opens",
         "_priorities",
         "_reader",
         "_ready",
@@ -134,7 +140,10 @@ class Engine:
         "in_block",
         "last",
         "opened",
+        "peer_connects",
+        "peer_last",
         "peer_leaves",
+        "peer_streams",
         "pings",
         "refusing",
         "running",
@@ -142,8 +151,11 @@ class Engine:
         "streams",
     )
 
-    def __init__(self, sender: Sender, reader: Reader, shared: dict[str, Any], http: HTTPSettings, settings: HTTP2Settings) -> None:
-        """`reader` is given to the bodies. `shared` is the part of the environ that all requests have."""
+    def __init__(
+        self, sender: Sender, reader: Reader, shared: dict[str, Any], http: HTTPSettings, settings: HTTP2Settings, opens: bool = False
+    ) -> None:
+        """`reader` is given to the bodies. `shared` is the part of the environ that all requests have. `opens`: this is the client, which
+        opens the streams."""
         self.sender = sender
         self._reader: Any = reader
         self._http = http
@@ -164,7 +176,11 @@ class Engine:
         self.gone_heard = False
         self._buffer = b""
         self._ready: list[Stream] = []
-        self._greeted = False
+        self._greeted = opens
+        self._opens = opens
+        self.peer_last = WINDOW_AT_MOST
+        self.peer_streams = STREAMS_BEFORE_SETTINGS
+        self.peer_connects = False
         self._settled = False
         self._block: list[bytes] = []
         self._block_stream = 0
@@ -172,7 +188,12 @@ class Engine:
         self._block_size = 0
         self._closed: dict[int, int] = {}
         self._priorities: dict[int, str] = {}
-        ours = ((3, self._limit), (4, settings.http2_initial_window_size), (6, http.limit_request_head), (8, 1), (9, 1))
+        ours = [(4, settings.http2_initial_window_size), (6, http.limit_request_head)]
+        if opens:
+            sender.preface()
+            ours = [(2, 0), *ours]  # no server push
+        else:
+            ours = [(3, self._limit), *ours, (8, 1), (9, 1)]
         sender.control(SETTINGS, 0, 0, b"".join([setting(identifier, value) for identifier, value in ours]))
         self._windows = Windows(sender, self._limit, settings.http2_initial_window_size)
 
@@ -268,8 +289,9 @@ class Engine:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "GOAWAY has fewer than 8 bytes")
             self.budget.spend(SMALL, "GOAWAY")
             self.peer_leaves = True
+            self.peer_last = min(self.peer_last, int.from_bytes(whole[start : start + 4], "big") & WINDOW_AT_MOST)
         elif kind == PUSH_PROMISE:
-            raise ConnectionFault(PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+            raise ConnectionFault(PROTOCOL_ERROR, "PUSH_PROMISE, which nobody may send here")
         else:  # frames of unknown types are ignored (section 4.1)
             self.budget.spend(SMALL, "frames of unknown types")
 
@@ -304,8 +326,8 @@ class Engine:
                     raise ConnectionFault(STREAM_CLOSED, "HEADERS on a closed stream")
             elif stream.ended:
                 raise ConnectionFault(STREAM_CLOSED, "HEADERS on a stream that the peer has ended")
-        elif not number & 1:
-            raise ConnectionFault(PROTOCOL_ERROR, "a client's stream has an even number")
+        elif not number & 1 or self._opens:
+            raise ConnectionFault(PROTOCOL_ERROR, "a stream that the peer cannot open")
         self._block_flags = flags | (PRIORITIZED << 8 if depends_on_itself else 0)
         if flags & END_HEADERS:
             self._end_block(number, whole[start:end])
@@ -534,6 +556,10 @@ class Engine:
             elif identifier == 2:  # ENABLE_PUSH
                 if value > 1:
                     raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+            elif identifier == 3:  # MAX_CONCURRENT_STREAMS
+                self.peer_streams = value
+            elif identifier == 8:  # ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3)
+                self.peer_connects = value == 1
             elif identifier == 4:  # INITIAL_WINDOW_SIZE
                 if value > WINDOW_AT_MOST:
                     raise ConnectionFault(FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
@@ -595,8 +621,8 @@ class Engine:
             self.budget.spend(SMALL, "RST_STREAM on closed streams")
             return
         stream.code = code
-        self._fail(stream, f"the client has cancelled the request (error code {code})")
-        self._close(stream, _RESET_BY_PEER)
+        self._fail(stream, f"the peer has reset the stream (error code {code})")
+        self._close(stream, RESET_BY_PEER)
         self.budget.spend(RESET, "RST_STREAM")
 
     def _stream_fault(self, number: int, code: int) -> None:

@@ -14,6 +14,7 @@ from muxwsgi.http.h2.frames import (
     END_STREAM,
     FRAME_AT_MOST,
     HEADERS,
+    PREFACE,
     WINDOW_WITHOUT_SETTINGS,
     data_head,
     frame,
@@ -128,6 +129,11 @@ class Sender:
         if len(out) == 1 and type(out[0]) is bytes:
             return out[0]
         return b"".join(out)
+
+    def preface(self) -> None:
+        """What a client sends first."""
+        self._out.append(PREFACE)
+        self.size += len(PREFACE)
 
     def control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """A frame that is not part of a response."""

@@ -38,7 +38,7 @@ cdef class StreamTransport:
     cdef Engine _engine
     cdef Stream _stream
     cdef Writing _writing
-    cdef object _turn
+    cdef object _closed, _turn
     cdef bytes _head
     cdef bint _ended, _unread
 

@@ -115,9 +115,10 @@ class StreamLifeline(Lifeline):
 class StreamTransport:
     """One stream, from the head of its response on."""
 
-    __slots__ = ("_body", "_ended", "_engine", "_head", "_stream", "_turn", "_unread", "_writing", "lifeline")
+    __slots__ = ("_body", "_closed", "_ended", "_engine", "_head", "_stream", "_turn", "_unread", "_writing", "lifeline")
 
-    def __init__(self, writing: Writing, engine: Engine, stream: Stream) -> None:
+    def __init__(self, writing: Writing, engine: Engine, stream: Stream, closed: "Callable[[], None] | None" = None) -> None:
+        """`closed` is for the client's side, which has sent the head: it is called at the end."""
         body = stream.body
         assert body is not None  # each CONNECT has one
         self._body: StreamBody = body
@@ -128,7 +129,8 @@ class StreamTransport:
         stream.writer = Ready()
         self.lifeline: Lifeline = StreamLifeline(body.readiness(), stream.writer, stream)
         self._turn = WriteTurn(self.lifeline)
-        self._head: bytes | None = b""  # the beginning of the response's head; None behind the head
+        self._closed = closed
+        self._head: bytes | None = b"" if closed is None else None  # the beginning of the response's head; None behind the head
         self._ended = False  # our direction
         self._unread = False  # what still comes is not read: see `shutdown`
 
@@ -226,7 +228,7 @@ class StreamTransport:
         """END_STREAM, behind all that was written."""
         stream = self._stream
         self._ended = True
-        if stream.code >= 0:
+        if stream.code >= 0 or stream.finished:
             return
         if self._head is not None:
             self._reset("no response")
@@ -237,7 +239,7 @@ class StreamTransport:
 
     def _reset(self, reason: str) -> None:
         # A TCP connection that fails is CONNECT_ERROR to a CONNECT, and CANCEL to an extended one (RFC 8441 section 4).
-        self._engine.reset(self._stream, CANCEL if self._stream.protocol else CONNECT_ERROR, reason)
+        self._engine.reset(self._stream, CONNECT_ERROR if self._stream.protocol == "" else CANCEL, reason)
         self._writing.note_output()
 
     def close(self) -> None:
@@ -248,6 +250,8 @@ class StreamTransport:
             self._reset("the application has ended the stream before it was complete")
         elif not self._ended:
             self._end()
+        if self._closed is not None:
+            self._closed()
 
     def socket(self) -> Any:
         return None

@@ -75,7 +75,7 @@ class HTTPDoor:
         if tunnel is not None:
             assert tunnel.destination is not None
             ctx = Context(connection, tunnel.door, tunnel.destination, tunnel)
-            return self._exchanges.serve(environ, start_response, ctx, Endpoint(*tunnel.destination, _for_http_1(tunnel.layers)))
+            return self._exchanges.serve(environ, start_response, ctx, _in_tunnel(environ, tunnel))
 
         # 2. Outside, the target has the destination. A target without a host is a request to the proxy itself.
         if environ["SERVER_PROTOCOL"] == "HTTP/2.0":
@@ -141,11 +141,14 @@ class HTTPDoor:
         return ()
 
 
-def _for_http_1(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers of TLS to an upstream for a request, which is of HTTP/1.1 there, also if the client has agreed on HTTP/2."""
-    if layers and layers[-1].alpn == ("h2",):
-        return (*layers[:-1], Layer(layers[-1].server_name, ("http/1.1",)))
-    return layers
+def _in_tunnel(environ: Environ, tunnel: Context) -> Endpoint:
+    """The endpoint of a request in a tunnel. A client that speaks HTTP/2 in clear knows that its server does, as one that offers nothing
+    else in TLS."""
+    assert tunnel.destination is not None
+    endpoint = Endpoint(*tunnel.destination, tunnel.layers)
+    if not tunnel.layers:
+        endpoint.speaks_http2 = environ["SERVER_PROTOCOL"] == "HTTP/2.0"
+    return endpoint
 
 
 def _join_cookies(environ: Environ) -> None:

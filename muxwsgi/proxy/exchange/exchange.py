@@ -100,7 +100,7 @@ class Exchanges:
                 if rules.has_response_rules and rules.may_read(request, ctx):
                     limit_accept_encoding(request.headers)
                 if request.redirected:
-                    endpoint = _redirected(request)
+                    endpoint = _redirected(request, endpoint)
 
             # 2. The upstream.
             plan, incoming = self._plan(environ, request, endpoint, ctx)
@@ -422,9 +422,12 @@ def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
     return "upgrade" in options and any(name.lower() == "upgrade" and passable_upgrades(value) for name, value in fields)
 
 
-def _redirected(request: Request) -> Endpoint:
+def _redirected(request: Request, before: Endpoint) -> Endpoint:
     host, port = request.destination
-    return Endpoint(host, port, (Layer(host, ("http/1.1",)),) if request.scheme == "https" else ())
+    alpn = "h2" if before.speaks_http2 else "http/1.1"
+    endpoint = Endpoint(host, port, (Layer(host, (alpn,)),) if request.scheme == "https" else ())
+    endpoint.speaks_http2 = before.speaks_http2
+    return endpoint
 
 
 def _run(app: Any, environ: Environ) -> werkzeug.wrappers.Response | None:

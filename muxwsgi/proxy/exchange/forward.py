@@ -7,8 +7,10 @@ response was read to the end, so another exchange never gets bytes of this one.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, NoResponse, ResponseHead
+from muxwsgi.http.client.connection import BrokenResponse, NoResponse, ResponseHead
+from muxwsgi.http.client.h2_exchange import StreamExchange
 from muxwsgi.http.environ import has_chunks
+from muxwsgi.http.h2.field import OF_CONNECTIONS
 from muxwsgi.http.upstream_span import KEY as UPSTREAM_SPAN
 from muxwsgi.http.upstream_span import UpstreamSpan
 from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch, Waiting
@@ -17,7 +19,7 @@ from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.endpoint import Endpoint
-from muxwsgi.proxy.upstream.upstreams import Upstreams
+from muxwsgi.proxy.upstream.upstreams import Client, Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.records.flow import Head
 
@@ -131,7 +133,7 @@ class Forwarder:
                 plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
 
         # 1. The request head, and a small body.
-        plan.chunked = incoming.chunked
+        plan.chunked = incoming.chunked and not endpoint.speaks_http2
         plan.length = incoming.length
         try:
             head, fields = plan.head()
@@ -140,14 +142,17 @@ class Forwarder:
         first = b""
         streamed = not incoming.fits_with_head
         if flow is not None:
-            flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
+            if endpoint.speaks_http2:
+                flow.request = Head((plan.method, url, "HTTP/2"), [field for field in fields if field[0].lower() not in OF_CONNECTIONS])
+            else:
+                flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
         if not streamed:
             first = b"".join(incoming.pieces)
             if incoming.length is not None and len(first) != incoming.length:
                 raise ValueError(f"a rule's request body has {len(first)} bytes, and its Content-Length says {incoming.length}")
             if flow is not None:
                 flow.from_client.add(first)
-            if incoming.chunked:
+            if incoming.chunked and not endpoint.speaks_http2:
                 first = chunked(first, incoming.trailers)
 
         if any(map(_authenticates_connection, fields)):
@@ -161,7 +166,12 @@ class Forwarder:
             client = self._upstreams.take(endpoint, ctx, via, pooled=pooled)
             kept = not client.fresh
             try:
-                answer, upload = self._ask(client, plan, head + first if first else head, incoming, streamed, ctx)
+                if isinstance(client, StreamExchange):
+                    self._begin(client, plan, fields, first, incoming, streamed, endpoint)
+                    data = first
+                else:
+                    data = head + first if first else head
+                answer, upload = self._ask(client, plan, data, incoming, streamed, ctx)
                 if answer.status == 101:
                     _check_switch(plan, upload)
                 break
@@ -170,7 +180,8 @@ class Forwarder:
                 self._client_watch.waiting.pop(ctx, None)
                 if not isinstance(error, OSError) or isinstance(error, ClientGone):
                     raise
-                if kept and may_retry and not client.answered and not isinstance(error, TimeoutError):
+                refused = not streamed and isinstance(client, StreamExchange) and client.refused
+                if pooled and ((kept and may_retry and not client.answered and not isinstance(error, TimeoutError)) or refused):
                     pooled = False
                     if span is not None:
                         span.resent()
@@ -181,9 +192,9 @@ class Forwarder:
         if flow is not None:
             flow.first_byte = flow.now()
             flow.answered_by = "upstream"
-            flow.response = Head((f"HTTP/1.{answer.minor}", str(answer.status), answer.reason), answer.fields)
+            flow.response = Head((answer.version, str(answer.status), answer.reason), answer.fields)
         if span is not None:
-            span.answered(answer.status, f"1.{answer.minor}")
+            span.answered(answer.status, answer.version[5:])
         body = ResponseBody(
             client,
             upload,
@@ -197,14 +208,19 @@ class Forwarder:
         return Outcome(answer, fields, body)
 
     def _ask(
-        self, client: ClientConnection, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
+        self, client: Client, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
         """Send the request and read the head of the response. `ClientWatch` watches the client from the start."""
         upload: Upload | None = None
         self._client_watch.waiting[ctx] = Waiting(client.connection, incoming.environ["muxwsgi.response"])
         try:
             try:
-                client.send(data, more=streamed)
+                if not isinstance(client, StreamExchange):
+                    client.send(data, more=streamed)
+                elif not streamed and client.has_body:
+                    if data:
+                        client.send_piece(data, chunked=False)
+                    client.send_end(incoming.trailers.items(), chunked=False)
             except ConnectionError:
                 pass  # the server may have responded and closed before it had the whole request, so its response is read first
             if ctx.flow is not None:
@@ -220,6 +236,21 @@ class Forwarder:
             if upload is not None:
                 upload.stop()
             raise
+
+    def _begin(
+        self,
+        client: StreamExchange,
+        plan: RequestPlan,
+        fields: Fields,
+        first: bytes,
+        incoming: Incoming,
+        streamed: bool,
+        endpoint: Endpoint,
+    ) -> None:
+        """Open the stream of a request in HTTP/2, with its head."""
+        ends = not streamed and not first and not incoming.trailers
+        client.open(plan.method, endpoint.scheme, endpoint.authority, plan.target, fields, ends=ends)
+        client.connection.idle_timeout = self._settings.upstream_idle_timeout
 
     def _pass_interim(self, incoming: Incoming, upload: Upload | None) -> Callable[[ResponseHead], None]:
         """Handles a 1xx: a 100 starts the upload, any other is sent on to the client."""

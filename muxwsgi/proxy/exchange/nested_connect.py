@@ -10,7 +10,7 @@ from muxwsgi.http.client.connection import BrokenResponse, ClientConnection, Cli
 from muxwsgi.proxy.exchange.fields import RequestPlan, end_to_end
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.rules.message import Response
-from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.endpoint import Endpoint, for_http_1
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class NestedConnect:
         assert tunnel.destination is not None  # every tunnel has one
         self._upstreams = upstreams
         self._tunnel = tunnel
-        self._proxy = Endpoint(*tunnel.destination, tunnel.layers)
+        self._proxy = Endpoint(*tunnel.destination, for_http_1(tunnel.layers))
         self._fields = list(fields)
         self._timeout = timeout
 

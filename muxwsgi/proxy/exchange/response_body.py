@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.errors import Expired, ResponseAborted
 from muxwsgi.http.body import BrokenBody
-from muxwsgi.http.client.connection import ClientConnection
 from muxwsgi.http.upstream_span import UpstreamSpan
 from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields
@@ -13,6 +12,7 @@ from muxwsgi.proxy.exchange.upload import Upload
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.context import Context
+    from muxwsgi.proxy.upstream.upstreams import Client
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["ResponseBody"]
@@ -27,7 +27,7 @@ class ResponseBody:
 
     def __init__(
         self,
-        client: ClientConnection,
+        client: "Client",
         upload: Upload | None,
         ctx: "Context",
         client_watch: ClientWatch,

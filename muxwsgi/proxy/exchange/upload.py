@@ -14,7 +14,7 @@ from muxwsgi.errors import Cut, PeerError
 from muxwsgi.http.h1.chunk_line import last_chunk
 
 if TYPE_CHECKING:
-    from muxwsgi.http.client.connection import ClientConnection
+    from muxwsgi.proxy.upstream.upstreams import Client
     from muxwsgi.records.flow import Flow
 
 __all__ = ["Upload", "chunked", "pieces_of"]
@@ -41,7 +41,7 @@ class Upload:
     __slots__ = ("_client", "_flow", "_greenlet", "_left", "_pieces", "_trailers", "begun", "complete")
 
     def __init__(
-        self, pieces: Iterable[bytes], trailers: Mapping[str, str], client: "ClientConnection", length: int | None, flow: "Flow | None"
+        self, pieces: Iterable[bytes], trailers: Mapping[str, str], client: "Client", length: int | None, flow: "Flow | None"
     ) -> None:
         """`trailers` is filled once `pieces` are exhausted. `length` is the Content-Length of the request, None for chunks."""
         self._pieces = pieces
@@ -102,7 +102,8 @@ class Upload:
                 self._flow.from_client.add(piece)
 
     def _send(self, piece: bytes) -> None:
+        chunked = self._left is None
         if piece:
-            self._client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._left is None else piece, more=True)
+            self._client.send_piece(piece, chunked=chunked)
         else:
-            self._client.send(last_chunk(self._trailers.items()) if self._left is None else b"")
+            self._client.send_end(self._trailers.items() if chunked else (), chunked=chunked)

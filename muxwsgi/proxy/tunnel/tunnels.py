@@ -29,7 +29,7 @@ from muxwsgi.mux.route import FIRST, LAST, Route
 from muxwsgi.names import address_text, comparable, split_host_port
 from muxwsgi.protocols.http1 import FirstLine, http_last, http_route, nearly_http
 from muxwsgi.protocols.http2 import PROTOCOL as HTTP2_PROTOCOL
-from muxwsgi.protocols.http2 import http2_preface
+from muxwsgi.protocols.http2 import http2_preface, http2_route
 from muxwsgi.protocols.tls import nearly_tls, tls
 from muxwsgi.proxy.certificates.leaf_context import LeafContext
 from muxwsgi.proxy.certificates.leaves import MintingFailed
@@ -95,7 +95,7 @@ class Tunnels:
         self.mux = Mux(
             [
                 first,
-                *(() if http2 is None else (Route("http2", never, http2, alpn=ALPN_HTTP2, is_stream=False),)),
+                *(() if http2 is None else (http2_route(http2),)),
                 http_route(engine),
                 *hijackers,
                 # Last, because the matcher of a hijacker knows its protocol better.
@@ -156,12 +156,12 @@ class Tunnels:
             connection.settle()
         return self._upstreams.early_connection(ctx)
 
-    def _look_after(self, connection: "Connection", go_on: "Callable[[Connection], None]") -> None:
-        """Call the action's `after` with the connection inside a layer of TLS. Continue with `go_on` if it returns `CONTINUE`."""
+    def _look_after(self, connection: "Connection") -> None:
+        """Call the action's `after` with the connection inside a layer of TLS. Continue if it returns `CONTINUE`."""
         action = connection.tunnel.action
         after = action.after if isinstance(action, Mitm) else None
         if after is None or after(connection, connection.tunnel) is CONTINUE:
-            go_on(connection)
+            self._ask(connection)
 
     # TLS
 
@@ -228,14 +228,15 @@ class Tunnels:
         inside.deadline = math.inf
         ctx.connection = inside
         agreed = inside.tls
-        ctx.layers = (*ctx.layers, Layer(name, (agreed.alpn,) if agreed is not None and agreed.alpn else ()))
+        protocol = agreed.alpn if agreed is not None else None
+        if protocol in ALPN_HTTP2 and not probed:
+            protocol = "http/1.1"  # what the server speaks is not known, and requests are translated
+        ctx.layers = (*ctx.layers, Layer(name, (protocol,) if protocol else ()))
         if agreed is not None:
             inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
 
-        # 5. The same detection on the decrypted bytes. A client that offers HTTP/2 alone needs a server of HTTP/2, most often of gRPC, and
-        # requests to upstreams are of HTTP/1.1.
-        alone = probed and agreed is not None and agreed.alpn in ALPN_HTTP2
-        self._look_after(inside, self._refuse_or_relay if alone else self._ask)
+        # 5. The same detection on the decrypted bytes.
+        self._look_after(inside)
 
     def _server_side(self, ctx: Context) -> "ServerSide":
         """TLS for a hijacker's STARTTLS, with a leaf for the tunnel's host. Raises `OperatorError` without a CA."""
@@ -275,8 +276,7 @@ class Tunnels:
         return nearly_http(data) if self._requests_are_judged else Match.NO
 
     def _refuse_or_relay(self, connection: "Connection") -> None:
-        """HTTP/2 of a client that does not offer HTTP/1.1 beside it. It is relayed, so rules see no requests: if there are any for HTTP, it
-        is refused."""
+        """HTTP/2 that is not served (`--http2 off`). It is relayed, so rules see no requests: if there are any for HTTP, it is refused."""
         if self._requests_are_judged:
             self._engine(connection)  # 505
         else:

@@ -8,7 +8,7 @@ from muxwsgi.proxy.context import Layer
 if TYPE_CHECKING:
     from muxwsgi.dial.upstream_proxy import UpstreamProxy
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "for_http_1"]
 
 
 class Endpoint:
@@ -16,16 +16,18 @@ class Endpoint:
 
     host, port      the address to connect to
     layers          the layers of TLS, the outermost first; empty for a plain stream
+    speaks_http2    whether requests are of HTTP/2, since the client knows that the server speaks it
     is_proxy        whether the client uses it as a proxy, with targets in absolute form. Their hosts are not checked here
     """
 
-    __slots__ = ("host", "is_proxy", "layers", "port")
+    __slots__ = ("host", "is_proxy", "layers", "port", "speaks_http2")
 
     def __init__(self, host: str, port: int, layers: tuple[Layer, ...] = ()) -> None:
         self.host = host
         self.port = port
         self.layers = layers
         self.is_proxy = False
+        self.speaks_http2 = bool(layers) and layers[-1].alpn == ("h2",)
 
     @property
     def scheme(self) -> str:
@@ -40,3 +42,10 @@ class Endpoint:
     def authority(self) -> str:
         """host:port, an IPv6 address in brackets."""
         return join_host_port(self.host, self.port)
+
+
+def for_http_1(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """`layers` for requests of HTTP/1.1, also if the client has agreed on HTTP/2."""
+    if layers and layers[-1].alpn == ("h2",):
+        return (*layers[:-1], Layer(layers[-1].server_name, ("http/1.1",)))
+    return layers

@@ -4,14 +4,19 @@ It translates the errors of a dial to the proxy's `Fault`.
 """
 
 import logging
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from gevent.lock import Semaphore
+
 from muxwsgi.dial.dialer import Dialer
 from muxwsgi.dial.errors import DialError
 from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
-from muxwsgi.http.client.connection import ClientConnection, ClientSettings
+from muxwsgi.http.client.connection import BODIES, ClientConnection, ClientSettings
+from muxwsgi.http.client.h2_exchange import StreamExchange
+from muxwsgi.http.client.h2_session import ClientSession
 from muxwsgi.http.client.pool import Pool
 from muxwsgi.names import address_text
 from muxwsgi.proxy.context import Context, Layer
@@ -20,13 +25,17 @@ from muxwsgi.proxy.upstream.early_stream import EarlyStream
 from muxwsgi.proxy.upstream.endpoint import Endpoint
 from muxwsgi.proxy.upstream.tls import UpstreamTLS
 from muxwsgi.proxy.via import Via
+from muxwsgi.settings import HTTP2Settings
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from muxwsgi.proxy.settings import ProxySettings
 
-__all__ = ["Upstreams"]
+__all__ = ["Client", "Upstreams"]
+
+#: What one exchange is on.
+Client = ClientConnection | StreamExchange
 
 log = logging.getLogger("muxwsgi.proxy")
 
@@ -47,6 +56,11 @@ class Upstreams:
         self._client_settings = ClientSettings(
             response_head_timeout=settings.response_head_timeout, accept_invalid=settings.accept_invalid_http_response
         )
+        limits = self._client_settings
+        self._bodies = replace(BODIES, limit_request_head=limits.limit_response_head, limit_request_fields=limits.limit_response_fields)
+        self._http2 = HTTP2Settings()
+        self._sessions: dict[tuple[object, ...], list[ClientSession]] = {}
+        self._dialling: dict[tuple[object, ...], Semaphore] = {}
         self._early: dict[Context, EarlyStream] = {}
         self._bound: WeakSet[Connection] | None = None  # made for the first one, because most proxies never need it
 
@@ -62,10 +76,12 @@ class Upstreams:
         except DialError as error:
             raise Fault.of_dial(error) from error
 
-    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> ClientConnection:
-        """A connection for the exclusive use of one exchange, until it is given back. Raises `Fault`."""
+    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> Client:
+        """A connection, or a stream of HTTP/2, for the exclusive use of one exchange, until it is given back. Raises `Fault`."""
         if ctx.flow is not None:
             ctx.flow.dialling = ctx.flow.now()
+        if endpoint.speaks_http2:
+            return StreamExchange(self._session(endpoint, ctx, via, pooled), self._client_settings, alone=ctx.dial is not None)
         if ctx.dial is None and pooled:
             kept = self._kept(endpoint, via, ctx)
             if kept is not None:
@@ -105,9 +121,62 @@ class Upstreams:
             return None
         return kept
 
-    def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: ClientConnection) -> None:
-        """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
+    def _session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, pooled: bool) -> ClientSession:
+        """A connection of HTTP/2 on which a stream can be opened."""
+        key = self._key(endpoint, via, ctx)
         if ctx.dial is not None:
+            return self._new_session(endpoint, ctx, via)
+        dialling = self._dialling.setdefault(key, Semaphore(1))  # those that come at the same time share what the first one makes
+        try:
+            with dialling:
+                for session in self._sessions.get(key, ()):
+                    if pooled and session.room > 0 and self._may_reuse(session.connection, ctx, via):
+                        self._pool.reused += 1
+                        if self._early:
+                            self.drop_early(self._owner(ctx))
+                        if ctx.flow is not None:
+                            ctx.flow.reused = True
+                            ctx.flow.address = address_text(session.connection.client)
+                        return session
+                session = self._new_session(endpoint, ctx, via)
+                self._sessions.setdefault(key, []).append(session)
+                return session
+        finally:
+            if dialling.counter and not dialling.linkcount():
+                self._dialling.pop(key, None)
+
+    def _new_session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> ClientSession:
+        self._pool.opened += 1
+        connection = self._stream(endpoint, ctx, via, quiet=True)
+        if endpoint.layers and (connection.tls is None or connection.tls.alpn != "h2"):
+            connection.finish()
+            raise Fault(Phase.TLS, f"{endpoint.authority}: the server does not agree on HTTP/2")
+        return ClientSession(connection, self._bodies, self._http2)
+
+    def _may_reuse(self, connection: Connection, ctx: Context, via: UpstreamProxy) -> bool:
+        try:
+            self._dialer.check_reuse(connection, ctx.client, via)
+        except DialError:
+            return False
+        return True
+
+    def prune(self) -> None:
+        """Close connections that have rested too long. Call it every few seconds."""
+        self._pool.prune()
+        oldest = monotonic() - self._settings.idle_timeout
+        for key, sessions in list(self._sessions.items()):
+            for session in list(sessions):
+                if session.over or (not session.exchanges and session.idle_since <= oldest):
+                    sessions.remove(session)
+                    session.close()
+            if not sessions:
+                self._sessions.pop(key, None)
+
+    def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: Client) -> None:
+        """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
+        if isinstance(client, StreamExchange):
+            client.finish()
+        elif ctx.dial is not None:
             client.close()
         else:
             self._pool.put(self._key(endpoint, via, ctx), client)
@@ -159,6 +228,10 @@ class Upstreams:
     def close(self) -> None:
         """Close the kept connections."""
         self._pool.close()
+        for sessions in list(self._sessions.values()):
+            for session in sessions:
+                session.close()
+        self._sessions.clear()
 
     def bind(self, ctx: Context) -> None:
         """Bind upstream connections to the client connection of `ctx`, which authenticates connections and not requests (NTLM, Negotiate:

@@ -1,8 +1,6 @@
 """nginx behind the proxy: what a server of files says beside 200, and HTTP/2."""
 
 import re
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.clients.conftest import StartProxy
-from tests.proxy.clients.proxy_process import PATIENCE, ProxyProcess, Trust, curl, environment
+from tests.proxy.clients.proxy_process import ProxyProcess, Trust, curl
 from tests.proxy.clients.services import Nginx
 
 PAGE = "<html>" + "<p>the same again</p>\n" * 5000 + "</html>"
@@ -73,37 +71,13 @@ def test_a_download_goes_on_where_it_was_broken_off(proxy: ProxyProcess, nginx: 
 
 
 def test_who_may_have_either_version_of_http_gets_the_one_that_is_looked_into(proxy: ProxyProcess, nginx: Nginx) -> None:
-    assert ask(proxy, nginx, "https", "page.html", "--http2", "-o", "/dev/null", "-w", "%{http_version}").stdout == "1.1"
+    assert ask(proxy, nginx, "https", "page.html", "--http2", "-o", "/dev/null", "-w", "%{http_version}").stdout == "2"
+    assert proxy.flows.first(lambda flow: flow["kind"] == "http")["response"]["version"] == "HTTP/1.1"
 
 
-def test_who_speaks_http_2_alone_is_relayed(proxy: ProxyProcess, nginx: Nginx) -> None:
+def test_who_speaks_http_2_alone_gets_it_from_the_server_too(proxy: ProxyProcess, nginx: Nginx) -> None:
     url = f"http://localhost:{nginx.http2_port}/page.html"
     done = curl(proxy.url, "--proxytunnel", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_version} %{size_download}", url)
     assert done.stdout == f"2 {len(PAGE)}", done.stderr
     flow = proxy.flows.first(lambda flow: flow["destination"] == f"localhost:{nginx.http2_port}")
-    assert flow["kind"] == "raw"
-
-
-def test_who_speaks_http_2_alone_in_tls_is_relayed_in_tls_again(proxy: ProxyProcess, nginx: Nginx) -> None:
-    # curl offers HTTP/1.1 too: it is openssl that insists. The preface and an empty SETTINGS frame, and the server answers with its own.
-    said = ("openssl", "s_client", "-proxy", proxy.address, "-connect", f"localhost:{nginx.tls_port}", "-servername", "localhost", "-alpn", "h2")
-    process = subprocess.Popen(
-        [*said, "-CAfile", str(proxy.trust.ca), "-verify_return_error", "-quiet"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    overdue = threading.Timer(PATIENCE, process.kill)
-    overdue.start()
-    try:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
-        process.stdin.flush()
-        assert process.stdout.read(5)[3:4] == b"\x04"  # SETTINGS
-    finally:
-        overdue.cancel()
-        process.kill()
-        process.communicate()
-    flow = proxy.flows.first(lambda flow: flow["kind"] == "raw" and flow["destination"] == f"localhost:{nginx.tls_port}")
-    assert flow["client_tls"]["alpn"] == flow["upstream_tls"]["alpn"] == "h2"
+    assert (flow["kind"], flow["response"]["version"]) == ("http", "HTTP/2")

@@ -1,0 +1,219 @@
+"""`StreamExchange`: one exchange on an upstream connection of HTTP/2. It has the methods that an exchange on a `ClientConnection` has."""
+
+import errno
+import math
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+
+from muxwsgi.http.body import Body
+from muxwsgi.http.client.connection import BODIES, BrokenResponse, ClientSettings, OnInterim
+from muxwsgi.http.client.h2_session import ClientSession
+from muxwsgi.http.client.response_head import ResponseHead
+from muxwsgi.http.h2.body import NoBody
+from muxwsgi.http.h2.encoder import Pair
+from muxwsgi.http.h2.field import OF_CONNECTIONS
+from muxwsgi.http.h2.stream import Stream
+from muxwsgi.http.h2.takeover import StreamTransport
+from muxwsgi.http.websocket.handshake import accept_of
+from muxwsgi.wire.connection import Connection
+
+__all__ = ["StreamExchange"]
+
+#: Fields of a request of HTTP/1.1 that are pseudo-fields here, or that only a connection has.
+_NOT_SENT = OF_CONNECTIONS | {"host", "http2-settings"}
+
+
+class StreamExchange:
+    """One request and its response. `request` sends the head, `receive` returns that of the response, `body` is read to its end.
+
+    session     the connection that it is on
+    connection  the stream as a connection: for its lifeline, and to be taken over
+    stream      set by `request`
+    heads       of responses that have come and were not received
+    body, fresh, answered   as of `ClientConnection`
+    taken_over  whether the stream carries another protocol
+    refused     the server has not processed the request, so that it may be sent again whatever its method is
+    """
+
+    __slots__ = (
+        "_alone",
+        "_outer",
+        "_over",
+        "_receiving",
+        "_sending",
+        "_settings",
+        "_websocket",
+        "answered",
+        "body",
+        "connection",
+        "fresh",
+        "heads",
+        "refused",
+        "session",
+        "stream",
+        "taken_over",
+    )
+
+    connection: Connection
+    stream: Stream
+    body: Body
+
+    def __init__(self, session: ClientSession, settings: ClientSettings, *, alone: bool = False) -> None:
+        """`alone`: the session is for this exchange, and ends with it."""
+        self._alone = alone
+        self.session = session
+        self._settings = settings
+        self._over = False
+        self._websocket = ""
+        self._outer = math.inf
+        self._sending = False
+        self._receiving = False
+        self.taken_over = False
+        self.answered = False
+        self.refused = False
+        self.fresh = not session.used
+        self.heads: deque[ResponseHead] = deque()
+
+    def __repr__(self) -> str:
+        return f"<StreamExchange on {self.session!r}>"
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request goes on behind its head."""
+        return self._sending and self.stream.protocol is None
+
+    # The request
+
+    def open(self, method: str, scheme: str, authority: str, target: str, fields: Iterable[tuple[str, str]], *, ends: bool) -> None:
+        """Send the head, without waiting. `fields` are those of HTTP/1.1. `ends`: there is no body. Raises `BrokenResponse` if it asks for
+        a protocol that the server does not offer on streams."""
+        session = self.session
+        engine = session.engine
+        protocol: str | None = None
+        pairs: list[Pair] = []
+        for name, value in fields:
+            lower = name.lower()
+            if lower == "upgrade":
+                protocol = value
+            elif lower == "sec-websocket-key":
+                self._websocket = value
+            elif lower == "host":
+                authority = value
+            elif lower == "te":
+                pairs.append((b"te", b"trailers"))
+            elif lower not in _NOT_SENT:
+                pairs.append((lower.encode("latin-1"), value.strip(" \t").encode("latin-1")))
+        pseudo = [(b":method", method.encode("latin-1"))]
+        if protocol is not None:  # RFC 8441
+            if not engine.peer_connects or protocol.lower() != "websocket":
+                raise BrokenResponse(f"the server does not offer {protocol} on a connection of HTTP/2")
+            pseudo = [(b":method", b"CONNECT"), (b":protocol", b"websocket")]
+            ends = False
+        pseudo += [(b":scheme", scheme.encode()), (b":path", target.encode("latin-1")), (b":authority", authority.encode("latin-1"))]
+        self.stream = engine.open(method, [*pseudo, *pairs], ends, protocol)
+        assert self.stream.body is not None
+        self.body = self.stream.body
+        transport = StreamTransport(session.writing, engine, self.stream, self._end)
+        below = session.connection
+        self.connection = Connection(transport, client=below.client, server=below.server, tls=below.tls)
+        session.begun(self)
+        self._sending = not ends
+        session.writing.note_output()
+
+    def send_piece(self, piece: bytes, *, chunked: bool) -> None:
+        """More of the body, which waits for the windows of the server."""
+        before = self.stream.sent
+        try:
+            self.session.writing.send(self.stream, piece, False)
+        finally:
+            self.connection.bytes_sent += self.stream.sent - before
+
+    def send_end(self, trailers: Iterable[tuple[str, str]], *, chunked: bool) -> None:
+        """The end of the body."""
+        stream = self.stream
+        session = self.session
+        if stream.code >= 0:
+            raise ConnectionResetError(errno.ECONNRESET, f"the stream was reset (error code {stream.code})")
+        pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in trailers]
+        if pairs:
+            session.engine.sender.fields(stream, pairs, True)
+        else:
+            session.engine.sender.data(stream, b"", True)
+        session.engine.finish(stream)
+        self._sending = False
+        if self._receiving:
+            self._set_deadline()
+        session.writing.note_output()
+
+    # The response
+
+    def receive(self, method: str, on_interim: OnInterim | None = None) -> ResponseHead:
+        """As `ClientConnection.receive`."""
+        body = self.stream.body
+        assert body is not None
+        line = self.connection.lifeline
+        self._outer = line.deadline
+        interim = 0
+        self._receiving = True
+        try:
+            while True:
+                if not self._sending or self._websocket:
+                    self._set_deadline()
+                while not self.heads:
+                    if body.fault is not None:
+                        raise body.fault
+                    body.readiness().wait()
+                head = self.heads.popleft()
+                self.answered = True
+                if head.status >= 200:
+                    break
+                interim += 1
+                if interim > self._settings.limit_interim:
+                    raise BrokenResponse(f"more than {self._settings.limit_interim} interim responses")
+                if on_interim is not None:
+                    on_interim(head)
+        except BaseException:
+            self.refused = self.stream.id in self.session.engine.refused
+            raise
+        finally:
+            self._receiving = False
+            line.deadline = self._outer
+        if self.stream.protocol is not None and 200 <= head.status < 300:
+            head.status, head.reason = 101, "Switching Protocols"
+            head.fields += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_of(self._websocket))]
+            self.body = NoBody(BODIES)
+        return head
+
+    def _set_deadline(self) -> None:
+        timeout = self._settings.response_head_timeout
+        if timeout:
+            self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
+
+    # The end
+
+    def take_over(self) -> Connection:
+        """The stream, for the protocol that the response has switched to. The caller closes it."""
+        self.taken_over = True
+        return self.connection
+
+    def finish(self) -> None:
+        """The exchange is over, and complete."""
+        if not self.taken_over:
+            self.connection.finish()
+
+    def close(self) -> None:
+        """End the exchange, complete or not. Idempotent."""
+        if hasattr(self, "connection"):
+            self.connection.lifeline.reset_at_close = True
+            self.connection.finish()
+        elif self._alone:
+            self.session.close()
+
+    def _end(self) -> None:
+        """The stream is closed on our side."""
+        if not self._over:
+            self._over = True
+            self.session.release(self)
+            if self._alone:
+                self.session.close()
