@@ -105,10 +105,10 @@ OF_WORKERS = (
     Metric(
         name="muxwsgi_sniff_results_total",
         kind="counter",
-        help="Decisions by the first bytes: matched; alpn (decided by TLS); late and unmatched (no route said yes); silent (no byte came in time); "
-        "ended (the client left before its first byte); drained.",
+        help="Decisions by the first bytes: matched; alpn (decided by TLS); only (a bind with one route asks nothing); late and unmatched (no "
+        "route said yes); silent (no byte came in time); ended (the client left before its first byte); drained.",
         labels=("result",),
-        series=_each("matched", "alpn", "late", "unmatched", "silent", "ended", "drained"),
+        series=_each("matched", "alpn", "only", "late", "unmatched", "silent", "ended", "drained"),
     ),
     Metric(
         name="muxwsgi_refusals_total",

@@ -17,6 +17,8 @@ from OpenSSL import SSL
 import muxwsgi
 from muxwsgi import Connection, Match, OperatorError, hijack
 from muxwsgi.mux.matchers import prefix
+from muxwsgi.mux.mux import Reason
+from muxwsgi.observe.metrics import OF_WORKERS
 from muxwsgi.server.conditions import ClientsInFile, TimeOfDay
 from muxwsgi.server.route_match import matcher_of
 from muxwsgi.settings import CertificateFiles, MuxSettings, RouteSettings, ServerSettings, parse_route, short_route
@@ -345,6 +347,11 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 # Binds
+
+
+def test_a_decision_of_every_kind_is_counted() -> None:
+    results = next(metric for metric in OF_WORKERS if metric.name == "muxwsgi_sniff_results_total")
+    assert {values[0] for values in results.series} == {reason.value for reason in Reason}
 
 
 def test_a_route_is_on_the_binds_that_it_names() -> None:
