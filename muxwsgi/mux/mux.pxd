@@ -17,6 +17,7 @@ cdef class Mux:
     cdef dict _by_alpn
     cdef tuple _matchers, _said
     cdef list _by_first
+    cdef dict _by_start
     cdef double _silence_after
     cdef object _only
     cdef Events _events
@@ -26,8 +27,9 @@ cdef class Mux:
     cdef bint _silent(self, Connection connection) except -1
     @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t, asked=list)
     cpdef decide(self, bytes data, bint final=*)
-    @cython.locals(at=Py_ssize_t, asked=list)
+    @cython.locals(asked=list)
     cdef list _asked(self, Py_ssize_t first)
+    cdef list _still_asked(self, list asked, bytes start)
     @cython.locals(said=dict)
     cdef _matched(self, Py_ssize_t at, Py_ssize_t count)
     cdef _ask(self, Py_ssize_t at, matcher, bytes data)
@@ -35,5 +37,9 @@ cdef class Mux:
     cdef _decided(self, route, reason, str why)
 
 
+cdef Py_ssize_t _FEW, _START, _STARTS
+
+
+cdef list _not_denied(list asked, bytes start)
 cdef _agreed_protocol(Connection connection)
 cdef str _count(Py_ssize_t n)

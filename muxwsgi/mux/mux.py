@@ -48,6 +48,12 @@ class Reason(Enum):
 #: Decisions that a mux keeps for each route, by the number of bytes that it said YES to. Most of their cost is the text for the trace.
 REMEMBERED = 256
 
+#: If the first byte leaves more routes than a few, the first six bytes decide which are asked, and 512 different ones are remembered. Six
+#: tell `GET /a` from requests of RTSP and SIP, and there are few different ones: paths of HTTP have one byte in them.
+_FEW = 3
+_START = 6
+_STARTS = 512
+
 #: Seconds that stand for 0 in a wait for a first byte: a timeout of 0 means that nothing waits.
 _AT_ONCE = 0.001
 
@@ -118,6 +124,7 @@ class Mux:
             raise ValueError(f"mux {name!r}: sniff_timeout and peek_limit must be more than 0")
         self._matchers = tuple(getattr(route.match, "bare", route.match) for route in self.routes)
         self._by_first: list[list[tuple[int, Matcher]] | None] = [None] * 256
+        self._by_start: dict[bytes, list[tuple[int, Matcher]]] = {}
         self._said: tuple[dict[int, Decision], ...] = tuple({} for _ in self.routes)
         self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
         self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
@@ -274,6 +281,8 @@ class Mux:
         asked = self._by_first[data[0]]
         if asked is None:
             asked = self._asked(data[0])
+        if len(asked) > _FEW and len(data) >= _START:
+            asked = self._still_asked(asked, data[:_START])
         for at, matcher in asked:
             verdict = self._ask(at, matcher, data)
             if verdict is _YES:
@@ -295,17 +304,18 @@ class Mux:
         """The routes that bytes which begin with `first` may belong to, each by its place. A matcher that says NO to one byte says it to
         all that follows, so what a connection costs does not grow with the routes of other protocols.
         """
-        byte = bytes((first,))
-        asked: list[tuple[int, Matcher]] = []
-        for at, matcher in enumerate(self._matchers):
-            try:
-                if matcher(byte) is Match.NO:
-                    continue
-            except Exception:  # raised again where it is asked about a connection, and logged with it
-                pass
-            asked.append((at, matcher))
+        asked = _not_denied(list(enumerate(self._matchers)), bytes((first,)))
         self._by_first[first] = asked
         return asked
+
+    def _still_asked(self, asked: "list[tuple[int, Matcher]]", start: bytes) -> "list[tuple[int, Matcher]]":
+        """The same by the first bytes `start`, out of `asked`. Some protocols begin with any byte, such as those with a length in front."""
+        kept = self._by_start.get(start)
+        if kept is None:
+            if len(self._by_start) >= _STARTS:
+                self._by_start.clear()
+            kept = self._by_start[start] = _not_denied(asked, start)
+        return kept
 
     def _matched(self, at: int, count: int) -> Decision:
         said = self._said[at]
@@ -344,6 +354,19 @@ class Mux:
 
     def _decided(self, route: Route | None, reason: Reason, why: str) -> Decision:
         return Decision(route, reason, f"mux {self.name!r}: {why}")
+
+
+def _not_denied(asked: "list[tuple[int, Matcher]]", start: bytes) -> "list[tuple[int, Matcher]]":
+    """Those of `asked` that do not say NO to `start`."""
+    found: list[tuple[int, Matcher]] = []
+    for at, matcher in asked:
+        try:
+            if matcher(start) is Match.NO:
+                continue
+        except Exception:  # raised again where it is asked about a connection, and logged with it
+            pass
+        found.append((at, matcher))
+    return found
 
 
 def _agreed_protocol(connection: "Connection") -> str | None:
