@@ -92,6 +92,7 @@ class Counters:
         self._closed = self._tally("muxwsgi_connections_closed_total")
         self._routed = self._tally("muxwsgi_route_connections_total")
         self._full = self._tally("muxwsgi_route_limit_reached_total")
+        self._failed = self._tally("muxwsgi_route_failures_total")
         self._results = self._tally("muxwsgi_sniff_results_total")
         self._refusals = self._tally("muxwsgi_refusals_total")
         self._handshakes = self._tally("muxwsgi_tls_handshakes_total")
@@ -187,6 +188,8 @@ class Counters:
             self._closed.add("peer")
         else:
             self._closed.add("error")
+            if top.route is not None:
+                self._failed.words[self._row(top.route)] += 1
 
     def _row(self, name: str) -> int:
         row = self._rows.get(name)

@@ -103,6 +103,13 @@ OF_WORKERS = (
         series=_each(*_ROUTE_ROWS),
     ),
     Metric(
+        name="muxwsgi_route_failures_total",
+        kind="counter",
+        help="Connections whose handler failed: a hijacker raised an error that is not the client's. The error log has its traceback.",
+        labels=("route",),
+        series=_each(*_ROUTE_ROWS),
+    ),
+    Metric(
         name="muxwsgi_sniff_results_total",
         kind="counter",
         help="Decisions by the first bytes: matched; alpn (decided by TLS); only (a bind with one route asks nothing); late and unmatched (no "

@@ -226,6 +226,8 @@ def test_a_handler_that_fails_and_a_client_that_is_late(start: Callable[..., Ser
     served.say(b"x", b"idle", b"GET / HTTP/1.1\r\nHost:")
     samples = served.samples()
     assert samples["muxwsgi_connections_closed_total{reason=error}"] == 1
+    assert samples["muxwsgi_route_failures_total{route=broken}"] == 1
+    assert samples["muxwsgi_route_failures_total{route=idle}"] == 0
     assert samples["muxwsgi_connections_closed_total{reason=deadline}"] == 1
     assert samples["muxwsgi_deadlines_missed_total{phase=idle}"] == 1
     assert samples["muxwsgi_deadlines_missed_total{phase=request_head}"] == 1
