@@ -36,14 +36,18 @@ def with_added_fields(app: WSGIApplication, settings: ResponseSettings, trusted:
         began = perf_counter()
         secure = bool(strict) and environ["wsgi.url_scheme"] == "https"
         waited = _waited(environ, trusted) if timed else None
+        took: float | None = None
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal took
             added: list[tuple[str, str]] = []
             if secure and not any(name.lower() == "strict-transport-security" for name, _ in headers):
                 added.append(("Strict-Transport-Security", strict))
             if timed:
+                if took is None or exc_info:  # `compression` gives the head again when it has the body, which is not the application's time
+                    took = perf_counter() - began
                 queue = "" if waited is None else f", queue;dur={waited * 1e3:.1f}"
-                added.append(("Server-Timing", f"app;dur={(perf_counter() - began) * 1e3:.1f}{queue}"))
+                added.append(("Server-Timing", f"app;dur={took * 1e3:.1f}{queue}"))
             return start_response(status, [*headers, *added], exc_info)
 
         return app(environ, start)

@@ -15,8 +15,11 @@ import muxwsgi
 from muxwsgi.cli.configured import server_settings
 from muxwsgi.cli.options import collect
 from muxwsgi.errors import OperatorError
+from muxwsgi.http.added_fields import with_added_fields
+from muxwsgi.networks import LOOPBACK
 from muxwsgi.proxy import Proxy
 from muxwsgi.settings import CertificateFiles, HTTPSettings, ResponseSettings, ServerSettings, TrustSettings
+from muxwsgi.wire.peer import TrustedPeers
 
 TIMING = re.compile(r"app;dur=(\d+\.\d)(?:, queue;dur=(\d+\.\d))?")
 
@@ -134,9 +137,21 @@ def test_where_they_make_no_sense_it_is_one_line() -> None:
         muxwsgi.Server(Proxy(), ["127.0.0.1:0"], settings=ServerSettings(responses=ResponseSettings(server_timing=True)))
 
 
-def test_without_them_the_application_is_not_wrapped() -> None:
-    from muxwsgi.http.added_fields import with_added_fields
-    from muxwsgi.networks import LOOPBACK
-    from muxwsgi.wire.peer import TrustedPeers
+def test_the_time_is_that_of_the_applications_call_and_of_the_one_that_replaces_it() -> None:
+    sent: list[str] = []
 
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        time.sleep(0.02)
+        start_response("200 OK", [])
+        start_response("500 Oh", [], (None, None, None))
+        return []
+
+    environ = {"wsgi.url_scheme": "http"}
+    with_added_fields(app, ResponseSettings(server_timing=True), TrustedPeers(LOOPBACK))(environ, lambda status, fields, exc_info: sent.append(fields[0][1]))
+    first, again, error = (float(value.removeprefix("app;dur=")) for value in sent)
+    assert first == again and error >= first + 19
+
+
+def test_without_them_the_application_is_not_wrapped() -> None:
     assert with_added_fields(application, ResponseSettings(), TrustedPeers(LOOPBACK)) is application
