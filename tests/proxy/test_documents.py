@@ -46,5 +46,5 @@ def test_the_inspector_of_its_page_records_flows(tmp_path: Path, monkeypatch: py
 
 def test_every_option_of_the_page_is_one() -> None:
     known = {option.flag for option in ALL}
-    written = set(re.findall(r"`(--[a-z-]+)", PAGE))
+    written = set(re.findall(r"`(--[a-z0-9-]+)", PAGE))
     assert written and written <= known, written - known

@@ -34,9 +34,9 @@ def ask(proxy: ProxyProcess, nginx: Nginx, scheme: str, path: str, *arguments: s
 
 @schemes
 def test_the_answers_of_a_server_of_files(scheme: str, proxy: ProxyProcess, nginx: Nginx) -> None:
-    head = ask(proxy, nginx, scheme, "page.html", "-I").stdout
-    assert f"Content-Length: {len(PAGE)}" in head and "Server: nginx" in head
-    etag = re.search("ETag: (.*)", head)
+    head = ask(proxy, nginx, scheme, "page.html", "-I").stdout.lower()  # as names are in HTTP/2, which curl speaks inside of tunnels
+    assert f"content-length: {len(PAGE)}" in head and "server: nginx" in head
+    etag = re.search("etag: (.*)", head)
     assert etag is not None
 
     status = ("-o", "/dev/null", "-w", "%{http_code} %{size_download}")
@@ -51,7 +51,7 @@ def test_the_answers_of_a_server_of_files(scheme: str, proxy: ProxyProcess, ngin
 @schemes
 def test_what_is_encoded_stays_encoded(scheme: str, proxy: ProxyProcess, nginx: Nginx) -> None:
     seen = ask(proxy, nginx, scheme, "page.html", "-H", "Accept-Encoding: gzip", "-o", "/dev/null", "-D", "-", "-w", "%{size_download}").stdout
-    assert "Content-Encoding: gzip" in seen and int(seen.splitlines()[-1]) < len(PAGE) / 10
+    assert "content-encoding: gzip" in seen.lower() and int(seen.splitlines()[-1]) < len(PAGE) / 10
     assert ask(proxy, nginx, scheme, "page.html", "--compressed").stdout == PAGE
 
 
