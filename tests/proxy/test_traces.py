@@ -12,7 +12,9 @@ import pytest
 from muxwsgi.http.field_list import with_field
 from muxwsgi.http.request_id import RequestIds, current_id
 from muxwsgi.observe.tracing import Tracing
+from tests.http2.frames import headers
 from tests.proxy.conftest import Lab, read_head, read_response
+from tests.proxy.test_http2 import ask, inside
 from tests.server.test_tracing import THEIRS, TRACEPARENT, Collector, Kept, attributes, collector  # noqa: F401  # a fixture
 from tests.system.server_process import ServerProcess
 
@@ -121,6 +123,43 @@ def test_each_request_in_a_tunnel_has_a_span_and_the_connect_none(lab: Lab) -> N
     connect = traced.exchanges[-1]
     assert connect.request["REQUEST_METHOD"] == "CONNECT" and connect.environ["muxwsgi.request_id"] not in seen
     assert current_id() == "-"
+
+
+def test_requests_of_http_2_that_wait_for_each_other_keep_their_traces_and_ids(lab: Lab) -> None:
+    waiting: list[str] = []
+
+    def slow(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        waiting.append(environ["PATH_INFO"])
+        with gevent.Timeout(10):
+            while len(waiting) < 3:
+                gevent.sleep(0.001)
+        return told(environ, start_response)
+
+    traced = Traced(lab, origin=slow)
+    ids: dict[str, list[str]] = {}
+
+    def before(request: Any, ctx: Any) -> None:
+        ids[request.path] = [request.headers["X-Request-ID"], current_id()]
+
+    def after(response: Any, ctx: Any) -> Any:
+        assert ctx.request is not None
+        ids[ctx.request.path].append(current_id())
+        return response
+
+    traced.proxy.on_request().do(before)
+    traced.proxy.on_response().do(after)
+    client = inside(lab, traced.port, traced.secure)
+    client.say(*(headers(number, ask(f"/{number}", traced.secure)) for number in (1, 3, 5)))
+    answers = {f"/{number}": json.loads(client.answer(number).body) for number in (1, 3, 5)}
+    with gevent.Timeout(10):
+        while len(traced.exchanges) < 3:
+            gevent.sleep(0.001)
+    assert all(set(ids[path]) == {got["x_request_id"]} for path, got in answers.items()) and len({each[0] for each in ids.values()}) == 3
+    spans = [span for span in traced.spans(6) if span.kind.name == "CLIENT"]
+    assert {span.attributes["url.full"].rpartition("/")[2]: f"{span.context.span_id:016x}" for span in spans} == {
+        path[1:]: got["traceparent"].split("-")[2] for path, got in answers.items()
+    }
+    assert len({span.context.trace_id for span in spans}) == 3
 
 
 def test_an_upstream_that_fails_is_an_error_of_its_span(lab: Lab) -> None:
