@@ -84,6 +84,7 @@ class Hijack:
         """Answer the request with an error, whatever the application does with the `PeerError` that this raises."""
         fault = PeerError(status, reason, tuple(fields))
         self._body.fail(fault)
+        self._response.peer_error = fault  # the body may be one that other requests without a body have too
         raise_unreadable(fault)
 
     def ends_with(self, at_end: Callable[[bool], None]) -> None:

@@ -94,7 +94,7 @@ class Response:
         self.head_sent = False
         self.complete = False
         self.body_bytes = 0
-        self.peer_error: OSError | None = None
+        self.peer_error: PeerError | OSError | None = None
         self.trailers: "list[Header] | tuple[()]" = ()
         self.forget()
 
@@ -129,6 +129,8 @@ class Response:
             raise RuntimeError("start_response() was called twice without exc_info")
         if self._body.fault is not None:
             raise self._body.fault  # an incomplete request is answered with its fault, and not with the application's 500
+        if self.peer_error is not None:
+            raise self.peer_error
         self._begin(status, headers)
         return self.write
 

@@ -5,6 +5,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -342,6 +343,20 @@ def test_no_response_has_a_field_of_the_connection(talk: Talk, kind: str) -> Non
 
 
 # Who waits for whom
+
+
+def test_a_request_that_is_refused_for_a_takeover_costs_no_other_request(talk: Talk, errors: Callable[[], list[str]]) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/ws":
+            with suppress(PeerError):
+                accept(environ)
+        return hello(environ, start_response)
+
+    dialogue = talk(application).open(headers(1, path("/ws")), headers(3))
+    assert (dialogue.response(1).status, dialogue.response(3).status) == ("426", "200")
+    dialogue.say(headers(5), headers(7, path("/ws")))
+    assert (dialogue.response(5).status, dialogue.response(7).status) == ("200", "426")
+    assert errors() == []
 
 
 def test_an_application_that_waits_holds_up_nobody(talk: Talk) -> None:

@@ -369,7 +369,9 @@ def test_requests_for_other_servers_have_another_scheme_or_port_than_the_proxy(l
         headers(3, ask("/proxy.pac", own)),
         headers(5, ask("/proxy.pac", own, host="127.0.0.1")),
         headers(7, ask("*", upstream, scheme="http", method="OPTIONS")),
+        headers(9, ask("/", upstream, scheme="ftp")),
     )
+    assert client.answer(9).status == "400"
     assert client.answer(1).body == b"/a "
     assert b"FindProxyForURL" in client.answer(3).body and b"FindProxyForURL" in client.answer(5).body
     assert client.answer(7).status == "200"

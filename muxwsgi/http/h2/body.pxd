@@ -7,7 +7,7 @@ from muxwsgi.wire.ready cimport Ready
 
 
 cdef class NoBody(Body):
-    pass
+    cpdef fail(self, fault)
 
 
 cdef class StreamBody(Body):

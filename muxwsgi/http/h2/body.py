@@ -8,7 +8,7 @@ others from moving: the window of the connection has room for the windows of all
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from muxwsgi.errors import Expired
+from muxwsgi.errors import Expired, PeerError
 from muxwsgi.http.body import Body, BrokenBody
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.pace import Pace
@@ -52,6 +52,9 @@ class NoBody(Body):
     @property
     def ready(self) -> bool:
         return True
+
+    def fail(self, fault: PeerError) -> None:
+        """Not here, since it is the fault of one request."""
 
     def check_hand_over(self) -> None:
         raise _not_taken()

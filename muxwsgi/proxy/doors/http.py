@@ -164,6 +164,8 @@ def _make_absolute(environ: Environ, connection: Connection) -> None:
     scheme and an authority. It is for the proxy itself if both could be the proxy's: the scheme is that of the connection, and the port
     that of the bind. A host that is an address has to be the bind's too."""
     scheme = environ.get("muxwsgi.scheme", environ["wsgi.url_scheme"])
+    if scheme not in ("http", "https"):
+        environ["muxwsgi.hijack"].refuse(400, f"the scheme {scheme!a} is not served")
     host, port = split_host_port(environ["HTTP_HOST"])
     server = connection.server
     if "muxwsgi.scheme" not in environ and isinstance(server, tuple):
