@@ -277,6 +277,6 @@ def _lines(data: bytes) -> int:
 
 def _close_quietly(fd: int) -> None:
     try:
-        os.close(fd)
+        native(os, "close")(fd)
     except OSError:
         pass  # the descriptor is closed all the same (close(2)); bytes that the disk did not take were lost before

@@ -9,6 +9,8 @@ import os
 import socket
 from array import array
 
+from muxwsgi.wire.plain_socket import close_now
+
 __all__ = ["LONGEST", "HandoverQueue"]
 
 #: Bytes of a message, at most.
@@ -63,7 +65,7 @@ class HandoverQueue:
         """The next entry, which belongs to the caller; None without one. Does not wait.
 
         Raises `OSError`: EMFILE, and no entry is lost, if this process has no free descriptor; and others."""
-        os.close(os.dup(self._out.fileno()))  # the kernel drops a descriptor for which there is no number
+        close_now(os.dup(self._out.fileno()))  # the kernel drops a descriptor for which there is no number
         try:
             message, extra, _, _ = self._out.recvmsg(LONGEST, socket.CMSG_SPACE(array("i").itemsize), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:

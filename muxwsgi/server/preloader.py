@@ -34,6 +34,7 @@ from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
 from muxwsgi.server.side_process import die_with
 from muxwsgi.server.worker import LONGEST_REASON, Given, Worker, end_with, fork, take_defaults
+from muxwsgi.wire.plain_socket import close_now
 
 __all__ = ["Preloader", "PreloaderProcess", "start_preloader"]
 
@@ -45,6 +46,9 @@ _READY, _FAILED, _REOPEN = b"R", b"F", b"O"
 
 #: Seconds for which the master waits until a worker is forked. Meanwhile it acts on no signal.
 FORK_TIMEOUT = 10.0
+
+#: Seconds for which it waits for the end of a preloader that it has killed. It may have forked a worker at that moment.
+LATE_ANSWER = 2.0
 
 #: Bytes of a request, and descriptors in it, at most: unix(7), SCM_MAX_FD.
 _LONGEST, _DESCRIPTORS = 4096, 253
@@ -95,15 +99,16 @@ class PreloaderProcess:
     def fork(self, slot: int, entry: int, heartbeat: int, tells: int, given: Given, *, announces: bool) -> int:
         """Let it fork a worker with these descriptors and this entry of the page. Returns the pid. Raises `OSError`: its own, or
         `TimeoutError` if it does not answer, and then it is killed."""
-        request = {"slot": slot, "entry": entry, "announces": announces, "age": given.age}
         descriptors = array.array("i", [heartbeat, tells, *given.descriptors])
+        request = {"slot": slot, "entry": entry, "announces": announces, "age": given.age, "descriptors": len(descriptors)}
         try:
             self._stream.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], socket.MSG_NOSIGNAL)
             poll = select.poll()
             poll.register(self._stream, select.POLLIN)
             if not poll.poll(FORK_TIMEOUT * 1000):
                 self.kill()
-                raise TimeoutError(errno.ETIMEDOUT, f"the preloader has not answered in {FORK_TIMEOUT:g} s")
+                if not poll.poll(LATE_ANSWER * 1000):  # the last answer, or the end
+                    raise TimeoutError(errno.ETIMEDOUT, f"the preloader has not answered in {FORK_TIMEOUT:g} s")
             answer = json.loads(self._stream.recv(_LONGEST) or b'{"error": %d}' % errno.EPIPE)
         except (ConnectionError, BrokenPipeError):
             raise OSError(errno.EPIPE, "the preloader has ended") from None
@@ -165,6 +170,7 @@ class _Request:
     entry: int
     announces: bool
     age: int
+    descriptors: int
 
 
 class Preloader:
@@ -203,46 +209,52 @@ class Preloader:
                 descriptors.frombytes(numbers[: len(numbers) - len(numbers) % descriptors.itemsize])
             request = _Request(**json.loads(data))
             try:
-                pid = self._fork(plain_fork, plain_wait)
-                if pid == 0:
+                if len(descriptors) != request.descriptors:  # the kernel dropped those for which there was no number
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                if self._fork(plain_fork, plain_wait):
                     return self._become(request, list(descriptors))
-                answer = {"pid": pid}
             except OSError as error:
-                answer = {"error": error.errno or errno.EAGAIN}
+                self._answer({"error": error.errno or errno.EAGAIN})
             for fd in descriptors:
-                os.close(fd)
-            self._stream.send(json.dumps(answer).encode(), socket.MSG_NOSIGNAL)
+                close_now(fd)
 
-    def _fork(self, plain_fork: Callable[[], int], plain_wait: Callable[[int, int], object]) -> int:
-        """Fork a worker, and return its pid, or 0 in the worker, when it is a child of the master. Raises `OSError`."""
-        hears, says = os.pipe2(os.O_CLOEXEC)  # the pid of the worker
-        waits, frees = os.pipe2(os.O_CLOEXEC)  # a byte, when the worker has the master as its parent
-        ends = [hears, says, waits, frees]
+    def _answer(self, answer: dict[str, int]) -> None:
+        self._stream.send(json.dumps(answer).encode(), socket.MSG_NOSIGNAL)
+
+    def _fork(self, plain_fork: Callable[[], int], plain_wait: Callable[[int, int], object]) -> bool:
+        """Fork a worker, and tell the master its pid. Returns True in the worker, when it is a child of the master. Raises `OSError`."""
+        ends: list[int] = []
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            hears, says = os.pipe2(os.O_CLOEXEC)  # the pid of the worker
+            ends += hears, says
+            waits, frees = os.pipe2(os.O_CLOEXEC)  # a byte, when the worker has the master as its parent
+            ends += waits, frees
             middle = plain_fork()
             if middle == 0:
                 self._in_middle(plain_fork, says)
                 # Only the worker comes here.
-                os.close(frees)
+                close_now(frees)
                 ends.remove(frees)
                 if not os.read(waits, 1):
                     os._exit(1)  # the preloader was killed
                 take_defaults(self._taken)
                 end_with(self._master)
-                return 0
-            os.close(says)
+                return True
+            close_now(says)
             ends.remove(says)
             plain_wait(middle, 0)
             said = os.read(hears, 64)
             if not said:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            # If this process is killed between these two lines, the worker ends. So no worker serves that the master does not know.
+            self._answer({"pid": int(said)})
             os.write(frees, b"1")
-            return int(said)
+            return False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for fd in ends:
-                os.close(fd)
+                close_now(fd)
 
     @staticmethod
     def _in_middle(plain_fork: Callable[[], int], says: int) -> None:

@@ -39,8 +39,7 @@ from gevent.hub import Hub
 from greenlet import greenlet
 
 from muxwsgi.wire.abandoned_hub import abandon, refuse_others
-from muxwsgi.wire.plain_socket import PlainSocket
-from muxwsgi.wire.syscalls import close_now
+from muxwsgi.wire.plain_socket import PlainSocket, close_now
 
 __all__ = ["REASON", "Inherited", "end_child", "is_child", "leave_to_parent", "serving", "stopped_serving"]
 

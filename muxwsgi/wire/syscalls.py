@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gevent.monkey import get_original
+from muxwsgi.wire.plain_socket import close_now
 
 __all__ = [
     "Kind",
@@ -19,7 +19,6 @@ __all__ = [
     "check_descriptor",
     "clock",
     "close_descriptor",
-    "close_now",
     "kind_of",
     "peek",
     "receive",
@@ -31,10 +30,6 @@ Buffer = bytes | bytearray | memoryview
 
 #: Family, type and protocol of a socket, as numbers. The attributes of a socket make an enum member at each access.
 Kind = tuple[int, int, int]
-
-
-#: The unpatched function. The patched `os.close` lets the loop close descriptors that it has watched. A forked child has another loop.
-close_now: Callable[[int], None] = get_original("os", "close")
 
 
 def kind_of(sock: socket_module.socket) -> Kind:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.os
 import gevent.socket
 import gevent.ssl
 import pytest
@@ -379,7 +380,7 @@ def test_a_message_of_another_version_costs_its_connection_and_no_other(start: C
     assert client.ask() == "new"
 
 
-def test_a_process_without_a_free_descriptor_leaves_the_queue_to_others() -> None:
+def test_a_process_without_a_free_descriptor_leaves_the_queue_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = HandoverQueue()
     read_end, write_end = os.pipe()
     assert queue.put(read_end, b"first") and queue.put(write_end, b"second")
@@ -391,7 +392,18 @@ def test_a_process_without_a_free_descriptor_leaves_the_queue_to_others() -> Non
             queue.get()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    first, second = queue.get(), queue.get()
+    # A process that can open only one more takes one.
+    gevent.sleep(0)
+    free = os.dup(read_end)
+    os.close(free)
+    monkeypatch.setattr(os, "close", gevent.os.close)  # as in a worker
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+    try:
+        first = queue.get()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        monkeypatch.undo()
+    second = queue.get()
     assert first is not None and second is not None and (first[1], second[1]) == (b"first", b"second")
     os.write(second[0], b"through both")
     assert os.read(first[0], 100) == b"through both"

@@ -137,6 +137,48 @@ def test_a_preloader_that_ends_is_replaced_and_a_killed_master_leaves_nothing(fo
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: server.log)
 
 
+FRAGILE = """
+import signal
+
+def killed(at, function):
+    def call(*arguments):
+        if open("{file}").read() == at and (at == "answer" and "pid" in arguments[0] or at == "release" and arguments[1] == b"1"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return call
+
+json.dumps, os.write = killed("answer", json.dumps), killed("release", os.write)
+"""
+
+
+def test_a_preloader_that_is_killed_while_it_forks_leaves_no_worker_that_nobody_knows(folder: Path) -> None:
+    at = folder / "at"
+    at.write_text("")
+    (folder / "preloaded.py").write_text(APPLICATION + FRAGILE.format(file=at))
+    with serving(folder, "-w", "2", "--preload") as server:
+        for where in ("answer", "release"):
+            before, workers = preloader_of(server), server.worker_pids
+            at.write_text(where)
+            os.kill(workers[0], signal.SIGKILL)
+            server.wait_for_log(f"the preloader {before} has ended by SIGKILL")
+            at.write_text("")
+            wait_for(lambda before=before: preloader_of(server) not in (None, before), lambda: server.log)
+            wait_for(lambda workers=workers: set(two_workers(server) or ()) - set(workers), lambda: f"{server.child_pids}: {server.log}")
+        assert server.stop() == 0 and server.tracebacks() == []
+
+
+def test_a_preloader_keeps_no_descriptors_of_the_workers_that_it_has_forked(folder: Path) -> None:
+    with serving(folder, "-w", "2", "--preload") as server:
+        preloader = preloader_of(server)
+        opened = len(os.listdir(f"/proc/{preloader}/fd"))
+        os.kill(server.worker_pids[0], signal.SIGKILL)
+        wait_for(lambda: two_workers(server) and server.log.count("has ended by SIGKILL"), lambda: server.log)
+        for number in (3, 4):
+            server.send_signal(signal.SIGTTIN)
+            wait_for(lambda number=number: len(server.worker_pids) == number, lambda: server.log)
+        assert (preloader_of(server), len(os.listdir(f"/proc/{preloader}/fd"))) == (preloader, opened)
+
+
 def test_modules_are_imported_once_and_the_application_by_each_worker(folder: Path) -> None:
     (folder / "shared_module.py").write_text("import os, socket\nPID = os.getpid()\nassert 'gevent' in socket.socket.__module__\n")
     with serving(folder, "-w", "2", "--preload-module", "shared_module") as server:
