@@ -308,9 +308,12 @@ def test_check_accepts_what_the_pages_serve(words: tuple[str, ...], files: Path,
 
 
 def flags_of(command: click.Command) -> set[str]:
-    flags = {flag for parameter in command.params if isinstance(parameter, click.Option) for flag in parameter.opts}
+    """Options of a command are made, and some commands imported, when they are asked for."""
+    context = click.Context(command)
+    flags = {flag for parameter in command.get_params(context) if isinstance(parameter, click.Option) for flag in parameter.opts}
     if isinstance(command, click.Group):
-        flags |= {flag for each in command.commands.values() for flag in flags_of(each)}
+        commands = [command.get_command(context, name) for name in command.list_commands(context)]
+        flags |= {flag for each in commands if each is not None for flag in flags_of(each)}
     return flags
 
 
