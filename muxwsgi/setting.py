@@ -5,12 +5,12 @@ Its default, its unit, its bounds, its help, and the option by which an operator
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 from muxwsgi.errors import OperatorError
 
-__all__ = ["Setting", "check", "from_options", "setting", "settings_of", "shared"]
+__all__ = ["Setting", "check", "from_options", "read_options", "setting", "settings_of", "shared"]
 
 Settings = TypeVar("Settings")
 
@@ -76,3 +76,52 @@ def check(instance: Any) -> None:
             raise OperatorError(f"{name}: {value} is less than {known.at_least:g}")
         if known.above is not None and not value > known.above:
             raise OperatorError(f"{name}: {value} is not more than {known.above:g}")
+
+
+#: Units of sizes, as in `64M`.
+_SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def read_options(owner: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """An instance of the dataclass `owner` with `values` of a configuration.
+
+    The type of an option is that of its default: bool, int, float, str or a tuple of texts; without a default it is a text. An int may be
+    a size, as in `64M`. Fields that are a `setting` are held to its bounds and choices. Raises `OperatorError`, which begins with `where`.
+    """
+    known = {each.name: each for each in fields(owner)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise OperatorError(f"{where}: there is no option {key!r}; there are {', '.join(known) or 'none'}")
+        given[name] = _read(value, known[name].default, f"{where}: {key}")
+    missing = [name for name, each in known.items() if name not in given and each.default is MISSING and each.default_factory is MISSING]
+    if missing:
+        raise OperatorError(f"{where}: the option {missing[0]!r} is missing")
+    try:
+        made = owner(**given)
+        check(made)
+    except OperatorError as error:
+        raise OperatorError(f"{where}: {error}") from None
+    return made
+
+
+def _read(value: Any, default: Any, place: str) -> Any:
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise OperatorError(f"{place}: {value!r} is not true or false")
+        return value
+    if isinstance(default, int | float):
+        if isinstance(default, int) and isinstance(value, str) and value[-1:] in _SIZES and value[:-1].isdecimal():
+            return int(value[:-1]) * _SIZES[value[-1]]
+        if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(default, int) and isinstance(value, float)):
+            wanted = "a whole number, or a size as in 64M" if isinstance(default, int) else "a number"
+            raise OperatorError(f"{place}: {value!r} is not {wanted}")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise OperatorError(f"{place}: {value!r} is not a list of texts")
+        return tuple(value)
+    if not isinstance(value, str):
+        raise OperatorError(f"{place}: {value!r} is not a text")
+    return value

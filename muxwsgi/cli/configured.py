@@ -10,7 +10,8 @@ from typing import Any
 from muxwsgi.cli.logs import CONFIGURATION, check_logs
 from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
-from muxwsgi.mux.registry import Registered, discover, select
+from muxwsgi.mux.hijack import Hijacker
+from muxwsgi.mux.registry import Registered, discover, select, unknown_hijacker
 from muxwsgi.server.bind_text import parse_bind
 from muxwsgi.server.passed import expand_binds, passed_sockets
 from muxwsgi.server.proxy_application import ProxyApplication
@@ -29,7 +30,7 @@ from muxwsgi.settings import (
     parse_route,
 )
 
-__all__ = ["prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
+__all__ = ["made_hijackers", "prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -111,6 +112,20 @@ def wanted_hijackers(values: Mapping[str, Any], app: object) -> tuple[list[Regis
     if named is None and isinstance(app, ProxyApplication):
         named = []
     return select(installed, named, values["no_hijack"]), installed
+
+
+def made_hijackers(values: Mapping[str, Any], plugins: Sequence[Registered], installed: Sequence[Registered]) -> list[Hijacker]:
+    """The hijackers of `plugins` with their options. Raises `OperatorError`."""
+    source = values["sources"].get("hijack_options", "hijack") if "sources" in values else "hijack"
+    by_name = {plugin.name: plugin for plugin in installed}
+    for name, table in values["hijack_options"].items():
+        where = f"{source}: hijack.{name}"
+        if name not in by_name:
+            raise OperatorError(f"{where}: {unknown_hijacker(name, by_name)}")
+        if not isinstance(table, Mapping):
+            raise OperatorError(f"{where}: {table!r} is not a table of its options")
+        by_name[name].made(table, where)
+    return [plugin.made() for plugin in plugins]
 
 
 def prepare_process(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import click
 
 from muxwsgi.cli.admin import wanted
 from muxwsgi.cli.application import application
-from muxwsgi.cli.configured import prepare_process, server_settings, wanted_hijackers
+from muxwsgi.cli.configured import made_hijackers, prepare_process, server_settings, wanted_hijackers
 from muxwsgi.cli.development import check_debug
 from muxwsgi.cli.workers import worker_count
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.explain import LayerHandler, repr_of
 from muxwsgi.mux.explain import explain as explain_mux
+from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.mux.matchers import shown
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import discover, select
@@ -42,7 +43,7 @@ def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
     elsewhere = tuple(_elsewhere(bind) for bind in settings.binds)
     server = Server(
         app,
-        hijackers=[plugin.hijacker for plugin in plugins if plugin.hijacker is not None],
+        hijackers=made_hijackers(values, plugins, installed),
         settings=replace(settings, binds=elsewhere),
         registered=installed,
     )
@@ -166,6 +167,13 @@ def shorten(expression: str, most: int = 72) -> str:
     return expression if len(expression) <= most else expression[: most - 3] + "..."
 
 
+def _options_of(hijacker: Hijacker) -> str:
+    """The options that an operator may set, each with its default."""
+    if hijacker.options is None:
+        return "-"
+    return ",".join([each.name if each.default is MISSING else f"{each.name}={each.default}" for each in fields(hijacker.options)])
+
+
 def list_hijackers(values: Mapping[str, Any]) -> None:
     """Print the table of installed hijackers."""
     with contextlib.suppress(FileNotFoundError):
@@ -179,17 +187,18 @@ def list_hijackers(values: Mapping[str, Any]) -> None:
     except OperatorError:
         select(installed, values["hijack"], values["no_hijack"])  # raises for an unknown name
         raise
-    rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "SILENCE", "PACKAGE", "SERVED")]
+    rows = [("NAME", "MATCHES", "PRIORITY", "ALPN", "SILENCE", "OPTIONS", "PACKAGE", "SERVED")]
     for plugin in installed:
         package = f"{plugin.package} {plugin.version}"
         hijacker = plugin.hijacker
         if hijacker is None:
-            rows.append((plugin.name, "-", "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
+            rows.append((plugin.name, "-", "-", "-", "-", "-", package, f"no: {plugin.error.line if plugin.error else ''}"))
         else:
             served = "yes" if plugin.name in chosen else "no: not wanted"
             alpn = ",".join(hijacker.alpn) or "-"
             silence = "takes it" if hijacker.takes_silence else "-"
-            rows.append((plugin.name, shorten(shown(hijacker.match)), str(hijacker.priority), alpn, silence, package, served))
+            matches, options = shorten(shown(hijacker.match)), _options_of(hijacker)
+            rows.append((plugin.name, matches, str(hijacker.priority), alpn, silence, options, package, served))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() or os.linesep)

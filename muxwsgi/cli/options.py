@@ -53,6 +53,7 @@ _ROWS = (
             "passthrough:HOST:PORT (TLS as it is), close or reject, as in ssh=forward:127.0.0.1:22. In the file a table, [[route]], with more: docs/routes.md.",
             many=True, metavar="MATCH=TO", short=short_route),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
+    option("hijack_options", dict, {}, ROUTES, "Options of hijackers by name, as in '{\"NAME\": {\"OPTION\": 1}}'. In the file a table for each: [hijack.NAME].", metavar="JSON"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),
     option("wsgi_app", str, None, APP, "The application, if the command names none: module:attribute or module:factory().", metavar="APP"),
     option("mount", str, [], APP, "Mount a further application, as in /prefix=module:app.", many=True, metavar="PREFIX=APP"),

@@ -11,7 +11,7 @@ import gevent
 
 from muxwsgi.cli.announcement import announce
 from muxwsgi.cli.application import application
-from muxwsgi.cli.configured import wanted_hijackers
+from muxwsgi.cli.configured import made_hijackers, wanted_hijackers
 from muxwsgi.cli.ending import lasting
 from muxwsgi.cli.for_developer import ForDeveloper
 from muxwsgi.cli.logs import extend_error_log
@@ -116,7 +116,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
             app, logs = for_developer.load(make, has_page=has_page)
             plugins, installed = wanted_hijackers(values, app)
             error_log.add_plugins((plugin.module for plugin in plugins), values["log_level"])
-            hijackers = [plugin.hijacker for plugin in plugins if plugin.hijacker is not None]
+            hijackers = made_hijackers(values, plugins, installed)
     except StopRequested:
         log.debug("this worker ends before it has served anything")
         error_log.end()

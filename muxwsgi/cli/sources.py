@@ -78,6 +78,8 @@ def from_toml(path: str, table: Table) -> Found:
         raise OperatorError(f"{path}: {error}{kind}") from error
     found = Found()
     for key, value in contents.items():
+        if key == "hijack" and isinstance(value, dict):
+            key = "hijack_options"
         option = table.by_name.get(key.replace("-", "_"))
         if option is None:
             raise OperatorError(f"{path}: {_unknown(key, table.by_name)}")

@@ -35,6 +35,6 @@ def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Regist
                 raise OperatorError(
                     plugin.error.line if plugin.error else f"hijacker {spec!r} cannot be loaded"
                 )
-            return plugin.hijacker.route()
+            return plugin.made().route()
     names = {"close", "forward:HOST:PORT", *known, *(plugin.name for plugin in registered)}
     raise OperatorError(unknown_hijacker(spec, names))

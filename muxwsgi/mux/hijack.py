@@ -5,13 +5,15 @@ so it imports no gevent.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.route import Handler, Route
+from muxwsgi.setting import read_options
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -42,14 +44,30 @@ class Hijacker:
     idle_timeout: float | None = None
     takes_silence: bool = False
     examples: tuple[str, str] | None = None
+    options: type | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.options is not None and not is_dataclass(self.options):
+            raise ValueError(f"hijacker {self.name!r}: options is a dataclass, not {self.options!r}")
         self.route()  # raises for a wrong limit, where it is written
 
     def named(self, name: str) -> "Hijacker":
         """A copy with another name."""
         return self if name == self.name else replace(self, name=name)
+
+    def made(self, values: Mapping[str, Any], where: str) -> "Hijacker":
+        """The hijacker whose handler is made with these values of its options. Raises `OperatorError`, which begins with `where`."""
+        if self.options is None:
+            if values:
+                raise OperatorError(f"{where}: the hijacker {self.name!r} has no options")
+            return self
+        factory: Callable[[Any], Handler] = self.handler  # type: ignore[assignment]
+        try:
+            handler = factory(read_options(self.options, values, where))
+        except ValueError as error:
+            raise OperatorError(f"{where}: {error}") from error
+        return replace(self, handler=handler, options=None)
 
     def route(self) -> Route:
         """A new route to the handler, with new slots. Muxes that share a limit share the route."""
@@ -102,6 +120,7 @@ def hijack(
     takes_silence: bool = False,
     as_socket: bool = False,
     examples: tuple[str, str] | None = None,
+    options: type | None = None,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Make the decorated callable a hijacker.
 
@@ -117,11 +136,16 @@ def hijack(
                     that need a real descriptor, poll it, or use it in threads. When the callable returns, its connection ends
     examples        command lines to try it with, plain and in TLS, with {host} and {port}: `muxwsgi run`
                     shows them
+    options         a dataclass of options that the operator may set. The decorated class or function is then called with an instance, once
+                    in each worker, and returns the handler. If that has methods `start` and `stop`, they are called in the worker
+                    before its first connection and after its last one
 
     Raises `ValueError` for wrong arguments.
     """
     if isinstance(alpn, str):
         raise ValueError(f"alpn is a sequence of ids, as in alpn=({alpn!r},)")
+    if as_socket and options is not None:
+        raise ValueError("as_socket is not for a hijacker with options: let its handler call as_socket() of the connection")
 
     def describe(handler: AnyHandler) -> AnyHandler:
         own_name = getattr(handler, "__name__", type(handler).__name__)
@@ -136,6 +160,7 @@ def hijack(
             idle_timeout=idle_timeout,
             takes_silence=takes_silence,
             examples=examples,
+            options=options,
         )
         setattr(handler, _ATTRIBUTE, hijacker)
         return handler

@@ -6,11 +6,12 @@ listed and switched off without an import.
 """
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.hijack import Hijacker, check_name, hijacker_of
@@ -42,6 +43,7 @@ class Registered:
         self.version = distribution.version if distribution else "?"
         self._entry_point = entry_point
         self._clash: str | None = None
+        self._made: Hijacker | None = None
 
     def __repr__(self) -> str:
         return f"<Registered {self.name!r} of {self.package} {self.version}>"
@@ -80,6 +82,16 @@ class Registered:
     def hijacker(self) -> Hijacker | None:
         """The hijacker, None where it cannot be loaded."""
         return self._loaded if isinstance(self._loaded, Hijacker) else None
+
+    def made(self, options: Mapping[str, Any] | None = None, where: str = "") -> Hijacker:
+        """The hijacker with its options, which the first call gives. It is made once. Raises `OperatorError`, also if it cannot be loaded.
+        """
+        if self._made is None:
+            if self.error is not None:
+                raise OperatorError(self.error.line)
+            assert self.hijacker is not None
+            self._made = self.hijacker.made(options or {}, where or f"hijacker {self.name!r}")
+        return self._made
 
     @property
     def error(self) -> LoadError | None:

@@ -125,6 +125,9 @@ class Composition:
         self._inherited = contexts or {}
         self._slots_before = {} if before is None else before._slots
         self._slots: dict[tuple[str, int | None], Slots] = {}  # of hijackers, by name and limit
+        self._living: list[Handler] = []  # handlers of hijackers that are started and stopped
+        self._started: list[Handler] = []
+        self._replaces = before
         self._proxy: ServedProxy | None = None
         routes = self._hijacker_routes(hijackers)
         self._admit = app.admit if isinstance(app, ProxyApplication) else None
@@ -173,6 +176,7 @@ class Composition:
         _refuse_equal_names(self.routes)
         configured = configured_routes(settings.routes, self.routes, registered)
         for made in configured:
+            self._note_living(made.route.handler)
             made.route = self._admitted(self._kept_slots(made.route))
         self._configured = configured
         #: Those of the configuration that are asked on all binds, in front of the others. Each bind has its own in its mux.
@@ -206,7 +210,14 @@ class Composition:
     # Running
 
     def start(self) -> None:
-        """Start the background work of the composition."""
+        """Start the background work of the composition, and handlers of hijackers. Those that the composition before has started go on."""
+        before, self._replaces = self._replaces, None
+        for handler in self._living:
+            if before is not None and handler in before._started:
+                before._started.remove(handler)
+            elif (start := getattr(handler, "start", None)) is not None:
+                start()
+            self._started.append(handler)
         if self._proxy is not None:
             self._proxy.start()
 
@@ -247,7 +258,14 @@ class Composition:
         return partial(self._http.resume, until=until)
 
     def close(self) -> None:
-        """Close the other resources, after the last connection has ended. Idempotent."""
+        """Stop handlers of hijackers, and close the other resources, after the last connection has ended. Idempotent."""
+        while self._started:
+            handler = self._started.pop()
+            try:
+                if (stop := getattr(handler, "stop", None)) is not None:
+                    stop()
+            except Exception:
+                log.exception("%r could not be stopped", handler)
         if self._proxy is not None:
             self._proxy.close()
 
@@ -272,8 +290,15 @@ class Composition:
             described = hijacker if isinstance(hijacker, Hijacker) else hijacker_of(hijacker)
             if described is None:
                 raise OperatorError(f"hijackers: {hijacker!r} is not decorated with @hijack")
+            described = described.made({}, f"hijacker {described.name!r}")
+            self._note_living(described.handler)
             routes.append(self._kept_slots(described.route()))
         return routes
+
+    def _note_living(self, handler: Handler) -> None:
+        """Note a handler that has to be started and stopped."""
+        if handler not in self._living and any(callable(getattr(handler, name, None)) for name in ("start", "stop")):
+            self._living.append(handler)
 
     def _kept_slots(self, route: Route) -> Route:
         """`route` with the slots that the composition before had for it."""
@@ -289,7 +314,10 @@ class Composition:
             route = resolve(spec, self.routes, registered)
         except OperatorError as error:
             raise OperatorError(f"{option}: {error}") from error
-        return route if route is None or route in self.routes else self._admitted(route)
+        if route is None or route in self.routes:
+            return route
+        self._note_living(route.handler)
+        return self._admitted(route)
 
     def _mux(
         self,
