@@ -62,10 +62,18 @@ def test_the_tests_of_the_page_pass(page: dict[str, Any]) -> None:
 
 
 def test_the_entry_point_of_the_page_is_one() -> None:
-    ((_, project),) = blocks("toml")
+    (_, project), _ = blocks("toml")
     assert tomllib.loads(project)["project"]["entry-points"]["muxwsgi.hijack"] == {
         "shout": "muxwsgi_shout:shout"
     }
+
+
+def test_the_table_of_options_of_the_page_fits_its_hijacker(page: dict[str, Any]) -> None:
+    _, (_, table) = blocks("toml")
+    greet = hijacker_of(page["Greet"])
+    assert greet is not None
+    handler: Any = greet.made(tomllib.loads(table)["hijack"]["greet"], "the page").handler
+    assert (handler.options.greeting, handler.options.max_memory) == ("good morning", 64 << 20)
 
 
 def test_every_matcher_that_the_page_names_is_there_and_no_other(page: dict[str, Any]) -> None:
