@@ -16,6 +16,7 @@ cdef class ClientEngine(Engine):
     cdef unsigned int _next
     cdef int _fields_at_most
     cdef set _begun
+    cdef long long _late_bytes, _late_blocks
     cdef readonly set refused
 
     @cython.locals(stream=Stream, windows=Windows, body=StreamBody)
@@ -26,6 +27,9 @@ cdef class ClientEngine(Engine):
     cdef _data(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(each=Field)
     cdef _head(self, list fields)
+    @cython.locals(body=StreamBody)
+    cpdef reset(self, Stream stream, long long code, str reason)
+    cdef _came_late(self, Py_ssize_t size, str what)
     @cython.locals(stream=Stream)
     cdef _reset_by_peer(self, unsigned int number, long long code)
     cdef _priority_update(self, unsigned int number, bytes payload)

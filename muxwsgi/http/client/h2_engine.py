@@ -4,6 +4,10 @@
 We open the streams, the peer answers on them. A stream that the peer opens (server push, which our SETTINGS forbid) is an error of the
 connection. Streams that the peer has not begun to process, by REFUSED_STREAM or above the last id of its GOAWAY, are noted as `refused`,
 since their requests can be sent again (section 8.7).
+
+The requests on one connection are those of several clients, so what one of them causes must not use up the `Budget` of all. A stream costs
+no points when the peer resets it or makes an error on it: that happens once for each request. Nor do frames that were under way when we
+have reset a stream, as long as the peer was allowed to send them.
 """
 
 from typing import Protocol
@@ -22,6 +26,9 @@ from muxwsgi.settings import HTTP2Settings, HTTPSettings
 __all__ = ["ClientEngine", "Responses"]
 
 _LENGTH_DIGITS = 18
+
+#: Frames without data that a response has: its head, its trailers, or an END_STREAM instead.
+_BLOCKS = 2
 
 
 class Responses(Reader, Protocol):
@@ -44,13 +51,16 @@ class ClientEngine(Engine):
         self._begun: set[int] = set()
         #: Streams that the peer has not processed.
         self.refused: set[int] = set()
+        # What may still come on streams that we have reset.
+        self._late_bytes = 0
+        self._late_blocks = 0
 
     @property
     def room(self) -> int:
         """How many streams can be opened now."""
         if self.peer_leaves or self.fault is not None or self._next >= WINDOW_AT_MOST:
             return 0
-        return max(self.peer_streams - self.running, 0)
+        return max(min(self.peer_streams, self._limit) - self.running, 0)  # the windows have room for `_limit`
 
     def open(self, method: str, pairs: list[Pair], ends: bool, protocol: str | None) -> Stream:
         """A new stream with the request `pairs`. `ends`: it has no body. `protocol`: as `Stream.protocol`."""
@@ -87,7 +97,9 @@ class ClientEngine(Engine):
             else:
                 self._begun.add(number)
                 bodiless = stream.method == "HEAD" or head.status in (204, 304)
-                if head.length is not None and not bodiless:
+                if stream.protocol is not None and head.status < 300:
+                    pass  # a tunnel, and a length in its head is ignored (RFC 9110 section 9.3.6)
+                elif head.length is not None and not bodiless:
                     if ends and head.length:
                         raise StreamFault(PROTOCOL_ERROR, "Content-Length of a response without a body")
                     body.length = head.length
@@ -133,6 +145,21 @@ class ClientEngine(Engine):
         if status < 0:
             raise StreamFault(PROTOCOL_ERROR, "the status is missing")
         return ResponseHead(status, "", 1, regular, length, False, True, version="HTTP/2")
+
+    def reset(self, stream: Stream, code: int, reason: str) -> None:
+        body = stream.body
+        if stream.code < 0 and body is not None and stream.id in self.streams:
+            self._late_bytes = min(self._late_bytes + max(body.left, 0), WINDOW_AT_MOST)
+            self._late_blocks += _BLOCKS
+        Engine.reset(self, stream, code, reason)
+
+    def _came_late(self, size: int, what: str) -> None:
+        if size and self._late_bytes >= size:
+            self._late_bytes -= size
+        elif not size and self._late_blocks:
+            self._late_blocks -= 1
+        else:
+            Engine._came_late(self, size, what)
 
     def _reset_by_peer(self, number: int, code: int) -> None:
         stream = self.streams.get(number)

@@ -90,6 +90,9 @@ class StreamExchange:
         a protocol that the server does not offer on streams."""
         session = self.session
         engine = session.engine
+        if not session.room:  # since it was chosen
+            self.refused = True
+            raise ConnectionResetError(errno.ECONNRESET, "the connection takes no more requests")
         protocol: str | None = None
         pairs: list[Pair] = []
         for name, value in fields:

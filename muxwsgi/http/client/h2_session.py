@@ -8,6 +8,7 @@ Each exchange has a `Lifeline`, which is swept with the connection: its deadline
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import gevent
@@ -16,7 +17,7 @@ from muxwsgi.errors import Expired
 from muxwsgi.http.client.h2_engine import ClientEngine
 from muxwsgi.http.client.response_head import ResponseHead
 from muxwsgi.http.h2.body import StreamBody
-from muxwsgi.http.h2.errors import NO_ERROR, ConnectionFault
+from muxwsgi.http.h2.errors import ENHANCE_YOUR_CALM, NO_ERROR, ConnectionFault
 from muxwsgi.http.h2.field import Field
 from muxwsgi.http.h2.sender import OwnFields, Sender
 from muxwsgi.http.h2.stream import Stream
@@ -41,6 +42,9 @@ READ = 65536
 PING_AFTER = 60.0
 PING_TIMEOUT = 20.0
 
+#: Interim responses to one request that wait to be taken: a server may send them faster than the client of the proxy takes them.
+INTERIM_AT_MOST = 64
+
 _OWN = OwnFields("")
 
 
@@ -63,13 +67,16 @@ class ClientSession:
     idle_since  when the last exchange ended, `time.monotonic()` seconds
     """
 
-    __slots__ = ("_heard", "_pinged", "_reader", "connection", "engine", "exchanges", "idle_since", "used", "writing")
+    __slots__ = ("_heard", "_pinged", "_reader", "_rests", "connection", "engine", "exchanges", "idle_since", "used", "writing")
 
-    def __init__(self, connection: "Connection", http: HTTPSettings, settings: HTTP2Settings) -> None:
-        """Owns `connection`, and begins to read it."""
+    def __init__(
+        self, connection: "Connection", http: HTTPSettings, settings: HTTP2Settings, rests: "Callable[[ClientSession], None] | None" = None
+    ) -> None:
+        """Owns `connection`, and begins to read it. `rests` is called when the last exchange has ended, and must not wait."""
         self.connection = connection
         self.engine = ClientEngine(Sender(_OWN), self, http, settings)
         self.writing = Writing(connection, self.engine, http)
+        self._rests = rests
         self.exchanges: dict[int, Exchange] = {}
         self.idle_since = clock()
         self.used = False  # a response has come on it
@@ -146,6 +153,8 @@ class ClientSession:
             self.writing.note_output()
         if self.engine.peer_leaves and not self.engine.running:
             self.connection.lifeline.reader.fail(ConnectionResetError(errno.ECONNRESET, "the server has sent GOAWAY"))
+        if not self.exchanges and self._rests is not None:
+            self._rests(self)
 
     # What the engine tells
 
@@ -154,6 +163,9 @@ class ClientSession:
         self.used = True
         exchange = self.exchanges.get(stream.id)
         if exchange is not None:
+            if len(exchange.heads) >= INTERIM_AT_MOST and head.status < 200:
+                self.engine.reset(stream, ENHANCE_YOUR_CALM, f"more than {INTERIM_AT_MOST} interim responses that nobody has taken")
+                return
             exchange.heads.append(head)
             assert stream.body is not None
             stream.body.readiness().notify()

@@ -61,6 +61,7 @@ cdef class Engine:
     cdef _end_block(self, unsigned int number, bytes block)
     @cython.locals(stream=Stream, body=StreamBody, field=Field)
     cdef _trailers(self, unsigned int number, list fields, int flags)
+    cdef _came_late(self, Py_ssize_t size, str what)
     @cython.locals(size=Py_ssize_t, count=Py_ssize_t, stream=Stream, body=StreamBody, ends=bint, windows=Windows)
     cdef _data(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(body=StreamBody)

@@ -413,7 +413,7 @@ class Engine:
     def _trailers(self, number: int, fields: list[Any], flags: int) -> None:
         stream = self.streams.get(number)
         if stream is None:
-            self.budget.spend(SMALL, "HEADERS on streams that were reset")
+            self._came_late(0, "HEADERS on streams that were reset")
             return
         body = stream.body
         assert body is not None
@@ -434,6 +434,10 @@ class Engine:
             if field.kind != LENGTH:
                 body.trailer(field.name, field.value)
         self._peer_ended(stream)
+
+    def _came_late(self, size: int, what: str) -> None:
+        """A frame on a stream that we have reset, with `size` bytes of DATA."""
+        self.budget.spend(SMALL, what)
 
     # Bodies
 
@@ -456,7 +460,7 @@ class Engine:
                 raise ConnectionFault(PROTOCOL_ERROR, "DATA on an idle stream")
             if self._closed.get(number, _RESET_BY_US) != _RESET_BY_US:
                 raise ConnectionFault(STREAM_CLOSED, "DATA on a closed stream")
-            self.budget.spend(SMALL, "DATA on streams that were reset")
+            self._came_late(size, "DATA on streams that were reset")
             windows.give_back(size)
             return
         if stream.ended:
@@ -623,7 +627,8 @@ class Engine:
         stream.code = code
         self._fail(stream, f"the peer has reset the stream (error code {code})")
         self._close(stream, RESET_BY_PEER)
-        self.budget.spend(RESET, "RST_STREAM")
+        if not self._opens:
+            self.budget.spend(RESET, "RST_STREAM")
 
     def _stream_fault(self, number: int, code: int) -> None:
         """An error in a frame on `number`, whose stream may be in any state."""
@@ -636,7 +641,8 @@ class Engine:
     def _fault(self, stream: Stream, code: int, reason: str) -> None:
         """The peer has made an error on `stream`: it is reset."""
         self.reset(stream, code, reason)
-        self.budget.spend(RESET, reason)
+        if not self._opens:  # a server can make one error on each stream that we have opened
+            self.budget.spend(RESET, reason)
 
     def reset(self, stream: Stream, code: int, reason: str) -> None:
         """Reset `stream`. Its application gets an error, if it is not done."""

@@ -5,11 +5,13 @@ It translates the errors of a dial to the proxy's `Fault`.
 
 import logging
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from gevent.lock import Semaphore
+import gevent
+from gevent.event import Event
 
 from muxwsgi.dial.dialer import Dialer
 from muxwsgi.dial.errors import DialError
@@ -60,7 +62,8 @@ class Upstreams:
         self._bodies = replace(BODIES, limit_request_head=limits.limit_response_head, limit_request_fields=limits.limit_response_fields)
         self._http2 = HTTP2Settings()
         self._sessions: dict[tuple[object, ...], list[ClientSession]] = {}
-        self._dialling: dict[tuple[object, ...], Semaphore] = {}
+        self._resting: dict[ClientSession, tuple[object, ...]] = {}  # without exchanges, the one that has rested longest first
+        self._dialling: dict[tuple[object, ...], Event] = {}
         self._early: dict[Context, EarlyStream] = {}
         self._bound: WeakSet[Connection] | None = None  # made for the first one, because most proxies never need it
 
@@ -125,33 +128,67 @@ class Upstreams:
         """A connection of HTTP/2 on which a stream can be opened."""
         key = self._key(endpoint, via, ctx)
         if ctx.dial is not None:
-            return self._new_session(endpoint, ctx, via)
-        dialling = self._dialling.setdefault(key, Semaphore(1))  # those that come at the same time share what the first one makes
+            return self._new_session(key, endpoint, ctx, via)
+        others = self._dialling.get(key)
+        while True:
+            for session in self._sessions.get(key, ()):
+                if pooled and session.room > 0 and self._may_reuse(session.connection, ctx, via):
+                    self._resting.pop(session, None)
+                    self._pool.reused += 1
+                    if self._early:
+                        self.drop_early(self._owner(ctx))
+                    if ctx.flow is not None:
+                        ctx.flow.reused = True
+                        ctx.flow.address = address_text(session.connection.client)
+                    return session
+            if others is None:
+                break
+            # Those that come at the same time share what the first one makes. If it fails, they do not wait for each other.
+            others.wait()
+            others = None
+        dialled = Event()
+        self._dialling.setdefault(key, dialled)
         try:
-            with dialling:
-                for session in self._sessions.get(key, ()):
-                    if pooled and session.room > 0 and self._may_reuse(session.connection, ctx, via):
-                        self._pool.reused += 1
-                        if self._early:
-                            self.drop_early(self._owner(ctx))
-                        if ctx.flow is not None:
-                            ctx.flow.reused = True
-                            ctx.flow.address = address_text(session.connection.client)
-                        return session
-                session = self._new_session(endpoint, ctx, via)
-                self._sessions.setdefault(key, []).append(session)
-                return session
+            session = self._new_session(key, endpoint, ctx, via)
+            self._sessions.setdefault(key, []).append(session)
+            return session
         finally:
-            if dialling.counter and not dialling.linkcount():
-                self._dialling.pop(key, None)
+            dialled.set()
+            if self._dialling.get(key) is dialled:
+                del self._dialling[key]
 
-    def _new_session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> ClientSession:
+    def _new_session(self, key: tuple[object, ...], endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> ClientSession:
         self._pool.opened += 1
         connection = self._stream(endpoint, ctx, via, quiet=True)
         if endpoint.layers and (connection.tls is None or connection.tls.alpn != "h2"):
             connection.finish()
             raise Fault(Phase.TLS, f"{endpoint.authority}: the server does not agree on HTTP/2")
-        return ClientSession(connection, self._bodies, self._http2)
+        return ClientSession(connection, self._bodies, self._http2, None if ctx.dial is not None else partial(self._rests, key))
+
+    def _rests(self, key: tuple[object, ...], session: ClientSession) -> None:
+        """`session` has no exchanges any more. Above the limits of the pool, those that have rested longest are closed."""
+        sessions = self._sessions.get(key, ())
+        if session not in sessions:
+            return  # it is closed
+        resting = self._resting
+        resting[session] = key
+        of_key = [each for each in sessions if each in resting]
+        if len(of_key) > self._settings.max_idle_per_host:
+            oldest = min(of_key, key=lambda each: each.idle_since)
+        elif len(resting) > self._settings.max_idle:
+            oldest = next(iter(resting))
+        else:
+            return
+        self._forget(resting[oldest], oldest)
+        gevent.spawn(oldest.close)  # GOAWAY may have to wait
+
+    def _forget(self, key: tuple[object, ...], session: ClientSession) -> None:
+        self._resting.pop(session, None)
+        sessions = self._sessions.get(key, [])
+        if session in sessions:
+            sessions.remove(session)
+        if not sessions:
+            self._sessions.pop(key, None)
 
     def _may_reuse(self, connection: Connection, ctx: Context, via: UpstreamProxy) -> bool:
         try:
@@ -167,10 +204,8 @@ class Upstreams:
         for key, sessions in list(self._sessions.items()):
             for session in list(sessions):
                 if session.over or (not session.exchanges and session.idle_since <= oldest):
-                    sessions.remove(session)
+                    self._forget(key, session)
                     session.close()
-            if not sessions:
-                self._sessions.pop(key, None)
 
     def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: Client) -> None:
         """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
@@ -229,9 +264,10 @@ class Upstreams:
         """Close the kept connections."""
         self._pool.close()
         for sessions in list(self._sessions.values()):
-            for session in sessions:
+            for session in list(sessions):
                 session.close()
         self._sessions.clear()
+        self._resting.clear()
 
     def bind(self, ctx: Context) -> None:
         """Bind upstream connections to the client connection of `ctx`, which authenticates connections and not requests (NTLM, Negotiate:

@@ -1,0 +1,195 @@
+"""One connection of HTTP/2 to an upstream carries the requests of several clients. What one of them does, or an upstream to one of them, does
+not end or hold up the others."""
+
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.event import Event
+
+from muxwsgi.settings import TLSSettings
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.tls.server_context import ServerContext
+from tests.http2 import frames as f
+from tests.http2.frames import data, headers, reset
+from tests.proxy.conftest import PATIENCE, Lab
+from tests.proxy.test_http2 import Client, ask, intercepting
+from tests.proxy.test_http2_upstreams import OK, Peer, alone
+
+MANY = 250
+
+
+def numbers_of(peer: Peer, path: str) -> list[int]:
+    return [number for number, each in peer.requests.streams.items() if dict(each.heads[0])[":path"] == path]
+
+
+@pytest.mark.parametrize("how", ["the server resets", "malformed responses"])
+def test_requests_of_one_client_that_fail_leave_those_of_another(lab: Lab, how: str) -> None:
+    """The engine of a server lets a client pay for resets. Here they are what our own requests cause."""
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: numbers_of(peer, "/other"))
+        (other,) = numbers_of(peer, "/other")
+        failed: set[int] = set()
+        while len(failed) < MANY:
+            peer.until(lambda: set(numbers_of(peer, "/bad")) - failed)
+            for number in sorted(set(numbers_of(peer, "/bad")) - failed):
+                failed.add(number)
+                peer.say(reset(number, f.INTERNAL_ERROR) if how == "the server resets" else headers(number, [("no", "status")]))
+        peer.say(headers(other, OK, end=False), data(other, b"whole", end=True))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve, f.settings((3, 1000)))
+    _, port = intercepting(lab)
+    other = alone(lab, port, peer.port)
+    other.say(headers(1, ask("/other", peer.port)))
+    for _ in range(5):
+        client = alone(lab, port, peer.port)
+        for number in range(1, 2 * MANY // 5 + 1, 2):
+            client.say(headers(number, ask("/bad", peer.port)))
+        for number in range(1, 2 * MANY // 5 + 1, 2):
+            assert client.answer(number).status == "502"
+    assert (other.answer(1).body, peer.connections) == (b"whole", 1)
+
+
+def test_what_comes_late_for_requests_that_a_client_has_reset_leaves_those_of_another(lab: Lab) -> None:
+    asked = 20
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: numbers_of(peer, "/other") and len(numbers_of(peer, "/large")) == asked)
+        large = numbers_of(peer, "/large")
+        for number in large:
+            peer.say(headers(number, OK, end=False))
+        peer.until(lambda: all(peer.requests.streams[number].reset is not None for number in large))
+        for number in large:  # it was under way when the resets came
+            peer.say(*[data(number, bytes(1200)) for _ in range(50)], headers(number, [("grpc-status", "0")]))
+        (other,) = numbers_of(peer, "/other")
+        peer.say(headers(other, OK, end=False), data(other, b"whole", end=True))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    _, port = intercepting(lab)
+    other, client = alone(lab, port, peer.port), alone(lab, port, peer.port)
+    other.say(headers(1, ask("/other", peer.port)))
+    large = range(1, 2 * asked, 2)
+    for number in large:
+        client.say(headers(number, ask("/large", peer.port)))
+    for number in large:
+        client.head(number)
+    client.say(*[reset(number) for number in large])
+    assert (other.answer(1).body, peer.connections) == (b"whole", 1)
+
+
+def test_bodies_that_nobody_takes_leave_room_for_others(lab: Lab) -> None:
+    """However many streams the server allows: no more are opened than the window of the connection has room for."""
+    asked = 200
+
+    def serve(peer: Peer) -> None:
+        answered: set[int] = set()
+        while True:
+            peer.until(lambda: set(peer.requests.streams) - answered)
+            for number in sorted(set(peer.requests.streams) - answered):
+                answered.add(number)
+                peer.say(headers(number, OK, end=False))
+
+    peer = Peer(lab, serve, f.settings((3, 1000)))
+    proxy, port = intercepting(lab)
+    for _ in range(2):
+        client = alone(lab, port, peer.port)
+        for number in range(1, asked, 2):
+            client.say(headers(number, ask("/", peer.port)))
+        for number in range(1, asked, 2):
+            assert client.head(number).status == "200"
+    (sessions,) = proxy._upstreams._sessions.values()
+    assert [len(session.exchanges) for session in sessions] == [128, asked - 128]
+
+
+def test_interim_responses_that_nobody_takes_are_bounded(lab: Lab) -> None:
+    """The proxy waits for the window of the server, and takes no response meanwhile."""
+    codes: list[int] = []
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1))
+        peer.say(b"".join(headers(1, [(":status", "103")], end=False) for _ in range(500)))
+        peer.until(lambda: peer.requests.streams[1].reset is not None)
+        codes.append(peer.requests.streams[1].reset or 0)
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve, f.settings((4, 0)))
+    _, port = intercepting(lab)
+    client = alone(lab, port, peer.port)
+    client.say(headers(1, ask("/", peer.port, ("content-length", "1"), method="POST"), end=False), data(1, b"x", end=True))
+    assert client.answer(1).status == "502"
+    assert codes == [f.ENHANCE_YOUR_CALM]
+
+
+def test_a_length_in_the_answer_to_an_extended_connect_does_not_end_its_tunnel(lab: Lab) -> None:
+    """RFC 9110 section 9.3.6: a client ignores it."""
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1))
+        peer.say(headers(1, [*OK, ("content-length", "0")]))
+        peer.until(lambda: peer.has(3))
+        peer.say(headers(3, [(":status", "200"), ("content-length", "2")], end=False), data(3, b"\x82\x03abc"))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve, f.settings((8, 1)))
+    _, port = intercepting(lab)
+    client = alone(lab, port, peer.port)
+    client.say(headers(1, ask("/first", peer.port)))
+    assert client.answer(1).status == "200"
+    fields = ask("/socket", peer.port, ("sec-websocket-version", "13"), method="CONNECT")
+    client.say(headers(3, [fields[0], (":protocol", "websocket"), *fields[1:]], end=False))
+    assert client.head(3).status == "200"
+    client.wait(lambda: client.streams[3].body == b"\x82\x03abc" or client.streams[3].reset is not None)
+    assert client.streams[3].reset is None
+
+
+def test_connections_at_rest_are_as_many_as_the_settings_say(lab: Lab) -> None:
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1))
+        peer.say(headers(1, [*OK, ("content-length", "0")]))
+        peer.until(lambda: peer.requests.of(f.GOAWAY))
+        ended.append(peer.port)
+
+    ended: list[int] = []
+    proxy, port = intercepting(lab, max_idle=2)
+    peers = [Peer(lab, serve) for _ in range(4)]
+    for peer in peers:
+        client = alone(lab, port, peer.port)
+        client.say(headers(1, ask("/", peer.port)))
+        assert client.answer(1).status == "200"
+    client.wait(lambda: len(ended) == 2)
+    assert ended == [peer.port for peer in peers[:2]]
+    proxy._upstreams.prune()
+    assert len(proxy._upstreams._sessions) == 2
+
+
+def test_requests_that_wait_for_a_dial_which_fails_do_not_wait_for_each_other(lab: Lab) -> None:
+    waiting: list[Any] = []
+    failing = False
+    context = ServerContext(TLSSettings(certificates=(lab.certificate,)), alpn=("h2",))
+    over = Event()
+
+    def serve(sock: Any) -> None:
+        if failing:
+            waiting.append(sock)
+            over.wait(PATIENCE)
+        else:
+            with Connection.from_socket(sock).start_tls(context) as connection:
+                connection.recv()
+
+    upstream = lab.serve_raw(serve)
+    _, port = intercepting(lab)
+    clients: list[Client] = [alone(lab, port, upstream) for _ in range(4)]
+    failing = True
+    for client in clients:
+        client.say(headers(1, ask("/", upstream)))
+    clients[0].wait(lambda: waiting)
+    gevent.sleep(0.05)
+    assert len(waiting) == 1
+    waiting[0].shutdown(gevent.socket.SHUT_RDWR)
+    clients[0].wait(lambda: len(waiting) == 4)
+    over.set()
+    assert [client.answer(1).status for client in clients] == ["502"] * 4
