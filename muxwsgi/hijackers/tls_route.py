@@ -4,10 +4,11 @@ import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from muxwsgi.errors import PeerError
 from muxwsgi.mux.explain import Opening, listed
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Mux
-from muxwsgi.mux.route import Route
+from muxwsgi.mux.route import FIRST, Route
 from muxwsgi.protocols.tls import ClientHello, parse_client_hello, tls
 from muxwsgi.settings.tls import HANDSHAKE_TIMEOUT
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.tls.server_context import ServerContext
 
-__all__ = ["TLSHandler", "tls_route"]
+__all__ = ["TLSHandler", "tls_route", "unreadable_hello"]
+
+#: A fatal alert: decode_error (RFC 8446 section 6).
+_DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"
 
 _VERSIONS = {0x0300: "SSL 3.0", 0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
 
@@ -66,3 +70,15 @@ def tls_route(
     `sni_is("example.com")`.
     """
     return Route(name, match, TLSHandler(context, inner, handshake_timeout), priority=priority, takes_late=True, is_stream=False)
+
+
+def unreadable_hello(match: Matcher) -> Route:
+    """The route behind a `tls_route` for complete ClientHellos: it refuses what `match` takes for TLS besides. OpenSSL accepts some
+    ClientHellos that are not read here, such as one in many records, and one may come more slowly than the mux waits. If they were
+    served, a client could choose whether the routes by its server name are asked."""
+    return Route("unreadable ClientHello", match, _refuse, priority=FIRST, is_stream=False)
+
+
+def _refuse(connection: "Connection") -> None:
+    connection.sendall(_DECODE_ERROR)
+    raise PeerError(400, "the ClientHello is not complete or not well-formed, and routes of this bind look at it")

@@ -18,7 +18,18 @@ from muxwsgi.mux.matchers import Matcher, expression, named
 from muxwsgi.names import Breadth, HostPatterns, comparable, parse_pattern
 from muxwsgi.protocols import Protocol, Speaks
 
-__all__ = ["MAX_HELLO_LENGTH", "PROTOCOL", "ClientHello", "alpn_is", "nearly_tls", "parse_client_hello", "sni_is", "tls", "tls_like"]
+__all__ = [
+    "MAX_HELLO_LENGTH",
+    "PROTOCOL",
+    "ClientHello",
+    "alpn_is",
+    "client_hello",
+    "nearly_tls",
+    "parse_client_hello",
+    "sni_is",
+    "tls",
+    "tls_like",
+]
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -282,6 +293,13 @@ def _hello_matcher(name: str, wanted: Callable[[ClientHello], bool]) -> Matcher:
         return YES if wanted(hello) else NO
 
     return named(name)(ask)
+
+
+@named("client_hello")
+def client_hello(data: bytes) -> Match:
+    """A whole and well-formed ClientHello."""
+    hello: ClientHello | Literal[Match.MORE, Match.NO] = parse_client_hello(data)
+    return hello if isinstance(hello, Match) else YES
 
 
 def sni_is(*names: str) -> Matcher:

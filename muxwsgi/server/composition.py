@@ -25,7 +25,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
 from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 from muxwsgi.hijackers.resolve import resolve
-from muxwsgi.hijackers.tls_route import tls_route
+from muxwsgi.hijackers.tls_route import tls_route, unreadable_hello
 from muxwsgi.http.added_fields import with_added_fields
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
@@ -35,13 +35,14 @@ from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.http.root_path import with_root_path
 from muxwsgi.mux.conditional import mux_of
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
+from muxwsgi.mux.matchers import all_of
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
 from muxwsgi.mux.slots import Slots
 from muxwsgi.protocols.http1 import http_last, http_route
 from muxwsgi.protocols.http2 import http2_route
-from muxwsgi.protocols.tls import tls, tls_like
+from muxwsgi.protocols.tls import client_hello, tls, tls_like
 from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
@@ -376,15 +377,19 @@ class Composition:
         # The TLS route comes first, because no other protocol begins with the first six bytes of TLS. If TLS is required, OpenSSL gets
         # everything that begins like TLS, and answers an invalid ClientHello with an alert. Routes that get TLS as it is come before.
         match = tls_like if bind.tls == "required" else tls
-        first = tls_route(context, inner, self.settings.handshake_timeout, match=match, priority=FIRST)
+        looked_at = any(each.of_hello for each in here)
+        taken = all_of(match, client_hello) if looked_at else match
+        first = [tls_route(context, inner, self.settings.handshake_timeout, match=taken, priority=FIRST)]
+        if looked_at:
+            first.append(unreadable_hello(match))
         if bind.tls == "optional":
-            return self._mux(listening.address, [first, *everything], self._fallback, self._silence, bind=replace(bind, only=None))
+            return self._mux(listening.address, [*first, *everything], self._fallback, self._silence, bind=replace(bind, only=None))
         port = listening.name[1] if isinstance(listening.name, tuple) else 443
         refuse = redirect_to_https(port) if bind.redirect_http else https_required
         engine = HTTP1(refuse, self.settings.http, events=self._events)
         self._engines.append(engine)
         outside = [each.route for each in here if each.outside]
-        return self._mux(listening.address, [first, *outside, http_route(engine, name="plain-http", alpn=())], None, None, engine)
+        return self._mux(listening.address, [*first, *outside, http_route(engine, name="plain-http", alpn=())], None, None, engine)
 
     def _context(self, listening: Listening, alpn: tuple[str, ...]) -> "ServerContext":
         settings = self.settings.tls_of(listening.bind)

@@ -31,6 +31,7 @@ class ConfiguredRoute:
     route       as a mux has it
     outside     also without TLS on a bind that requires it
     inside      whether it is asked inside of TLS: not if it looks at the ClientHello, or at plain connections only
+    of_hello    whether it gets TLS as it is, so it looks at the ClientHello
     """
 
     def __init__(self, settings: RouteSettings, served: Sequence[Route], registered: Sequence[Registered]) -> None:
@@ -40,16 +41,16 @@ class ConfiguredRoute:
         self.to = settings.to
         passthrough = settings.to.startswith("passthrough:")
         looks = bool(settings.sni or settings.alpn or sees_hello(settings.match))
-        self._of_hello = passthrough or (looks and settings.to in ("close", "reject"))
-        if sees_hello(settings.match) and not self._of_hello:
+        self.of_hello = passthrough or (looks and settings.to in ("close", "reject"))
+        if sees_hello(settings.match) and not self.of_hello:
             raise OperatorError(
                 f"{self._where}: match: sni and alpn in a match are for to = passthrough, close and reject, which get TLS as it is: "
                 "write them beside match"
             )
-        if self._of_hello and settings.tls == "yes":
+        if self.of_hello and settings.tls == "yes":
             raise OperatorError(f"{self._where}: tls: the ClientHello is looked at outside of TLS")
-        self.outside = self._of_hello or settings.tls in ("no", "any")
-        self.inside = not self._of_hello and settings.tls != "no"
+        self.outside = self.of_hello or settings.tls in ("no", "any")
+        self.inside = not self.of_hello and settings.tls != "no"
         self._binds = [_address(text, self._where) for text in settings.bind]
         self.route = self._made(served, registered)
 
@@ -70,7 +71,7 @@ class ConfiguredRoute:
                 self._matcher(protocol, silence),
                 target.handler,
                 alpn=self._alpn(protocol),
-                priority=FIRST + 1 if self._of_hello else settings.priority,
+                priority=FIRST + 1 if self.of_hello else settings.priority,
                 limit=settings.limit,
                 limit_wait=settings.limit_wait,
                 idle_timeout=own,
@@ -104,10 +105,10 @@ class ConfiguredRoute:
         found: list[Matcher] = []
         if settings.match is not None:
             inside_of_tls = protocol is not None and protocol.refines == ("TLS",)
-            if inside_of_tls and not self._of_hello:
+            if inside_of_tls and not self.of_hello:
                 return never  # DNS over TLS where TLS ends here: by ALPN alone
             found.append(matcher_of(settings.match, f"{self._where}: match"))
-        if self._of_hello:
+        if self.of_hello:
             if settings.sni:
                 found.append(self._checked(lambda: sni_is(*settings.sni), "sni"))
             if settings.alpn:
@@ -136,7 +137,7 @@ class ConfiguredRoute:
         settings = self._settings
         found: list[Condition] = []
         try:
-            if not self._of_hello:
+            if not self.of_hello:
                 if settings.tls in ("no", "yes"):
                     found.append(Inside(settings.tls == "yes"))
                 if settings.sni:
