@@ -24,6 +24,7 @@ from muxwsgi.cli.ending import say
 from muxwsgi.cli.hook_objects import Configuration, HookServer, HookWorker
 from muxwsgi.cli.logs import PATIENCE, extend_error_log, open_error_log, same_logs
 from muxwsgi.cli.preloading import Loaded, preload, preloads, say_no_preload
+from muxwsgi.cli.release import Release
 from muxwsgi.cli.system import System, current_umask, shown_name
 from muxwsgi.cli.upgrading import Upgrading, starting_folder
 from muxwsgi.cli.worker_hooks import WorkerHooks
@@ -271,6 +272,7 @@ class _Owner:
         values = read()
         take_streams()  # must be first: another descriptor could get the number of a closed standard stream
         self._read = read
+        self._release = Release()
         self._pid = os.getpid()
         self._folder = starting_folder()  # files in the options are relative to it
         self._path = list(sys.path)
@@ -437,6 +439,7 @@ class _Owner:
 
     def _serve_beside(self, admin: Admin) -> None:
         """Start the admin process for `admin`, in place of the one before. The master does it, as soon as it can."""
+        self._release.check()
         serving = admin.serving(self.page, self.board, self._introductions)
         self.beside.replace(None if serving is None else partial(serve_admin, serving))
 
@@ -452,6 +455,7 @@ class _Owner:
             each.steer(live)
 
     def before_fork(self, slot: int, *, booting: bool) -> None:
+        self._release.check()
         wanted = self._newest if booting else self._serving
         for each in wanted.listening:
             each.grow(slot + 1)
@@ -465,6 +469,7 @@ class _Owner:
         return preloads(self._newest.values)
 
     def before_preload(self, *, booting: bool) -> None:
+        self._release.check()
         self._enter(self._newest if booting else self._serving)
 
     def given(self, slot: int, *, booting: bool) -> Given:

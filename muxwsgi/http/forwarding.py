@@ -66,6 +66,8 @@ class Forwarding:
         self._peers = TrustedPeers(settings.forwarders)
         known = [_key(name) for name in FORWARDED_FIELDS]
         certificate = _key(settings.client_cert_header) if settings.client_cert_header else ""
+        if certificate:
+            from muxwsgi.http import client_certificate  # noqa: F401  # and cryptography, before the first request
         believed = tuple(_key(name) for name in settings.fields)
         dropped: tuple[str, ...] = () if settings.is_default else tuple(known)
         of_trusted = tuple(key for key in dropped if key not in believed)

@@ -395,6 +395,8 @@ class Composition:
         settings = self.settings.tls_of(listening.bind)
         from muxwsgi.wire.tls import start  # noqa: F401  # what each handshake needs, before the first one
 
+        if settings.client_certificates != "none":
+            from muxwsgi.http import client_certificate  # noqa: F401  # likewise
         kept = self._before.get(listening.address)
         if kept is None or (kept.settings, kept.alpn) != (settings, alpn):
             inherited = self._inherited.get(listening.address)

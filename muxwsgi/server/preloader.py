@@ -101,17 +101,23 @@ class PreloaderProcess:
         `TimeoutError` if it does not answer, and then it is killed."""
         descriptors = array.array("i", [heartbeat, tells, *given.descriptors])
         request = {"slot": slot, "entry": entry, "announces": announces, "age": given.age, "descriptors": len(descriptors)}
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        said, is_late = b"", False
         try:
             self._stream.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], socket.MSG_NOSIGNAL)
-            poll = select.poll()
-            poll.register(self._stream, select.POLLIN)
-            if not poll.poll(FORK_TIMEOUT * 1000):
+            is_late = not poll.poll(FORK_TIMEOUT * 1000)
+            if is_late:
                 self.kill()
-                if not poll.poll(LATE_ANSWER * 1000):  # the last answer, or the end
-                    raise TimeoutError(errno.ETIMEDOUT, f"the preloader has not answered in {FORK_TIMEOUT:g} s")
-            answer = json.loads(self._stream.recv(_LONGEST) or b'{"error": %d}' % errno.EPIPE)
-        except (ConnectionError, BrokenPipeError):
-            raise OSError(errno.EPIPE, "the preloader has ended") from None
+                poll.poll(LATE_ANSWER * 1000)  # it may have forked the worker
+            said = self._stream.recv(_LONGEST, socket.MSG_DONTWAIT)
+        except (ConnectionError, BlockingIOError):
+            pass
+        if not said and is_late:
+            raise TimeoutError(errno.ETIMEDOUT, f"the preloader has not answered in {FORK_TIMEOUT:g} s")
+        if not said:
+            raise OSError(errno.EPIPE, "the preloader has ended")
+        answer = json.loads(said)
         if "error" in answer:
             raise OSError(answer["error"], os.strerror(answer["error"]))
         pid: int = answer["pid"]

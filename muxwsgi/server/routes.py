@@ -6,7 +6,6 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.hijackers.forward import forward_route
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.mux.matchers import Matcher, all_of, never
 from muxwsgi.mux.registry import Registered
@@ -93,6 +92,8 @@ class ConfiguredRoute:
             return Route("reject", never, _reject)
         try:
             if to.startswith("passthrough:"):
+                from muxwsgi.hijackers.forward import forward_route  # and all of dial/
+
                 return forward_route(to.removeprefix("passthrough:"))
             found = resolve(to, served, registered)
         except OperatorError as error:

@@ -41,6 +41,7 @@ from muxwsgi.http.h2.refused import broken_connection, malformed_request
 from muxwsgi.http.h2.response import H2Response, response_to, response_to_upgrade
 from muxwsgi.http.h2.sender import OwnFields, Sender
 from muxwsgi.http.h2.stream import Stream
+from muxwsgi.http.h2.takeover import Takeover
 from muxwsgi.http.h2.writing import Writing
 from muxwsgi.http.input import Input
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
@@ -407,8 +408,6 @@ class Session:
 
     def _connect(self, stream: Stream, environ: dict[str, Any]) -> None:
         """Have the application answer a CONNECT, which may make the stream a transport."""
-        from muxwsgi.http.h2.takeover import Takeover  # few servers are asked for one
-
         body = Takeover(self._connection, self._writing, self._engine, stream, self._http, self._note_taken)
         response = (response_to_upgrade if stream.protocol else response_to)(self._writing, self._engine, stream, body)
         ended_by: BaseException | None = None
