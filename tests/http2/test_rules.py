@@ -256,6 +256,11 @@ RULES: dict[str, tuple[bytes, list[tuple[str, int, int]]]] = {
     "8.3.1: a path that is none": (headers(1, [*GET[:2], (":path", "a"), GET[3]]), stream(PROTOCOL_ERROR)),
     "8.3.1: * for GET": (headers(1, [*GET[:2], (":path", "*"), GET[3]]), stream(PROTOCOL_ERROR)),
     "8.3.1: * for OPTIONS": (headers(1, [(":method", "OPTIONS"), GET[1], (":path", "*"), GET[3]]), []),
+    "8.3.1: a scheme that is none": (
+        headers(1, [(":method", "GET"), (":scheme", "http://b.example/?"), (":path", "/"), (":authority", "a.example")]),
+        stream(PROTOCOL_ERROR),
+    ),
+    "8.3.1: another scheme": (headers(1, [(":method", "GET"), (":scheme", "coap+tcp"), (":path", "/"), (":authority", "a.example")]), []),
     "8.3.1: a Host that differs": (with_field(("host", "b.example")), stream(PROTOCOL_ERROR)),
     "8.3.1: a Host that is the same": (with_field(("host", "A.example")), []),
     "8.3.1: a method that is no token": (headers(1, [(":method", "G T"), *GET[1:]]), stream(PROTOCOL_ERROR)),

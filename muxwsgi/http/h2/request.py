@@ -9,6 +9,7 @@ applications know that alone. So the environ is that of HTTP/1.1: a GET with Upg
 
 import base64
 import os
+import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +41,9 @@ from muxwsgi.settings import HTTPSettings
 __all__ = ["Requests", "check_trailers"]
 
 _LENGTH_DIGITS = 18
+
+#: RFC 3986 section 3.1.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 #: What `SERVER_PROTOCOL` says, and the request line of the access log. The grammar of CGI wants both digits (RFC 3875 section 4.1.16).
 _VERSION = "HTTP/2.0"
@@ -209,7 +213,10 @@ class Requests:
         self.method = method
         self.target = target
         if scheme is not None and scheme != environ["wsgi.url_scheme"]:
-            environ["muxwsgi.scheme"] = scheme
+            if not _SCHEME.fullmatch(scheme):
+                raise StreamFault(PROTOCOL_ERROR, "the scheme is malformed")
+            if scheme.lower() != environ["wsgi.url_scheme"]:
+                environ["muxwsgi.scheme"] = scheme.lower()
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = target
         environ["RAW_URI"] = target
