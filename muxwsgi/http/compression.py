@@ -226,6 +226,7 @@ class _Exchange:
         self._fields: list[Header] = []
         self._length: int | None = None  # of the body, as the application says
         self._count = 0  # bytes of the body that have come
+        self._since_turn = 0  # those that were compressed since others had a turn
         self._stream: _Compressor | None = None
         self._write: Write | None = None
 
@@ -333,6 +334,10 @@ class _Exchange:
         if stream is None:
             raise RuntimeError("the body is complete")
         made = _compressed(stream, data)
+        self._since_turn += len(data)
+        if self._since_turn > STEP:  # what is written is small, so the engine does not wait for the client
+            self._since_turn = 0
+            give_turn()
         if self._count == length:
             self._stream = None
             return made + stream.finish()

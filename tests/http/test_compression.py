@@ -338,6 +338,30 @@ def test_a_large_body_is_streamed(get: Get, how: str, tmp_path: Path) -> None:
     assert answer.text == body and answer.fields["transfer-encoding"] == "chunked"
 
 
+def test_others_have_turns_while_a_body_that_becomes_small_is_compressed(get: Get) -> None:
+    """What is written fits into the socket, so nothing else waits."""
+    turns = 0
+    counted: list[int] = []
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(100):
+            counted.append(turns)
+            yield bytes(65536)
+
+    ticking = gevent.spawn(others)
+    try:
+        assert len(get(fixed(blocks), accept="zstd").text) == 6553600
+    finally:
+        ticking.kill()
+    assert len(set(counted)) > 15
+
+
 @pytest.mark.parametrize("how", ["short", "long", "fails", "text"])
 def test_a_body_that_is_wrong_does_not_look_whole(get: Get, errors: Any, how: str) -> None:
     def blocks() -> Iterator[Any]:
