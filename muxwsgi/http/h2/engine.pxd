@@ -47,16 +47,21 @@ cdef class Engine:
 
     @cython.locals(at=Py_ssize_t, ready=list)
     cpdef list receive(self, bytes data)
+    @cython.final
     @cython.locals(
         data="const unsigned char*", end=Py_ssize_t, at=Py_ssize_t, start=Py_ssize_t, size=Py_ssize_t, kind=int, flags=int,
         number="unsigned int",
     )
     cdef Py_ssize_t _frames(self, bytes whole) except -1
+    @cython.final
     @cython.locals(size=Py_ssize_t)
     cdef _other(self, bytes whole, int kind, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
+    @cython.final
     @cython.locals(padding=int, depends_on_itself=bint, stream=Stream, how=int)
     cdef _headers(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
+    @cython.final
     cdef _continuation(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
+    @cython.final
     @cython.locals(decoder=Decoder, fields=list, flags=int, requests=Requests, stream=Stream, windows=Windows)
     cdef _end_block(self, unsigned int number, bytes block)
     @cython.locals(stream=Stream, body=StreamBody, field=Field)
@@ -64,27 +69,38 @@ cdef class Engine:
     cdef _came_late(self, Py_ssize_t size, str what)
     @cython.locals(size=Py_ssize_t, count=Py_ssize_t, stream=Stream, body=StreamBody, ends=bint, windows=Windows)
     cdef _data(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
+    @cython.final
     @cython.locals(body=StreamBody)
     cdef _peer_ended(self, Stream stream)
     @cython.locals(stream=Stream)
     cpdef taken(self, StreamBody body, long long count)
+    @cython.final
     @cython.locals(sender=Sender, stream=Stream)
     cdef _window_update(self, unsigned int number, long long more)
+    @cython.final
     @cython.locals(sender=Sender, stream=Stream, more="long long", value="long long", identifier=int, at=Py_ssize_t)
     cdef _settings(self, bytes whole, int flags, unsigned int number, Py_ssize_t start, Py_ssize_t end)
+    @cython.final
     cdef _ping(self, int flags, bytes payload)
     @cython.locals(stream=Stream)
     cdef _priority_update(self, unsigned int number, bytes payload)
+    @cython.final
     cdef _prioritize(self, Stream stream, str text)
     @cython.locals(stream=Stream)
     cdef _reset_by_peer(self, unsigned int number, long long code)
+    @cython.final
     @cython.locals(stream=Stream)
     cdef _stream_fault(self, unsigned int number, int code)
+    @cython.final
     cdef _fault(self, Stream stream, int code, str reason)
     cpdef reset(self, Stream stream, long long code, str reason)
+    @cython.final
     cdef _put_reset(self, unsigned int number, long long code)
+    @cython.final
     cdef _fail(self, Stream stream, str reason)
+    @cython.final
     cdef _close(self, Stream stream, int how)
+    @cython.final
     @cython.locals(closed=dict)
     cdef _remember(self, unsigned int number, int how)
     cpdef finish(self, Stream stream)
@@ -97,4 +113,5 @@ cdef class Engine:
     @cython.locals(stream=Stream)
     cpdef cancel(self, str reason)
     cpdef close(self)
+    @cython.final
     cdef _put_go_away(self, long long last, long long code, bytes reason)
