@@ -34,7 +34,11 @@ def startup_of(*, users: tuple[str, ...] = (), databases: tuple[str, ...] = ()) 
         if len(data) < length:
             return Match.MORE
         words = data[8:length].decode("utf-8", "replace").split("\0")
-        parameters = dict(zip(words[::2], words[1::2], strict=False))
+        parameters: dict[str, str] = {}
+        for name, value in zip(words[::2], words[1::2], strict=False):
+            if not name:
+                break  # the end, and servers do not look at what is behind it
+            parameters[name] = value
         user = parameters.get("user", "")
         database = parameters.get("database") or user
         taken = (not users or user in users) and (not databases or database in databases)

@@ -153,6 +153,7 @@ def test_postgresql_is_told_apart_by_user_and_database() -> None:
         said = verdicts(matcher, ann + b"more")
         assert said == [MORE] * len(ann) + [expected] * 5
     assert startup_of(databases=("ann",))(startup(b"user", b"ann")) is YES  # the database of the user's name
+    assert startup_of(users=("ann",))(startup(b"user", b"bob", b"", b"x", b"user", b"ann")) is NO  # the list ends with the empty name
     assert startup_of(users=("ann",))(b"\0\0\0\x08\4\xd2\x16\x2f") is NO
     assert startup_of(users=("ann",))(b"\0\0\xff\xff\0\3\0\0user\0") is NO
     assert repr(startup_of(users=("ann",))) == "startup_of(users=('ann',))"
