@@ -168,7 +168,7 @@ class ClientEngine(Engine):
             stream.wake()
             self._close(stream, RESET_BY_PEER)
             return
-        if code == REFUSED_STREAM:
+        if code == REFUSED_STREAM and stream is not None:
             self.refused.add(number)
         Engine._reset_by_peer(self, number, code)
 

@@ -179,16 +179,17 @@ class Upstreams:
             oldest = next(iter(resting))
         else:
             return
-        self._forget(resting[oldest], oldest)
-        gevent.spawn(oldest.close)  # GOAWAY may have to wait
+        self._close(resting[oldest], oldest)
 
-    def _forget(self, key: tuple[object, ...], session: ClientSession) -> None:
+    def _close(self, key: tuple[object, ...], session: ClientSession) -> None:
+        """Close `session`, and do not wait for its GOAWAY, since its server may take nothing."""
         self._resting.pop(session, None)
         sessions = self._sessions.get(key, [])
         if session in sessions:
             sessions.remove(session)
         if not sessions:
             self._sessions.pop(key, None)
+        gevent.spawn(session.close)
 
     def _may_reuse(self, connection: Connection, ctx: Context, via: UpstreamProxy) -> bool:
         try:
@@ -204,8 +205,7 @@ class Upstreams:
         for key, sessions in list(self._sessions.items()):
             for session in list(sessions):
                 if session.over or (not session.exchanges and session.idle_since <= oldest):
-                    self._forget(key, session)
-                    session.close()
+                    self._close(key, session)
 
     def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: Client) -> None:
         """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
