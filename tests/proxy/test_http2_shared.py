@@ -105,6 +105,26 @@ def test_bodies_that_nobody_takes_leave_room_for_others(lab: Lab) -> None:
     assert [len(session.exchanges) for session in sessions] == [128, asked - 128]
 
 
+def test_a_body_that_the_server_does_not_read_leaves_those_of_others(lab: Lab) -> None:
+    """It fills the window of the connection, which many servers make no larger than that of a stream."""
+
+    def serve(peer: Peer) -> None:
+        def posted() -> list[int]:
+            return [number for number in numbers_of(peer, "/other") if peer.requests.streams[number].ended]
+
+        peer.until(posted)
+        peer.say(headers(posted()[0], OK, end=False), data(posted()[0], b"got it", end=True))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    proxy, port = intercepting(lab)
+    client, other = alone(lab, port, peer.port), alone(lab, port, peer.port)
+    client.say(headers(1, ask("/", peer.port, method="POST"), end=False), *[data(1, bytes(13107)) for _ in range(5)])
+    client.wait(lambda: any(session.engine.sender.window == 0 for kept in proxy._upstreams._sessions.values() for session in kept))
+    other.say(headers(1, ask("/other", peer.port, method="POST"), end=False), data(1, b"x", end=True))
+    assert other.answer(1).body == b"got it"
+
+
 def test_interim_responses_that_nobody_takes_are_bounded(lab: Lab) -> None:
     """The proxy waits for the window of the server, and takes no response meanwhile."""
     codes: list[int] = []

@@ -95,6 +95,11 @@ class ClientSession:
         return 0 if self.writing.lost is not None or self._reader.dead else self.engine.room
 
     @property
+    def is_full(self) -> bool:
+        """Whether no body moves on now, because the window of the connection is used up."""
+        return self.engine.sender.window <= 0
+
+    @property
     def over(self) -> bool:
         """Whether the connection has ended, or takes no more exchanges and has none."""
         return self._reader.dead or (self.engine.peer_leaves and not self.exchanges)

@@ -163,7 +163,7 @@ class Forwarder:
         may_retry = not streamed and plan.method in _IDEMPOTENT
         pooled = True
         while True:
-            client = self._upstreams.take(endpoint, ctx, via, pooled=pooled)
+            client = self._upstreams.take(endpoint, ctx, via, pooled=pooled, sends=streamed or bool(first))
             kept = not client.fresh
             try:
                 if isinstance(client, StreamExchange):

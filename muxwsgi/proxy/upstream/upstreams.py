@@ -79,12 +79,13 @@ class Upstreams:
         except DialError as error:
             raise Fault.of_dial(error) from error
 
-    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True) -> Client:
-        """A connection, or a stream of HTTP/2, for the exclusive use of one exchange, until it is given back. Raises `Fault`."""
+    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True, sends: bool = False) -> Client:
+        """A connection, or a stream of HTTP/2, for the exclusive use of one exchange, until it is given back. `sends`: its request has a
+        body. Raises `Fault`."""
         if ctx.flow is not None:
             ctx.flow.dialling = ctx.flow.now()
         if endpoint.speaks_http2:
-            return StreamExchange(self._session(endpoint, ctx, via, pooled), self._client_settings, alone=ctx.dial is not None)
+            return StreamExchange(self._session(endpoint, ctx, via, pooled, sends), self._client_settings, alone=ctx.dial is not None)
         if ctx.dial is None and pooled:
             kept = self._kept(endpoint, via, ctx)
             if kept is not None:
@@ -124,15 +125,16 @@ class Upstreams:
             return None
         return kept
 
-    def _session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, pooled: bool) -> ClientSession:
-        """A connection of HTTP/2 on which a stream can be opened."""
+    def _session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, pooled: bool, sends: bool) -> ClientSession:
+        """A connection of HTTP/2 on which a stream can be opened. A body does not go where others have used up the window, since the server
+        may not be reading these."""
         key = self._key(endpoint, via, ctx)
         if ctx.dial is not None:
             return self._new_session(key, endpoint, ctx, via)
         others = self._dialling.get(key)
         while True:
             for session in self._sessions.get(key, ()):
-                if pooled and session.room > 0 and self._may_reuse(session.connection, ctx, via):
+                if pooled and session.room > 0 and not (sends and session.is_full) and self._may_reuse(session.connection, ctx, via):
                     self._resting.pop(session, None)
                     self._pool.reused += 1
                     if self._early:
