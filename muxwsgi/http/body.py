@@ -16,9 +16,11 @@ __all__ = ["Body", "BrokenBody"]
 #: Further trailers are left out.
 TRAILERS_AT_MOST = 100
 
-#: Fields that would change framing, routing or authentication after the fact (RFC 9110 section 6.5.1).
+#: Fields that would change framing, routing or authentication after the fact (RFC 9110 section 6.5.1), and those that describe the
+#: connection or that each response has in its head.
 _NO_TRAILERS = frozenset(
     {b"transfer-encoding", b"content-length", b"host", b"authorization", b"cookie", b"content-type", b"content-encoding", b"trailer"}
+    | {b"keep-alive", b"proxy-connection", b"proxy-authorization", b"date", b"server"}
     | {b"te", b"connection", b"expect", b"upgrade", b"content-range", b"cache-control", b"max-forwards", b"range", b"set-cookie"}
 )
 
