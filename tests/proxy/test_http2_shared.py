@@ -81,6 +81,34 @@ def test_what_comes_late_for_requests_that_a_client_has_reset_leaves_those_of_an
     assert (other.answer(1).body, peer.connections) == (b"whole", 1)
 
 
+def test_a_head_that_comes_late_for_a_stream_that_is_forgotten_ends_nothing(lab: Lab) -> None:
+    rounds, each = 4, 100
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1) and peer.requests.streams[1].reset is not None)
+        answered = {1}
+        while len(answered) <= rounds * each:
+            peer.until(lambda: set(peer.requests.streams) - answered)
+            new = sorted(set(peer.requests.streams) - answered)
+            answered.update(new)
+            if len(answered) > rounds * each:
+                peer.say(headers(1, OK))
+            peer.say(*[headers(number, [*OK, ("content-length", "0")]) for number in new])
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve, f.settings((3, 1000)))
+    proxy, port = intercepting(lab)
+    client = alone(lab, port, peer.port)
+    client.say(headers(1, ask("/", peer.port)))
+    client.wait(lambda: any(session.exchanges for kept in proxy._upstreams._sessions.values() for session in kept))
+    client.say(reset(1))
+    for number in range(3, 2 * rounds * each + 3, 2 * each):
+        client.say(*[headers(number + 2 * more, ask("/", peer.port)) for more in range(each)])
+        for more in range(each):
+            assert client.answer(number + 2 * more).status == "200"
+    assert peer.connections == 1
+
+
 def test_bodies_that_nobody_takes_leave_room_for_others(lab: Lab) -> None:
     """However many streams the server allows: no more are opened than the window of the connection has room for."""
     asked = 200

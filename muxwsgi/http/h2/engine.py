@@ -319,7 +319,8 @@ class Engine:
         if number <= self.last:
             stream = self.streams.get(number)
             if stream is None:
-                how = self._closed.get(number, -1)
+                # Of ours, one that is forgotten may have been reset by us: a server under load answers late.
+                how = self._closed.get(number, _RESET_BY_US if self._opens and number & 1 else -1)
                 if how < 0:
                     raise ConnectionFault(PROTOCOL_ERROR, "the number of a stream is lower than that of an earlier one")
                 if how != _RESET_BY_US:
