@@ -401,7 +401,7 @@ def test_a_contributor_runs_one_test(reader: MakeReader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "page"), [("muxwsgi.cli.options", "docs/configuration.md"), ("muxwsgi.protocols", "docs/writing-hijackers.md")]
+    ("module", "page"), [("muxwsgi.cli.options", "docs/configuration.md"), ("muxwsgi.protocols", "docs/protocols.md")]
 )
 def test_what_makes_the_tables_of_pages_runs(module: str, page: str) -> None:
     (command,) = [command for command in QUOTED if f"from {module} import markdown" in command]
