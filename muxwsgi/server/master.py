@@ -45,7 +45,7 @@ from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import ASK, BEAT, DUMP
 from muxwsgi.server.page import SharedPage, State
 from muxwsgi.server.preloader import Preloader, PreloaderProcess, start_preloader
-from muxwsgi.server.side_process import Beside, SideProcess
+from muxwsgi.server.side_process import Beside, SideProcess, wait_for_end
 from muxwsgi.server.worker import Given, Worker, WorkerProcess, start
 from muxwsgi.settings import WorkerSettings
 
@@ -198,6 +198,7 @@ class Master:
         self._workers: dict[int, WorkerProcess] = {}
         self._slots: dict[int, _Slot] = {}
         self._preloading: dict[int, _Preloading] = {}  # by generation, if it preloads
+        self._killed_preloaders: set[int] = set()  # those that were not reaped yet
         self._serving = 0  # the generation that serves; 0 before the first is ready
         self._booting: int | None = None  # the generation that boots
         self._last = 0  # number of the last generation
@@ -257,6 +258,8 @@ class Master:
             if os.getpid() == self._pid:
                 if self.beside is not None:
                     self.beside.stop()
+                for pid in self._killed_preloaders:
+                    wait_for_end(pid)
                 signal.set_wakeup_fd(previous)
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -394,6 +397,7 @@ class Master:
                 return
             worker = self._workers.pop(pid, None)
             if worker is None:
+                self._killed_preloaders.discard(pid)
                 for generation, preloading in list(self._preloading.items()):
                     if preloading.process is not None and preloading.process.pid == pid:
                         self._preloader_ended(generation, preloading, status)
@@ -675,6 +679,7 @@ class Master:
             if preloader is not None:
                 preloader.kill()
                 preloader.close()
+                self._killed_preloaders.add(preloader.pid)
 
     def _can_fork(self, generation: int) -> bool:
         """Whether a worker of `generation` can be forked now. Starts its preloader if that is needed. Raises `_Forked` in the preloader."""

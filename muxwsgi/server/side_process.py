@@ -15,14 +15,14 @@ from time import monotonic, sleep
 
 from muxwsgi.server.worker import fork
 
-__all__ = ["Beside", "SideProcess", "die_with"]
+__all__ = ["Beside", "SideProcess", "die_with", "wait_for_end"]
 
 log = logging.getLogger("muxwsgi.error")
 
 #: Delays before a process that ended early is started again, and the time after which it counts as settled, seconds.
 FIRST_DELAY, LONGEST_DELAY, SETTLED_AFTER = 0.5, 30.0, 10.0
 
-#: Seconds that `stop` waits.
+#: Seconds that `wait_for_end` waits.
 END_TIMEOUT = 2.0
 
 _PR_SET_PDEATHSIG = 1
@@ -92,13 +92,12 @@ class SideProcess:
         self._delay, self._start_at = FIRST_DELAY, 0.0
 
     def stop(self) -> None:
-        """End it for good, and wait for its end, for `END_TIMEOUT` seconds at most: one that waits for a disk may end later."""
+        """End it for good, as `wait_for_end` waits."""
         self._stopped = True
         pid = self._pid
         self._kill()
-        give_up = monotonic() + END_TIMEOUT
-        while pid and monotonic() < give_up and os.waitpid(pid, os.WNOHANG) == (0, 0):
-            sleep(0.005)
+        if pid:
+            wait_for_end(pid)
 
     def _kill(self) -> None:
         """Kill it. The master reaps it later, as a process that it does not know."""
@@ -110,6 +109,13 @@ class SideProcess:
         log.error("the %s %s: it is started again in %.1f s", self.name, what, self._delay)
         self._start_at = now + self._delay
         self._delay = min(2 * self._delay, LONGEST_DELAY)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a killed child has ended, and reap it, for `END_TIMEOUT` seconds at most: one that waits for a disk may end later."""
+    give_up = monotonic() + END_TIMEOUT
+    while monotonic() < give_up and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        sleep(0.005)
 
 
 def die_with(master: int) -> None:

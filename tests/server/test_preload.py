@@ -1,6 +1,7 @@
 """`--preload` and `--preload-module`: real processes, and an application that says where it was loaded."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -177,6 +178,24 @@ def test_a_preloader_keeps_no_descriptors_of_the_workers_that_it_has_forked(fold
             server.send_signal(signal.SIGTTIN)
             wait_for(lambda number=number: len(server.worker_pids) == number, lambda: server.log)
         assert (preloader_of(server), len(os.listdir(f"/proc/{preloader}/fd"))) == (preloader, opened)
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """This process is the parent of those whose parent has ended, as a service manager is."""
+    libc, set_child_subreaper = ctypes.CDLL(None), 36
+    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
+def test_a_master_that_has_ended_leaves_no_preloader_to_others(folder: Path) -> None:
+    with adopting_orphans(), serving(folder, "--preload") as server:
+        preloader = preloader_of(server)
+        assert server.stop() == 0
+        assert preloader is not None and not Path(f"/proc/{preloader}").exists()
 
 
 def test_modules_are_imported_once_and_the_application_by_each_worker(folder: Path) -> None:
