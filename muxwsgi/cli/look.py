@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from muxwsgi.mux.registry import discover, select
 from muxwsgi.mux.route import Route
 from muxwsgi.observe.access_format import compile_format
 from muxwsgi.protocols import described
-from muxwsgi.server.binds import serves_both_families, tcp_address, try_bind
+from muxwsgi.server.binds import Listening, serves_both_families, tcp_address, try_bind
 from muxwsgi.server.server import Server
 from muxwsgi.settings import BindSettings, ServerSettings
 
@@ -40,19 +40,20 @@ def _composed(values: Mapping[str, Any], app: Any = _nobody) -> Server:
     """The server as it would run, but on other sockets. A running server may use the configured ones."""
     settings = server_settings(values)
     plugins, installed = wanted_hijackers(values, app)
-    elsewhere = tuple(_elsewhere(bind) for bind in settings.binds)
     server = Server(
         app,
         hijackers=made_hijackers(values, plugins, installed),
-        settings=replace(settings, binds=elsewhere),
+        settings=settings,
         registered=installed,
+        listening=[_elsewhere(bind) for bind in settings.binds],
     )
     server.close()
     return server
 
 
-def _elsewhere(bind: BindSettings) -> BindSettings:
-    return replace(bind, host="127.0.0.1", port=0, path=None, fd=None)
+def _elsewhere(bind: BindSettings) -> Listening:
+    """A free socket of this machine in place of the bind's. Routes and messages know the bind by the address that is configured."""
+    return Listening(BindSettings(host="127.0.0.1", port=0), backlog=1).with_bind(bind)
 
 
 def check(app_spec: str | None, values: Mapping[str, Any]) -> None:
@@ -98,7 +99,7 @@ _RECORDS = ("flows", "har", "keylog")
 
 def _list_binds(server: Server, settings: ServerSettings) -> None:
     """Try each bind, and print it. A bind that is in use is not a fault, because a running server may have it."""
-    for bind in settings.binds:
+    for bind, (address, _) in zip(settings.binds, server.binds, strict=True):
         others = [other for other in settings.binds if other is not bind]
         note = try_bind(bind, both_families=serves_both_families(bind, others))
         behind = f" ({note})" if note is not None else ""
@@ -106,7 +107,19 @@ def _list_binds(server: Server, settings: ServerSettings) -> None:
             click.echo(f"{bind.address} (transparent={bind.transparent}){behind}")
         else:
             proxied = "" if bind.proxy_protocol == "off" else f", PROXY protocol {bind.proxy_protocol}"
-            click.echo(f"{bind.address} (TLS {bind.tls}{proxied}): {', '.join(route.name for route in server.routes)}{behind}")
+            click.echo(f"{bind.address} (TLS {bind.tls}{proxied}): {', '.join(_served(server, server.muxes[address]))}{behind}")
+
+
+def _served(server: Server, mux: Mux) -> list[str]:
+    """The names of the routes that clients of a bind can reach, outside and inside of TLS."""
+    if mux.only is not None and not isinstance(mux.only.handler, LayerHandler):
+        return [mux.only.name]
+    here = {route.name for route in mux.routes}
+    for route in mux.routes:
+        if isinstance(route.handler, LayerHandler):
+            inner = route.handler.inner
+            here |= {inner.only.name} if inner.only is not None else {each.name for each in inner.routes}
+    return [route.name for route in server.routes if route.name in here]
 
 
 def explain(data: bytes, values: Mapping[str, Any]) -> None:

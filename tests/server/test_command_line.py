@@ -395,3 +395,25 @@ def test_a_nul_in_a_file_is_one_line(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / "x.toml", f'{name} = "a\\u0000b"\n')
     with pytest.raises(OperatorError, match=f"{name}: 'a.x00b' has a NUL character"):
         collect({}, file)
+
+
+def test_routes_of_one_bind_are_shown_for_that_bind_alone(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    file = tmp_path / "binds.toml"
+    file.write_text(
+        f'bind = ["127.0.0.1:8201", "127.0.0.1:8202,only=mqtt", "unix:{path},mode=660"]\nhijack = ["none"]\n'
+        '[[route]]\nmatch = "ssh"\nto = "forward:127.0.0.1:22"\nbind = ["127.0.0.1:8201"]\n'
+        f'[[route]]\nmatch = "mqtt"\nto = "forward:127.0.0.1:1883"\nbind = ["127.0.0.1:8202", "unix:{path}"]\n'
+    )
+    checked = muxwsgi("check", "-c", str(file))
+    assert checked.returncode == 0, checked.stderr
+    served = [line.partition(" (TLS off): ")[2].partition(" (")[0] for line in checked.stdout.decode().splitlines()[:3]]
+    assert served == ["ssh, http, http2", "mqtt", "mqtt, http, http2"]
+    listed = muxwsgi("routes", "-c", str(file)).stdout.decode()
+    assert re.findall(r"^(?:\S+:$|  (?:ssh|mqtt) )", listed, re.MULTILINE) == [
+        "127.0.0.1:8201:", "  ssh ", "127.0.0.1:8202:", "  mqtt ", f"unix:{path}:", "  mqtt "
+    ]  # fmt: skip
+    explained = muxwsgi("explain", "-c", str(file), "-", input=b"SSH-2.0-x\r\n").stdout.decode()
+    assert explained.count("=> route 'ssh' gets it") == 1
+    file.write_text('bind = "127.0.0.1:8202,only=nothing"\n')
+    assert b"bind 127.0.0.1:8202: only: no hijacker is named 'nothing'" in muxwsgi("check", "-c", str(file)).stderr
