@@ -272,7 +272,7 @@ def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
     records = ("--flows", str(tmp_path / "flows"), "--flow-filter", "~m GET", "--flow-rotate", "1000")
     done = muxwsgi("check", "--proxy", "-c", "conf/proxy.toml", *records)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
+    assert done.stdout.decode() == "127.0.0.1:8080 (TLS off): http, http2, socks5, socks4\ntunnels are relayed as they are\nthe configuration is good\n"
     assert not (tmp_path / "flows").exists()
 
 
