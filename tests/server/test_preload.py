@@ -16,6 +16,7 @@ import pytest
 from tests.ports import reserved_port
 from tests.system.server_process import ROOT, ServerProcess
 from tests.waiting import wait_for
+from tests.warm import Popen
 
 APPLICATION = """
 import gevent.monkey, json, os, sys, threading, time
@@ -191,11 +192,16 @@ def adopting_orphans() -> Iterator[None]:
         libc.prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
-def test_a_master_that_has_ended_leaves_no_preloader_to_others(folder: Path) -> None:
-    with adopting_orphans(), serving(folder, "--preload") as server:
-        preloader = preloader_of(server)
-        assert server.stop() == 0
-        assert preloader is not None and not Path(f"/proc/{preloader}").exists()
+def test_a_master_that_is_stopped_while_a_preloader_loads_leaves_it_to_nobody(folder: Path) -> None:
+    (folder / "preloaded.py").write_text(f"import os, time\nopen('{folder}/new', 'w').write(str(os.getpid()))\nos.rename('{folder}/new', '{folder}/pid')\ntime.sleep(60)\n")
+    with adopting_orphans(), reserved_port() as reserved:
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        command = [sys.executable, "-m", "muxwsgi", "run", "preloaded:app", "--pythonpath", str(folder), "-b", address, "--preload"]
+        with Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            preloader = wait_for(lambda: int((folder / "pid").read_text()))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        assert not Path(f"/proc/{preloader}").exists()
 
 
 def test_modules_are_imported_once_and_the_application_by_each_worker(folder: Path) -> None:
