@@ -23,6 +23,7 @@ cdef class Connection:
     cpdef settle(self)
     cpdef unread(self, data)
     cpdef sendall(self, data, int flags=*)
+    cpdef sendall_gathered(self, bytes head, bytes data)
     cpdef shutdown(self, int how)
     cpdef close(self)
     cpdef finish(self, bint cut=*)

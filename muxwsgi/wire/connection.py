@@ -312,6 +312,19 @@ class Connection:
             raise
         self.bytes_sent += len(data)
 
+    def sendall_gathered(self, head: bytes, data: bytes) -> None:
+        """As `sendall(head + data)`. A plain connection does not join them: the kernel gathers both."""
+        transport = self._transport
+        if not isinstance(transport, SocketTransport):
+            self.sendall(head + data)
+            return
+        try:
+            transport.sendall_gathered(head, data, self._timeout)
+        except BaseException as error:
+            self.bytes_sent += sent_before(error)
+            raise
+        self.bytes_sent += len(head) + len(data)
+
     def send(self, data: Buffer, flags: int = 0) -> int:
         """As `sendall`, and returns the number of bytes, as `socket.send` does. It sends all of them.
 

@@ -15,6 +15,12 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     ssize_t send(int fd, const void* buffer, size_t size, int flags)
 
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t writev(int fd, const iovec* parts, int count)
+
 cdef extern from *:
     """
     /* Declared here because the header has it only where _GNU_SOURCE is defined before any other, and Python may have come first. */
@@ -107,6 +113,27 @@ cdef inline Py_ssize_t _send(int fd, object data) except -1:
     return count
 
 
+cdef inline Py_ssize_t _recv_into(int fd, object buffer) except -1:
+    cdef unsigned char[::1] view = buffer
+    cdef ssize_t count = recv(fd, &view[0], view.shape[0], 0)
+    if count < 0:
+        PyErr_SetFromErrno(OSError)
+    return count
+
+
+cdef inline Py_ssize_t _send_two(int fd, bytes head, bytes data) except -1:
+    cdef iovec parts[2]
+    cdef ssize_t count
+    parts[0].iov_base = PyBytes_AS_STRING(head)
+    parts[0].iov_len = PyBytes_GET_SIZE(head)
+    parts[1].iov_base = PyBytes_AS_STRING(data)
+    parts[1].iov_len = PyBytes_GET_SIZE(data)
+    count = writev(fd, parts, 2)
+    if count < 0:
+        PyErr_SetFromErrno(OSError)
+    return count
+
+
 cdef inline object _dotted(const unsigned char* address):
     # What inet_ntop writes, in a tenth of the time.
     cdef char text[16]
@@ -172,7 +199,9 @@ cdef inline long long _second() noexcept:
 
 cpdef bytes receive(int fd, Py_ssize_t n)
 cpdef bytes peek(int fd, Py_ssize_t n, socket)
+cpdef Py_ssize_t receive_into(int fd, view) except -1
 cpdef Py_ssize_t transmit(int fd, data) except -1
+cpdef Py_ssize_t transmit_two(int fd, bytes head, bytes data) except -1
 cpdef accept_one(listening, int family)
 cpdef accept_by_python(listening)
 cpdef close_descriptor(int fd)

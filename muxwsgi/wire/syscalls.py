@@ -22,8 +22,10 @@ __all__ = [
     "kind_of",
     "peek",
     "receive",
+    "receive_into",
     "second",
     "transmit",
+    "transmit_two",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -42,6 +44,11 @@ def receive(fd: int, n: int) -> bytes:
     return _recv(fd, n)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
+def receive_into(fd: int, view: memoryview) -> int:
+    """As `receive`, into `view`, which is not empty; the number of bytes."""
+    return _recv_into(fd, view)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
 def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes:
     """As `receive`, and leaves the bytes in the kernel. `socket` returns the socket of `fd`, which plain Python needs."""
     return _peek(fd, n, socket)  # type: ignore[name-defined, no-any-return]  # noqa: F821
@@ -50,6 +57,11 @@ def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes:
 def transmit(fd: int, data: Buffer) -> int:
     """send(2): send as much of `data` as there is room for, and return the number of bytes."""
     return _send(fd, data)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def transmit_two(fd: int, head: bytes, data: bytes) -> int:
+    """writev(2): as `transmit`, of `head` and then `data`."""
+    return _send_two(fd, head, data)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def accept_one(listening: socket_module.socket, family: int) -> tuple[int, Any] | None:
@@ -102,8 +114,10 @@ def _close_by_python(fd: int) -> None:
 # In the compiled build these names are C functions, and the compiler refuses an assignment to one. So `globals()` sets them here.
 globals().update(
     _recv=os.read,
+    _recv_into=lambda fd, view: os.readv(fd, [view]),
     _peek=lambda fd, n, socket: socket().recv(n, socket_module.MSG_PEEK),
     _send=os.write,
+    _send_two=lambda fd, head, data: os.writev(fd, [head, data]),
     _accept=lambda listening, family: accept_by_python(listening),
     _close=_close_by_python,
     _check_descriptor=os.fstat,

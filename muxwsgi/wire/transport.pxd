@@ -3,7 +3,7 @@
 from muxwsgi.wire.lifeline cimport Lifeline
 from muxwsgi.wire.pace cimport WritePace
 from muxwsgi.wire.ready cimport DescriptorReady
-from muxwsgi.wire.syscalls cimport close_descriptor, peek, receive, transmit
+from muxwsgi.wire.syscalls cimport close_descriptor, peek, receive, receive_into, transmit, transmit_two
 
 
 cdef class WriteTurn:
@@ -37,6 +37,7 @@ cdef class SocketTransport:
     cpdef settle(self)
     cdef WriteTurn _writing(self)
     cpdef sendall(self, data, timeout)
+    cpdef sendall_gathered(self, bytes head, bytes data, timeout)
 
 
 cdef class ClosedTransport:

@@ -21,7 +21,7 @@ from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.pace import WritePace
 from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import READ, DescriptorReady, give_turn, unacknowledged
-from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, transmit
+from muxwsgi.wire.syscalls import Kind, close_descriptor, peek, receive, receive_into, transmit, transmit_two
 
 __all__ = [
     "BYTES_PER_TURN",
@@ -248,7 +248,7 @@ class SocketTransport:
             self._reader.wait(timeout)
         while True:
             try:
-                count = self.socket().recv_into(view)
+                count = receive_into(self._fd, view)
             except BlockingIOError:
                 self._reader.wait(timeout)
                 continue
@@ -312,6 +312,38 @@ class SocketTransport:
     def _send_waiting(self, view: memoryview, timeout: float | None, before: int) -> None:
         try:
             self._writing().write(lambda done: transmit(self._fd, view[done:]), len(view), timeout)
+        except BaseException as error:
+            note_sent(error, before + sent_before(error))
+            raise
+
+    def sendall_gathered(self, head: bytes, data: bytes, timeout: float | None) -> None:
+        """As `sendall(head + data)`, without joining them."""
+        sent = 0
+        if self._turn is None:
+            try:
+                sent = transmit_two(self._fd, head, data)
+            except BlockingIOError:
+                pass
+            if sent == len(head) + len(data):
+                self._sent += sent
+                if self._sent > BYTES_PER_TURN:
+                    self._sent = 0
+                    give_turn()
+                return
+        self._gather_waiting(head, data, timeout, sent)
+
+    def _gather_waiting(self, head: bytes, data: bytes, timeout: float | None, before: int) -> None:
+        if before >= len(head):
+            self._send_waiting(memoryview(data)[before - len(head) :], timeout, before)
+            return
+        head = head[before:]
+        size, view = len(head), memoryview(data)
+
+        def send_more(done: int) -> int:
+            return transmit_two(self._fd, head[done:], data) if done < size else transmit(self._fd, view[done - size :])
+
+        try:
+            self._writing().write(send_more, size + len(data), timeout)
         except BaseException as error:
             note_sent(error, before + sent_before(error))
             raise

@@ -16,7 +16,7 @@ from tests.bench.clients import Target
 from tests.bench.echoes import message
 from tests.bench.processes import BenchError
 
-__all__ = ["await_echo", "await_http", "await_tunnel", "called"]
+__all__ = ["await_echo", "await_http", "await_http2", "await_port", "await_tunnel", "called"]
 
 #: Seconds that a server has to come up: mitmdump and Django take a few on a busy machine.
 START_TIMEOUT = 30.0
@@ -66,6 +66,28 @@ def await_echo(server: "subprocess.Popen[bytes]", target: Target) -> None:
             return received
 
     _compare(_await(server, ask), sent)
+
+
+def await_port(server: "subprocess.Popen[bytes]", target: Target) -> None:
+    """Wait until it listens, for loads whose generator looks at the answers."""
+
+    def connect() -> bytes:
+        socket.create_connection(("127.0.0.1", target.port), PATIENCE).close()
+        return b""
+
+    _await(server, connect)
+
+
+def await_http2(server: "subprocess.Popen[bytes]", target: Target) -> None:
+    """Wait until it answers. h2load looks at the status of answers itself, and it hangs if a handshake lasts longer than its whole time."""
+    await_port(server, target)
+    url = f"{'https' if target.tls else 'http'}://127.0.0.1:{target.port}{target.path}"
+    try:
+        done = subprocess.run(["h2load", "-n1", "-c1", url], capture_output=True, text=True, timeout=START_TIMEOUT, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise BenchError(f"no answer to h2load: {error}") from None
+    if "status codes: 1 2xx" not in done.stdout:
+        raise BenchError(f"no right answer: {done.stdout[-400:]}")
 
 
 def _connection(target: Target) -> http.client.HTTPConnection:

@@ -15,7 +15,7 @@ from tests.bench.processes import LOAD_CPU, BenchError, pinned
 from tests.bench.results import Report
 from tests.bench.visitors import heads
 
-__all__ = ["Client", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "Wrk"]
+__all__ = ["Client", "H2Load", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "WebSockets", "Wrk"]
 
 SCRIPT = Path(__file__).parent / "generators" / "wrk.lua"
 #: Seconds beyond its time after which a generator hangs.
@@ -158,6 +158,40 @@ class Tunnels:
         if not self.fresh and report.more["closes"] > report.requests / 100:
             raise BenchError(f"nothing is kept alive: {report.more['closes']:.0f} of {report.requests} answers ended their connection")
         return report
+
+
+@dataclass(frozen=True)
+class H2Load:
+    """`h2load` with HTTP/2: `streams` requests at a time on each of `connections`. `varied`: another path and query with every request."""
+
+    connections: int
+    streams: int
+    varied: bool = False
+
+    def run(self, target: Target, seconds: int) -> Report:
+        if shutil.which("h2load") is None:
+            raise BenchError("h2load is missing (Debian package nghttp2-client)")
+        body = str(_file(target.folder / "body", target.body)) if target.body else "-"
+        uris = "-"
+        if self.varied:
+            lines = [head.split(maxsplit=2)[1] for head in heads("", target.path, ())]
+            uris = str(_file(target.folder / "uris", b"\n".join(lines) + b"\n"))
+        arguments = [target.port, self.connections, self.streams, seconds, "tls" if target.tls else "plain", target.path, body, uris]
+        return _python("tests.bench.generators.h2load", list(map(str, arguments)), seconds)
+
+
+@dataclass(frozen=True)
+class WebSockets:
+    """Messages of `size` bytes on one connection, `in_flight` of them at a time; with permessage-deflate if `deflate`."""
+
+    size: int
+    in_flight: int = 1
+    deflate: bool = False
+    connections: int = 1
+
+    def run(self, target: Target, seconds: int) -> Report:
+        arguments = map(str, (target.port, self.connections, seconds, self.size, self.in_flight, "deflate" if self.deflate else "plain"))
+        return _python("tests.bench.generators.websockets", list(arguments), seconds)
 
 
 @dataclass(frozen=True)

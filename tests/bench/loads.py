@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.bench.clients import Client, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, Wrk
+from tests.bench.clients import Client, H2Load, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, WebSockets, Wrk
 from tests.bench.visitors import NUMBER
 
 __all__ = ["GROUPS", "LOADS", "Load"]
@@ -24,6 +24,9 @@ BROWSER_FIELDS = (
 GROUPS = {
     "http": "HTTP/1.1 with a WSGI application",
     "stream": "Bytes that are not HTTP, and both on one port",
+    "http2": "HTTP/2 with a WSGI application",
+    "websocket": "WebSocket echo",
+    "files": "Files",
     "idle": "64 busy connections beside many idle ones",
     "memory": "Memory of an idle connection",
     "proxy": "A forward proxy, HTTPS through CONNECT",
@@ -35,6 +38,9 @@ GROUPS = {
 WORKER = "tests.bench.applications.worker:application"
 HELLO = "tests.bench.applications.hello:application"
 CHECKSUM = "tests.bench.applications.checksum:application"
+WEBSOCKET = "tests.bench.applications.websocket_echo:application"
+DOWNLOAD = "tests.bench.applications.download:application"
+FILE = "tests.bench.applications.file:application"
 STREAM = "tests.bench.applications.stream:application"
 FLASK = "tests.bench.applications.flask_json:application"
 DJANGO = "tests.bench.applications.django_page:application"
@@ -48,6 +54,10 @@ _TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent", "gunicorn-gthread", "c
 _FEW = ("muxwsgi", "nginx", "bjoern", "granian", "gunicorn-gevent")
 _FEW_TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent")
 _PROCESSES = ("muxwsgi", "granian", "uwsgi", "gunicorn-gevent")
+_HTTP2 = ("muxwsgi", "nghttpd", "nginx-http2", "granian-http2", "hypercorn")
+_HTTP2_APPLICATIONS = ("muxwsgi", "granian-http2", "hypercorn")
+_FILES = ("muxwsgi-static", "nginx-files", "gunicorn-files", "granian-static")
+_WEBSOCKETS = ("muxwsgi", "picows", "websockets", "granian-rsgi", "gevent-websocket")
 _PROXIES = ("muxwsgi-proxy", "mitmproxy", "proxy.py", "squid")
 
 
@@ -217,6 +227,77 @@ LOADS: tuple[Load, ...] = (
             rounds=1,
         )
         for front, title in (("", "direct"), ("nginx", "behind nginx, kept connections"), ("haproxy", "behind HAProxy, kept connections"))
+    ),
+    *(
+        Load(
+            name=f"http2-{connections}x{streams}{'-varied' if varied else ''}{'-tls' if tls else ''}",
+            group="http2",
+            title=f"hello, {connections} connections, {streams} streams each{', another path each time' if varied else ''}{', TLS' if tls else ''}",
+            client=H2Load(connections, streams, varied),
+            peers=tuple(peer for peer in _HTTP2 if not varied or peer != "nghttpd"),
+            path="/",
+            tls=tls,
+        )
+        for connections, streams, varied, tls in (
+            *((1, 32, varied, tls) for varied in (False, True) for tls in (False, True)),
+            *((8, 1, False, tls) for tls in (False, True)),
+            *((64, 8, False, tls) for tls in (False, True)),
+        )
+    ),
+    Load(
+        name="http2-post",
+        group="http2",
+        title="POST of 1 KiB, 1 connection, 32 streams",
+        client=H2Load(1, 32),
+        peers=_HTTP2_APPLICATIONS,
+        app=CHECKSUM,
+        body=bytes(range(256)) * 4,
+    ),
+    Load(
+        name="http2-up",
+        group="http2",
+        title="POST of 1 MiB, 1 connection, 4 streams",
+        client=H2Load(1, 4),
+        peers=_HTTP2_APPLICATIONS,
+        app=CHECKSUM,
+        body=bytes(range(256)) * 4096,
+    ),
+    Load(
+        name="http2-down",
+        group="http2",
+        title="1 MiB down, 1 connection, 4 streams",
+        client=H2Load(1, 4),
+        peers=("muxwsgi", "nghttpd", "nginx-files-http2", "granian-http2", "hypercorn"),
+        app=DOWNLOAD,
+        path="/1m",
+    ),
+    *(
+        Load(
+            name=f"file-{name}{'-tls' if tls else ''}",
+            group="files",
+            title=f"{title}{', TLS' if tls else ''}",
+            client=Wrk(connections=4 if name == "100m" else 16),
+            peers=_FILES,
+            app=FILE,
+            path=f"/files/{name}",
+            tls=tls,
+        )
+        for tls in (False, True)
+        for name, title in (("1k", "1 KiB"), ("1m", "1 MiB"), ("100m", "100 MiB"))
+    ),
+    *(
+        Load(
+            name=f"websocket-{short}{'-16' if in_flight > 1 else ''}{'-deflate' if deflate else ''}",
+            group="websocket",
+            title=f"{title}, {in_flight} in flight{', permessage-deflate' if deflate else ''}",
+            client=WebSockets(size, in_flight, deflate),
+            peers=_WEBSOCKETS,
+            app=WEBSOCKET,
+            note="On one connection. A request is a message that has come back." if (size, in_flight, deflate) == (125, 1, False) else "",
+        )
+        for deflate in (False, True)
+        for size, short, title in ((125, "125", "125 bytes"), (1 << 16, "64k", "64 KiB"), (1 << 20, "1m", "1 MiB"))
+        for in_flight in (1, 16)
     ),
     Load(name="tunnel", group="proxy", title="relayed untouched, kept alive", client=Tunnels(), peers=_PROXIES, mode="tunnel"),
 )

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.bench.answers import await_echo, await_http, await_tunnel, called
+from tests.bench.answers import await_echo, await_http, await_http2, await_port, await_tunnel, called
 from tests.bench.applications.hello import BODY
 from tests.bench.clients import Reloads, Starts, Target, TwoAtOnce, Wrk
 from tests.bench.idle import held
 from tests.bench.loads import Load
-from tests.bench.peers import Peer, Start, haproxy_front, nginx_configuration, nginx_front
+from tests.bench.peers import FILE_SIZES, Peer, Start, haproxy_front, nginx_configuration, nginx_front
 from tests.bench.processes import LOAD_CPU, SERVER_CPU, BenchError, cpu_seconds, memory, started
 from tests.bench.results import Figures
 
@@ -63,6 +63,7 @@ def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) ->
             authority=certificates.authority,
         )
         target = Target(start.port, load.tls, load.path, load.body, folder, upstream, workers=load.workers)
+        _make_files(start.files_folder, load)
         log = folder / "output"
         try:
             if isinstance(load.client, Starts):
@@ -84,8 +85,24 @@ def _check(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> Non
         await_echo(server, target)
     if load.group == "proxy":
         await_tunnel(server, target, BODY)
+    elif load.group == "websocket":
+        await_port(server, target)
+    elif load.group == "http2":
+        await_http2(server, target)
     elif both or not echoes:
-        await_http(server, target, called(load.app, load.path, load.body))
+        file = target.folder / "files" / load.path.rpartition("/")[2]
+        await_http(server, target, file.read_bytes() if load.group == "files" else called(load.app, load.path, load.body))
+
+
+def _make_files(folder: Path, load: Load) -> None:
+    """What is asked for, where files are served; `index.html` is hello."""
+    if load.group not in ("files", "http2"):
+        return
+    folder.mkdir()
+    (folder / "index.html").write_bytes(BODY)
+    name = load.path.rpartition("/")[2]
+    if name in FILE_SIZES:
+        (folder / name).write_bytes(bytes(range(256)) * (FILE_SIZES[name] // 256))
 
 
 def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds: int, origin: int) -> Figures:

@@ -25,6 +25,10 @@ PACKAGES: dict[str, tuple[str, bool]] = {
     "waitress": ("waitress>=3", False),
     "cheroot": ("cheroot>=10", False),
     "hypercorn": ("hypercorn>=0.17", False),
+    "picows": ("picows>=2", False),
+    "websockets": ("websockets>=15", False),
+    "gevent-websocket": ("gevent-websocket>=0.10", False),
+    "uvloop": ("uvloop>=0.21", False),
     "mitmproxy": ("mitmproxy>=11", True),
     "proxy.py": ("proxy.py>=2.4", True),
 }
@@ -34,7 +38,7 @@ EMBEDDING = frozenset({"uwsgi"})
 #: What the applications need.
 APPLICATIONS = ("flask>=3.0", "django>=5.1")
 #: Programs of Debian's, by the package that has them.
-PROGRAMS = {"nginx": "nginx", "haproxy": "haproxy", "squid": "squid-openssl"}
+PROGRAMS = {"nginx": "nginx", "nghttpd": "nghttp2-server", "haproxy": "haproxy", "squid": "squid-openssl"}
 
 
 def _own(package: str) -> Path:
@@ -122,7 +126,7 @@ def versions() -> dict[str, str]:
         if own:
             folders = _own(package).glob(f"lib/python*/site-packages/{package.replace('.', '_')}-*.dist-info")
             found[package] = next((folder.name.removesuffix(".dist-info").rpartition("-")[2] for folder in folders), None)
-    for program, flag in (("nginx", "-v"), ("haproxy", "-v"), ("squid", "--version"), ("wrk", "--version"), ("openssl", "version")):
+    for program, flag in (("nginx", "-v"), ("haproxy", "-v"), ("squid", "--version"), ("nghttpd", "--version"), ("wrk", "--version"), ("openssl", "version")):
         if shutil.which(program):
             said = subprocess.run([program, flag], capture_output=True, text=True, check=False)
             words = (said.stdout + said.stderr).replace("/", " ").split()

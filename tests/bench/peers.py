@@ -4,16 +4,19 @@
 refuse many of them, and are the same for every load.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HTTP_PEERS", "Peer", "Start", "haproxy_front", "nginx_configuration", "nginx_front"]
+__all__ = ["FILE_PEERS", "FILE_SIZES", "HTTP2_PEERS", "HTTP_PEERS", "WEBSOCKET_PEERS", "Peer", "Start", "haproxy_front", "nginx_configuration", "nginx_front"]
 
 BIN = Path(sys.executable).parent
 #: Seconds that idle connections are kept: longer than any turn.
 KEEP = "600"
+#: Files that peers serve, and their bytes.
+FILE_SIZES = {"1k": 1 << 10, "1m": 1 << 20, "100m": 100 << 20}
 #: Connections that are let in.
 MANY = "15000"
 
@@ -40,6 +43,10 @@ class Start:
     mode: str = ""
     origin: tuple[Path, Path] | None = None
     authority: tuple[Path, Path] | None = None
+
+    @property
+    def files_folder(self) -> Path:
+        return self.folder / "files"
 
     @property
     def address(self) -> str:
@@ -114,23 +121,31 @@ def _hypercorn(start: Start) -> list[str]:
     return [*command, *start.files("--certfile", "--keyfile"), f"wsgi:{start.app}"]
 
 
-def nginx_configuration(folder: Path, listen: str, certificate: tuple[Path, Path] | None, body: str) -> Path:
-    """A file for nginx that answers everything with `body`. `listen` are addresses, separated by spaces."""
+def nginx_configuration(
+    folder: Path, listen: str, certificate: tuple[Path, Path] | None, body: str, *, http2: bool = False, root: Path | None = None
+) -> Path:
+    """A file for nginx that answers everything with `body`, or from the folder `root`. `listen` are addresses, separated by spaces."""
     tls = ""
     if certificate:
         # Debian's nginx of 2022 speaks no TLS 1.3 unless it is told to, and a handshake of 1.2 is another thing.
         tls = f"ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]}; "
         tls += "ssl_session_cache shared:bench:10m;"
-    listens = " ".join(f"listen {address}{' ssl' if certificate else ''} backlog=2048;" for address in listen.split())
+    listens = " ".join(f"listen {address}{' ssl' if certificate else ''}{' http2' if http2 else ''} backlog=2048;" for address in listen.split())
+    if root is not None:
+        location = f"location / {{ root {root}; sendfile on; tcp_nopush on; }} location /files/ {{ alias {root}/; sendfile on; tcp_nopush on; }}"
+    else:
+        location = f'location / {{ return 200 "{body}"; }}'
+    # Who runs the benchmark owns its folders, which are for nobody else.
+    user = "user root;" if os.geteuid() == 0 else ""
     path = folder / "nginx.conf"
     path.write_text(f"""
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr error; worker_rlimit_nofile {MANY};
+daemon off; {user} worker_processes 1; pid {folder}/nginx.pid; error_log stderr error; worker_rlimit_nofile {MANY};
 events {{ worker_connections {MANY}; }}
 http {{
     access_log off; keepalive_timeout {KEEP}; keepalive_requests 1000000000; default_type text/plain;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    server {{ {listens} {tls} location / {{ return 200 "{body}"; }} }}
+    server {{ {listens} {tls} {location} }}
 }}
 """)
     return path
@@ -185,6 +200,11 @@ def _nginx(start: Start) -> list[str]:
     return ["nginx", "-e", "stderr", "-c", str(configuration)]
 
 
+def _granian_rsgi(start: Start) -> list[str]:
+    command = [str(BIN / "granian"), "--interface", "rsgi", "--host", "127.0.0.1", "--port", str(start.port), "--http", "1", "--loop", "uvloop"]
+    return [*command, "--workers", "1", "--runtime-threads", "1", "--no-log", "tests.bench.applications.websocket_rsgi:application"]
+
+
 _NO_TLS = {"tls": "speaks no TLS"}
 _NGINX = dict.fromkeys(("flask", "django", "post", "stream"), "runs no applications")
 _BJOERN = {**_NO_TLS, "pipeline": "answers only the first of the requests that come together"}
@@ -211,4 +231,74 @@ STREAM_PEERS: tuple[Peer, ...] = (
     Peer(name="bare-streamserver", title="bare gevent StreamServer", command=_script("bare_echo")),
     Peer(name="bare-mux", title="bare gevent StreamServer, first bytes", command=_script("bare_mux")),
     Peer(name="bare-openssl", title="bare sockets, pyOpenSSL", command=_script("bare_openssl")),
+)
+
+_NO_DEFLATE = dict.fromkeys(
+    [f"websocket-{size}{many}-deflate" for size in ("125", "64k", "1m") for many in ("", "-16")], "has no permessage-deflate"
+)
+
+WEBSOCKET_PEERS: tuple[Peer, ...] = (
+    Peer(name="picows", title="picows, uvloop", command=_script("picows_echo"), needs="picows", cannot=_NO_DEFLATE),
+    Peer(name="websockets", title="websockets, uvloop", command=_script("websockets_echo"), needs="websockets"),
+    Peer(name="granian-rsgi", title="granian, RSGI, uvloop", command=_granian_rsgi, needs="granian", cannot=_NO_DEFLATE),
+    Peer(
+        name="gevent-websocket",
+        title="gevent-websocket, pywsgi",
+        command=_script("gevent_websocket_echo"),
+        needs="gevent-websocket",
+        cannot=_NO_DEFLATE,
+    ),
+)
+
+
+def _granian_http2(start: Start) -> list[str]:
+    command = _granian(start)
+    command[command.index("--http") + 1] = "2"
+    return command
+
+
+def _nghttpd(start: Start) -> list[str]:
+    files = [str(start.certificate[1]), str(start.certificate[0])] if start.certificate else []
+    return ["nghttpd", "-a", "127.0.0.1", "-d", str(start.files_folder), *([] if files else ["--no-tls"]), str(start.port), *files]
+
+
+def _nginx_http2(start: Start) -> list[str]:
+    configuration = nginx_configuration(start.folder, start.address, start.certificate, "Hello, World!", http2=True)
+    return ["nginx", "-e", "stderr", "-c", str(configuration)]
+
+
+def _nginx_files(http2: bool) -> Callable[[Start], list[str]]:
+    def command(start: Start) -> list[str]:
+        configuration = nginx_configuration(start.folder, start.address, start.certificate, "", http2=http2, root=start.files_folder)
+        return ["nginx", "-e", "stderr", "-c", str(configuration)]
+
+    return command
+
+
+def _muxwsgi_static(start: Start) -> list[str]:
+    return [*_muxwsgi(start), "--static", f"/files={start.files_folder}"]
+
+
+def _granian_static(start: Start) -> list[str]:
+    command = _granian(start)
+    options = ["--static-path-route", "/files", "--static-path-mount", str(start.files_folder)]
+    return [*command[:-1], *options, command[-1]]
+
+
+def _folder(start: Start) -> dict[str, str]:
+    return {"BENCH_FOLDER": str(start.files_folder)}
+
+
+HTTP2_PEERS: tuple[Peer, ...] = (
+    Peer(name="nghttpd", title="nghttpd, a file", command=_nghttpd, needs="nghttpd"),
+    Peer(name="nginx-http2", title="nginx, a constant", command=_nginx_http2, needs="nginx"),
+    Peer(name="nginx-files-http2", title="nginx, a file", command=_nginx_files(True), needs="nginx"),
+    Peer(name="granian-http2", title="granian", command=_granian_http2, needs="granian"),
+)
+
+FILE_PEERS: tuple[Peer, ...] = (
+    Peer(name="muxwsgi-static", title="muxwsgi, --static", command=_muxwsgi_static),
+    Peer(name="nginx-files", title="nginx", command=_nginx_files(False), needs="nginx"),
+    Peer(name="gunicorn-files", title="gunicorn, gevent", command=_gunicorn("-k", "gevent"), needs="gunicorn", environment=_folder),
+    Peer(name="granian-static", title="granian, static mount", command=_granian_static, needs="granian"),
 )

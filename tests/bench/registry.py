@@ -2,12 +2,12 @@
 
 from tests.bench.loads import Load
 from tests.bench.packages import why_missing
-from tests.bench.peers import HTTP_PEERS, STREAM_PEERS, Peer
+from tests.bench.peers import FILE_PEERS, HTTP2_PEERS, HTTP_PEERS, STREAM_PEERS, WEBSOCKET_PEERS, Peer
 from tests.bench.proxies import PROXY_PEERS
 
 __all__ = ["PEERS", "why_not"]
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (*HTTP_PEERS, *STREAM_PEERS, *PROXY_PEERS)}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (*HTTP_PEERS, *STREAM_PEERS, *WEBSOCKET_PEERS, *HTTP2_PEERS, *FILE_PEERS, *PROXY_PEERS)}
 
 
 def why_not(peer: Peer, load: Load) -> str | None:

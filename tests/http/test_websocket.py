@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import gevent
+import gevent.event
 import gevent.socket
 import pytest
 from websockets.exceptions import ConnectionClosed as TheirConnectionClosed
@@ -458,6 +459,65 @@ def test_greenlets_may_send_while_one_receives() -> None:
 
     with site(talk) as served:
         assert in_thread(read) == {f"{n}" * 20_000 for n in range(5)}
+
+
+def test_a_burst_of_messages_and_pings_is_answered_in_order() -> None:
+    """Answers to short messages are written together, and long ones without being joined to anything."""
+    sizes = [125, 0, 70_000, 3, 126, 20_000, 65_535, 65_536, 1, 200_000, 16_383, 16_384, 9, 1 << 20, 5] * 3
+
+    with site(echo) as served:
+        client = Raw(served)
+        burst = b""
+        for number, size in enumerate(sizes):
+            burst += encode_frame(Frame(Opcode.BINARY, bytes([number]) * size), masked=True)
+            burst += encode_frame(Frame(Opcode.PING, bytes([number])), masked=True)
+        sending = gevent.spawn(client.sock.sendall, burst)
+        pongs = []
+        for number, size in enumerate(sizes):
+            while (frame := client.next()) is not None and frame.opcode == Opcode.PONG:
+                pongs.append(frame.data)
+            assert frame is not None
+            assert frame.data == bytes([number]) * size
+        while len(pongs) < len(sizes) and (frame := client.next()) is not None:
+            pongs.append(frame.data)
+        assert pongs == [bytes([number]) for number in range(len(sizes))]
+        sending.get()
+
+
+def test_an_answer_is_written_while_the_application_waits_for_something_else() -> None:
+    """It is kept because another message waits, but only until the greenlet of the application waits."""
+    seen = gevent.event.Event()
+
+    def talk(ws: WebSocket) -> str | bytes:
+        first = ws.receive()
+        ws.send(first)
+        assert seen.wait(10)
+        return ws.receive()
+
+    with site(talk) as served:
+        client = Raw(served)
+        client.sock.sendall(b"".join(encode_frame(Frame(Opcode.TEXT, text), masked=True) for text in (b"one", b"two")))
+        frame = client.next()
+        assert frame is not None
+        assert frame.data == b"one"
+        seen.set()
+        assert client.code() == 1000
+        client.send(Opcode.CLOSE, close_payload(1000))
+        until(lambda: served.results == ["two"])
+
+
+def test_an_answer_comes_before_a_close_and_is_not_lost() -> None:
+    def talk(ws: WebSocket) -> None:
+        ws.send(ws.receive())
+        ws.close(4001)
+
+    with site(talk) as served:
+        client = Raw(served)
+        client.sock.sendall(b"".join(encode_frame(Frame(Opcode.TEXT, text), masked=True) for text in (b"one", b"two")))
+        frame = client.next()
+        assert frame is not None
+        assert frame.data == b"one"
+        assert client.code() == 4001
 
 
 def test_only_one_greenlet_receives() -> None:

@@ -238,6 +238,41 @@ def test_bytes_may_come_in_any_buffer_and_are_copied_out_of_it() -> None:
 # Hostile lengths
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.booleans(), st.lists(st.integers(min_value=1, max_value=40_000), min_size=1, max_size=12))
+def test_a_long_payload_may_be_read_into_its_own_memory(data: Any, from_client: bool, steps: list[int]) -> None:
+    sizes = data.draw(st.lists(st.sampled_from([0, 5, 126, 16_383, 16_384, 16_385, 70_001, PIECE]), min_size=1, max_size=4))
+    sent = [Frame(Opcode.BINARY, os.urandom(size), from_client=from_client) for size in sizes]
+    wire = b"".join(encode_frame(frame, masked=from_client) for frame in sent)
+    parser = FrameParser(from_client=from_client)
+    got: list[Frame] = []
+    at = turn = 0
+    while at < len(wire):
+        room = parser.room()
+        count = min(steps[turn % len(steps)], len(wire) - at)
+        if room is not None and turn % 3:
+            count = min(count, len(room))
+            room[:count] = wire[at : at + count]
+            got += parser.filled(count)
+        else:
+            got += parser.feed(wire, at, at + count)
+        at += count
+        turn += 1
+    assert got == sent
+    assert all(type(frame.data) is bytes for frame in got)
+    assert parser.room() is None
+    assert not parser.within_frame
+
+
+def test_no_more_than_the_room_can_be_filled() -> None:
+    parser = FrameParser(from_client=False)
+    parser.feed(encode_frame(Frame(Opcode.BINARY, bytes(20_000), from_client=False), masked=False)[:100])
+    assert parser.within_frame
+    for count in (-1, 20_000):
+        with pytest.raises(ValueError, match="not within the room"):
+            parser.filled(count)
+
+
 @pytest.mark.parametrize("from_client", [True, False])
 def test_a_frame_of_any_announced_length_is_passed_on_as_it_arrives(from_client: bool) -> None:
     parser = FrameParser(from_client, piece=1000)

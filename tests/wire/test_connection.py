@@ -61,6 +61,30 @@ def test_a_large_send_reaches_a_slow_reader_whole(pair: Pair) -> None:
     writer.get(timeout=5)
 
 
+def test_a_gathered_write_is_one_stream_also_to_a_slow_reader(pair: Pair) -> None:
+    """The second and third writes find the buffers full, so that heads are waited for too. Other writers come in between, never within."""
+    server, client = pair
+    parts = [(bytes([number]) * 10, BIG) for number in range(3)]
+
+    def write() -> None:
+        for head, data in parts:
+            client.sendall_gathered(head, data)
+
+    writer = gevent.spawn(write)
+    other = gevent.spawn(client.sendall, b"other")
+    expected = b"".join(head + data for head, data in parts)
+    received = bytearray()
+    while len(received) < len(expected) + 5:
+        received += server.recv(50_000)
+        gevent.sleep(0)
+    at = received.find(b"other")
+    assert at % (10 + len(BIG)) == 0
+    del received[at : at + 5]
+    assert received == expected
+    gevent.joinall([writer, other], timeout=5, raise_error=True)
+    assert client.bytes_sent == len(expected) + 5
+
+
 def test_both_directions_stream_at_once(pair: Pair) -> None:
     server, client = pair
     writers = [gevent.spawn(server.sendall, BIG), gevent.spawn(client.sendall, BIG[::-1])]

@@ -2,6 +2,11 @@
 
 No greenlet runs beside the application. Frames are read in `receive`, and what has come already is read in `send`, so that pings are
 answered and a Close is noticed by an application that only sends. Memory is bounded: `send` reads no further while messages wait.
+
+While frames of the client wait, `send` keeps short messages, so that the answers to many messages are one write. They are written when no
+frame waits, when `KEPT_AT_MOST` bytes are kept, or as soon as the greenlet waits for anything: the event loop calls `_write_soon`.
+
+The file is long because reading, writing and closing share the state of one WebSocket.
 """
 
 import logging
@@ -10,9 +15,21 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from gevent import get_hub, spawn
+
 from muxwsgi.errors import Expired
 from muxwsgi.http.websocket.deflate import Deflate, Inflater, deflated
-from muxwsgi.http.websocket.frame import COMPRESSED, BrokenFrame, Frame, FrameParser, Opcode, encode_frame
+from muxwsgi.http.websocket.frame import (
+    COMPRESSED,
+    CONTROL_AT_MOST,
+    WHOLE_FROM,
+    BrokenFrame,
+    Frame,
+    FrameParser,
+    Opcode,
+    encode_message,
+    message_head,
+)
 from muxwsgi.http.websocket.messages import Messages, close_payload, close_reason
 from muxwsgi.http.websocket.turns import BYTES_AT_ONCE, BYTES_INFLATED_PER_TURN, FRAMES_PER_TURN
 from muxwsgi.wire.ready import give_turn
@@ -28,8 +45,15 @@ log = logging.getLogger("muxwsgi.error")
 #: was no Close frame; the application has failed.
 NORMAL, GOING_AWAY, NO_CODE, NO_CLOSE, INTERNAL_ERROR = 1000, 1001, 1005, 1006, 1011
 
-#: Bytes that are read at once.
+#: Bytes that are read at once, and after a read that has filled them. A short read needs no memory that has to be shortened.
+_SHORT_BLOCK = 1 << 12
 _BLOCK = 1 << 16
+
+#: Bytes of messages that `send` keeps.
+KEPT_AT_MOST = 1 << 16
+
+#: As numbers, which are compared faster than enum members.
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = int(Opcode.TEXT), int(Opcode.BINARY), int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
 
 #: Messages of fewer bytes are not compressed: their frames would not become shorter.
 _COMPRESSED_FROM = 64
@@ -60,10 +84,16 @@ class WebSocket:
     """
 
     __slots__ = (
+        "_at",
+        "_block",
         "_close_timeout",
         "_deflate",
         "_frames",
+        "_has_received",
+        "_kept",
+        "_kept_size",
         "_messages",
+        "_next",
         "_parser",
         "_ping_interval",
         "_ping_timeout",
@@ -98,9 +128,15 @@ class WebSocket:
         self._deflate = deflate
         self._parser = FrameParser(from_client=True, at_most=max_size, extensions=deflate is not None)
         self._messages = Messages(max_size, None if deflate is None else Inflater(deflate.client_context))
-        self._frames: deque[Frame] = deque()  # received, and not looked at yet
+        self._frames: list[Frame] = []  # received
+        self._next = 0  # the first of them that is not looked at yet
         self._waiting: deque[str | bytes] = deque()  # messages that `send` has found
-        self._received = b""  # what the parser has not seen yet
+        self._received = b""  # what was read last
+        self._at = 0  # the first byte of it that the parser has not seen yet
+        self._block = _SHORT_BLOCK  # bytes of the next read
+        self._kept: list[bytes] = []  # frames that `send` has not written yet
+        self._kept_size = 0
+        self._has_received = False  # since `send` was called last
         self._taken = 0  # frames since others had a turn
         self._reading = False  # a greenlet is in `receive` or `close`
         self._sent_close = False
@@ -123,13 +159,17 @@ class WebSocket:
         Raises `ConnectionClosed`, `TimeoutError` if no message is complete after `timeout` seconds, and `RuntimeError` if another greenlet
         receives.
         """
-        with _Reading(self):
+        self._begin_reading()
+        try:
             give_up = None if timeout is None else monotonic() + timeout
             while not self._waiting:
                 if self.close_code is not None:
                     raise ConnectionClosed(self.close_code, self.close_reason)
                 self._take_frame(give_up)
+            self._has_received = True
             return self._waiting.popleft()
+        finally:
+            self._reading = False
 
     def __iter__(self) -> Iterator[str | bytes]:
         while True:
@@ -142,26 +182,47 @@ class WebSocket:
             yield message
 
     def send(self, message: str | bytes | bytearray | memoryview) -> None:
-        """Send one message: a text for `str`, binary data for the others. Returns when the kernel has it.
+        """Send one message: a text for `str`, binary data for the others. Returns when the kernel has it. While further frames of the
+        client wait, up to 64 KiB are kept until the application receives the last of them or its greenlet waits.
 
         Raises `ConnectionClosed`, and `TypeError` for other objects.
         """
         if isinstance(message, str):
-            opcode, data = Opcode.TEXT, message.encode()
+            opcode, data = _TEXT, message.encode()
         elif isinstance(message, bytes | bytearray | memoryview):
-            opcode, data = Opcode.BINARY, bytes(message)
+            opcode, data = _BINARY, bytes(message)
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-        if not self._reading and not self._waiting:
+        if self._has_received:
+            self._has_received = False  # the greenlet that receives sees what has come
+        elif not self._reading and not self._waiting:
             self._take_what_has_come()
+        self._check_open()
         rsv = 0
         if self._deflate is not None and len(data) >= _COMPRESSED_FROM:
             data, rsv = deflated(data, self._deflate.server_bits), COMPRESSED
-        self._send_frame(Frame(opcode, data, rsv=rsv, from_client=False))
+        try:
+            if len(data) >= WHOLE_FROM:
+                self._write_kept()
+                self.connection.sendall_gathered(message_head(opcode, len(data), rsv), data)
+                return
+            frame = encode_message(opcode, data, rsv)
+            if self._next < len(self._frames) and self._kept_size + len(frame) <= KEPT_AT_MOST:
+                self._keep(frame)
+            else:
+                self._write(frame)
+        except OSError as error:
+            self._fail(error)
 
     def ping(self, data: bytes = b"") -> None:
         """Send a ping with up to 125 bytes. The client's answer is not reported. Raises `ConnectionClosed`, `ValueError`."""
-        self._send_frame(Frame(Opcode.PING, data, from_client=False))
+        if len(data) > CONTROL_AT_MOST:
+            raise ValueError(f"a ping has at most {CONTROL_AT_MOST} bytes, not {len(data)}")
+        self._check_open()
+        try:
+            self._write(encode_message(_PING, bytes(data), 0))
+        except OSError as error:
+            self._fail(error)
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Close the WebSocket: send a Close frame, wait up to `close_timeout` seconds for the client's, and close the connection. Messages
@@ -172,11 +233,14 @@ class WebSocket:
             self._begin_close(code, reason)
         if self._reading:
             return  # the greenlet that receives sees the client's Close
-        with _Reading(self):
+        self._begin_reading()
+        try:
             while self.close_code is None:
                 self._waiting.clear()
                 self._take_frame(None)
             self._waiting.clear()
+        finally:
+            self._reading = False
 
     def application_ended(self, failed: bool) -> None:
         """Close after the application: with 1011 if it failed."""
@@ -190,14 +254,24 @@ class WebSocket:
 
     # Frames
 
+    def _begin_reading(self) -> None:
+        """Mark the WebSocket as being read, which one greenlet may do at a time. The caller ends it."""
+        if self._reading:
+            raise RuntimeError("another greenlet receives from this WebSocket")
+        self._reading = True
+
     def _take_frame(self, give_up: float | None) -> None:
         """Handle the next frame. Waits for it until `give_up`: `TimeoutError`. If the WebSocket ends, `close_code` is set."""
         try:
-            while not self._frames:
+            while self._next >= len(self._frames):
                 if self._parser.fault is not None:
                     raise self._parser.fault
                 self._read(give_up)
-            self._handle(self._frames.popleft())
+            frame = self._frames[self._next]
+            self._next += 1
+            if self._next == len(self._frames):
+                self._frames, self._next = [], 0
+            self._handle(frame)
         except BrokenFrame as fault:
             self._begin_close(fault.code, fault.reason)
             self._end(fault.code, fault.reason)
@@ -214,96 +288,144 @@ class WebSocket:
 
     def _read(self, give_up: float | None) -> None:
         """Read bytes, and make frames of them. If nothing comes for the ping interval, send a ping and wait for the ping timeout."""
-        connection = self.connection
-        while not self._received:
+        if self._kept_size > 0 and give_up is None:
+            self._write_kept()
+        while self._at >= len(self._received):
             try:
-                self._take_in(self._recv(give_up))
+                self._read_once(give_up)
             except Expired:
                 if self._sent_close or self._pinged or self._ping_interval is None:
                     raise
                 self.ping()
                 self._pinged = self._ping_timeout is not None
-                connection.idle_timeout = self._ping_timeout if self._pinged else self._ping_interval
+                self.connection.idle_timeout = self._ping_timeout if self._pinged else self._ping_interval
+            if self._next < len(self._frames):
+                return
         self._parse()
 
-    def _take_in(self, data: bytes) -> None:
-        """Bytes that were read: the client is there. Raises `ConnectionResetError` at the end of the stream."""
-        if not data:
-            raise ConnectionResetError("the connection has ended without a Close frame")
-        self._received = data
-        if self._pinged:
-            self._pinged = False
-            self.connection.idle_timeout = self._ping_interval
-
-    def _recv(self, give_up: float | None) -> bytes:
+    def _read_once(self, give_up: float | None) -> None:
+        """Read what there is: the rest of a long payload into its memory, other bytes into `_received`. Raises `_Elapsed` after `give_up`,
+        and `ConnectionResetError` at the end of the stream."""
         connection = self.connection
-        if give_up is None:
-            return connection.recv(_BLOCK)
-        left = give_up - monotonic()
-        connection.settimeout(max(left, 0.001))
+        if give_up is not None:
+            connection.settimeout(max(give_up - monotonic(), 0.001) if give_up > 0 else 0)
+        room = self._parser.room()
+        count = 0
         try:
-            return connection.recv(_BLOCK)
+            if room is None:
+                self._received = connection.recv(self._block)
+                self._at = 0
+                count = len(self._received)
+                self._block = _BLOCK if count == self._block else _SHORT_BLOCK
+            else:
+                count = connection.recv_into(room)
         except Expired:
             raise
         except TimeoutError:
             raise _Elapsed from None
         finally:
-            connection.settimeout(None)
+            if give_up is not None:
+                connection.settimeout(None)
+        if count == 0:
+            raise ConnectionResetError("the connection has ended without a Close frame")
+        if room is not None:
+            self._frames, self._next = self._parser.filled(count), 0
+        if self._pinged:
+            self._pinged = False
+            connection.idle_timeout = self._ping_interval
 
     def _parse(self) -> None:
-        data, self._received = self._received[:BYTES_AT_ONCE], self._received[BYTES_AT_ONCE:]
-        self._frames.extend(self._parser.feed(data))
+        """The frames in the next bytes of `_received`. No frame waits."""
+        begin = self._at
+        end = min(begin + BYTES_AT_ONCE, len(self._received))
+        self._at = end
+        self._frames, self._next = self._parser.feed(self._received, begin, end), 0
+        if end == len(self._received):
+            self._received, self._at = b"", 0
 
     def _take_what_has_come(self) -> None:
         """Handle the frames that have come, without waiting, up to the first message. It reads once: to a client that sends pings without
         end nothing could be sent otherwise, and an application that sends to many clients would never come to the next one."""
         has_read = False
-        with _Reading(self):
+        self._begin_reading()
+        try:
             while not self._waiting and self.close_code is None:
-                if not self._frames and not self._received:
-                    if has_read:
-                        return
+                if self._next < len(self._frames) or self._parser.fault is not None:
+                    self._take_frame(None)
+                elif self._at < len(self._received):
+                    self._parse()
+                elif has_read:
+                    return
+                else:
                     has_read = True
-                    self.connection.settimeout(0)
                     try:
-                        self._take_in(self.connection.recv(_BLOCK))
+                        self._read_once(0.0)
                     except BlockingIOError:
                         return
                     except OSError as error:
                         self._end(NO_CLOSE, str(error))
-                        return
-                    finally:
-                        self.connection.settimeout(None)
-                self._take_frame(None) if self._frames or self._parser.fault is not None else self._parse()
+        finally:
+            self._reading = False
 
     def _handle(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode < Opcode.CLOSE:
+        number = int(frame.opcode)
+        if number < _CLOSE:
             message = self._messages.add(frame)
             if message is not None:
                 self._waiting.append(message)
-        elif opcode == Opcode.PING:
+        elif number == _PING:
             if not self._sent_close:
-                self._write(Frame(Opcode.PONG, frame.data, from_client=False))
-        elif opcode == Opcode.CLOSE:
+                self._write(encode_message(_PONG, frame.data, 0))
+        elif number == _CLOSE:
             code, reason = close_reason(frame.data)
             if not self._sent_close:
                 self._begin_close(NORMAL if code is None else code, reason)
             self._end(NO_CODE if code is None else code, reason)
 
-    def _send_frame(self, frame: Frame) -> None:
+    def _check_open(self) -> None:
         if self.close_code is not None:
             raise ConnectionClosed(self.close_code, self.close_reason)
         if self._sent_close:
             raise ConnectionClosed(NORMAL, "a Close frame was sent")
+
+    def _fail(self, error: OSError) -> None:
+        """A write has failed."""
+        self._end(NO_CLOSE, str(error))
+        raise ConnectionClosed(NO_CLOSE, str(error)) from error
+
+    # Writing
+
+    def _keep(self, frame: bytes) -> None:
+        """Write this frame together with later ones."""
+        if not self._kept:
+            get_hub().loop.run_callback(self._write_soon)
+        self._kept.append(frame)
+        self._kept_size += len(frame)
+
+    def _write(self, frame: bytes) -> None:
+        """Write what is kept, and this frame."""
+        if self._kept_size > 0:
+            self._kept.append(frame)
+            self._write_kept()
+        else:
+            self.connection.sendall(frame)
+
+    def _write_kept(self) -> None:
+        kept = self._kept
+        if kept:
+            self._kept, self._kept_size = [], 0
+            self.connection.sendall(b"".join(kept))
+
+    def _write_soon(self) -> None:
+        """In the event loop: the greenlet that has sent waits for something."""
+        if self._kept:
+            spawn(self._write_now)
+
+    def _write_now(self) -> None:
         try:
-            self._write(frame)
+            self._write_kept()
         except OSError as error:
             self._end(NO_CLOSE, str(error))
-            raise ConnectionClosed(NO_CLOSE, str(error)) from error
-
-    def _write(self, frame: Frame) -> None:
-        self.connection.sendall(encode_frame(frame, masked=False))
 
     # Closing
 
@@ -321,7 +443,7 @@ class WebSocket:
         connection.idle_timeout = None
         connection.deadline = monotonic() + self._close_timeout
         try:
-            self._write(Frame(Opcode.CLOSE, close_payload(code, reason), from_client=False))
+            self._write(encode_message(_CLOSE, close_payload(code, reason), 0))
         except OSError as error:
             log.debug("%r: the Close frame could not be sent: %s", connection, error)
 
@@ -329,25 +451,9 @@ class WebSocket:
         """The WebSocket is over. The server closes the connection first (section 7.1.1)."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
+            self._kept, self._kept_size = [], 0
             self.connection.close()
 
 
 class _Elapsed(Exception):
     """The time of one `receive` is over."""
-
-
-class _Reading:
-    """Marks a WebSocket as being read, for one greenlet at a time."""
-
-    __slots__ = ("_websocket",)
-
-    def __init__(self, websocket: WebSocket) -> None:
-        if websocket._reading:
-            raise RuntimeError("another greenlet receives from this WebSocket")
-        self._websocket = websocket
-
-    def __enter__(self) -> None:
-        self._websocket._reading = True
-
-    def __exit__(self, *_: object) -> None:
-        self._websocket._reading = False

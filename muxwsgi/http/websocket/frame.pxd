@@ -6,6 +6,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char* memory, Py_ssize_t size, int flags)
+    int PyBUF_WRITE
+
 
 cdef inline const unsigned char* _bytes_of(source) except NULL:
     if PyBytes_CheckExact(source):
@@ -62,6 +66,45 @@ cdef inline bytes _encoded(int first, bytes data, bytes key):
     return made
 
 
+# A long payload is read into the bytes object that the application gets. Nobody else has it until it is complete.
+
+
+cdef inline bytes _blank(Py_ssize_t size):
+    return PyBytes_FromStringAndSize(NULL, size)
+
+
+cdef inline object _room(bytes memory, Py_ssize_t place, Py_ssize_t count):
+    return PyMemoryView_FromMemory(PyBytes_AS_STRING(memory) + place, count, PyBUF_WRITE)
+
+
+cdef inline int _put(bytes memory, Py_ssize_t place, const unsigned char* source, Py_ssize_t count, bytes key) except -1:
+    cdef unsigned char* to = <unsigned char*> PyBytes_AS_STRING(memory) + place
+    cdef const unsigned char* given
+    cdef unsigned char turned[4]
+    cdef int at
+    if key is None:
+        if to != source:
+            memcpy(to, source, count)
+        return 0
+    given = <const unsigned char*> PyBytes_AS_STRING(key)
+    for at in range(4):
+        turned[at] = given[(place + at) & 3]
+    _mask(to, source, count, turned)
+    return 0
+
+
+cdef inline int _fill(bytes memory, Py_ssize_t place, source, Py_ssize_t begin, Py_ssize_t count, bytes key) except -1:
+    return _put(memory, place, _bytes_of(source) + begin, count, key)
+
+
+cdef inline int _unmask(bytes memory, Py_ssize_t place, Py_ssize_t count, bytes key) except -1:
+    return _put(memory, place, <const unsigned char*> PyBytes_AS_STRING(memory) + place, count, key)
+
+
+cdef inline bytes _whole(bytes memory):
+    return memory
+
+
 cdef list _OPCODES
 cdef object _CONTINUATION
 
@@ -89,27 +132,35 @@ cdef inline Frame _frame(opcode, bytes data, bint fin, int rsv, bint from_client
 cdef class FrameParser:
     cdef bytearray _buffer
     cdef bint _compresses, _fin, _from_client, _in_message
-    cdef bytes _key
+    cdef bytes _key, _memory
     cdef long long _at_most, _left
-    cdef Py_ssize_t _needed, _piece
+    cdef Py_ssize_t _filled, _missing, _needed, _piece
     cdef object _opcode
-    cdef int _rsv
+    cdef int _first, _rsv
     cdef readonly bint closed
     cdef readonly object fault
 
     @cython.locals(frames=list, buffer=bytearray, at=Py_ssize_t, block=bytes)
-    cpdef list feed(self, data)
+    cpdef list feed(self, data, long long begin=*, long long end=*)
+    cpdef room(self)
+    @cython.locals(frames=list)
+    cpdef list filled(self, Py_ssize_t count)
+    @cython.locals(first=int, data=bytes)
+    cdef _note_filled(self, Py_ssize_t count, list frames)
     @cython.locals(
-        text="const unsigned char*", end=Py_ssize_t, at=Py_ssize_t, count=Py_ssize_t, first=int, second=int, length="long long", size=int,
+        text="const unsigned char*", at=Py_ssize_t, count=Py_ssize_t, first=int, second=int, length="long long", size=int,
         place=Py_ssize_t, key=bytes, number=int, data=bytes,
     )
-    cdef Py_ssize_t _read(self, source, list frames) except -1
+    cdef Py_ssize_t _read(self, source, Py_ssize_t begin, Py_ssize_t end, list frames) except -1
     @cython.locals(number=int)
     cdef _wrong(self, int first, int second)
     @cython.locals(data=bytes, rsv=int, key=bytes, turn=int)
     cdef Frame _next_piece(self, source, Py_ssize_t at, Py_ssize_t count)
 
 
+cpdef bytes encode_message(int opcode, bytes data, int rsv)
+@cython.locals(first=int)
+cpdef bytes message_head(int opcode, Py_ssize_t length, int rsv)
 cdef _close_fault(bytes data)
 @cython.locals(data=bytes, opcode=int)
 cdef bytes _encode(Frame frame, bytes key)

@@ -2,6 +2,8 @@
 
 This module handles frames, not messages. The parser returns each fragment, and `messages` joins them. Compressed payloads stay compressed:
 see `deflate`. The compiled build masks eight bytes at a time, see `frame.pxd`.
+
+The file is long because it ends with the functions of `frame.pxd` in plain Python.
 """
 
 import os
@@ -15,16 +17,22 @@ __all__ = [
     "INVALID_PAYLOAD",
     "PIECE",
     "TOO_BIG",
+    "WHOLE_FROM",
     "BrokenFrame",
     "Frame",
     "FrameParser",
     "Opcode",
     "encode_frame",
+    "encode_message",
     "mask",
+    "message_head",
 ]
 
 #: Bytes of payload. A longer frame is returned in fragments.
 PIECE = 1 << 20
+
+#: A payload from this size on gets its memory when its head has come: see `FrameParser.room`.
+WHOLE_FROM = 1 << 14
 
 #: Bytes of payload in a control frame at most (section 5.5).
 CONTROL_AT_MOST = 125
@@ -97,6 +105,9 @@ class FrameParser:
     A frame with more than `piece` bytes is not collected. Its parts are returned as fragments of its message when they arrive, which RFC
     6455 section 5.4 allows for intermediaries. So a frame of any size takes no more memory than `piece`.
 
+    Bytes are given to `feed`. If `room` returns memory, the next bytes may instead be read into it, and `filled` says how many: a long
+    payload is then not copied.
+
     closed      whether a Close frame came. Bytes after it are dropped
     fault       the error after the frames that `feed` returned last; None if there is none
     """
@@ -105,11 +116,15 @@ class FrameParser:
         "_at_most",
         "_buffer",
         "_compresses",
+        "_filled",
         "_fin",
+        "_first",
         "_from_client",
         "_in_message",
         "_key",
         "_left",
+        "_memory",
+        "_missing",
         "_needed",
         "_opcode",
         "_piece",
@@ -131,42 +146,82 @@ class FrameParser:
         self._buffer = bytearray()  # the incomplete beginning of the next frame
         self._needed = 0  # bytes that the buffer must have before parsing can go on
         self._in_message = False
+        self._memory: Any = None  # payload of a long frame: the bytes that have come are unmasked already
+        self._first = 0  # its first byte
+        self._filled = 0  # bytes of it that have come
+        self._missing = 0  # bytes of it that have not
         self._left = 0  # missing bytes of a frame that comes in pieces
-        self._key: bytes | None = None  # its masking key, rotated to the next byte
+        self._key: bytes | None = None  # masking key of the long frame; of one in pieces, rotated to the next byte
         self._opcode = _CONTINUATION  # opcode of its next piece
         self._rsv = 0
         self._fin = True
         self.closed = False
         self.fault: BrokenFrame | None = None
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
-        """The frames that `data` completes. An error after them is `fault`, and the next call raises it."""
+    def feed(self, data: bytes | bytearray | memoryview, begin: int = 0, end: int = LONGEST) -> list[Frame]:
+        """The frames that `data[begin:end]` completes. An error after them is `fault`, and the next call raises it."""
         if self.fault is not None:
             raise self.fault
         frames: list[Frame] = []
         buffer = self._buffer
+        end = min(end, len(data))
         if not buffer and type(data) is bytes:
-            at = self._read(data, frames)
-            if at < len(data):
-                buffer += data[at:]
+            at = self._read(data, begin, end, frames)
+            if at < end:
+                buffer += data[at:end]
             return frames
-        buffer += data
+        buffer += data[begin:end]
         if len(buffer) >= self._needed:
-            del buffer[: self._read(buffer, frames)]
+            del buffer[: self._read(buffer, 0, len(buffer), frames)]
+        return frames
+
+    def room(self) -> memoryview | None:
+        """Memory for the missing bytes of a long payload, to be filled before another method is called; None if there is none."""
+        if self._missing == 0:
+            return None
+        return _room(self._memory, self._filled, self._missing)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+    def filled(self, count: int) -> list[Frame]:
+        """`count` bytes were written to the beginning of `room`. Returns the frame that they complete."""
+        if not 0 <= count <= self._missing:
+            raise ValueError(f"{count} bytes are not within the room of {self._missing}")
+        _unmask(self._memory, self._filled, count, self._key)  # type: ignore[name-defined]  # noqa: F821
+        frames: list[Frame] = []
+        self._note_filled(count, frames)
         return frames
 
     @property
     def within_frame(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return self._left > 0 or len(self._buffer) > 0
+        return self._left > 0 or self._missing > 0 or len(self._buffer) > 0
 
-    def _read(self, source: bytes | bytearray, frames: list[Frame]) -> int:
-        """Append the frames in `source` to `frames`, and return the number of bytes that were consumed."""
+    def _note_filled(self, count: int, frames: list[Frame]) -> None:
+        """`count` further bytes are in the memory of a long payload, unmasked."""
+        self._filled += count
+        self._missing -= count
+        if self._missing == 0:
+            first = self._first
+            self._in_message = first < 128
+            data = _whole(self._memory)  # type: ignore[name-defined]  # noqa: F821
+            self._memory = None
+            frames.append(_frame(_OPCODES[first & 15], data, first >= 128, first >> 4 & 7, self._from_client, self._key))  # type: ignore[name-defined]  # noqa: F821
+
+    def _read(self, source: bytes | bytearray, begin: int, end: int, frames: list[Frame]) -> int:
+        """Append the frames in `source[begin:end]` to `frames`, and return the place behind the bytes that were consumed."""
         text = source
-        end = len(source)
-        at = 0
+        at = begin
         self._needed = 0
         while not self.closed:
+            # 0. The payload of a long frame.
+            if self._missing > 0:
+                count = min(self._missing, end - at)
+                if count == 0:
+                    return end
+                _fill(self._memory, self._filled, source, at, count, self._key)  # type: ignore[name-defined]  # noqa: F821
+                at += count
+                self._note_filled(count, frames)
+                continue
+
             # 1. The payload of a frame that comes in pieces.
             if self._left > 0:
                 count = min(self._left, end - at)
@@ -226,6 +281,11 @@ class FrameParser:
                 at += size
                 continue
             if length > end - at - size:
+                if length >= WHOLE_FROM:
+                    self._memory = _blank(length)  # type: ignore[name-defined]  # noqa: F821
+                    self._first, self._key, self._filled, self._missing = first, key, 0, length
+                    at += size
+                    continue
                 self._needed = size + length
                 return at
             data = _masked(source, at + size, length, key)  # type: ignore[name-defined]  # noqa: F821
@@ -319,7 +379,22 @@ def _encode(frame: Frame, key: bytes | None) -> bytes:
     return _encoded((0x80 if frame.fin else 0) | frame.rsv << 4 | opcode, data, key)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
-# In the compiled build these three are C functions (frame.pxd), and the compiler refuses an assignment to one. So `globals()` sets them.
+def encode_message(opcode: int, data: bytes, rsv: int) -> bytes:
+    """A whole message of a server as one frame."""
+    return _encoded(0x80 | rsv << 4 | opcode, data, None)  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def message_head(opcode: int, length: int, rsv: int) -> bytes:
+    """The bytes before the payload of such a frame, if it has `length` bytes."""
+    first = 0x80 | rsv << 4 | opcode
+    if length < 126:
+        return bytes((first, length))
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2)
+    return bytes((first, 127)) + length.to_bytes(8)
+
+
+# In the compiled build these are C functions (frame.pxd), and the compiler refuses an assignment to one. So `globals()` sets them.
 
 #: Bytes that are masked at a time, and a number whose every fourth byte is 1. The number times a key is the repeated key.
 _BLOCK = 1 << 13
@@ -363,4 +438,28 @@ def _encoded_in_python(first: int, data: bytes, key: bytes | None) -> bytes:
     return head + data if key is None else b"".join((head, key, _masked_in_python(data, 0, length, key)))
 
 
-globals().update(_masked=_masked_in_python, _frame=_frame_in_python, _encoded=_encoded_in_python)
+def _fill_in_python(memory: bytearray, place: int, source: bytes | bytearray, begin: int, count: int, key: bytes | None) -> None:
+    """Copy `count` bytes of `source` into `memory` at `place`, unmasked. The key belongs to the beginning of `memory`."""
+    memory[place : place + count] = _masked_in_python(source, begin, count, _turned(key, place))
+
+
+def _unmask_in_python(memory: bytearray, place: int, count: int, key: bytes | None) -> None:
+    """Unmask `count` bytes of `memory` from `place` on, where they are."""
+    if key is not None:
+        memory[place : place + count] = _masked_in_python(memory, place, count, _turned(key, place))
+
+
+def _turned(key: bytes | None, place: int) -> bytes | None:
+    return None if key is None else key[place % 4 :] + key[: place % 4]
+
+
+globals().update(
+    _masked=_masked_in_python,
+    _frame=_frame_in_python,
+    _encoded=_encoded_in_python,
+    _blank=bytearray,
+    _room=lambda memory, place, count: memoryview(memory)[place : place + count],
+    _fill=_fill_in_python,
+    _unmask=_unmask_in_python,
+    _whole=bytes,
+)

@@ -30,7 +30,7 @@ class Fragments:
 
     def begins(self, frame: Frame) -> bool:
         """Take the next data frame. Returns whether it begins a message. Raises `BrokenFrame` if it is not allowed at this place."""
-        continues = frame.opcode == Opcode.CONTINUATION
+        continues = int(frame.opcode) == 0
         if continues != self.under_way:
             raise BrokenFrame("a message begins within another" if self.under_way else "a continuation continues nothing")
         if frame.rsv and (frame.rsv != COMPRESSED or continues or self._inflater is None):
@@ -73,7 +73,7 @@ class Messages:
         UTF-8.
         """
         if self._fragments.begins(frame):
-            if frame.fin and not frame.rsv:
+            if frame.fin and frame.rsv == 0:
                 return self._whole(frame)
             self._decoder = codecs.getincrementaldecoder("utf-8")() if frame.opcode == Opcode.TEXT else None
         for block in self._fragments.content(frame):
@@ -91,7 +91,7 @@ class Messages:
     def _whole(self, frame: Frame) -> str | bytes:
         """A message of one frame that is not compressed."""
         self._check_size(len(frame.data))
-        if frame.opcode != Opcode.TEXT:
+        if int(frame.opcode) != 1:
             return frame.data
         try:
             return frame.data.decode()

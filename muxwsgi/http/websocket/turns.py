@@ -21,7 +21,7 @@ def frames_in_turns(parser: FrameParser, data: bytes) -> Iterator[Frame]:
     """The frames that `data` completes. Raises `BrokenFrame` after the valid ones. Exhaust the iterator before the next call."""
     count = 0
     for at in range(0, len(data), BYTES_AT_ONCE):
-        for frame in parser.feed(data[at : at + BYTES_AT_ONCE]):
+        for frame in parser.feed(data, at, at + BYTES_AT_ONCE):
             count += 1
             if count % FRAMES_PER_TURN == 0:
                 give_turn()
