@@ -13,8 +13,11 @@ cdef Py_ssize_t _BLOCK, _SHORT_BLOCK
 cdef class WebSocket:
     cdef object __weakref__
     cdef Py_ssize_t _at, _block, _kept_size, _next
-    cdef object _close_timeout, _deflate, _ping_interval, _ping_timeout, _waiting
-    cdef list _frames, _kept
+    cdef object _close_timeout, _deflate, _ping_interval, _ping_timeout
+    cdef list _kept
+    # Tests look at these two.
+    cdef readonly list _frames
+    cdef readonly object _waiting
     cdef bint _has_received, _pinged, _reading, _sent_close
     cdef Messages _messages
     cdef FrameParser _parser
