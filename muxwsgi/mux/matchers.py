@@ -90,7 +90,11 @@ def prefix(*prefixes: bytes) -> Matcher:
     if not prefixes or b"" in prefixes:
         raise ValueError("prefix() needs at least one prefix, and none may be empty")
 
+    firsts = bytes({each[0] for each in prefixes})
+
     def ask(data: bytes) -> Match:
+        if data and data[0] not in firsts:  # most streams are another protocol's, and this is a fifth of the work
+            return NO
         if data.startswith(prefixes):
             return YES
         return more_of(data, prefixes)

@@ -1,7 +1,9 @@
 # Types for the compiled build: see docs/compiled.md.
 
+from muxwsgi.wire.room cimport AcceptGate
 
-cdef class Gate:
+
+cdef class Gate(AcceptGate):
     cdef object __weakref__
     cdef object _page, _awaited
     cdef unsigned long long[::1] _head, _line

@@ -15,7 +15,7 @@ Nothing waits for a worker that does not accept:
 
 from muxwsgi.server.page import ACCEPTED, ACCEPTS, CONNECTIONS, Entry, SharedPage
 from muxwsgi.wire.fork import leave_to_parent
-from muxwsgi.wire.room import NO_LIMIT
+from muxwsgi.wire.room import NO_LIMIT, AcceptGate
 
 __all__ = ["Gate"]
 
@@ -29,7 +29,7 @@ AHEAD = 2
 PAUSES = 20
 
 
-class Gate:
+class Gate(AcceptGate):
     """The gate of one worker, and the numbers that others see of it."""
 
     def __init__(self, page: SharedPage, entry: Entry) -> None:
@@ -63,7 +63,7 @@ class Gate:
         """In a forked child: the entry belongs to the parent."""
         self._forsaken = True
 
-    # As `wire.acceptor.Gate`
+    # As `AcceptGate`
 
     def note(self, taken: int, full: bool) -> None:
         """Let others know how many connections this worker has."""

@@ -2,14 +2,15 @@
 
 # By another name: `Connection` is looked up in the module when it is called.
 from muxwsgi.wire.connection cimport Connection as AcceptedConnection
-from muxwsgi.wire.room cimport Room
+from muxwsgi.wire.room cimport AcceptGate, Room
 from muxwsgi.wire.syscalls cimport accept_one, close_descriptor
 
 
 cdef class Acceptor:
     cdef object __weakref__
     cdef public object pool, serve, service, spawn
-    cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted, _gate, _gate_timer
+    cdef object _owner, _socket, _server, _hub, _watcher, _pause_timer, _accepted, _gate_timer
+    cdef AcceptGate _gate
     cdef tuple _kind
     cdef Room _room
     cdef bint _pausing, _waits_for_room, _stood_back, _exhausted, _delayed, _draining, _serving_them

@@ -12,7 +12,7 @@ What the loop does, by state:
 - waiting for room: the watcher is stopped. `Room` calls `accept_next` when a place is free and those that waited before have had theirs.
   Where a pool is full, the watcher is gone, and the pool calls `Listener.start_accepting`.
 - standing back: other workers of the same sockets have fewer connections, so the watcher is stopped for a millisecond, and then one
-  connection is accepted. Only with a `Gate`.
+  connection is accepted. Only with an `AcceptGate`.
 - pausing: accept(2) has failed, so the watcher is stopped until `_pause_timer` has ticked often enough. Clients wait in the backlog.
 - draining: `take_backlog` accepts the whole backlog, up to a limit, and `_serve_accepted` serves it as there is room.
 - closed: nothing starts it again but `start`.
@@ -35,7 +35,7 @@ from greenlet import greenlet
 
 from muxwsgi.wire.connection import Address, Connection
 from muxwsgi.wire.ready import READ
-from muxwsgi.wire.room import Gate, Room
+from muxwsgi.wire.room import AcceptGate, Room
 from muxwsgi.wire.service import Service
 from muxwsgi.wire.syscalls import accept_one, close_descriptor, kind_of
 
@@ -119,7 +119,7 @@ class Acceptor:
         self._ticks = 0  # of the timer, until the pause ends
         self._pausing = False
         self._waits_for_room = False
-        self._gate: Gate | None = None
+        self._gate: AcceptGate | None = None
         self._gate_timer: Any = None
         self._stood_back = False  # the next one is accepted without asking the gate
         self._exhausted = False  # from a failure until the backlog was found empty: each is logged once, and not with every pause

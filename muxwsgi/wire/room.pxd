@@ -1,10 +1,15 @@
 # Types for the compiled build: see docs/compiled.md.
 
 
+cdef class AcceptGate:
+    cpdef note(self, Py_ssize_t taken, bint full)
+    cpdef Py_ssize_t allowed(self) except -1
+
+
 cdef class Room:
     cdef object __weakref__
     cdef readonly Py_ssize_t taken
-    cdef readonly object gate
+    cdef readonly AcceptGate gate
     cdef Py_ssize_t _limit
     cdef object _waiting
 

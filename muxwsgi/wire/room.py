@@ -1,4 +1,4 @@
-"""`Room` limits how many connections are served at once, and `Gate` is what it tells of them to other processes."""
+"""`Room` limits how many connections are served at once, and `AcceptGate` is what it tells of them to other processes."""
 
 import sys
 from collections import deque
@@ -6,20 +6,23 @@ from typing import Protocol
 
 from gevent import get_hub
 
-__all__ = ["NO_LIMIT", "Gate", "Room", "Waiting"]
+__all__ = ["NO_LIMIT", "AcceptGate", "Room", "Waiting"]
 
-#: What `Gate.allowed` returns without others.
+#: What `AcceptGate.allowed` returns without others.
 NO_LIMIT = sys.maxsize
 
 
-class Gate(Protocol):
-    """Decides with other processes who accepts on the sockets that all of them share."""
+class AcceptGate:
+    """Decides with other processes who accepts on the sockets that all of them share. A base class, because its methods are called for each
+    connection: compiled, that is a call of C."""
 
     def note(self, taken: int, full: bool) -> None:
         """`taken` connections are served now; `full`: one more is too many."""
+        raise NotImplementedError
 
     def allowed(self) -> int:
         """How many connections may be accepted now; 0 to ask again after `GATE_PAUSE`, or to accept one then."""
+        raise NotImplementedError
 
 
 class Waiting(Protocol):
@@ -36,7 +39,7 @@ class Room:
     gate        is told how many; None if no other process accepts on the same sockets
     """
 
-    def __init__(self, limit: int | None, gate: Gate | None = None) -> None:
+    def __init__(self, limit: int | None, gate: AcceptGate | None = None) -> None:
         self.taken = 0
         self.gate = gate
         self._limit = sys.maxsize if limit is None else limit

@@ -31,10 +31,10 @@ BUDGETS = {
     "16 pipelined": (1.90, 0.65),
     "TLS hello": (3.10, 1.60),
     "connection per request": (9.40, 3.20),
-    "connection to a hijacker": (5.35, 2.25),
+    "connection to a hijacker": (5.35, 2.15),
     "HTTP/2, 32 at once": (3.00, 0.62),
     "HTTP/2, one at a time": (4.40, 1.13),
-    "HTTP/2, fields that change": (16.20, 2.01),
+    "HTTP/2, fields that change": (16.20, 1.90),
     "hello again": (2.48, 0.98),
     "hello, counted": (2.62, 0.99),
 }
@@ -44,12 +44,22 @@ BUDGETS = {
 COUNTING = 350
 
 
+#: What the server asks of callgrind. The header is in the Debian package valgrind.
+REQUESTS = """
+#include <valgrind/callgrind.h>
+void begin(void) { CALLGRIND_START_INSTRUMENTATION; }
+void write_counts(void) { CALLGRIND_DUMP_STATS; }
+"""
+
+
 def count(folder: Path, certificate: CertificateFiles) -> dict[str, float]:
     """Instructions of one exchange of each sequence."""
     valgrind = shutil.which("valgrind")
     assert valgrind is not None, "valgrind is missing (Debian package valgrind)"
-    command = [valgrind, "--tool=callgrind", "--dump-before=getpgid", f"--callgrind-out-file={folder}/out"]
-    command += [sys.executable, "-m", "tests.gate.served", certificate.certfile, certificate.keyfile]
+    (folder / "requests.c").write_text(REQUESTS)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", f"{folder}/requests.so", f"{folder}/requests.c"], check=True, timeout=60)
+    command = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+    command += [sys.executable, "-m", "tests.gate.served", certificate.certfile, certificate.keyfile, f"{folder}/requests.so"]
     server = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

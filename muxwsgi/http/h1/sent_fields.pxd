@@ -2,20 +2,20 @@
 
 import cython
 
+from muxwsgi.http.sent_fields cimport SentFields
 
-@cython.final
-@cython.no_gc  # it holds bytes and pairs of strings: no circle can go through it
-cdef class SentFields:
+
+@cython.no_gc
+cdef class FieldLines(SentFields):
     cdef bytes _head
     cdef Py_ssize_t _at
-    cdef list _pairs
 
     cdef _take(self, bytes head, Py_ssize_t at)
-    cdef list _read(self)
+    cdef list _parse(self)
 
 
-@cython.locals(fields=SentFields)
-cpdef SentFields sent_fields(bytes head, Py_ssize_t at)
+@cython.locals(fields=FieldLines)
+cpdef FieldLines sent_fields(bytes head, Py_ssize_t at)
 
 
 @cython.locals(fields=list, line=str)

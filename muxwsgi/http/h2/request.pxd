@@ -3,6 +3,7 @@
 import cython
 
 from muxwsgi.http.h2.field cimport Field
+from muxwsgi.http.h2.sent_fields cimport sent_fields
 
 cdef int METHOD, SCHEME, AUTHORITY, PATH, PROTOCOL, UNKNOWN_PSEUDO, REGULAR, DROPPED, TE, COOKIE, LENGTH
 cdef int CONTENT_TYPE, HOST, EXPECT, PRIORITY
@@ -32,7 +33,5 @@ cdef class Requests:
 
 
 cdef _upgrade(dict environ, str protocol)
-@cython.locals(pairs=list, each=Field)
-cdef tuple _sent(list fields, str authority, str host)
 @cython.locals(each=Field)
 cpdef check_trailers(list fields)

@@ -36,6 +36,7 @@ from muxwsgi.http.h2.field import (
     Field,
 )
 from muxwsgi.http.h2.priority import URGENCY, parse_priority
+from muxwsgi.http.h2.sent_fields import sent_fields
 from muxwsgi.settings import HTTPSettings
 
 __all__ = ["Requests", "check_trailers"]
@@ -223,7 +224,7 @@ class Requests:
         environ["QUERY_STRING"] = query
         environ["SERVER_PROTOCOL"] = _VERSION
         environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        environ["muxwsgi.fields"] = _sent(fields, authority, host)
+        environ["muxwsgi.fields"] = sent_fields(fields, authority if host is None else None)
         if protocol is not None:
             _upgrade(environ, protocol)
 
@@ -271,14 +272,6 @@ def _upgrade(environ: dict[str, Any], protocol: str) -> None:
         key = environ["HTTP_SEC_WEBSOCKET_KEY"] = base64.b64encode(os.urandom(16)).decode("ascii")
         more.append(("sec-websocket-key", key))
     environ["muxwsgi.fields"] = (*[field for field in environ["muxwsgi.fields"] if field[0] != "sec-websocket-key"], *more)
-
-
-def _sent(fields: list[Field], authority: str | None, host: str | None) -> tuple[tuple[str, str], ...]:
-    """`muxwsgi.fields`: the fields as sent. The authority stands in front as Host, where HTTP/1.1 has it."""
-    pairs = [(each.name, each.value) for each in fields if each.kind > UNKNOWN_PSEUDO]
-    if host is None and authority is not None:
-        pairs.insert(0, ("host", authority))
-    return tuple(pairs)
 
 
 def check_trailers(fields: list[Field]) -> None:
