@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
-from time import monotonic, sleep
+from time import monotonic
 
 from muxwsgi.server.worker import fork
 
@@ -115,7 +116,7 @@ def wait_for_end(pid: int) -> None:
     """Wait until a killed child has ended, and reap it, for `END_TIMEOUT` seconds at most: one that waits for a disk may end later."""
     give_up = monotonic() + END_TIMEOUT
     while monotonic() < give_up and os.waitpid(pid, os.WNOHANG) == (0, 0):
-        sleep(0.005)
+        time.sleep(0.005)
 
 
 def die_with(master: int) -> None:

@@ -279,10 +279,10 @@ def test_a_proxy_is_checked_without_being_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "served"),
     [
-        ([], "http, socks5, socks4"),
-        (["--hijack", "none"], "http, socks5, socks4"),
-        (["--hijack", "resp"], "http, resp, socks5, socks4"),
-        (["--hijack", "resp", "--hijack", "echo", "--no-hijack", "resp"], "http, echo, socks5, socks4"),
+        ([], "http, http2, socks5, socks4"),
+        (["--hijack", "none"], "http, http2, socks5, socks4"),
+        (["--hijack", "resp"], "http, http2, resp, socks5, socks4"),
+        (["--hijack", "resp", "--hijack", "echo", "--no-hijack", "resp"], "http, http2, echo, socks5, socks4"),
     ],
 )
 def test_beside_a_proxy_only_hijackers_that_are_named_are_served(tmp_path: Path, arguments: list[str], served: str) -> None:
@@ -328,7 +328,7 @@ def test_explain_says_who_gets_given_bytes(tmp_path: Path) -> None:
 
 def test_hijackers_are_listed_with_where_they_come_from() -> None:
     lines = muxwsgi("hijackers", "--no-hijack", "echo").stdout.decode().splitlines()
-    assert re.match(r"NAME +MATCHES +PRIORITY +ALPN +SILENCE +PACKAGE +SERVED", lines[0])
+    assert re.match(r"NAME +MATCHES +PRIORITY +ALPN +SILENCE +OPTIONS +PACKAGE +SERVED", lines[0])
     assert any(re.match(r"echo +prefix\(b'ECHO '\) +0 +- +- +muxwsgi-echo 0\.1\.0 +no: not wanted", line) for line in lines)
     assert any(re.match(r"resp .* redis +- +muxwsgi-resp 0\.1\.0 +yes", line) for line in lines)
 

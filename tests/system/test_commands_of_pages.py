@@ -28,6 +28,7 @@ ELSEWHERE = "another test runs the same"
 INDEX = "asks the package index"
 SYSTEMD = "needs systemd as the first process; test_conf_services.py and test_conf_fronts.py check the files"
 DOCKER = "needs Docker; test_conf_services.py runs the image's command"
+FRAMEWORKS = "tests/frameworks/test_frameworks.py runs the programs of the page"
 MINUTES = "takes minutes, and needs the peers' packages"
 
 #: Commands of blocks: what is not run, and why.
@@ -74,6 +75,12 @@ NOT_RUN = {
         "docs/routes.md",
         "muxwsgi run app:application -b 0.0.0.0:443 -b 0.0.0.0:25,tls=off,silence=smtp,silence-after=0.2 --certfile site.pem --keyfile site.key --route smtp=forward:10.0.0.9:25",
     ): "servers and ports are the reader's; its options are checked as all others, and test_office.py runs the same",
+    ("docs/frameworks.md", 'muxwsgi run "app:main()"'): FRAMEWORKS,
+    ("docs/frameworks.md", "muxwsgi run app:app"): FRAMEWORKS,
+    ("docs/frameworks.md", "muxwsgi run app:application"): FRAMEWORKS,
+    ("docs/frameworks.md", "python manage.py runmux"): FRAMEWORKS,
+    ("docs/frameworks.md", "python manage.py runmux 0:8000 --workers 4"): FRAMEWORKS,
+    ("docs/workers.md", "muxwsgi run app:application --workers 4 --preload"): "tests/server/test_preload.py runs the same",
     ("docs/deployment.md", "docker build -t app ."): DOCKER,
     ("docs/deployment.md", "docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL app"): DOCKER,
     ("docs/deployment.md", "kubectl apply -f kubernetes.yaml"): "needs Kubernetes; test_conf_services.py holds the file to its schema",
@@ -90,6 +97,7 @@ NOT_RUN = {
     ): "tests/system/test_admin.py runs the same, with sockets of its own",
     ("docs/performance.md", "taskset -c 0 python -m tests.bench.websocket_codec"): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
+    ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--group start --group workers --group reload --rounds 3 --json run.json"'): MINUTES,
 }
 
 #: Commands in backquotes that are not muxwsgi's: who runs them, or why nobody does.
@@ -104,6 +112,8 @@ QUOTED = {
     "python -m trace": "it is Python's",
     "pip install 'muxwsgi[reload]'": INDEX,
     "pip install 'muxwsgi[otel]'": INDEX,
+    "pip install 'muxwsgi[compress]'": INDEX,
+    "pip install --upgrade": "names no package",
     "python -m build": INDEX,
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
@@ -117,6 +127,8 @@ QUOTED = {
     "curl -x https://proxy.example:8443": "the end of the command is the reader's",
     "curl -x socks5h://127.0.0.1:8080": ELSEWHERE,
     "make clean": "removes the environment that the tests run in",
+    "curl --proxy-http2 -x https://...": "Debian's curl has no --proxy-http2; tests/proxy/test_http2.py sends the same bytes",
+    "make bench": MINUTES,
     "make bench PYTHON=/usr/bin/python3": MINUTES,
 }
 
@@ -134,7 +146,8 @@ def create_app():
     return application
 
 
-function = create_app
+function = main = create_app
+name = application
 """
 
 #: The blocks that a test of this file follows.
@@ -320,6 +333,11 @@ def flags_of(command: click.Command) -> set[str]:
 #: Options on the pages that are other programs'.
 FOREIGN = {
     "--wheel": "build",
+    "--app": "flask",
+    "--noreload": "Django's runserver",
+    "--nostatic": "Django's runserver",
+    "--proxy-http2": "curl",
+    "--upgrade": "pip",
     "--version": "muxwsgi's own, made by click",
     "--on-timeout": "sslh",
     "--kill-whom": "systemctl",
