@@ -100,6 +100,12 @@ def _waiting_process() -> _Warm:
     return _warm
 
 
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()  # and not `select`, which takes no descriptor from 1024 on
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Popen(subprocess.Popen[Any]):
     """As `subprocess.Popen`."""
 
@@ -128,7 +134,7 @@ class Popen(subprocess.Popen[Any]):
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if self._status is None:
             return super()._try_wait(wait_flags)  # type: ignore[misc,no-any-return]
-        if wait_flags & os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
+        if wait_flags & os.WNOHANG and not _is_readable(self._status):
             return 0, 0
         data = os.read(self._status, _STATUS.size)
         os.close(self._status)
