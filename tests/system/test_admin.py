@@ -370,7 +370,8 @@ def test_ctl_lists_workers_connections_routes_and_certificates(folder: Path) -> 
         assert certificate["bind"] == server.address and certificate["not_after"] > "2026"
         shown = service.ctl("status")
         assert shown.returncode == 0 and "tls_dev = True" in shown.stdout and "ready" in shown.stdout
-        (told,) = json.loads(service.ctl("status", json_wanted=True).stdout)["certificates"]
+        # Workers write them once a second.
+        (told,) = wait_for(lambda: json.loads(service.ctl("status", json_wanted=True).stdout)["certificates"])
         assert told == {"bind": server.address, "name": "localhost", "not_after": certificate["not_after"]}
 
 
