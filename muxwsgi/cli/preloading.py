@@ -28,6 +28,7 @@ __all__ = ["Leftovers", "Loaded", "preload", "preloads", "say_no_preload"]
 
 log = logging.getLogger("muxwsgi.error")
 
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a preloader has loaded, and the error log that it has opened before."""

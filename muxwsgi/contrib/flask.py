@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from muxwsgi.contrib.launch import become
+from muxwsgi.contrib.launch import become, joined_bind
 
 __all__ = ["application", "mux"]
 
@@ -26,7 +26,7 @@ def mux(context: click.Context, host: str, port: int, arguments: tuple[str, ...]
     if info.create_app is not None:
         raise click.UsageError("this command makes its application by itself: name it, as in `muxwsgi run 'module:create_app()'`")
     bound = any(each.startswith(("-b", "--bind")) for each in arguments)
-    given = [] if bound else ["--bind", f"[{host}]:{port}" if ":" in host and not host.startswith(("[", "unix:")) else f"{host}:{port}"]
+    given = [] if bound else ["--bind", f"{host}:{port}" if host.startswith("unix:") else joined_bind(host, port)]
     if get_debug_flag():
         given += [flag for flag in ("--reload", "--debug") if flag not in arguments]
     become("muxwsgi.contrib.flask:application()", [*given, *arguments], {"FLASK_APP": info.app_import_path} if info.app_import_path else {})

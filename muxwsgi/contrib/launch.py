@@ -5,7 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-__all__ = ["become"]
+__all__ = ["become", "joined_bind"]
+
+
+def joined_bind(host: str, port: int | str) -> str:
+    """The bind for an address and a port. An IPv6 address may have its brackets already."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def become(app: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> NoReturn:

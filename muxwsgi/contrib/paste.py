@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from muxwsgi.contrib.launch import become
+from muxwsgi.contrib.launch import become, joined_bind
 
 __all__ = ["application", "serve", "server_factory"]
 
@@ -40,8 +40,7 @@ def arguments_of(settings: Mapping[str, str]) -> list[str]:
     arguments: list[str] = []
     host, port = settings.pop("host", ""), settings.pop("port", "")
     if host or port:
-        host = host or "127.0.0.1"
-        arguments += ["--bind", f"[{host}]:{port or 8000}" if ":" in host and not host.startswith("[") else f"{host}:{port or 8000}"]
+        arguments += ["--bind", joined_bind(host or "127.0.0.1", port or 8000)]
     for name, text in settings.items():
         option = known.get(name)
         if option is None:

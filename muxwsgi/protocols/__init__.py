@@ -91,16 +91,15 @@ def by_name() -> dict[str, Protocol]:
 
 
 @cache
-def _asked() -> tuple[tuple[Protocol, ...], ...]:
-    """By first byte: the protocols that may begin with it, those first that refine others."""
+def _beginning_with(first: bytes) -> tuple[Protocol, ...]:
+    """The protocols that may begin with this byte, those first that refine others."""
     order = sorted(known(), key=lambda protocol: not protocol.refines)
-    firsts = [bytes((first,)) for first in range(256)]
-    return tuple(tuple(each for each in order if (each.loose or each.match)(first) is not Match.NO) for first in firsts)
+    return tuple(each for each in order if (each.loose or each.match)(first) is not Match.NO)
 
 
 def recognised(data: bytes) -> Protocol | None:
     """The protocol that `data` probably begins. No route is chosen by it."""
-    for protocol in _asked()[data[0]] if data else ():
+    for protocol in _beginning_with(data[:1]) if data else ():
         if (protocol.loose or protocol.match)(data) is Match.YES:
             return protocol
     return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import werkzeug.wrappers
 from werkzeug.exceptions import HTTPException
 
-from muxwsgi.names import split_host_port
+from muxwsgi.names import join_host_port, split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.actions import (
     CONTINUE,
@@ -290,8 +290,7 @@ def _subject(ctx: Context) -> Request | str:
 def _tunnel(ctx: Context) -> str:
     if ctx.destination is None:
         return ""
-    host, port = ctx.destination
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_host_port(*ctx.destination)
 
 
 def filter_chunk(hooks: Iterable[ChunkFunction], data: bytes, from_client: bool, ctx: Context) -> bytes:

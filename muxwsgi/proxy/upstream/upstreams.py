@@ -89,11 +89,7 @@ class Upstreams:
         if ctx.dial is None and pooled:
             kept = self._kept(endpoint, via, ctx)
             if kept is not None:
-                if self._early:
-                    self.drop_early(self._owner(ctx))
-                if ctx.flow is not None:
-                    ctx.flow.reused = True
-                    ctx.flow.address = address_text(kept.connection.client)
+                self._note_reuse(kept.connection, ctx)
                 return kept
         self._pool.opened += 1
         if endpoint.is_asked_of(via):
@@ -118,9 +114,7 @@ class Upstreams:
         kept = self._pool.take(key)
         if kept is None:
             return None
-        try:
-            self._dialer.check_reuse(kept.connection, ctx.client, via)
-        except DialError:
+        if not self._may_reuse(kept.connection, ctx, via):
             self._pool.put(key, kept)  # for other clients; for this one, the name may have another address that is allowed
             return None
         return kept
@@ -137,11 +131,7 @@ class Upstreams:
                 if pooled and session.room > 0 and not (sends and session.is_full) and self._may_reuse(session.connection, ctx, via):
                     self._resting.pop(session, None)
                     self._pool.reused += 1
-                    if self._early:
-                        self.drop_early(self._owner(ctx))
-                    if ctx.flow is not None:
-                        ctx.flow.reused = True
-                        ctx.flow.address = address_text(session.connection.client)
+                    self._note_reuse(session.connection, ctx)
                     return session
             if others is None:
                 break
@@ -192,6 +182,14 @@ class Upstreams:
         if not sessions:
             self._sessions.pop(key, None)
         gevent.spawn(session.close)
+
+    def _note_reuse(self, connection: Connection, ctx: Context) -> None:
+        """The exchange of `ctx` goes on a connection that was there. One that was dialled early for this client is not needed."""
+        if self._early:
+            self.drop_early(self._owner(ctx))
+        if ctx.flow is not None:
+            ctx.flow.reused = True
+            ctx.flow.address = address_text(connection.client)
 
     def _may_reuse(self, connection: Connection, ctx: Context, via: UpstreamProxy) -> bool:
         try:
