@@ -5,6 +5,7 @@ The deadlines are HAProxy's `timeout connect`, `timeout tunnel` and `timeout cli
 
 import logging
 import socket as socket_module
+from functools import partial
 from ipaddress import IPv6Address
 
 import gevent.socket
@@ -18,7 +19,7 @@ from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
 from muxwsgi.names import join_host_port
 from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.relay import relay
+from muxwsgi.wire.relay import Relayed, relay_to_end
 
 __all__ = ["Forward", "forward_route"]
 
@@ -74,11 +75,11 @@ class Forward:
             connection.trace.append(f"forward to {self}: {failure}")
             _log.warning("connection %d from %s cannot be forwarded to %s: %s", connection.id, connection.client, self, failure)
             return
-        try:
-            result = relay(connection, upstream, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
-        finally:
-            upstream.finish()
-        ended = f", ended by {result.error}" if result.error else ""
+        ended = partial(self._ended, connection)
+        relay_to_end(connection, upstream, ended, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
+
+    def _ended(self, connection: Connection, result: Relayed) -> None:
+        ended = f", ended by {result.error or type(result.error).__name__}" if result.error is not None else ""
         connection.trace.append(f"forward to {self}: {result.from_left} bytes there, {result.from_right} back{ended}")
 
     def _connect(self) -> Connection:

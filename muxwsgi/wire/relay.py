@@ -6,6 +6,7 @@ the code that opened them. After an error it cuts both, so that each peer can te
 
 import errno
 import socket as socket_module
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -15,7 +16,7 @@ import gevent
 from muxwsgi.errors import Cut, Expired
 from muxwsgi.wire.transport import CUT_GRACE
 
-__all__ = ["BLOCK", "Relayed", "Side", "Stream", "Truncated", "cut_both", "relay"]
+__all__ = ["BLOCK", "Relayed", "Side", "Stream", "Truncated", "cut_both", "relay", "relay_to_end"]
 
 #: Bytes read at once. Allocated only when there is something to read, so an idle tunnel holds no buffer.
 BLOCK = 65536
@@ -54,12 +55,19 @@ class Relayed:
 
     from_left     bytes of `left` that were sent to `right`
     from_right    bytes of `right` that were sent to `left`
-    error         the `OSError` that ended it before both sides had ended, `Expired` when idle; None for a regular end
+    error         the `OSError` that ended it before both sides had ended, `Expired` when idle; None for a regular end. `relay_to_end` also
+                  has a kill here, such as `Cut`
     """
 
     from_left: int
     from_right: int
-    error: OSError | None
+    error: BaseException | None
+
+
+class Peer(Side, Protocol):
+    """The other side of `relay_to_end`, which closes it."""
+
+    def finish(self, cut: bool = False, /) -> None: ...
 
 
 class _Direction:
@@ -130,6 +138,31 @@ def relay(
     if isinstance(error, Truncated) and (to_right.ended or to_left.ended):
         error = None  # it had been told the end of the other side, and many then close without close_notify
     return Relayed(to_right.count, to_left.count, error)
+
+
+def relay_to_end(
+    connection: Side,
+    upstream: Peer,
+    ended: Callable[[Relayed], None],
+    *,
+    idle_timeout: float | None = None,
+    fin_timeout: float | None = None,
+) -> None:
+    """Relay between `connection` and `upstream` as the last thing that a handler does with `connection`. It closes `upstream`.
+
+    `ended` is called once, whatever ends the relay, and must not wait. It may be called after this has returned: a plain relay goes on
+    without the greenlet that has begun it. The timeouts are as in `relay`. Raises what ends the greenlet, such as `Cut`.
+    """
+    before = upstream.bytes_sent, connection.bytes_sent
+    try:
+        result = relay(connection, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
+    except BaseException as error:
+        ended(Relayed(upstream.bytes_sent - before[0], connection.bytes_sent - before[1], error))
+        raise
+    else:
+        ended(result)
+    finally:
+        upstream.finish()
 
 
 def _wait(

@@ -203,7 +203,7 @@ def relay_frames(
     near = _Side(client, FrameParser(True, piece=piece, extensions=extensions), True, on_frame, on_passed)
     far = _Side(upstream, FrameParser(False, piece=piece, extensions=extensions), False, on_frame, on_passed)
     near.other, far.other = far, near
-    error: OSError | None = None
+    error: BaseException | None = None
     try:
         error = relay(near, far, idle_timeout=idle_timeout, fin_timeout=fin_timeout, cut=False).error
     except _BothClosed:
