@@ -17,11 +17,9 @@ from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from muxwsgi.cli.python_file import loaded_files
+from muxwsgi.file_state import FileState, file_state
 
 __all__ = ["Watched"]
-
-#: What is compared of a file; None if it does not exist. A rename over it changes the inode, a copy with an old time the time of change.
-Signature = tuple[int, int, int, int] | None
 
 #: Folders of this name beside the modules of a project, in the working folder, and in Django's settings, hold templates.
 _TEMPLATES = "templates"
@@ -38,10 +36,10 @@ class Watched:
         `**` for any folders; new files that they fit count as changes too."""
         self._patterns = list(patterns)
         self._before = set(sys.modules)
-        self._read: dict[str, Signature] = {}
-        self._known = {path: _signature(path) for path in {*map(os.path.abspath, files), *loaded_files()}}
+        self._read: dict[str, FileState | None] = {}
+        self._known = {path: file_state(path) for path in {*map(os.path.abspath, files), *loaded_files()}}
         self._sources: set[str] | None = None
-        self._pending: dict[str, Signature] = {}
+        self._pending: dict[str, FileState | None] = {}
         self._undo = _note_imports(self._note)
         self._matching = self._found()
 
@@ -52,7 +50,7 @@ class Watched:
     def _note(self, path: str) -> None:
         path = os.path.abspath(path)
         if not path.startswith(_PYTHON):
-            self._read[path] = _signature(path)
+            self._read[path] = file_state(path)
 
     def look(self, *, failed: bool = False) -> list[str]:
         """The files that have changed, once they are the same as at the look before. Each change is given once. If the application could
@@ -83,10 +81,10 @@ class Watched:
             found.update(glob.iglob(os.path.dirname(os.path.abspath(pattern)), recursive=True))
         return {os.path.normpath(path) for path in found if os.path.isdir(path)}
 
-    def _changes(self, failed: bool) -> Iterator[tuple[str, Signature]]:
+    def _changes(self, failed: bool) -> Iterator[tuple[str, FileState | None]]:
         self._add_modules()
         for path, before in (*self._read.items(), *self._known.items()):
-            now = _signature(path)
+            now = file_state(path)
             if now != before:
                 yield path, now
         found = self._found()
@@ -98,7 +96,7 @@ class Watched:
             new = set() if self._sources is None else sources - self._sources
             if self._sources is None or not new:
                 self._sources = sources
-            yield from ((path, _signature(path)) for path in new)
+            yield from ((path, file_state(path)) for path in new)
 
     def _add_modules(self) -> None:
         """Modules that are no Python source, such as those in C, which no loader of sources has read."""
@@ -108,15 +106,15 @@ class Watched:
                 continue
             path = os.path.abspath(path)
             if path not in self._read and path not in self._known and not path.startswith(_PYTHON):
-                self._read[path] = _signature(path)
+                self._read[path] = file_state(path)
 
-    def _found(self) -> dict[str, Signature]:
+    def _found(self) -> dict[str, FileState | None]:
         paths = {os.path.abspath(path) for pattern in self._patterns for path in glob.iglob(pattern, recursive=True)}
         for folder in self._template_folders():
             for at, folders, names in os.walk(folder):
                 folders[:] = [name for name in folders if name != "__pycache__"]
                 paths.update(os.path.join(at, name) for name in names if not _is_temporary(name))
-        return {path: _signature(path) for path in paths if os.path.isfile(path)}
+        return {path: file_state(path) for path in paths if os.path.isfile(path)}
 
     def _template_folders(self) -> Iterator[str]:
         places = {os.getcwd(), *(os.path.dirname(path) for path in self._read if not path.startswith(_INSTALLED))}
@@ -143,14 +141,6 @@ class Watched:
 def _is_temporary(name: str) -> bool:
     """Of an editor: a swap file, a backup, a file that is renamed when it is whole."""
     return name.startswith((".", "#")) or name.endswith(("~", ".swp", ".swx", ".tmp")) or name == "4913"
-
-
-def _signature(path: str) -> Signature:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _note_imports(note: Callable[[str], None]) -> Callable[[], None]:

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.http.accept_encoding import accepted_codings
 from muxwsgi.http.content_coding import brotli_module, zstd_module
 from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.http.file_wrapper import FileWrapper
 from muxwsgi.settings import ResponseSettings
 from muxwsgi.wire.ready import give_turn
 
-__all__ = ["Compression", "accepted_coding"]
+__all__ = ["Compression"]
 
 Header = tuple[str, str]
 Write = Callable[[bytes], object]
@@ -53,10 +54,6 @@ _OF_THE_BODY = ("content-length", "accept-ranges")
 
 #: Only compressed if it is named, because there are proxies that hold back compressed event streams.
 _EVENT_STREAM = "text/event-stream"
-
-
-#: Values of Accept-Encoding whose coding is remembered. Real clients have a few.
-_REMEMBERED = 256
 
 
 class _Compressor(Protocol):
@@ -117,35 +114,6 @@ def _compressor(coding: str) -> Callable[[], _Compressor]:
     return (lambda: _Brotli(module)) if coding == "br" else (lambda: _Zstd(module))
 
 
-def accepted_coding(accept_encoding: str, codings: Iterable[str]) -> str | None:
-    """The one of `codings` that a client with this Accept-Encoding likes best, None for no coding. The first of those that it likes equally
-    (RFC 9110 section 12.5.3)."""
-    weights: dict[str, float] = {}
-    for member in accept_encoding.lower().split(","):
-        name, _, parameters = member.partition(";")
-        name = name.strip(" \t")
-        weight = 1.0
-        for parameter in parameters.split(";"):
-            key, _, value = parameter.partition("=")
-            if key.strip(" \t") == "q":
-                weight = _weight(value.strip(" \t"))
-        weights["gzip" if name == "x-gzip" else name] = weight
-    others = weights.get("*", 0.0)
-    best, most = None, 0.0
-    for coding in codings:
-        weight = weights.get(coding, others)
-        if weight > most:
-            best, most = coding, weight
-    return best if most >= weights.get("identity", 0.0) else None
-
-
-def _weight(text: str) -> float:
-    """A qvalue (RFC 9110 section 12.4.2). What is none counts as 0: not acceptable."""
-    if len(text) > 5 or not text.replace(".", "", 1).isdigit() or not text.isascii():
-        return 0.0
-    return float(text) if float(text) <= 1 else 0.0
-
-
 class Compression:
     """A WSGI application around another one."""
 
@@ -158,7 +126,7 @@ class Compression:
         self._types = frozenset(types)
         self._main_types = tuple(each[:-1] for each in types if each.endswith("/*"))
         self._suffixes = tuple(each[1:] for each in types if each.startswith("*+"))
-        self._accepted: dict[str, str | None] = {}
+        self._codings = tuple(self._compressors)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         exchange = _Exchange(self, environ, start_response)
@@ -174,16 +142,8 @@ class Compression:
 
     def coding_for(self, environ: Environ) -> str | None:
         """The coding for the client of this request."""
-        accept = environ.get("HTTP_ACCEPT_ENCODING")
-        if not accept:
-            return None
-        try:
-            return self._accepted[accept]
-        except KeyError:
-            if len(self._accepted) >= _REMEMBERED:
-                self._accepted.clear()
-            found = self._accepted[accept] = accepted_coding(accept, self._compressors)
-            return found
+        accepted = accepted_codings(environ.get("HTTP_ACCEPT_ENCODING", ""), self._codings)
+        return accepted[0] if accepted else None
 
     def wants(self, content_type: str) -> bool:
         """Whether bodies of this type are compressed."""

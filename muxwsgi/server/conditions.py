@@ -5,7 +5,6 @@ load balancer says, and a certificate counts only if it was verified.
 """
 
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.file_state import file_state
 from muxwsgi.names import Breadth, HostPatterns, InvalidName, comparable, parse_pattern
 from muxwsgi.networks import Networks, parse_networks
 from muxwsgi.wire.peer import peer_address
@@ -102,7 +102,7 @@ class ClientsInFile:
         self._path = path
         self._clock = clock
         self._looked = clock()
-        self._seen: tuple[int, int, int] | None = self._signature()
+        self._seen = file_state(path)
         self._networks = self._read()
 
     def __call__(self, connection: "Connection") -> bool:
@@ -113,29 +113,16 @@ class ClientsInFile:
         return _is_in(self._networks, connection)
 
     def _look_again(self) -> None:
-        try:
-            seen = self._signature()
-        except OperatorError as error:
-            if self._seen is not None:
-                log.error("%s: the list of clients before stays in use", error)
-            self._seen = None
-            return
+        seen = file_state(self._path)
         if seen == self._seen:
             return
-        self._seen = seen
+        self._seen = seen  # also of a file with a fault, so that it is logged once and not once a second
         try:
             self._networks = self._read()
         except OperatorError as error:
             log.error("%s: the list of clients before stays in use", error)
         else:
             log.info("%s: read again: %d networks", self._path, len(self._networks.networks))
-
-    def _signature(self) -> tuple[int, int, int]:
-        try:
-            information = os.stat(self._path)
-        except OSError as error:
-            raise OperatorError(f"{self._path}: {error.strerror}") from None
-        return information.st_ino, information.st_mtime_ns, information.st_size
 
     def _read(self) -> Networks:
         try:

@@ -4,6 +4,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -32,25 +33,37 @@ def read_all(connection: Connection) -> bytes:
     return b"".join(parts)
 
 
+@contextmanager
+def client_of(
+    app: Any, settings: HTTPSettings | None = None, pair: tuple[Connection, Connection] | None = None, **more: Any
+) -> Iterator[Connection]:
+    """The client's end of a connection that HTTP/1.1 serves, and closes when the engine returns. At the end of the block the client closes
+    its end, and the engine is waited for. `pair` are the server's end and the client's, in memory by default."""
+    server, client = pair or connection_pair()
+    engine = HTTP1(app, settings or HTTPSettings(linger=0.05), **more)
+
+    def serve() -> None:
+        try:
+            engine(server)
+        except OSError:
+            pass
+        finally:
+            server.finish()
+
+    serving = gevent.spawn(serve)
+    try:
+        yield client
+    finally:
+        client.finish()
+        serving.get(timeout=20)
+
+
 @pytest.fixture
 def talk() -> Talk:
     """Send byte strings to an application and return all that comes back until the engine closes, or the client's end is reached."""
 
     def run(app: Any, *sent: bytes, settings: HTTPSettings | None = None, end: bool = True, **more: Any) -> bytes:
-        server, client = connection_pair()
-        engine = HTTP1(app, settings or HTTPSettings(linger=0.05), **more)
-
-        def serve() -> None:
-            try:
-                engine(server)
-            except OSError:
-                pass
-            finally:
-                server.finish()
-
-        serving = gevent.spawn(serve)
-
-        def send() -> None:
+        def send(client: Connection) -> None:
             try:
                 for data in sent:
                     client.sendall(data)
@@ -60,12 +73,10 @@ def talk() -> Talk:
             except OSError:
                 pass
 
-        sending = gevent.spawn(send)
-        with gevent.Timeout(10):
+        with gevent.Timeout(10), client_of(app, settings, **more) as client:
+            sending = gevent.spawn(send, client)
             received = read_all(client)
             sending.join()
-            serving.get()
-        client.finish()
         return received
 
     return run

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 import muxwsgi
 from muxwsgi.errors import OperatorError
-from muxwsgi.http.compression import WHOLE_AT_MOST, Compression, accepted_coding
+from muxwsgi.http.compression import WHOLE_AT_MOST, Compression
 from muxwsgi.http.content_coding import decoded
 from muxwsgi.http.static.folder import StaticFiles
 from muxwsgi.proxy import Proxy
-from muxwsgi.settings import ResponseSettings, ServerSettings
-from muxwsgi.testing import connection_pair
-from tests.http.conftest import Talk, statuses
+from muxwsgi.settings import HTTPSettings, ResponseSettings, ServerSettings
+from tests.http.conftest import Talk, client_of, read_all, statuses
 from tests.http2.conftest import Dialogue
 from tests.http2.conftest import talk as talk2  # noqa: F401  # a fixture
 from tests.http2.frames import headers
@@ -115,39 +114,6 @@ def test_a_client_that_does_not_ask_gets_the_body_as_it_is_with_vary(get: Get) -
     for accept in (None, "", "identity", "gzip;q=0", "snappy", "gzip;q=0.1, identity;q=0.2"):
         answer = get(fixed(TEXT, *HTML, ("ETag", '"a"')), accept=accept)
         assert (answer.coding, answer.body, answer.fields["vary"], answer.fields["etag"]) == (None, TEXT, "Accept-Encoding", '"a"')
-
-
-@pytest.mark.parametrize(
-    ("accept", "best"),
-    [
-        ("gzip", "gzip"),
-        ("gzip, deflate, br, zstd", "br"),
-        ("GZIP;Q=0.5 , br ; q=0.1", "gzip"),
-        ("x-gzip", "gzip"),
-        ("*", "br"),
-        ("*;q=0.5, br;q=0", "zstd"),
-        ("gzip;q=0, *", "br"),
-        ("br;q=0.5, gzip;q=0.5", "br"),
-        ("gzip;q=1.000", "gzip"),
-        ("gzip;q=1.001", None),
-        ("gzip;q=", None),
-        ("gzip;q=-1", None),
-        ("gzip;q=nan", None),
-        ("gzip;q=0.0000001", None),
-        ("identity;q=0", None),
-        ("identity, gzip", "gzip"),
-        ("identity;q=0.9, gzip;q=0.8", None),
-        (",,;;q=1,", None),
-        ("br;level=5;q=0.2, zstd;q=0.3", "zstd"),
-    ],
-)
-def test_the_coding_that_the_client_likes_best(accept: str, best: str | None) -> None:
-    assert accepted_coding(accept, ("br", "zstd", "gzip")) == best
-
-
-@given(st.text(alphabet="gzipbr*;=q.,01 identy", max_size=40))
-def test_no_accept_encoding_is_an_error(accept: str) -> None:
-    assert accepted_coding(accept, ("br", "gzip")) in (None, "br", "gzip")
 
 
 @pytest.mark.parametrize(
@@ -249,14 +215,9 @@ def test_each_block_of_a_stream_arrives_before_the_next_is_asked_for(coding: str
                     gevent.sleep(0)
             yield event
 
-    from muxwsgi.http.h1.h1 import HTTP1
-    from muxwsgi.settings import HTTPSettings
-
     types = ResponseSettings(compress=coding, compress_types="text/event-stream")
-    server, client = connection_pair()
-    serving = gevent.spawn(HTTP1(Compression(app, types), HTTPSettings()), server)
-    client.sendall(f"GET / HTTP/1.0\r\nAccept-Encoding: {coding}\r\n\r\n".encode())
-    with gevent.Timeout(20):
+    with gevent.Timeout(20), client_of(Compression(app, types)) as client:
+        client.sendall(f"GET / HTTP/1.0\r\nAccept-Encoding: {coding}\r\n\r\n".encode())
         data = b""
         while b"\r\n\r\n" not in data:
             data += client.recv()
@@ -267,8 +228,6 @@ def test_each_block_of_a_stream_arrives_before_the_next_is_asked_for(coding: str
             if received == b"".join(events):
                 break
             rest = client.recv()
-        client.finish()
-        serving.join()
 
 
 def zstd_decoder() -> Any:
@@ -303,23 +262,9 @@ def test_any_body_in_any_blocks_comes_out_as_it_went_in(blocks: list[bytes], cod
 
 
 def raw(app: Any, request: bytes) -> bytes:
-    from muxwsgi.http.h1.h1 import HTTP1
-    from muxwsgi.settings import HTTPSettings
-    from tests.http.conftest import read_all
-
-    server, client = connection_pair()
-
-    def serve() -> None:
-        HTTP1(app, HTTPSettings(keep_alive=0, linger=0.05))(server)
-        server.finish()
-
-    serving = gevent.spawn(serve)
-    client.sendall(request)
-    with gevent.Timeout(20):
-        data = read_all(client)
-        client.finish()
-        serving.get()
-    return data
+    with gevent.Timeout(20), client_of(app, HTTPSettings(keep_alive=0, linger=0.05)) as client:
+        client.sendall(request)
+        return read_all(client)
 
 
 @pytest.mark.parametrize("how", ["list", "iterator", "file"])
@@ -453,25 +398,10 @@ def test_close_is_called_once_also_when_the_client_leaves() -> None:
         def close(self) -> None:
             closed.append(1)
 
-    from muxwsgi.http.h1.h1 import HTTP1
-    from muxwsgi.settings import HTTPSettings
-
-    server, client = connection_pair()
-
-    def serve() -> None:
-        try:
-            HTTP1(Compression(fixed(Body), ALL), HTTPSettings())(server)
-        except OSError:
-            pass
-        finally:
-            server.finish()
-
-    serving = gevent.spawn(serve)
-    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
-    with gevent.Timeout(20):
+    with gevent.Timeout(20), client_of(Compression(fixed(Body), ALL)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
         client.recv()
         client.abort()
-        serving.join()
     assert closed == [1]
 
 

@@ -15,11 +15,10 @@ import gevent
 import pytest
 from flask import Flask, send_file
 
-from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from tests.http.conftest import Talk, read_all, statuses
+from tests.http.conftest import Talk, client_of, read_all, statuses
 
 TEXT = b"".join(b"line %d of the file\n" % number for number in range(20_000))
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -87,21 +86,12 @@ def fetch(request: pytest.FixtureRequest) -> Iterator[Callable[..., bytes]]:
     def run(app: Any, ask: bytes = GET) -> bytes:
         if request.param == "plain":
             left, right = socket.socketpair()
-            server, client = Connection.from_socket(left), Connection.from_socket(right)
+            pair = Connection.from_socket(left), Connection.from_socket(right)
         else:
-            server, client = connection_pair()
-
-        def serve() -> None:
-            HTTP1(app, HTTPSettings(linger=0.1))(server)
-            server.finish()
-
-        serving = gevent.spawn(serve)
-        client.sendall(ask)
-        with gevent.Timeout(20):
-            received = read_all(client)
-            client.finish()
-            serving.get()
-        return received
+            pair = connection_pair()
+        with gevent.Timeout(20), client_of(app, HTTPSettings(linger=0.1), pair) as client:
+            client.sendall(ask)
+            return read_all(client)
 
     yield run
 

@@ -11,14 +11,11 @@ import httptools
 import pytest
 
 from muxwsgi.http.body import Body
-from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.http.hijack import Hijack
 from muxwsgi.http.input import Input
 from muxwsgi.http.response import Response
-from muxwsgi.settings import HTTPSettings
-from muxwsgi.testing import connection_pair
 from muxwsgi.wire.connection import Connection
-from tests.http.conftest import hello
+from tests.http.conftest import client_of, hello, read_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -80,27 +77,10 @@ def census() -> Counter[str]:
 
 
 def talk_once(app: Any, sent: bytes) -> None:
-    server, client = connection_pair()
-    engine = HTTP1(app, HTTPSettings(linger=0.05))
-
-    def serve() -> None:
-        try:
-            engine(server)
-        except OSError:
-            pass
-        finally:
-            server.finish()
-
-    serving = gevent.spawn(serve)
-    client.sendall(sent)
-    client.shutdown(1)
-    try:
-        while client.recv():
-            pass
-    except OSError:
-        pass
-    serving.get(timeout=10)
-    client.finish()
+    with client_of(app) as client:
+        client.sendall(sent)
+        client.shutdown(1)
+        read_all(client)
 
 
 @pytest.mark.parametrize("name", DIALOGUES)

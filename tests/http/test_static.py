@@ -159,6 +159,11 @@ def test_a_file_that_stands_beside_is_sent_to_those_who_accept_its_coding(folder
         ("deflate", None),
         ("", None),
         ("br;q=x", None),
+        ("gzip;q=nan, br;q=1e0", None),
+        ("br;level=1;q=0", None),
+        ("br;q=0.5, gzip", "gzip"),
+        ("gzip;q=0.5, identity", None),
+        ("*", "br"),
     ):
         answer = answered(app, "/app.js", accept_encoding=accepted)
         assert answer.headers.get("Content-Encoding") == coding, accepted

@@ -296,6 +296,23 @@ def test_a_list_that_becomes_faulty_or_goes_stays_in_use_and_is_read_again_later
     assert not holds()
 
 
+def test_a_list_whose_new_content_has_the_size_and_the_time_of_the_old_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text("192.0.2.1")
+    now = [0.0]
+    condition = ClientsInFile(str(path), lambda: now[0])
+    old = path.stat()
+    while path.stat().st_ctime_ns == old.st_ctime_ns:  # the clock of the file system moves in steps
+        path.write_text("127.0.0.1")
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    now[0] = 2.0
+
+    class Client:
+        client = ("127.0.0.1", 1)
+
+    assert condition(Client())  # type: ignore[arg-type]
+
+
 def test_a_certificate_decides_which_routes_are_asked(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     ours, ann, bob = authority.leaf("office.example"), authority.leaf("ann.example", common_name="ann"), authority.leaf("bob.example")

@@ -14,13 +14,15 @@ from typing import Any
 from urllib.parse import quote
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.http.accept_encoding import accepted_codings
 from muxwsgi.http.environ import Environ, WSGIApplication
 from muxwsgi.http.static.files import Fields, NotThere, OpenFile, answer, respond
 
 __all__ = ["StaticFiles", "WithStaticFiles", "content_type"]
 
-#: Codings of files beside, the best first, with the ends of their names.
-_CODINGS = (("br", b".br"), ("zstd", b".zst"), ("gzip", b".gz"))
+#: Codings of files beside, with the ends of their names. Of those that a client likes equally, the first is sent.
+_CODINGS = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}
+_IN_ORDER = tuple(_CODINGS)
 
 #: Seconds for which the place of the folder is remembered. It may be a symbolic link that a deployment exchanges.
 _REMEMBERED = 1.0
@@ -99,18 +101,16 @@ class StaticFiles:
             raise
         if fields[0][1].startswith(("text/", "application/javascript", "application/wasm", *_TEXTS)):
             fields.append(("Vary", "Accept-Encoding"))
-            accepted = _accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
-            for coding, end in _CODINGS if accepted else ():
-                if coding in accepted:
-                    try:
-                        beside = OpenFile(path + end, root)
-                    except (NotThere, OSError):
-                        continue
-                    if beside.validators.modified < file.validators.modified:
-                        beside.close()
-                        continue
-                    file.close()
-                    return respond(environ, start_response, beside, [*fields, ("Content-Encoding", coding)])
+            for coding in accepted_codings(environ.get("HTTP_ACCEPT_ENCODING", ""), _IN_ORDER):
+                try:
+                    beside = OpenFile(path + _CODINGS[coding], root)
+                except (NotThere, OSError):
+                    continue
+                if beside.validators.modified < file.validators.modified:
+                    beside.close()
+                    continue
+                file.close()
+                return respond(environ, start_response, beside, [*fields, ("Content-Encoding", coding)])
         return respond(environ, start_response, file, fields)
 
     def _place(self) -> bytes:
@@ -156,22 +156,6 @@ def _relative(path: bytes) -> bytes:
 def _check_below(path: bytes, root: bytes) -> None:
     if not os.path.realpath(path).startswith(root + b"/"):
         raise NotThere
-
-
-def _accepted(value: str) -> set[str]:
-    """The content codings that Accept-Encoding allows by name (RFC 9110 section 12.5.3)."""
-    accepted = set()
-    for element in value.lower().split(","):
-        name, _, weight = element.partition(";")
-        key, _, number = weight.partition("=")
-        if key.strip() == "q":
-            try:
-                if float(number) <= 0:
-                    continue
-            except ValueError:
-                continue
-        accepted.add(name.strip().removeprefix("x-"))
-    return accepted
 
 
 def _to_folder(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:

@@ -20,6 +20,7 @@ import gevent
 from gevent.threadpool import ThreadPool
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.file_state import file_state
 from muxwsgi.proxy.doors.access import NotAdmitted
 from muxwsgi.proxy.doors.password_hash import is_password, what_is_wrong
 
@@ -65,7 +66,7 @@ class Htpasswd:
         self._checks: dict[bytes, gevent.Greenlet[..., bool]] = {}
         self._pool: Any = None  # made at the first check, because it belongs to the hub of the process that serves
         self.checked = 0
-        self._seen = self._signature()
+        self._seen = file_state(self._path)
         self._hashes = _read(self._path)
         self._look_at = clock() + LOOK_AGAIN
 
@@ -113,7 +114,7 @@ class Htpasswd:
 
     def _look(self) -> None:
         """Read the file again if it has changed."""
-        signature = self._signature()
+        signature = file_state(self._path)
         if signature == self._seen:
             return
         self._seen = signature  # also of a broken file, so that the error is logged once and not once a second
@@ -124,14 +125,6 @@ class Htpasswd:
             return
         self._right.clear()
         self._checks = {}  # checks that are under way end with the old content
-
-    def _signature(self) -> tuple[int, int, int] | None:
-        """It changes when the file or its permissions are written; None if the file cannot be found."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return None
-        return status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _read(path: str) -> dict[str, str]:

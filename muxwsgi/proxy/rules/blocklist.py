@@ -15,7 +15,6 @@ import io
 import logging
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import gevent
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.file_state import FileState, file_state
 from muxwsgi.names import LONGEST_NAME, Breadth, InvalidName, comparable, parse_pattern, split_host_port
 from muxwsgi.proxy.context import Context
 from muxwsgi.proxy.rules.message import Request
@@ -178,15 +178,9 @@ class _File:
         before, self.rules = self.rules, rules
         yield from before.hosts.forget()
 
-    def _signature(self) -> tuple[int, int, int, int] | None:
-        """It changes when the file is written; None if the file is gone, or is not a regular file."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+    def _signature(self) -> FileState | None:
+        """None if the file is gone, or is not a regular file, such as the pipe of a shell's `<(...)`: it can be read once only."""
+        return file_state(self.path, only_regular=True)
 
 
 def _content(path: str) -> bytes:
