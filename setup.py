@@ -137,6 +137,7 @@ setup(
         "top": ["rich>=13"],
         "otel": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
         "reload": ["watchfiles>=1.0"],
+        "testing": ["pytest>=8", "hypothesis>=6.100"],
         "tests": [
             "watchfiles>=1.0",
             "opentelemetry-sdk>=1.30",
@@ -180,6 +181,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["muxwsgi = muxwsgi.__main__:main"],
+        "pytest11": ["muxwsgi = muxwsgi.pytest_plugin"],
         "flask.commands": ["mux = muxwsgi.contrib.flask:mux"],
         "paste.server_runner": ["main = muxwsgi.contrib.paste:serve"],
         "paste.server_factory": ["factory = muxwsgi.contrib.paste:server_factory"],

@@ -9,6 +9,8 @@ import pytest
 from muxwsgi.settings import CertificateFiles
 from muxwsgi.wire.tls.development_certificate import development_certificate
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session")
 def make_certificate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], CertificateFiles]:

@@ -28,7 +28,7 @@ _PROXY_DEFAULTS = {"bind": ["127.0.0.1:8080"], "server_header": ""}
 _SERVED = object()
 
 #: Commands that share nothing with those that serve.
-_ELSEWHERE = {name: f"muxwsgi.cli.{name}" for name in ("ca", "replay", "ctl", "top")}
+_ELSEWHERE = {name: f"muxwsgi.cli.{name.replace('-', '_')}" for name in ("ca", "replay", "ctl", "top", "new-hijacker")}
 
 
 @click.group(cls=Commands, elsewhere=_ELSEWHERE, context_settings={"help_option_names": ["-h", "--help"]})

@@ -93,7 +93,7 @@ def _click_option(option: Option, default: Any) -> SectionOption:
 class Commands(click.Group):
     """The commands. An unknown command may be an application without `run` in front.
 
-    elsewhere   commands that are imported when they are used, each with its module. It has an attribute of the same name
+    elsewhere   commands that are imported when they are used, each with its module. It has an attribute of the same name, with `_` as `-`
     """
 
     def __init__(self, *arguments: Any, elsewhere: Mapping[str, str], **more: Any) -> None:
@@ -107,7 +107,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Called by click."""
         if name in self._elsewhere:
-            command: click.Command = getattr(import_module(self._elsewhere[name]), name)
+            command: click.Command = getattr(import_module(self._elsewhere[name]), name.replace("-", "_"))
             return command
         return super().get_command(ctx, name)
 

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from muxwsgi import Match, Mux, Route
+from muxwsgi import Mux, Route
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Decision
@@ -136,12 +135,6 @@ def any_mux(draw: st.DrawFn) -> Mux:
     return Mux(routes, fallback=fallback, peek_limit=draw(st.sampled_from([1, 5, 20, 16384])))
 
 
-def cut(data: bytes, marks: list[int]) -> list[bytes]:
-    """`data` in pieces, cut at `marks` (taken modulo its length)."""
-    points = sorted({mark % (len(data) + 1) for mark in marks} | {0, len(data)})
-    return [data[start:end] for start, end in pairwise(points)]
-
-
 def decide_in_pieces(mux: Mux, pieces: list[bytes]) -> Decision | None:
     """What the mux decides when the pieces come one after the other, and then no more."""
     seen = b""
@@ -151,11 +144,6 @@ def decide_in_pieces(mux: Mux, pieces: list[bytes]) -> Decision | None:
         if decision is not None:
             return decision
     return mux.decide(seen, final=True)
-
-
-def verdicts(matcher: Matcher, data: bytes) -> list[Match]:
-    """What the matcher says of every beginning of `data`, from none of it to all."""
-    return [matcher(data[:n]) for n in range(len(data) + 1)]
 
 
 def least(ask: Callable[[bytes], object], data: bytes) -> float:

@@ -10,8 +10,9 @@ from muxwsgi.mux.matchers import Matcher, all_of, any_of, never, not_, prefix, r
 from muxwsgi.protocols.http1 import LEADING_CRLFS, http1, http1_line, http_last
 from muxwsgi.protocols.http2 import http2_preface
 from muxwsgi.protocols.tls import alpn_is, sni_is, tls
+from muxwsgi.testing import verdicts
 
-from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, least, verdicts
+from .first_bytes import any_matcher, client_hello, first_bytes, ignore, in_records, least
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 

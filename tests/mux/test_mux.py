@@ -20,12 +20,13 @@ from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import never, prefix
 from muxwsgi.mux.mux import MAX_DEPTH, Decision, Reason
 from muxwsgi.protocols.http1 import http1
+from muxwsgi.testing import pieces
 from muxwsgi.wire.tls.client_context import ClientContext
 from muxwsgi.wire.tls.server_context import ServerContext
 from tests.subscribed import subscribed
 
 from .conftest import MAKERS, Pair
-from .first_bytes import SHIPPED, any_mux, cut, decide_in_pieces, first_bytes, ignore
+from .first_bytes import SHIPPED, any_mux, decide_in_pieces, first_bytes, ignore
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 
@@ -74,7 +75,7 @@ def serve(mux: Mux, pair: Pair, pieces: list[bytes]) -> Connection:
 @settings(max_examples=500, deadline=None)
 def test_any_cut_of_any_bytes_gives_the_same_route(mux: Mux, data: bytes, marks: list[int]) -> None:
     whole = decide_in_pieces(mux, [data])
-    in_pieces = decide_in_pieces(mux, cut(data, marks))
+    in_pieces = decide_in_pieces(mux, pieces(data, *marks))
     byte_by_byte = decide_in_pieces(mux, [data[n : n + 1] for n in range(len(data))])
     if not data:
         assert whole is in_pieces is byte_by_byte is None
@@ -108,7 +109,7 @@ def test_over_a_connection_any_cut_gives_the_same_handler_the_same_bytes(
         expected = decide_in_pieces(mux, [data])
         pair = connect()
         try:
-            server = serve(mux, pair, cut(data, marks))
+            server = serve(mux, pair, pieces(data, *marks))
             if expected is None or expected.route is None:
                 assert recorder.got == []
                 assert server.trace == ["mux 'mux': the stream ended before its first byte: closed"]

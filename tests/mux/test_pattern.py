@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from muxwsgi import Match
 from muxwsgi.mux.matchers import regex
 from muxwsgi.mux.pattern import MAX_STATES, Automaton
+from muxwsgi.testing import verdicts
 
-from .first_bytes import least, verdicts
+from .first_bytes import least
 
 YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 

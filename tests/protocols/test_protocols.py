@@ -17,8 +17,9 @@ from muxwsgi.protocols import Ambiguity, Protocol, by_name, known, markdown, rec
 from muxwsgi.protocols.grpc import grpc
 from muxwsgi.protocols.postgresql import startup_of
 from muxwsgi.protocols.rdp import cookie_of
+from muxwsgi.testing import verdicts
 from tests.http2.frames import END_HEADERS, HEADERS, OPENING, frame
-from tests.mux.first_bytes import first_bytes, least, verdicts
+from tests.mux.first_bytes import first_bytes, least
 from tests.protocols.automata import Table, pattern_of, taken_by_both
 from tests.protocols.record import RECORDED as RECORDED_FILE
 

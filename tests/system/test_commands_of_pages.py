@@ -118,6 +118,7 @@ QUOTED = {
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
     "twine upload": "publishes",
+    "twine upload dist/*": "publishes",
     "pip install": "names no package",
     "pip install psycogreen": INDEX,
     "pip install muxwsgi[metrics]": INDEX,
@@ -448,22 +449,27 @@ def test_a_platform_sets_the_port(reader: MakeReader, files: Path) -> None:
 # Hijackers
 
 
+@follows("docs/writing-hijackers.md", "muxwsgi new-hijacker shout --into shout")
 @follows("docs/writing-hijackers.md", "pip install -e '.[tests]'")
 @follows("docs/writing-hijackers.md", "pytest -q")
+@follows("docs/writing-hijackers.md", "pip install build")
 def test_the_tutorial(reader: MakeReader, own: tuple[Path, Path], tmp_path: Path) -> None:
     programs, _ = own
-    (folder := tmp_path / "shout").mkdir()
-    page = (ROOT / "docs/writing-hijackers.md").read_text()
-    for name, content in re.findall(r"Save this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)^```", page, re.M | re.S):
-        (folder / name).write_text(content)
-    assert sorted(os.listdir(folder)) == ["muxwsgi_shout.py", "pyproject.toml", "test_shout.py"]
+    page = "docs/writing-hijackers.md"
+    with reader(page, "muxwsgi new-hijacker shout --into shout", programs=programs) as first:
+        first.run("muxwsgi new-hijacker", cwd=tmp_path)
+        first.run("cd shout", cwd=tmp_path)
+    folder = tmp_path / "shout"
     # The name of the mux has the default port, which nothing listens on here.
-    first = reader("docs/writing-hijackers.md", "pip install -e '.[tests]'", programs=programs, ports={"8000": 8000})
-    with first:
-        for command in first.block.commands:
-            first.run(command.text, cwd=folder)
-    with reader("docs/writing-hijackers.md", "pytest -q", programs=programs) as second:
-        assert "2 passed" in second.run("pytest", cwd=folder)
+    with reader(page, "pip install -e '.[tests]'", programs=programs, ports={"8000": 8000}) as second:
+        for command in second.block.commands:
+            second.run(command.text, cwd=folder)
+    with reader(page, "pytest -q", programs=programs) as third:
+        assert "18 passed" in third.run("pytest", cwd=folder)
+    with reader(page, "pip install build", programs=programs) as fourth:
+        fourth.replaced = {"python -m build": "python -m build --no-isolation"}  # what builds is installed here already
+        for command in fourth.block.commands:
+            fourth.run(command.text, cwd=folder)
     subprocess.run([programs / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-shout"], check=True)
 
 

@@ -1,8 +1,4 @@
-"""For tests of handlers and hijackers.
-
-`connection_pair` is a connection whose other end the test holds: no socket, no server. `serve` is a real server, for what only real sockets
-show: what a library does with a descriptor, TLS, half-close, a client that reads slowly.
-"""
+"""A real server for a test: `serve`."""
 
 import logging
 import socket
@@ -19,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.monkey import get_original
 
-from muxwsgi.wire.connection import Connection
-from muxwsgi.wire.memory import memory_pair
-
 if TYPE_CHECKING:
     from muxwsgi.mux.hijack import Hijacker
     from muxwsgi.mux.route import Handler, Route
     from muxwsgi.settings import CertificateFiles, ServerSettings
 
-__all__ = ["WAYS", "Served", "Way", "connection_pair", "serve"]
+__all__ = ["WAYS", "Served", "Way", "serve"]
 
 #: The ways in which `serve` serves: TCP, TLS, a unix socket, and through a proxy's tunnel, without TLS in it and with.
 WAYS = ("plain", "tls", "unix", "tunnel", "tls-tunnel")
@@ -37,18 +30,6 @@ PATIENCE = 30.0
 
 #: Where tunnels are said to lead. Nothing connects there: the proxy has the hijackers.
 DESTINATION = ("localhost", 9)
-
-
-def connection_pair() -> tuple[Connection, Connection]:
-    """Two ends of one stream in memory: what is sent on one is received on the other. Both are the caller's to close.
-
-    A direction holds 64 KiB before its writer waits, so a test that writes more needs a greenlet that reads.
-    """
-    near, far = memory_pair()
-    return (
-        Connection(near, client=("memory", 1), server=("memory", 0)),
-        Connection(far, client=("memory", 0), server=("memory", 1)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
