@@ -11,10 +11,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "muxwsgi"
 
 #: As the page has them. What stands in none of these is for everybody.
-FLOORS = {"wire": 0, "mux": 1, "dial": 2, "http": 3, "protocols": 3, "hijackers": 3, "proxy": 4, "records": 4, "observe": 4, "server": 5, "admin": 6, "cli": 6, "contrib": 6}
+FLOORS = {"wire": 0, "mux": 1, "dial": 2, "http": 3, "protocols": 3, "hijackers": 3, "upstreams": 3, "proxy": 4, "records": 4, "observe": 4, "server": 5, "admin": 6, "cli": 6, "contrib": 6}
 
 #: The arrows between rooms of one floor: (the room that imports, the room that is imported).
-BESIDE = {("cli", "admin"), ("contrib", "cli"), ("proxy", "records"), ("http", "protocols"), ("hijackers", "protocols")}
+BESIDE = {("cli", "admin"), ("contrib", "cli"), ("proxy", "records"), ("http", "protocols"), ("hijackers", "protocols"), ("hijackers", "upstreams")}
 
 #: The rooms of proxy/, likewise. What stands in none of these is what all of them speak of.
 ROOMS = {"rules": 1, "certificates": 2, "upstream": 3, "streams": 4, "exchange": 5, "tunnel": 6, "doors": 7, "served": 8, "proxy": 9}

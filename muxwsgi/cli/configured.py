@@ -27,7 +27,9 @@ from muxwsgi.settings import (
     ServerSettings,
     TLSMode,
     TrustSettings,
+    UpstreamSettings,
     parse_route,
+    parse_upstream,
 )
 
 __all__ = ["made_hijackers", "prepare_process", "say_remarks", "server_settings", "set_environment", "wanted_hijackers"]
@@ -61,6 +63,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         trust=from_options(TrustSettings, values),
         responses=from_options(ResponseSettings, values),
         routes=_routes(values),
+        upstreams=_upstreams(values),
     )
 
 
@@ -71,6 +74,16 @@ def _routes(values: Mapping[str, Any]) -> tuple[RouteSettings, ...]:
         settings = parse_route(table, f"{source}: route {number}")
         routes.append(replace(settings, clients_file=_absolute(settings.clients_file)))
     return tuple(routes)
+
+
+def _upstreams(values: Mapping[str, Any]) -> tuple[UpstreamSettings, ...]:
+    source = values["sources"].get("upstream", "upstream") if "sources" in values else "upstream"
+    upstreams = []
+    for name, table in values["upstream"].items():
+        settings = parse_upstream(name, table, f"{source}: upstream.{name}")
+        servers = [replace(each, **{key: _absolute(getattr(each, key)) for key in ("ca_file", "crt", "key")}) for each in settings.servers]
+        upstreams.append(replace(settings, servers=tuple(servers)))
+    return tuple(upstreams)
 
 
 def _check_no_tls_is_missed(values: Mapping[str, Any], binds: Sequence[BindSettings]) -> None:

@@ -144,6 +144,7 @@ def list_routes(values: Mapping[str, Any]) -> None:
         for route in mux.routes:
             if isinstance(route.handler, LayerHandler):
                 _print_routes(route.handler.inner, f"{bind.address}, inside of TLS", server.destinations)
+    _print_upstreams(server)
 
 
 def _print_routes(mux: Mux, name: str, destinations: Mapping[str, str]) -> None:
@@ -160,6 +161,23 @@ def _print_routes(mux: Mux, name: str, destinations: Mapping[str, str]) -> None:
         return
     for what, end in (("silence", mux.silence), ("anything else", mux.fallback)):
         click.echo(f"  {what}: {'closed' if end is None else end.name}")
+
+
+def _print_upstreams(server: Server) -> None:
+    """Print the servers of each `[upstream.NAME]`."""
+    for upstream in server.upstreams:
+        if not upstream.settings.is_named:  # its addresses stand in the routes
+            continue
+        click.echo(f"upstream {upstream} ({upstream.settings.options.balance}):")
+        rows = [("SERVER", "ADDRESS", "WEIGHT", "MAXCONN", "TLS", "PROXY", "CHECK")]
+        for each in upstream.servers:
+            own = each.settings
+            tls = "-" if not own.ssl else "verified" if own.verify == "required" else "not verified"
+            header = "v1" if own.send_proxy else "v2" if own.send_proxy_v2 else "-"
+            check = f"every {own.inter:g} s" if own.check else "while down" if own.observe == "layer4" else "-"
+            address = f"{own.address}{' (backup)' if own.backup else ''}{' (disabled)' if own.disabled else ''}"
+            rows.append((each.title, address, str(own.weight), str(own.maxconn or "-"), tls, header, check))
+        _print_table(rows)
 
 
 def _to(route: Route) -> str:

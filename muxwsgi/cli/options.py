@@ -52,6 +52,8 @@ _ROWS = (
     option("route", dict, [], ROUTES, "Send connections elsewhere: a protocol of docs/protocols.md, sni:NAME or alpn:ID, and http, a hijacker, forward:HOST:PORT, "
             "passthrough:HOST:PORT (TLS as it is), close or reject, as in ssh=forward:127.0.0.1:22. In the file a table, [[route]], with more: docs/routes.md.",
             many=True, metavar="MATCH=TO", short=short_route),
+    option("upstream", dict, {}, ROUTES, "Servers behind one name, for forward:NAME, as in '{\"NAME\": {\"server\": [\"HOST:PORT\"]}}'. In the file a table for each: [upstream.NAME]. "
+            "docs/upstreams.md.", metavar="JSON"),
     option("hijack", str, None, ROUTES, "Serve only these hijackers of those installed; `none` for none at all. Default: all, and beside a proxy none.", many=True, metavar="NAME"),
     option("hijack_options", dict, {}, ROUTES, "Options of hijackers by name, as in '{\"NAME\": {\"OPTION\": 1}}'. In the file a table for each: [hijack.NAME].", metavar="JSON"),
     option("no_hijack", str, [], ROUTES, "Leave this hijacker out.", many=True, metavar="NAME"),

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
-from muxwsgi.dial.happy_eyeballs import connect_first
+from muxwsgi.dial.happy_eyeballs import Source, connect_first
 from muxwsgi.dial.resolve import Resolved, Resolver, addresses
 
 __all__ = ["Attempt"]
@@ -38,7 +38,7 @@ class Attempt:
         self.resolved = monotonic()
         return found
 
-    def connect(self, found: Sequence[Resolved], port: int, sources: Mapping[int, str] | None = None) -> tuple[socket.socket, str]:
+    def connect(self, found: Sequence[Resolved], port: int, sources: Mapping[int, Source] | None = None) -> tuple[socket.socket, str]:
         """A socket to the first address that answers, and this address. See `connect_first`. Raises `ConnectError` and
         `ConnectTimeout`."""
         return connect_first(found, port, self.deadline, sources)

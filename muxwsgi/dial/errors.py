@@ -71,9 +71,13 @@ class ResolveError(DialError):
 
 
 class ConnectError(DialError):
-    """No address accepts the connection."""
+    """No address accepts the connection.
+
+    is_local    whether only this machine is at fault: it has no descriptor or no port left, for example
+    """
 
     phase = "connect"
+    is_local = False
 
 
 class ProxyTLSError(DialError):

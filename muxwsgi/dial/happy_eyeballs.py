@@ -8,6 +8,7 @@ import errno
 import os
 import socket as socket_module
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from select import EPOLLOUT
 from time import monotonic
 from typing import Any
@@ -20,7 +21,7 @@ from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.plain_socket import PlainSocket
 from muxwsgi.wire.ready import READ, WRITE, DescriptorReady
 
-__all__ = ["connect_first", "interleave"]
+__all__ = ["ClientAddress", "Source", "connect_first", "interleave"]
 
 #: Seconds until the next address is tried, while earlier ones have not answered (RFC 8305 section 8).
 ATTEMPT_DELAY = 0.25
@@ -30,8 +31,34 @@ _STREAM = socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK
 #: Linux: bind() to an address chooses no port. connect() chooses it, so sockets with different destinations can share a port.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
+#: Linux: bind() may take an address that is not of this machine (ip(7), ipv6(7)).
+_TRANSPARENT = {
+    int(socket_module.AF_INET): (socket_module.IPPROTO_IP, 19),
+    int(socket_module.AF_INET6): (socket_module.IPPROTO_IPV6, 75),
+}
+
+#: Errors of this machine. They say nothing about the destination.
+_LOCAL = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE, errno.EADDRNOTAVAIL),
+        *(errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT, errno.ENODEV),
+    }
+)
+
 # A patched process has no epoll in `select` any more.
 _epoll: Any = get_original("select", "epoll")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAddress:
+    """The address of a client, to connect from it (IP_TRANSPARENT). It needs CAP_NET_ADMIN, and answers must come back to this machine."""
+
+    host: str
+    port: int
+
+
+#: A local address to connect from, with a port that the kernel chooses; or that of a client, with its port if that is free.
+Source = str | ClientAddress
 
 
 def interleave(addresses: Sequence[Resolved]) -> list[Resolved]:
@@ -46,7 +73,7 @@ def interleave(addresses: Sequence[Resolved]) -> list[Resolved]:
 
 
 def connect_first(
-    addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None = None
+    addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, Source] | None = None
 ) -> tuple[socket_module.socket, str]:
     """A connected, non-blocking socket (TCP_NODELAY, SO_KEEPALIVE) to one of `addresses`, and this address. The caller closes it.
 
@@ -59,7 +86,7 @@ def connect_first(
     return _Race(interleave(addresses), port, deadline, sources).run()
 
 
-def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping[int, str] | None) -> tuple[socket_module.socket, str]:
+def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping[int, Source] | None) -> tuple[socket_module.socket, str]:
     ip = address[1]
     try:
         sock, error_number = _begin(address, port, sources)
@@ -87,7 +114,7 @@ def _connect_one(address: Resolved, port: int, deadline: float, sources: Mapping
 class _Race:
     """Concurrent attempts, which begin one after the other."""
 
-    def __init__(self, addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, str] | None) -> None:
+    def __init__(self, addresses: Sequence[Resolved], port: int, deadline: float, sources: Mapping[int, Source] | None) -> None:
         self._waiting = list(reversed(addresses))
         self._port = port
         self._deadline = deadline
@@ -167,7 +194,7 @@ class _Race:
         self._next_at = 0.0  # begin the next attempt at once
 
 
-def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> tuple[socket_module.socket, int]:
+def _begin(address: Resolved, port: int, sources: Mapping[int, Source] | None) -> tuple[socket_module.socket, int]:
     """A socket, and the outcome as an error number of `connect_ex`: EALREADY while it connects. Raises `OSError` if there is no socket."""
     family, ip = address
     sock = PlainSocket(family, _STREAM)
@@ -178,8 +205,7 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
         if sources:
             if family not in sources:
                 raise OSError(errno.EAFNOSUPPORT, "no source address of this family is set")
-            sock.setsockopt(socket_module.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind((sources[family], 0))
+            _bind(sock, family, sources[family])
         error_number = sock.connect_ex(_socket_address(ip, port))
         if error_number == errno.EINPROGRESS:
             # On the same machine the other side has answered already. Asking again costs a microsecond, waiting twenty.
@@ -188,6 +214,23 @@ def _begin(address: Resolved, port: int, sources: Mapping[int, str] | None) -> t
         sock.close()
         raise
     return sock, error_number
+
+
+def _bind(sock: socket_module.socket, family: int, source: Source) -> None:
+    """Bind to a local address. Raises `OSError`."""
+    if isinstance(source, ClientAddress):
+        level, option = _TRANSPARENT[family]
+        sock.setsockopt(level, option, 1)
+        try:
+            sock.bind((source.host, source.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
+        source = source.host  # another connection has the port: the kernel chooses one
+    sock.setsockopt(socket_module.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.bind((source, 0))
 
 
 def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -204,8 +247,12 @@ def _socket_address(ip: str, port: int) -> tuple[str, int] | tuple[str, int, int
 def _no_connection(failures: Sequence[tuple[str, OSError]], late: Sequence[str] = ()) -> ConnectError | ConnectTimeout:
     """The error for addresses that refused (`failures`) and addresses that had not answered at the deadline (`late`)."""
     refused = [f"{ip}: {error.strerror or error}" for ip, error in failures]
-    kind = ConnectTimeout if late else ConnectError
-    return kind("; ".join([*refused, *(f"{ip}: no answer" for ip in late)]))
+    reason = "; ".join([*refused, *(f"{ip}: no answer" for ip in late)])
+    if late:
+        return ConnectTimeout(reason)
+    found = ConnectError(reason)
+    found.is_local = all(error.errno in _LOCAL for _, error in failures)
+    return found
 
 
 def _refusal(sock: socket_module.socket, error_number: int) -> OSError | None:

@@ -1,39 +1,27 @@
 """`forward`: passes a connection on to another server, first bytes included. The usual fallback and silence route (SSH speaks first).
 
-The deadlines are HAProxy's `timeout connect`, `timeout tunnel` and `timeout client-fin`.
+`muxwsgi/upstreams/` chooses the server and connects. The deadlines of the relay are HAProxy's `timeout tunnel` and `timeout client-fin`.
 """
 
 import logging
-import socket as socket_module
 from functools import partial
-from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
 
-import gevent.socket
-
-from muxwsgi.dial.attempt import Attempt
-from muxwsgi.dial.concurrency_limit import ConcurrencyLimit
-from muxwsgi.dial.errors import DialError, InvalidTarget, ResolveTimeout
-from muxwsgi.dial.resolve import Resolved, Resolver, check_target, system_resolver
+from muxwsgi.dial.errors import DialError
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
-from muxwsgi.names import join_host_port
-from muxwsgi.wire.connection import Connection
+from muxwsgi.upstreams.chosen import ByFunction, Chosen, Only
+from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.relay import Relayed, relay_to_end
+
+if TYPE_CHECKING:
+    from muxwsgi.upstreams.upstream import Session
+    from muxwsgi.wire.connection import Connection
 
 __all__ = ["Forward", "forward_route"]
 
 _log = logging.getLogger("muxwsgi.forward")
-
-#: Seconds until the other server has to be connected to, all of its addresses together. Resolving its name is part of it.
-CONNECT_TIMEOUT = 10.0
-
-#: Seconds of these that the name servers have.
-RESOLVE_TIMEOUT = 5.0
-
-#: Lookups of the name at a time; more wait in line. A slow name server holds a thread for each, and all that resolves names shares these
-#: threads (`resolve.THREADS`).
-LOOKUPS_AT_ONCE = 32
 
 #: Seconds without a byte either way. An hour is what HAProxy's documentation suggests for tunnels; SSH's own
 #: keep-alives come sooner.
@@ -44,93 +32,58 @@ FIN_TIMEOUT = 30.0
 
 
 class Forward:
-    """A handler that connects to `address`, (host, port) or the path of a unix socket, and relays both ways until both have ended.
+    """A handler that connects to a server of an upstream, and relays both ways until both have ended."""
 
-    Of several addresses of a host the first that answers is taken (RFC 8305).
-    """
-
-    def __init__(self, address: tuple[str, int] | str, resolver: Resolver = system_resolver) -> None:
-        self.address = address
-        self._resolver = resolver
-        self._lookups = ConcurrencyLimit(LOOKUPS_AT_ONCE)
+    def __init__(self, chosen: Chosen) -> None:
+        """`chosen` says for each connection which upstream it is for."""
+        self.chosen = chosen
 
     def __repr__(self) -> str:
         return f"<forward to {self}>"
 
     def __str__(self) -> str:
-        if isinstance(self.address, str):
-            return f"unix:{self.address}"
-        host, port = self.address
-        return join_host_port(host, port)
+        return str(self.chosen)
 
-    def __call__(self, connection: Connection) -> None:
-        """Where the server cannot be reached, a warning says in which phase, and the connection is left to be closed."""
+    def __call__(self, connection: "Connection") -> None:
+        """Where no server can be reached, a warning says in which phase, and the connection is left to be closed."""
         try:
-            upstream = self._connect()
-        except (DialError, OSError) as error:
-            if isinstance(error, DialError):
-                failure = f"{error.phase}: {error.reason}"
-            else:
-                failure = f"connect: {error.strerror or error}"
+            session = self.chosen(connection).open(connection)
+        except DialError as error:
+            failure = f"{error.phase}: {error.reason}"
             connection.trace.append(f"forward to {self}: {failure}")
             _log.warning("connection %d from %s cannot be forwarded to %s: %s", connection.id, connection.client, self, failure)
             return
-        ended = partial(self._ended, connection)
-        relay_to_end(connection, upstream, ended, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
+        assert session.connection is not None
+        ended = partial(self._ended, connection, session)
+        relay_to_end(connection, session.connection, ended, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
 
-    def _ended(self, connection: Connection, result: Relayed) -> None:
+    def _ended(self, connection: "Connection", session: "Session", result: Relayed) -> None:
+        session.end()
         ended = f", ended by {result.error or type(result.error).__name__}" if result.error is not None else ""
-        connection.trace.append(f"forward to {self}: {result.from_left} bytes there, {result.from_right} back{ended}")
-
-    def _connect(self) -> Connection:
-        """Raises `DialError`, for a unix socket `OSError`."""
-        if isinstance(self.address, str):
-            return Connection.from_socket(_connect_unix(self.address))
-        host, port = self.address
-        attempt = Attempt(CONNECT_TIMEOUT, RESOLVE_TIMEOUT)
-        # The operator's zone is one of this machine's interfaces. It is not part of a name, and no client can choose it.
-        found = [(int(socket_module.AF_INET6), host)] if "%" in host else self._resolve(attempt, host, port)
-        sock, _ = attempt.connect(found, port)
-        return Connection.from_socket(sock)
-
-    def _resolve(self, attempt: Attempt, host: str, port: int) -> list[Resolved]:
-        with self._lookups.slot(host, attempt.resolve_time_left) as acquired:
-            if not acquired:
-                raise ResolveTimeout(f"{host}: too many lookups of it are under way")
-            return attempt.resolve(self._resolver, host, port)
+        to = str(self) if session.server.title == str(self) else f"{self}, {session.server}"
+        connection.trace.append(f"forward to {to}: {result.from_left} bytes there, {result.from_right} back{ended}")
 
 
-def _connect_unix(path: str) -> "gevent.socket.socket":
-    sock = gevent.socket.socket(socket_module.AF_UNIX, socket_module.SOCK_STREAM)
-    try:
-        sock.settimeout(CONNECT_TIMEOUT)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def forward_route(target: str) -> Route:
-    """The route for `forward:TARGET`: HOST:PORT, [ADDRESS]:PORT or unix:PATH. Raises `OperatorError` for anything else."""
-    handler = Forward(_address(target))
+def forward_route(target: str, upstreams: Upstreams | None = None) -> Route:
+    """The route for `forward:TARGET`: HOST:PORT, [ADDRESS]:PORT or unix:PATH; several of them behind commas; the name of an upstream; or
+    python:MODULE:FUNCTION. Raises `OperatorError` for anything else."""
+    upstreams = Upstreams() if upstreams is None else upstreams
+    handler = Forward(_chosen(target, upstreams))
     return Route(f"forward:{handler}", matchers.never, handler, idle_timeout=IDLE_TIMEOUT)
 
 
-def _address(target: str) -> tuple[str, int] | str:
-    if target.startswith("unix:") and len(target) > len("unix:"):
-        return target.removeprefix("unix:")
-    host, _, port = target.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
+def _chosen(target: str, upstreams: Upstreams) -> Chosen:
+    if target.startswith("python:"):
+        return ByFunction(target, upstreams)
     try:
-        if (":" in host) is not bracketed or not port.isdecimal():
-            raise ValueError
-        if "%" in host:
-            IPv6Address(host)  # raises ValueError: only an address of IPv6 has a zone
-        check_target(host.partition("%")[0], int(port))
-    except (ValueError, InvalidTarget):
+        return Only(upstreams.short(target))
+    except ValueError:
+        pass
+    try:
+        return Only(upstreams.named(target))
+    except OperatorError as error:
+        why = f"{error}; " if target and ":" not in target else ""
         raise OperatorError(
-            f"forward:{target}: expected forward:HOST:PORT, forward:[ADDRESS]:PORT or forward:unix:PATH"
+            f"forward:{target}: {why}expected forward:HOST:PORT, forward:[ADDRESS]:PORT, forward:unix:PATH, several addresses behind "
+            "commas, or the name of an [upstream.NAME]"
         ) from None
-    return host, int(port)

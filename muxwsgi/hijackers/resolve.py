@@ -1,19 +1,25 @@
 """The route that the value of `--fallback` or `--silence` means."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux.registry import Registered, unknown_hijacker
 from muxwsgi.mux.route import Route
 
+if TYPE_CHECKING:
+    from muxwsgi.upstreams.upstreams import Upstreams
+
 __all__ = ["resolve"]
 
 
-def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Registered] = ()) -> Route | None:
+def resolve(
+    spec: str, routes: Iterable[Route] = (), registered: Sequence[Registered] = (), upstreams: "Upstreams | None" = None
+) -> Route | None:
     """The route that `spec` means; None for `close`.
 
     close                   the connection is closed
-    forward:HOST:PORT       the connection is relayed to another server; also forward:[ADDRESS]:PORT and forward:unix:PATH
+    forward:HOST:PORT       the connection is relayed to another server; see `forward_route` for what else may stand there
     NAME                    a route of `routes` (the server's, such as `http`), with its limit; else a `registered`
                             hijacker, served or not
 
@@ -25,7 +31,7 @@ def resolve(spec: str, routes: Iterable[Route] = (), registered: Sequence[Regist
     if kind == "forward" and separator:
         from muxwsgi.hijackers.forward import forward_route  # and all of dial/
 
-        return forward_route(target)
+        return forward_route(target, upstreams)
     known = {route.name: route for route in routes}
     if spec in known:
         return known[spec]

@@ -49,6 +49,7 @@ from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
 from muxwsgi.server.routes import configured_routes
 from muxwsgi.settings import BindSettings, ResponseSettings, ServerSettings, TLSSettings
+from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.lifeline import Lifeline
 from muxwsgi.wire.peer import TrustedPeers
 from muxwsgi.wire.service import Service
@@ -95,6 +96,7 @@ class Composition:
     routes      HTTP and the hijackers, which all binds use, in order; if the application is a proxy, also SOCKS
     muxes       the mux of each bind, by its address as the operator wrote it. Transparent binds have none
     fronts      the front of each bind, by the same address
+    upstreams   the servers that routes forward to
     """
 
     def __init__(
@@ -175,7 +177,8 @@ class Composition:
         if self._proxy is not None:
             self.routes += self._proxy.front_routes()
         _refuse_equal_names(self.routes)
-        configured = configured_routes(settings.routes, self.routes, registered)
+        self.upstreams: Upstreams = Upstreams(settings.upstreams, None if before is None else before.upstreams)
+        configured = configured_routes(settings.routes, self.routes, registered, self.upstreams)
         for made in configured:
             self._note_living(made.route.handler)
             made.route = self._admitted(self._kept_slots(made.route))
@@ -219,6 +222,9 @@ class Composition:
             elif (start := getattr(handler, "start", None)) is not None:
                 start()
             self._started.append(handler)
+        if before is not None:
+            before.upstreams.stop()
+        self.upstreams.start()
         if self._proxy is not None:
             self._proxy.start()
 
@@ -267,6 +273,7 @@ class Composition:
                     stop()
             except Exception:
                 log.exception("%r could not be stopped", handler)
+        self.upstreams.stop()
         if self._proxy is not None:
             self._proxy.close()
 
@@ -312,7 +319,7 @@ class Composition:
 
     def _named(self, option: str, spec: str, registered: Sequence[Registered]) -> Route | None:
         try:
-            route = resolve(spec, self.routes, registered)
+            route = resolve(spec, self.routes, registered, self.upstreams)
         except OperatorError as error:
             raise OperatorError(f"{option}: {error}") from error
         if route is None or route in self.routes:

@@ -18,6 +18,7 @@ from muxwsgi.server.route_match import anything, matcher_of, protocol_named, see
 from muxwsgi.settings import BindSettings, RouteSettings
 
 if TYPE_CHECKING:
+    from muxwsgi.upstreams.upstreams import Upstreams
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["ConfiguredRoute", "configured_routes"]
@@ -33,9 +34,13 @@ class ConfiguredRoute:
     of_hello    whether it gets TLS as it is, so it looks at the ClientHello
     """
 
-    def __init__(self, settings: RouteSettings, served: Sequence[Route], registered: Sequence[Registered]) -> None:
-        """`served` are the server's routes, and `registered` the installed hijackers, which `to` may name. Raises `OperatorError`."""
+    def __init__(
+        self, settings: RouteSettings, served: Sequence[Route], registered: Sequence[Registered], upstreams: "Upstreams | None" = None
+    ) -> None:
+        """`served` are the server's routes, `registered` the installed hijackers, and `upstreams` those of the configuration, which `to`
+        may name. Raises `OperatorError`."""
         self._settings = settings
+        self._upstreams = upstreams
         self._where = settings.where
         self.to = settings.to
         passthrough = settings.to.startswith("passthrough:")
@@ -94,8 +99,8 @@ class ConfiguredRoute:
             if to.startswith("passthrough:"):
                 from muxwsgi.hijackers.forward import forward_route  # and all of dial/
 
-                return forward_route(to.removeprefix("passthrough:"))
-            found = resolve(to, served, registered)
+                return forward_route(to.removeprefix("passthrough:"), self._upstreams)
+            found = resolve(to, served, registered, self._upstreams)
         except OperatorError as error:
             raise OperatorError(f"{place}: {error}") from None
         assert found is not None  # only `close` is none
@@ -159,7 +164,7 @@ class ConfiguredRoute:
 
 
 def configured_routes(
-    settings: Sequence[RouteSettings], served: Sequence[Route], registered: Sequence[Registered]
+    settings: Sequence[RouteSettings], served: Sequence[Route], registered: Sequence[Registered], upstreams: "Upstreams | None" = None
 ) -> list[ConfiguredRoute]:
     """The routes of a configuration, in its order. Raises `OperatorError`, which names the place."""
     made = []
@@ -171,7 +176,7 @@ def configured_routes(
                 raise OperatorError(f"{each.where}: another route is named {title!r}")
             title = next(numbered for number in count(2) if (numbered := f"{title}-{number}") not in taken)
         taken.add(title)
-        made.append(ConfiguredRoute(replace(each, name=title), served, registered))
+        made.append(ConfiguredRoute(replace(each, name=title), served, registered, upstreams))
     return made
 
 

@@ -43,6 +43,7 @@ from muxwsgi.wire.sweeper import Sweeper
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from muxwsgi.upstreams.upstreams import Upstreams
     from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Server"]
@@ -164,6 +165,11 @@ class Server:
     def destinations(self) -> dict[str, str]:
         """The routes of the configuration by name, each with where its connections go, as the operator wrote it."""
         return self._composition.destinations
+
+    @property
+    def upstreams(self) -> "Upstreams":
+        """The servers that routes forward to."""
+        return self._composition.upstreams
 
     @property
     def muxes(self) -> dict[str, Mux]:

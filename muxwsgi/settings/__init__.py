@@ -17,6 +17,7 @@ from muxwsgi.settings.server import ServerSettings
 from muxwsgi.settings.system import SystemSettings
 from muxwsgi.settings.tls import CertificateFiles, ClientCertificates, TLSSettings, UnknownALPN
 from muxwsgi.settings.trust import HeaderMap, TrustSettings
+from muxwsgi.settings.upstream import UpstreamServerSettings, UpstreamSettings, parse_upstream
 from muxwsgi.settings.worker import WorkerSettings
 
 __all__ = [
@@ -42,7 +43,10 @@ __all__ = [
     "Transparent",
     "TrustSettings",
     "UnknownALPN",
+    "UpstreamServerSettings",
+    "UpstreamSettings",
     "WorkerSettings",
     "parse_route",
+    "parse_upstream",
     "short_route",
 ]

@@ -13,6 +13,7 @@ from muxwsgi.settings.route import RouteSettings
 from muxwsgi.settings.sections import BIND, PROCESS, ROUTES
 from muxwsgi.settings.tls import ClientCertificates, TLSSettings, UnknownALPN
 from muxwsgi.settings.trust import TrustSettings
+from muxwsgi.settings.upstream import UpstreamSettings
 
 __all__ = ["ServerSettings"]
 
@@ -26,6 +27,7 @@ class ServerSettings:
     http2: HTTP2Settings = HTTP2Settings()
     mux: MuxSettings = MuxSettings()
     routes: tuple[RouteSettings, ...] = ()
+    upstreams: tuple[UpstreamSettings, ...] = ()
     trust: TrustSettings = TrustSettings()
     responses: ResponseSettings = ResponseSettings()
     client_certificates: ClientCertificates = shared(TLSSettings, "client_certificates")

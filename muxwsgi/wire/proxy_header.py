@@ -28,7 +28,7 @@ FIXED = 16
 
 #: TLVs (section 2.2.1 and following).
 ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL = 0x01, 0x02, 0x03, 0x04, 0x05, 0x20
-_SSL_VERSION, _SSL_CN, _SSL_CIPHER = 0x21, 0x22, 0x23
+SSL_VERSION, SSL_CN, SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERT = 0x01, 0x02 | 0x04
 
 #: Bytes of a unique id (section 2.2.5).
@@ -106,10 +106,10 @@ class ProxyHeader:
             return None
         parts = dict(_tlvs(value[5:]))
         shown = bool(value[0] & _CLIENT_CERT)
-        name = parts.get(_SSL_CN)
+        name = parts.get(SSL_CN)
         return ProxiedTLS(
-            version=_printable(parts.get(_SSL_VERSION, b"")),
-            cipher=_printable(parts.get(_SSL_CIPHER, b"")),
+            version=_printable(parts.get(SSL_VERSION, b"")),
+            cipher=_printable(parts.get(SSL_CIPHER, b"")),
             has_certificate=shown,
             verified=shown and value[1:5] == b"\0\0\0\0",
             common_name=None if name is None or not shown else _printable(name),

@@ -16,13 +16,16 @@ import pytest
 from gevent.server import StreamServer
 
 from muxwsgi import Connection, Expired, Mux, OperatorError, Route, hijack
-from muxwsgi.dial.resolve import Resolver
-from muxwsgi.hijackers import forward as forward_module
+from muxwsgi.dial.resolve import Resolver, system_resolver
 from muxwsgi.hijackers.forward import Forward, forward_route
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.mux.matchers import never
 from muxwsgi.mux.registry import GROUP, Registered
 from muxwsgi.names import join_host_port
+from muxwsgi.settings.upstream import UpstreamOptions, UpstreamServerSettings, UpstreamSettings
+from muxwsgi.upstreams import lookup
+from muxwsgi.upstreams.chosen import Only
+from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.relay import relay
 from tests.dial.conftest import BlackHole, socket_on, zone
 
@@ -263,12 +266,19 @@ def test_forward_reaches_unix_sockets(tmp_path: Path) -> None:
     listener.close()
 
 
+def forward_to(address: str, resolver: Resolver = system_resolver, connect_timeout: float = 5.0) -> Forward:
+    """A handler for one server, which is tried once."""
+    options = UpstreamOptions(retries=0, connect_timeout=connect_timeout)
+    settings = UpstreamSettings(name=address, servers=(UpstreamServerSettings(address=address),), options=options, is_named=False)
+    return Forward(Only(Upstreams([settings], resolver=resolver).named(address)))
+
+
 def test_a_server_that_cannot_be_reached_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server, client = MAKERS["memory"]()
     with caplog.at_level(logging.WARNING):
-        Forward(("127.0.0.1", port))(server)
+        forward_to(f"127.0.0.1:{port}")(server)
     assert len(caplog.records) == 1
     assert f"cannot be forwarded to 127.0.0.1:{port}" in caplog.text
     assert "refused" in server.trace[0]
@@ -290,7 +300,7 @@ def forwarding(forward: Forward) -> Iterator[Connection]:
 @pytest.mark.parametrize("dead", ["127.0.0.2", "::1"])
 def test_an_address_that_refuses_leaves_the_next_one(dead: str, upstream: StreamServer) -> None:
     names = zone({"two.example": [dead, "127.0.0.1"]})
-    with forwarding(Forward(("two.example", upstream.server_port), names)) as client:
+    with forwarding(forward_to(f"two.example:{upstream.server_port}", names)) as client:
         assert client.recv() == b"SSH-2.0-there\r\n"
 
 
@@ -299,9 +309,9 @@ def test_an_address_that_is_silent_holds_up_nobody(silent: str, upstream: Stream
     hole = BlackHole(silent, upstream.server_port)
     began = monotonic()
     names = zone({"two.example": [silent, "127.0.0.1"]})
-    with forwarding(Forward(("two.example", upstream.server_port), names)) as client:
+    with forwarding(forward_to(f"two.example:{upstream.server_port}", names)) as client:
         assert client.recv() == b"SSH-2.0-there\r\n"
-    assert monotonic() - began < forward_module.CONNECT_TIMEOUT / 2
+    assert monotonic() - began < UpstreamOptions().connect_timeout / 2
     hole.close()
 
 
@@ -336,12 +346,11 @@ def hanging(host: str, port: int) -> list[tuple[int, str]]:
 def test_the_log_says_once_which_phase_failed(
     host: str, resolver: Resolver, failure: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward_module, "RESOLVE_TIMEOUT", 0.05)
-    monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 0.6)
+    monkeypatch.setattr(lookup, "RESOLVE_TIMEOUT", 0.05)
     hole = BlackHole("127.0.0.1")
     server, client = MAKERS["memory"]()
     with caplog.at_level(logging.DEBUG):
-        Forward((host, hole.port), resolver)(server)
+        forward_to(join_host_port(host, hole.port), resolver, 0.6)(server)
     target = join_host_port(host, hole.port)
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"connection {server.id} from {server.client} cannot be forwarded to {target}: {failure}"]
@@ -351,8 +360,7 @@ def test_the_log_says_once_which_phase_failed(
         each.close()
 
 
-def test_resolving_and_connecting_share_one_deadline(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 0.6)
+def test_resolving_and_connecting_share_one_deadline(caplog: pytest.LogCaptureFixture) -> None:
     hole = BlackHole("127.0.0.1")
 
     def slow(host: str, port: int) -> list[tuple[int, str]]:
@@ -361,14 +369,14 @@ def test_resolving_and_connecting_share_one_deadline(caplog: pytest.LogCaptureFi
 
     server, client = MAKERS["memory"]()
     began = monotonic()
-    Forward(("slow.example", hole.port), slow)(server)
+    forward_to(f"slow.example:{hole.port}", slow, 0.6)(server)
     assert 0.59 < monotonic() - began < 0.95
     assert "connect: 127.0.0.1: no answer" in caplog.text
     for each in (server, client, hole):
         each.close()
 
 
-def test_a_crowd_holds_only_some_of_the_threads_that_look_names_up() -> None:
+def test_a_crowd_holds_only_one_of_the_threads_that_look_names_up() -> None:
     asked = 0
 
     def hangs(host: str, port: int) -> list[tuple[int, str]]:
@@ -376,11 +384,11 @@ def test_a_crowd_holds_only_some_of_the_threads_that_look_names_up() -> None:
         asked += 1
         return hanging(host, port)
 
-    forward = Forward(("hanging.example", 22), hangs)
+    forward = forward_to("hanging.example:22", hangs)
     pairs = [MAKERS["memory"]() for _ in range(50)]
     crowd = [gevent.spawn(forward, server) for server, _ in pairs]
     gevent.sleep(0.1)
-    assert asked == 32
+    assert asked == 1
     gevent.killall(crowd)
     for pair in pairs:
         for each in pair:
@@ -389,7 +397,7 @@ def test_a_crowd_holds_only_some_of_the_threads_that_look_names_up() -> None:
 
 def test_a_unix_socket_that_is_not_there_is_said_in_the_same_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server, client = MAKERS["memory"]()
-    Forward(f"{tmp_path}/none.sock")(server)
+    forward_to(f"unix:{tmp_path}/none.sock")(server)
     assert caplog.records[0].getMessage().endswith(f"cannot be forwarded to unix:{tmp_path}/none.sock: connect: No such file or directory")
     server.close()
     client.close()
@@ -412,7 +420,9 @@ def test_forward_takes_an_address(spec: str, address: object) -> None:
     route = resolve(spec)
     assert route is not None
     assert isinstance(route.handler, Forward)
-    assert route.handler.address == address
+    chosen = route.handler.chosen
+    assert isinstance(chosen, Only)
+    assert [server.settings.place for server in chosen.upstream.servers] == [address]
     assert route.name == spec
     assert route.idle_timeout == 3600.0
 

@@ -1,0 +1,216 @@
+"""`Upstreams`: all upstreams of a composition, by name, and those of the short form (`forward:HOST:PORT`). A reload hands states on.
+
+What makes connections is imported with the first upstream, because most servers have none.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from muxwsgi.errors import OperatorError
+from muxwsgi.settings.upstream import UpstreamServerSettings, UpstreamSettings, short_upstream
+from muxwsgi.upstreams.state import REFUSALS, Counts, Readiness, ServerState
+
+if TYPE_CHECKING:
+    from muxwsgi.dial.resolve import Resolver
+    from muxwsgi.upstreams.server import UpstreamServer
+    from muxwsgi.upstreams.upstream import Upstream
+    from muxwsgi.wire.tls.client_context import ClientContext
+
+__all__ = ["Upstreams"]
+
+log = logging.getLogger("muxwsgi.upstream")
+
+#: What a server has in common with the one that it replaces: upstream, name, address.
+_Key = tuple[str, str, str]
+
+
+class Upstreams:
+    """The upstreams. Making them starts nothing."""
+
+    def __init__(
+        self,
+        settings: Sequence[UpstreamSettings] = (),
+        before: "Upstreams | None" = None,
+        resolver: "Resolver | None" = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`before` are those that these replace: servers that stay keep their state. `resolver` None is the system's. Raises
+        `OperatorError` for files of TLS that cannot be used."""
+        self._resolver = resolver
+        self._clock = clock
+        self._states: dict[_Key, ServerState] = {}
+        self._states_before = {} if before is None else before._states
+        self._counts: dict[str, Counts] = {} if before is None else before._counts
+        self._refused_before = dict.fromkeys(REFUSALS, 0) if before is None else before.refused
+        self._retries_before = 0 if before is None else before.retries
+        self._contexts: dict[UpstreamServerSettings, ClientContext] = {}
+        self._is_started = False
+        self._named: dict[str, Upstream] = {}
+        self._short: dict[str, Upstream] = {}
+        for each in settings:
+            self._named[each.name] = self._made(each)
+
+    def __iter__(self) -> "Iterator[Upstream]":
+        yield from self._named.values()
+        yield from self._short.values()
+
+    def named(self, name: str) -> "Upstream":
+        """The upstream of the configuration. Raises `OperatorError` without one."""
+        found = self._named.get(name)
+        if found is None:
+            near = get_close_matches(name, list(self._named), n=1)
+            there = f"; there are {', '.join(self._named)}" if self._named else ", and the configuration has none"
+            raise OperatorError(f"no upstream is named {name!r}" + (f"; did you mean {near[0]!r}?" if near else there))
+        return found
+
+    def short(self, text: str) -> "Upstream":
+        """The upstream that HOST:PORT, or several of them behind commas, stands for: the same for the same addresses. Raises
+        `ValueError`."""
+        settings = short_upstream(text)
+        found = self._short.get(settings.name)
+        if found is None:
+            found = self._short[settings.name] = self._made(settings)
+        return found
+
+    # Running
+
+    def start(self) -> None:
+        """Watch the servers from now on."""
+        self._is_started = True
+        for upstream in self:
+            for server in upstream.servers:
+                if server.settings.verify == "none":
+                    log.warning('upstream %s: the certificate of server %s is not verified (verify = "none")', upstream, server)
+            upstream.start()
+
+    def stop(self) -> None:
+        """End checks and lookups. Sessions go on. Idempotent."""
+        self._is_started = False
+        for upstream in self:
+            upstream.stop()
+
+    def set_readiness(self, upstream: str, server: str, readiness: Readiness) -> bool:
+        """Take the operator's word about a server. Whether there is one."""
+        for each in self:
+            if each.settings.name == upstream:
+                for one in each.servers:
+                    if one.title == server:
+                        each.set_readiness(one, readiness)
+                        return True
+        return False
+
+    # What is shown and counted
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Sessions that were refused since the process began, by reason."""
+        return {reason: count + sum(each.refused[reason] for each in self) for reason, count in self._refused_before.items()}
+
+    @property
+    def retries(self) -> int:
+        """Attempts after a failed one since the process began."""
+        return self._retries_before + sum(each.retries for each in self)
+
+    @property
+    def waiting(self) -> int:
+        """Connections in all queues."""
+        return sum(each.waiting for each in self)
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """The numbers of servers by label, also of those that a reload has removed."""
+        return self._counts
+
+    def servers(self) -> "Iterator[tuple[str, UpstreamServer]]":
+        """Each server with its label in the metrics."""
+        for upstream in self:
+            for server in upstream.servers:
+                yield _label(upstream.settings, server.title), server
+
+    def described(self) -> list[dict[str, Any]]:
+        """All of it for JSON."""
+        return [
+            {
+                "name": upstream.settings.name,
+                "balance": upstream.settings.options.balance,
+                "waiting": upstream.waiting,
+                "refused": dict(upstream.refused),
+                "retries": upstream.retries,
+                "servers": [_described(server) for server in upstream.servers],
+            }
+            for upstream in self
+        ]
+
+    # Making
+
+    def _made(self, settings: UpstreamSettings) -> "Upstream":
+        from muxwsgi.dial.resolve import system_resolver
+        from muxwsgi.upstreams.server import UpstreamServer
+        from muxwsgi.upstreams.upstream import Upstream
+
+        servers = []
+        for each in settings.servers:
+            try:
+                tls = self._context(each) if each.ssl else None
+            except OperatorError as error:
+                raise OperatorError(f"upstream {settings.name}: server {each.title}: {error}") from None
+            servers.append(UpstreamServer(each, self._state(settings, each), tls, self._resolver or system_resolver, self._clock))
+        made = Upstream(settings, servers, self._clock)
+        if self._is_started:
+            made.start()
+        return made
+
+    def _state(self, settings: UpstreamSettings, server: UpstreamServerSettings) -> ServerState:
+        key = (settings.name, server.title, server.address)
+        state = self._states_before.get(key)
+        if state is None:
+            counts = self._counts.setdefault(_label(settings, server.title), Counts())
+            state = ServerState(self._clock, counts, Readiness.MAINT if server.disabled else Readiness.READY)
+        self._states[key] = state
+        return state
+
+    def _context(self, settings: UpstreamServerSettings) -> "ClientContext":
+        """The TLS context, the same for servers with the same settings of TLS: the CAs of the system take ten milliseconds."""
+        key = replace(
+            UpstreamServerSettings(address="127.0.0.1:1", ssl=True, verify=settings.verify, ca_file=settings.ca_file, sni=settings.sni),
+            crt=settings.crt,
+            key=settings.key,
+            alpn=settings.alpn,
+        )
+        context = self._contexts.get(key)
+        if context is None:
+            from muxwsgi.upstreams.tls import server_context  # OpenSSL
+
+            context = self._contexts[key] = server_context(settings)
+        return context
+
+
+def _label(settings: UpstreamSettings, server: str) -> str:
+    return server if settings.name == server else f"{settings.name}/{server}"
+
+
+def _described(server: "UpstreamServer") -> dict[str, Any]:
+    state = server.state
+    return {
+        "name": server.title,
+        "address": server.settings.address,
+        "state": "up" if state.up else "down",
+        "readiness": state.readiness.value,
+        "since": round(state.since, 3),
+        "sessions": server.taken,
+        "maxconn": server.settings.maxconn,
+        "weight": server.settings.weight,
+        "weight_now": round(server.weight_now, 3),
+        "backup": server.settings.backup,
+        "connected": state.counts.connected,
+        "connect_failures": state.counts.connect_failures,
+        "checks": state.counts.checks,
+        "check_failures": state.counts.check_failures,
+        "downs": state.counts.downs,
+        "last_failure": state.last_failure or None,
+        "last_failure_at": round(state.last_failure_at, 3) or None,
+    }
