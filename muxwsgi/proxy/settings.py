@@ -71,6 +71,15 @@ class ProxySettings:
         section=WAY,
         choices=("1.0", "1.1", "1.2", "1.3"),
     )
+    upstream_http2: str = setting(
+        "on",
+        "Offer HTTP/2 to upstreams in TLS (ALPN), whatever clients speak. `off`: requests to them are of HTTP/1.1.",
+        section=WAY,
+        choices=("on", "off"),
+    )
+    upstream_h2c: tuple[str, ...] = setting(
+        (), "Speak HTTP/2 without TLS to this upstream, which is known to take it.", section=WAY, unit="HOST[:PORT]"
+    )
     accept_invalid_http_response: bool = setting(  # HAProxy's option of the name
         False, "Take response heads with bare line feeds, folded lines, lines that are not fields, or control characters.", section=WAY
     )

@@ -1,4 +1,4 @@
-"""Clients that speak HTTP/2 with the proxy: inside of intercepted tunnels, and to the proxy itself. Here upstreams are of HTTP/1.1."""
+"""Clients that speak HTTP/2 with the proxy: inside of intercepted tunnels, and to the proxy itself."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,10 +124,11 @@ def inside(lab: Lab, port: int, upstream: int, alpn: tuple[str, ...] = ("h2", "h
     return Client(sock)
 
 
-def test_rules_and_flows_see_requests_of_http_2_and_the_upstream_gets_http_1(lab: Lab) -> None:
+@pytest.mark.parametrize("upstream_http2", ["off", "on"])
+def test_rules_and_flows_see_requests_of_http_2(lab: Lab, upstream_http2: str) -> None:
     origin = Origin()
     upstream = lab.serve(origin, tls=True)
-    proxy, port = intercepting(lab)
+    proxy, port = intercepting(lab, upstream_http2=upstream_http2)
     seen: list[str] = []
 
     @proxy.on_request().do
@@ -146,7 +147,8 @@ def test_rules_and_flows_see_requests_of_http_2_and_the_upstream_gets_http_1(lab
         data(5, b"half "),
     )
     assert client.answer(1).status == "200" and client.streams[1].body == b"/a "
-    assert (client.streams[1].field("x-version"), client.streams[1].field("keep-alive")) == ("HTTP/1.1", None)
+    version = "HTTP/1.1" if upstream_http2 == "off" else "HTTP/2.0"
+    assert (client.streams[1].field("x-version"), client.streams[1].field("keep-alive")) == (version, None)
     assert (client.answer(3).status, client.streams[3].body) == ("418", b"no")
     client.say(data(5, b"whole", end=True))
     assert client.answer(5).body == b"/p half whole"
@@ -156,16 +158,17 @@ def test_rules_and_flows_see_requests_of_http_2_and_the_upstream_gets_http_1(lab
     assert (first["HTTP_X_RULE"], first["HTTP_HOST"], first["HTTP_TE"]) == ("was here", f"localhost:{upstream}", "trailers")
     assert [field for field in first["muxwsgi.fields"] if field[0] == "cookie"] == [("cookie", "a=1; b=2")]  # RFC 9113 section 8.2.3
     posted = next(each for each in origin.asked if each["PATH_INFO"] == "/p")
-    assert posted["HTTP_TRANSFER_ENCODING"] == "chunked"
+    assert posted.get("HTTP_TRANSFER_ENCODING") == ("chunked" if upstream_http2 == "off" else None)
     client.wait(lambda: len([flow for flow in lab.flows if flow.kind == "http"]) == 3)
     flow = next(flow for flow in lab.flows if flow.kind == "http" and flow.request is not None and flow.request.line[1].endswith("/a?b=c"))
     assert flow.client == sock_address(client) and flow.tunnel is not None and flow.response is not None
 
 
-def test_interim_responses_trailers_and_a_content_length_pass(lab: Lab) -> None:
+@pytest.mark.parametrize("upstream_http2", ["off", "on"])
+def test_interim_responses_trailers_and_a_content_length_pass(lab: Lab, upstream_http2: str) -> None:
     origin = Origin()
     upstream = lab.serve(origin, tls=True)
-    _, port = intercepting(lab)
+    _, port = intercepting(lab, upstream_http2=upstream_http2)
     client = inside(lab, port, upstream)
     client.say(
         headers(1, ask("/hints", upstream)),
@@ -180,10 +183,11 @@ def test_interim_responses_trailers_and_a_content_length_pass(lab: Lab) -> None:
     assert next(each for each in origin.asked if each["PATH_INFO"] == "/p")["CONTENT_LENGTH"] == "4"
 
 
-def test_a_stream_that_the_client_resets_ends_its_exchange_and_no_other(lab: Lab) -> None:
+@pytest.mark.parametrize("upstream_http2", ["off", "on"])
+def test_a_stream_that_the_client_resets_ends_its_exchange_and_no_other(lab: Lab, upstream_http2: str) -> None:
     origin = Origin()
     upstream = lab.serve(origin, tls=True)
-    proxy, port = intercepting(lab)
+    proxy, port = intercepting(lab, upstream_http2=upstream_http2)
     client = inside(lab, port, upstream)
     client.say(headers(1, ask("/slow", upstream)), headers(3, ask("/slow", upstream)))
     for number in (1, 3):
@@ -200,10 +204,11 @@ def test_a_stream_that_the_client_resets_ends_its_exchange_and_no_other(lab: Lab
     client.wait(lambda: origin.went == 2 and not watch.waiting)
 
 
-def test_a_websocket_of_http_2_is_an_upgrade_of_http_1_upstream(lab: Lab) -> None:
+@pytest.mark.parametrize("upstream_http2", ["off", "on"])
+def test_a_websocket_of_http_2_passes(lab: Lab, upstream_http2: str) -> None:
     origin = Origin()
     upstream = lab.serve(origin, tls=True)
-    proxy, port = intercepting(lab)
+    proxy, port = intercepting(lab, upstream_http2=upstream_http2)
 
     @proxy.on_frame().do
     def shout(frame: Message, ctx: Any) -> Message | None:

@@ -100,7 +100,7 @@ def test_a_head_that_comes_late_for_a_stream_that_is_forgotten_ends_nothing(lab:
     proxy, port = intercepting(lab)
     client = alone(lab, port, peer.port)
     client.say(headers(1, ask("/", peer.port)))
-    client.wait(lambda: any(session.exchanges for kept in proxy._upstreams._sessions.values() for session in kept))
+    client.wait(lambda: any(session.exchanges for kept in proxy._upstreams._sessions.by_key.values() for session in kept))
     client.say(reset(1))
     for number in range(3, 2 * rounds * each + 3, 2 * each):
         client.say(*[headers(number + 2 * more, ask("/", peer.port)) for more in range(each)])
@@ -129,7 +129,7 @@ def test_bodies_that_nobody_takes_leave_room_for_others(lab: Lab) -> None:
             client.say(headers(number, ask("/", peer.port)))
         for number in range(1, asked, 2):
             assert client.head(number).status == "200"
-    (sessions,) = proxy._upstreams._sessions.values()
+    (sessions,) = proxy._upstreams._sessions.by_key.values()
     assert [len(session.exchanges) for session in sessions] == [128, asked - 128]
 
 
@@ -148,7 +148,7 @@ def test_a_body_that_the_server_does_not_read_leaves_those_of_others(lab: Lab) -
     proxy, port = intercepting(lab)
     client, other = alone(lab, port, peer.port), alone(lab, port, peer.port)
     client.say(headers(1, ask("/", peer.port, method="POST"), end=False), *[data(1, bytes(13107)) for _ in range(5)])
-    client.wait(lambda: any(session.engine.sender.window == 0 for kept in proxy._upstreams._sessions.values() for session in kept))
+    client.wait(lambda: any(session.engine.sender.window == 0 for kept in proxy._upstreams._sessions.by_key.values() for session in kept))
     other.say(headers(1, ask("/other", peer.port, method="POST"), end=False), data(1, b"x", end=True))
     assert other.answer(1).body == b"got it"
 
@@ -211,7 +211,7 @@ def test_connections_at_rest_are_as_many_as_the_settings_say(lab: Lab) -> None:
     client.wait(lambda: len(ended) == 2)
     assert ended == [peer.port for peer in peers[:2]]
     proxy._upstreams.prune()
-    assert len(proxy._upstreams._sessions) == 2
+    assert len(proxy._upstreams._sessions.by_key) == 2
 
 
 def test_requests_that_wait_for_a_dial_which_fails_do_not_wait_for_each_other(lab: Lab) -> None:

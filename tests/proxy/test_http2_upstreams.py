@@ -43,12 +43,15 @@ class Peer:
         self.port = lab.serve_raw(self._run)
 
     def _run(self, sock: Any) -> None:
-        with Connection.from_socket(sock).start_tls(self._context) as connection:
+        self.over(Connection.from_socket(sock).start_tls(self._context))
+
+    def over(self, connection: Connection) -> None:
+        with connection:
             received = b""
             while len(received) < 24:
                 more = connection.recv()
                 if not more:
-                    return  # the probe
+                    return  # nothing was asked
                 received += more
             assert received.startswith(f.PREFACE)
             self.connections += 1
@@ -322,7 +325,7 @@ def test_a_head_that_does_not_come_and_a_body_that_rests_have_their_deadlines(la
     client = alone(lab, port, peer.port)
     client.say(headers(1, ask("/", peer.port)), headers(3, ask("/", peer.port)))
     client.wait(lambda: 3 in client.streams and client.streams[3].body == b"begun")
-    (sessions,) = proxy._upstreams._sessions.values()
+    (sessions,) = proxy._upstreams._sessions.by_key.values()
     lines = [sessions[0].connection.lifeline]
     sweep(lines, 1e9)
     assert client.answer(1).status == "504"
@@ -341,7 +344,7 @@ def test_a_server_that_answers_no_ping_is_given_up(lab: Lab) -> None:
     proxy, port = intercepting(lab)
     client = alone(lab, port, peer.port)
     client.say(headers(1, ask("/", peer.port, ("content-length", "1"), method="POST"), end=False), data(1, b"x", end=True))
-    sessions = proxy._upstreams._sessions
+    sessions = proxy._upstreams._sessions.by_key
     client.wait(lambda: any(session.exchanges for kept in sessions.values() for session in kept))
     ((session,),) = sessions.values()
     client.wait(lambda: session.engine.sender.size == 0)
@@ -351,7 +354,7 @@ def test_a_server_that_answers_no_ping_is_given_up(lab: Lab) -> None:
         gevent.sleep(0.01)
     assert client.answer(1).status == "502"
     proxy._upstreams.prune()
-    assert not proxy._upstreams._sessions
+    assert not proxy._upstreams._sessions.by_key
 
 
 def test_connections_that_rest_are_closed_with_goaway(lab: Lab) -> None:
@@ -371,7 +374,7 @@ def test_connections_that_rest_are_closed_with_goaway(lab: Lab) -> None:
     gevent.sleep(0.02)
     proxy._upstreams.prune()
     client.wait(lambda: goodbyes)
-    assert goodbyes == [f.NO_ERROR] and not proxy._upstreams._sessions
+    assert goodbyes == [f.NO_ERROR] and not proxy._upstreams._sessions.by_key
 
 
 def test_a_websocket_of_http_2_goes_on_over_http_2(lab: Lab) -> None:
@@ -460,15 +463,15 @@ def test_a_server_that_stops_lets_requests_end_and_gets_no_more(lab: Lab) -> Non
     client.say(headers(1, ask("/slow", upstream)))
     client.wait(lambda: 1 in client.streams and client.streams[1].body == b"begun")
     stopping = gevent.spawn(server.stop, 10)
-    (sessions,) = proxy._upstreams._sessions.values()
-    client.wait(lambda: sessions[0].engine.peer_leaves)
-    assert sessions[0].room == 0
+    ((session,),) = proxy._upstreams._sessions.by_key.values()
+    client.wait(lambda: session.engine.peer_leaves)
+    assert session.room == 0
     origin.hold.set()
     client.wait(lambda: len(client.streams[1].body) > 2000)
     client.say(reset(1, CANCEL))
     stopping.join(20)
     assert stopping.ready()
-    client.wait(lambda: sessions[0].over)
+    client.wait(lambda: session.over)
 
 
 
@@ -488,4 +491,4 @@ def test_a_rule_that_dials_has_a_connection_for_each_request_which_ends_with_it(
     client.say(headers(1, ask("/a", upstream, scheme="http")), headers(3, ask("/b", upstream, scheme="http")))
     assert client.answer(1).body == b"/a " and client.answer(3).body == b"/b "
     client.wait(lambda: [each.descriptor() for each in dialled] == [-1, -1])
-    assert not proxy._upstreams._sessions
+    assert not proxy._upstreams._sessions.by_key

@@ -12,6 +12,7 @@ from muxwsgi.http.client.h2_session import ClientSession
 from muxwsgi.http.client.response_head import ResponseHead
 from muxwsgi.http.h2.body import NoBody
 from muxwsgi.http.h2.encoder import Pair
+from muxwsgi.http.h2.errors import HTTP_1_1_REQUIRED
 from muxwsgi.http.h2.field import OF_CONNECTIONS
 from muxwsgi.http.h2.stream import Stream
 from muxwsgi.http.h2.takeover import StreamTransport
@@ -34,6 +35,7 @@ class StreamExchange:
     body, fresh, answered   as of `ClientConnection`
     taken_over  whether the stream carries another protocol
     refused     the server has not processed the request, so that it may be sent again whatever its method is
+    http1_required  the server wants the request in HTTP/1.1
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class StreamExchange:
         "connection",
         "fresh",
         "heads",
+        "http1_required",
         "refused",
         "session",
         "stream",
@@ -72,6 +75,7 @@ class StreamExchange:
         self.taken_over = False
         self.answered = False
         self.refused = False
+        self.http1_required = False
         self.fresh = not session.used
         self.heads: deque[ResponseHead] = deque()
 
@@ -86,13 +90,10 @@ class StreamExchange:
     # The request
 
     def open(self, method: str, scheme: str, authority: str, target: str, fields: Iterable[tuple[str, str]], *, ends: bool) -> None:
-        """Send the head, without waiting. `fields` are those of HTTP/1.1. `ends`: there is no body. Raises `BrokenResponse` if it asks for
-        a protocol that the server does not offer on streams."""
+        """Send the head. `fields` are those of HTTP/1.1. `ends`: there is no body. If it asks for another protocol, this waits for the
+        server's SETTINGS, and raises `BrokenResponse` if the server does not offer that on streams."""
         session = self.session
         engine = session.engine
-        if not session.room:  # since it was chosen
-            self.refused = True
-            raise ConnectionResetError(errno.ECONNRESET, "the connection takes no more requests")
         protocol: str | None = None
         pairs: list[Pair] = []
         for name, value in fields:
@@ -109,10 +110,13 @@ class StreamExchange:
                 pairs.append((lower.encode("latin-1"), value.strip(" \t").encode("latin-1")))
         pseudo = [(b":method", method.encode("latin-1"))]
         if protocol is not None:  # RFC 8441
-            if not engine.peer_connects or protocol.lower() != "websocket":
+            if protocol.lower() != "websocket" or not session.takes_connects():
                 raise BrokenResponse(f"the server does not offer {protocol} on a connection of HTTP/2")
             pseudo = [(b":method", b"CONNECT"), (b":protocol", b"websocket")]
             ends = False
+        if not session.room:  # since it was chosen
+            self.refused = True
+            raise ConnectionResetError(errno.ECONNRESET, "the connection takes no more requests")
         pseudo += [(b":scheme", scheme.encode()), (b":path", target.encode("latin-1")), (b":authority", authority.encode("latin-1"))]
         self.stream = engine.open(method, [*pseudo, *pairs], ends, protocol)
         assert self.stream.body is not None
@@ -177,13 +181,16 @@ class StreamExchange:
                 if on_interim is not None:
                     on_interim(head)
         except BaseException:
-            self.refused = self.stream.id in self.session.engine.refused
+            engine = self.session.engine
+            self.refused = self.stream.id in engine.refused
+            self.http1_required = HTTP_1_1_REQUIRED in (self.stream.code, engine.peer_code)
             raise
         finally:
             self._receiving = False
             line.deadline = self._outer
         if self.stream.protocol is not None and 200 <= head.status < 300:
             head.status, head.reason = 101, "Switching Protocols"
+            head.fields = [field for field in head.fields if field[0] != "content-length"]
             head.fields += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_of(self._websocket))]
             self.body = NoBody(BODIES)
         return head

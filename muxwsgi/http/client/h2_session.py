@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import gevent
+from gevent.event import Event
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.client.h2_engine import ClientEngine
@@ -42,6 +43,9 @@ READ = 65536
 PING_AFTER = 60.0
 PING_TIMEOUT = 20.0
 
+#: Seconds for the first SETTINGS of a server, if a request depends on them.
+SETTINGS_TIMEOUT = 10.0
+
 #: Interim responses to one request that wait to be taken: a server may send them faster than the client of the proxy takes them.
 INTERIM_AT_MOST = 64
 
@@ -67,7 +71,19 @@ class ClientSession:
     idle_since  when the last exchange ended, `time.monotonic()` seconds
     """
 
-    __slots__ = ("_heard", "_pinged", "_reader", "_rests", "connection", "engine", "exchanges", "idle_since", "used", "writing")
+    __slots__ = (
+        "_heard",
+        "_pinged",
+        "_reader",
+        "_rests",
+        "_settled",
+        "connection",
+        "engine",
+        "exchanges",
+        "idle_since",
+        "used",
+        "writing",
+    )
 
     def __init__(
         self, connection: "Connection", http: HTTPSettings, settings: HTTP2Settings, rests: "Callable[[ClientSession], None] | None" = None
@@ -82,6 +98,7 @@ class ClientSession:
         self.used = False  # a response has come on it
         self._heard = 0
         self._pinged = 0.0
+        self._settled = Event()
         connection.lifeline.streams = self
         self._reader = gevent.spawn(self._run)
         self.writing.note_output()
@@ -94,10 +111,15 @@ class ClientSession:
         """How many exchanges can be begun now."""
         return 0 if self.writing.lost is not None or self._reader.dead else self.engine.room
 
+    def takes_connects(self) -> bool:
+        """Whether the server takes extended CONNECTs, which its SETTINGS say. Waits for them."""
+        self._settled.wait(SETTINGS_TIMEOUT)
+        return self.engine.peer_connects
+
     @property
-    def is_full(self) -> bool:
-        """Whether no body moves on now, because the window of the connection is used up."""
-        return self.engine.sender.window <= 0
+    def send_window(self) -> int:
+        """Bytes of bodies that the server takes now."""
+        return self.engine.sender.window
 
     @property
     def over(self) -> bool:
@@ -114,6 +136,8 @@ class ClientSession:
                 if not received:
                     break
                 engine.receive(received)
+                if not self.used and engine.settled:
+                    self._settled.set()
                 if engine.peer_leaves:
                     engine.leave_above()
                     if not engine.running:
@@ -131,6 +155,7 @@ class ClientSession:
             reason = error.strerror or str(error)
         finally:
             log.debug("%r: %s", self, reason)
+            self._settled.set()
             engine.cancel(reason)
             engine.close()
             self.connection.lifeline.streams = None

@@ -29,8 +29,8 @@ cdef class Engine:
     cdef readonly int running
     cdef readonly long long last
     cdef readonly object fault
-    cdef readonly bint draining, refusing, peer_connects, peer_leaves, in_block, gone_heard
-    cdef readonly long long peer_last, peer_streams
+    cdef readonly bint draining, refusing, peer_connects, peer_leaves, in_block, gone_heard, settled
+    cdef readonly long long peer_last, peer_code, peer_streams
     cdef public bint opened
     cdef readonly int pings
     cdef object _reader, _http
@@ -42,7 +42,7 @@ cdef class Engine:
     cdef Decoder _decoder
     cdef bytes _buffer
     cdef list _ready, _block
-    cdef bint _greeted, _opens, _settled
+    cdef bint _greeted, _opens
     cdef dict _closed, _priorities
 
     @cython.locals(at=Py_ssize_t, ready=list)

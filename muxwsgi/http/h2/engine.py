@@ -108,9 +108,10 @@ class Engine:
     fault       the error that has ended the connection, None before
     draining    GOAWAY was sent; `refusing`: and it has named the last stream
     peer_leaves the peer has sent GOAWAY
+    settled     the SETTINGS of the peer have come
     in_block    a field block is incomplete
     opened      a window of the peer has opened since the greenlets that wait for one were last looked at
-    peer_last   the last stream that its GOAWAY names
+    peer_last   the last stream that its GOAWAY names, and `peer_code`, its error code, -1 before
     peer_streams, peer_connects     its limit of streams, and whether it takes extended CONNECTs, as its SETTINGS say
     pings       PINGs of ours that are not answered; `gone_heard`: the one behind GOAWAY is
     """
@@ -131,7 +132,6 @@ class Engine:
         "_reader",
         "_ready",
         "_requests",
-        "_settled",
         "_windows",
         "budget",
         "draining",
@@ -140,6 +140,7 @@ class Engine:
         "in_block",
         "last",
         "opened",
+        "peer_code",
         "peer_connects",
         "peer_last",
         "peer_leaves",
@@ -148,6 +149,7 @@ class Engine:
         "refusing",
         "running",
         "sender",
+        "settled",
         "streams",
     )
 
@@ -179,9 +181,10 @@ class Engine:
         self._greeted = opens
         self._opens = opens
         self.peer_last = WINDOW_AT_MOST
+        self.peer_code = -1
         self.peer_streams = STREAMS_BEFORE_SETTINGS
         self.peer_connects = False
-        self._settled = False
+        self.settled = False
         self._block: list[bytes] = []
         self._block_stream = 0
         self._block_flags = 0
@@ -240,9 +243,9 @@ class Engine:
             at = start + size
             if self.in_block and (kind != CONTINUATION or number != self._block_stream):
                 raise ConnectionFault(PROTOCOL_ERROR, "a frame inside of a field block")
-            if kind == HEADERS and self._settled:
+            if kind == HEADERS and self.settled:
                 self._headers(whole, flags, number, start, at)
-            elif kind == DATA and self._settled:
+            elif kind == DATA and self.settled:
                 self._data(whole, flags, number, start, at)
             else:
                 self._other(whole, kind, flags, number, start, at)
@@ -250,10 +253,10 @@ class Engine:
 
     def _other(self, whole: bytes, kind: int, flags: int, number: int, start: int, end: int) -> None:
         size = end - start
-        if not self._settled:
+        if not self.settled:
             if kind != SETTINGS or flags & ACK:
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._settled = True
+            self.settled = True
         if kind == WINDOW_UPDATE:
             if size != 4:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has not 4 bytes")
@@ -290,6 +293,7 @@ class Engine:
             self.budget.spend(SMALL, "GOAWAY")
             self.peer_leaves = True
             self.peer_last = min(self.peer_last, int.from_bytes(whole[start : start + 4], "big") & WINDOW_AT_MOST)
+            self.peer_code = int.from_bytes(whole[start + 4 : start + 8], "big")
         elif kind == PUSH_PROMISE:
             raise ConnectionFault(PROTOCOL_ERROR, "PUSH_PROMISE, which nobody may send here")
         else:  # frames of unknown types are ignored (section 4.1)

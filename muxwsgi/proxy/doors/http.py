@@ -16,7 +16,7 @@ from muxwsgi.proxy.fault import Fault
 from muxwsgi.proxy.rules.message import Request, to_wsgi
 from muxwsgi.proxy.rules.rules import Rules
 from muxwsgi.proxy.tunnel.entrance import Entrance, Rejected
-from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.endpoint import Endpoint, for_http_1
 from muxwsgi.proxy.upstream.upstreams import Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.wire.connection import Connection
@@ -142,12 +142,10 @@ class HTTPDoor:
 
 
 def _in_tunnel(environ: Environ, tunnel: Context) -> Endpoint:
-    """The endpoint of a request in a tunnel. A client that speaks HTTP/2 in clear knows that its server does, as one that offers nothing
-    else in TLS."""
+    """The endpoint of a request in a tunnel. A client that speaks HTTP/2 without TLS knows that its server does."""
     assert tunnel.destination is not None
-    endpoint = Endpoint(*tunnel.destination, tunnel.layers)
-    if not tunnel.layers:
-        endpoint.speaks_http2 = environ["SERVER_PROTOCOL"] == "HTTP/2.0"
+    endpoint = Endpoint(*tunnel.destination, for_http_1(tunnel.layers))
+    endpoint.begins_http2 = not tunnel.layers and environ["SERVER_PROTOCOL"] == "HTTP/2.0"
     return endpoint
 
 

@@ -50,6 +50,9 @@ StartResponse = Callable[..., Callable[[bytes], None]]
 #: A body of known length up to this size is awaited before the head is sent on, so that both leave in one write.
 WAIT_FOR_BODY = 65536
 
+#: For responses of HTTP/2.
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
 #: Error types of the Proxy-Status field (RFC 9209 section 2.3).
 _ERROR_TYPES = {
     Phase.TARGET: "http_request_error",
@@ -212,7 +215,8 @@ class Exchanges:
         """Pass the response on unchanged."""
         head, body = outcome.head, outcome.body
         try:
-            write = _start(start_response, f"{head.status} {head.reason}", outcome.fields)
+            reason = head.reason or (_PHRASES.get(head.status, "") if head.version == "HTTP/2" else "")  # HTTP/2 has none
+            write = _start(start_response, f"{head.status} {reason}", outcome.fields)
             response = environ["muxwsgi.response"]
             response.omit_server()
             if body.done:
@@ -424,9 +428,8 @@ def _wants_upgrade(environ: Environ, fields: Fields) -> bool:
 
 def _redirected(request: Request, before: Endpoint) -> Endpoint:
     host, port = request.destination
-    alpn = "h2" if before.speaks_http2 else "http/1.1"
-    endpoint = Endpoint(host, port, (Layer(host, (alpn,)),) if request.scheme == "https" else ())
-    endpoint.speaks_http2 = before.speaks_http2
+    endpoint = Endpoint(host, port, (Layer(host, ("http/1.1",)),) if request.scheme == "https" else ())
+    endpoint.begins_http2 = before.begins_http2 and not endpoint.layers
     return endpoint
 
 

@@ -19,6 +19,7 @@ from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.needs import Needs, needs_of
 from muxwsgi.proxy.upstream.upstreams import Client, Upstreams
 from muxwsgi.proxy.via import Via
 from muxwsgi.records.flow import Head
@@ -46,16 +47,23 @@ class Incoming:
     length, chunked     its framing; None and False without a body
     expects_continue    whether the client waits for a 100 before it sends the body
     environ             of the request
+    upload              what sends a body that does not go with the head, None before
     """
 
-    __slots__ = ("chunked", "environ", "expects_continue", "length", "pieces")
+    __slots__ = ("chunked", "environ", "expects_continue", "length", "pieces", "upload")
 
     def __init__(self, environ: dict[str, Any], length: int | None, chunked: bool, pieces: Iterable[bytes]) -> None:
         self.environ = environ
         self.length = length
         self.chunked = chunked
         self.pieces = pieces
+        self.upload: Upload | None = None
         self.expects_continue = "HTTP_EXPECT" in environ and type(pieces) is not tuple and environ["SERVER_PROTOCOL"] != "HTTP/1.0"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a body that is streamed has begun to go, so that the request cannot be sent again."""
+        return self.upload is not None and self.upload.begun
 
     @property
     def fits_with_head(self) -> bool:
@@ -120,6 +128,7 @@ class Forwarder:
     def _forward(self, plan: RequestPlan, endpoint: Endpoint, incoming: Incoming, ctx: "Context", span: UpstreamSpan | None) -> Outcome:
         if "HTTP_VIA" in incoming.environ:
             self._via.check(incoming.environ["HTTP_VIA"])
+        endpoint.begins_http2 = self._upstreams.begins_http2(endpoint)
         via = self._upstreams.next_proxy(endpoint, ctx)
         flow = ctx.flow
         url = _url(plan, endpoint) if flow is not None else ""
@@ -133,7 +142,7 @@ class Forwarder:
                 plan.extra = (*plan.extra, ("Proxy-Authorization", via.authorization))
 
         # 1. The request head, and a small body.
-        plan.chunked = incoming.chunked and not endpoint.speaks_http2
+        plan.chunked = incoming.chunked
         plan.length = incoming.length
         try:
             head, fields = plan.head()
@@ -141,52 +150,55 @@ class Forwarder:
             raise Fault(Phase.SEND, str(error)) from error
         first = b""
         streamed = not incoming.fits_with_head
-        if flow is not None:
-            if endpoint.speaks_http2:
-                flow.request = Head((plan.method, url, "HTTP/2"), [field for field in fields if field[0].lower() not in OF_CONNECTIONS])
-            else:
-                flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
         if not streamed:
             first = b"".join(incoming.pieces)
             if incoming.length is not None and len(first) != incoming.length:
                 raise ValueError(f"a rule's request body has {len(first)} bytes, and its Content-Length says {incoming.length}")
             if flow is not None:
                 flow.from_client.add(first)
-            if incoming.chunked and not endpoint.speaks_http2:
-                first = chunked(first, incoming.trailers)
-
         if any(map(_authenticates_connection, fields)):
             self._upstreams.bind(ctx)
 
-        # 2. A connection, and the response's head. The server may have just closed a kept connection. Then an idempotent request is sent
-        # once more, on a new connection.
-        may_retry = not streamed and plan.method in _IDEMPOTENT
-        pooled = True
+        # 2. A connection, and the response's head. A request that cannot have been processed is sent once more.
+        size = 1 if streamed else len(first)
+        needs = needs_of(plan.method, plan.target, fields, len(head), size, upgrade=plan.upgrade, keep_hop=plan.keep_hop)
         while True:
-            client = self._upstreams.take(endpoint, ctx, via, pooled=pooled, sends=streamed or bool(first))
-            kept = not client.fresh
+            if flow is not None:
+                flow.request = Head((plan.method, url, "HTTP/1.1"), fields)
+            client = self._upstreams.take(endpoint, ctx, via, needs)
+            if flow is not None and isinstance(client, StreamExchange):
+                flow.request = Head((plan.method, url, "HTTP/2"), [field for field in fields if field[0].lower() not in OF_CONNECTIONS])
             try:
                 if isinstance(client, StreamExchange):
                     self._begin(client, plan, fields, first, incoming, streamed, endpoint)
                     data = first
+                elif incoming.chunked and not streamed:
+                    data = head + chunked(first, incoming.trailers)
                 else:
                     data = head + first if first else head
                 answer, upload = self._ask(client, plan, data, incoming, streamed, ctx)
-                if answer.status == 101:
-                    _check_switch(plan, upload)
-                break
+                if answer.status == 421 and not needs.alone and not incoming.begun:
+                    # The connection is the wrong one for this request, and it was not processed (RFC 9110 section 15.5.20).
+                    again = needs._replace(kept=False, alone=True)
+                else:
+                    if answer.status == 101:
+                        _check_switch(plan, upload)
+                    break
             except BaseException as error:
-                client.close()
-                self._client_watch.waiting.pop(ctx, None)
+                self._give_up(client, ctx)
                 if not isinstance(error, OSError) or isinstance(error, ClientGone):
                     raise
-                refused = not streamed and isinstance(client, StreamExchange) and client.refused
-                if pooled and ((kept and may_retry and not client.answered and not isinstance(error, TimeoutError)) or refused):
-                    pooled = False
-                    if span is not None:
-                        span.resent()
-                    continue
-                raise _fault(error, endpoint) from error
+                other = None if incoming.begun else _again(client, error, plan.method, streamed, needs)
+                if other is None:
+                    raise _fault(error, endpoint) from error
+                again = other
+                if again.http1:
+                    self._upstreams.needs_http1(endpoint, ctx, via)
+            else:
+                self._give_up(client, ctx)
+            needs = again
+            if span is not None:
+                span.resent()
 
         # 3. The response's body.
         if flow is not None:
@@ -207,6 +219,10 @@ class Forwarder:
         fields = end_to_end(answer.fields, keep=self._settings.keep_destination_headers, upgrade=answer.status == 426)
         return Outcome(answer, fields, body)
 
+    def _give_up(self, client: Client, ctx: "Context") -> None:
+        client.close()
+        self._client_watch.waiting.pop(ctx, None)
+
     def _ask(
         self, client: Client, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
@@ -226,7 +242,7 @@ class Forwarder:
             if ctx.flow is not None:
                 ctx.flow.sent = ctx.flow.now()
             if streamed:
-                upload = Upload(incoming.pieces, incoming.trailers, client, incoming.length, ctx.flow)
+                upload = incoming.upload = Upload(incoming.pieces, incoming.trailers, client, incoming.length, ctx.flow)
                 upload.start(CONTINUE_TIMEOUT if incoming.expects_continue else 0.0)
             answer = client.receive(plan.method, self._pass_interim(incoming, upload))
             if upload is not None and not upload.begun:
@@ -275,6 +291,20 @@ def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
         return target
     host = plan.host or next((value for name, value in plan.fields if name.lower() == "host"), "") or endpoint.authority
     return f"{endpoint.scheme}://{host}{target if target != '*' else ''}"
+
+
+def _again(client: Client, error: OSError, method: str, streamed: bool, needs: Needs) -> Needs | None:
+    """How a request that has failed is sent once more; None if it is not. The client's body was not begun."""
+    if isinstance(client, StreamExchange):
+        if client.http1_required:
+            return None if needs.http1 else needs._replace(http1=True)
+        if client.refused:
+            return needs._replace(kept=False) if needs.kept else None
+    # The server may have just closed a kept connection.
+    idempotent = not streamed and method in _IDEMPOTENT
+    if needs.kept and idempotent and not (client.fresh or client.answered or isinstance(error, TimeoutError)):
+        return needs._replace(kept=False)
+    return None
 
 
 def _authenticates_connection(field: tuple[str, str]) -> bool:

@@ -15,22 +15,20 @@ log = logging.getLogger("muxwsgi.proxy")
 
 
 class Probe:
-    """Each probe makes a connection and closes it."""
+    """A probe for a protocol makes the connection that the tunnel uses then. One for a certificate makes a connection and closes it."""
 
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
 
     def agreed_alpn(self, ctx: Context, name: str, offered: tuple[str, ...]) -> tuple[str, ...]:
-        """The id of `offered` that the server selects. For a client that offers only protocols that are relayed, such as HTTP/2: the proxy
-        has to select what the server speaks. Empty if the server selects none, or cannot be reached."""
+        """The id of `offered` that the server selects. For a client that offers only protocols that are relayed: the proxy has to select
+        what the server speaks. Empty if the server selects none, or cannot be reached."""
         assert ctx.destination is not None
         try:
-            upstream = self._upstreams.stream(Endpoint(*ctx.destination, (*ctx.layers, Layer(name, offered))), ctx)
+            agreed = self._upstreams.agree_early(Endpoint(*ctx.destination, (*ctx.layers, Layer(name, offered))), ctx)
         except Fault as fault:
             log.debug("cannot probe which protocol %s speaks: %s", name, fault)
             return ()
-        agreed = upstream.tls.alpn if upstream.tls is not None else None
-        upstream.finish()
         return () if agreed is None else (agreed,)
 
     def certificate(self, ctx: Context, name: str) -> x509.Certificate | None:

@@ -195,7 +195,7 @@ class Tunnels:
 
         # 4. The handshake, with a leaf that is minted before it. OpenSSL handles a hello that cannot be parsed here.
         offered = self.mux.alpn
-        probed = hello is not None and bool(hello.alpn) and not set(hello.alpn) & (set(offered) - set(ALPN_HTTP2))
+        probed = hello is not None and bool(hello.alpn) and not set(hello.alpn) & set(offered)
         if probed:
             assert hello is not None
             offered = self._probe.agreed_alpn(ctx, name, hello.alpn)
@@ -230,7 +230,7 @@ class Tunnels:
         agreed = inside.tls
         protocol = agreed.alpn if agreed is not None else None
         if protocol in ALPN_HTTP2 and not probed:
-            protocol = "http/1.1"  # what the server speaks is not known, and requests are translated
+            protocol = "http/1.1"  # what the server speaks is found out by the first request, and requests are translated
         ctx.layers = (*ctx.layers, Layer(name, (protocol,) if protocol else ()))
         if agreed is not None:
             inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")

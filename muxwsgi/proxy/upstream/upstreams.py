@@ -4,27 +4,28 @@ It translates the errors of a dial to the proxy's `Fault`.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-import gevent
-from gevent.event import Event
-
 from muxwsgi.dial.dialer import Dialer
 from muxwsgi.dial.errors import DialError
 from muxwsgi.dial.upstream_proxy import DIRECT, UpstreamProxy
+from muxwsgi.errors import OperatorError
 from muxwsgi.http.client.connection import BODIES, ClientConnection, ClientSettings
 from muxwsgi.http.client.h2_exchange import StreamExchange
 from muxwsgi.http.client.h2_session import ClientSession
 from muxwsgi.http.client.pool import Pool
-from muxwsgi.names import address_text
+from muxwsgi.names import InvalidName, address_text, canonical, comparable, split_host_port
 from muxwsgi.proxy.context import Context, Layer
 from muxwsgi.proxy.fault import Fault, Phase
 from muxwsgi.proxy.upstream.early_stream import EarlyStream
-from muxwsgi.proxy.upstream.endpoint import Endpoint
+from muxwsgi.proxy.upstream.endpoint import HTTP_IDS, Endpoint, offering
+from muxwsgi.proxy.upstream.needs import Needs
+from muxwsgi.proxy.upstream.sessions import HTTP1Only, Sessions
 from muxwsgi.proxy.upstream.tls import UpstreamTLS
 from muxwsgi.proxy.via import Via
 from muxwsgi.settings import HTTP2Settings
@@ -61,11 +62,20 @@ class Upstreams:
         limits = self._client_settings
         self._bodies = replace(BODIES, limit_request_head=limits.limit_response_head, limit_request_fields=limits.limit_response_fields)
         self._http2 = HTTP2Settings()
-        self._sessions: dict[tuple[object, ...], list[ClientSession]] = {}
-        self._resting: dict[ClientSession, tuple[object, ...]] = {}  # without exchanges, the one that has rested longest first
-        self._dialling: dict[tuple[object, ...], Event] = {}
+        self._sessions = Sessions(settings.max_idle, settings.max_idle_per_host, settings.idle_timeout)
+        self._http1_only = HTTP1Only()
+        self._h2c = _destinations(settings.upstream_h2c)
         self._early: dict[Context, EarlyStream] = {}
         self._bound: WeakSet[Connection] | None = None  # made for the first one, because most proxies never need it
+
+    def begins_http2(self, endpoint: Endpoint) -> bool:
+        """Whether requests for `endpoint`, which is not behind TLS, are of HTTP/2."""
+        if self._settings.upstream_http2 != "on" or endpoint.layers or endpoint.is_proxy:
+            return False
+        if endpoint.begins_http2 or not self._h2c:
+            return endpoint.begins_http2
+        host = comparable(endpoint.host)
+        return (host, None) in self._h2c or (host, endpoint.port) in self._h2c
 
     def next_proxy(self, endpoint: Endpoint, ctx: Context) -> UpstreamProxy:
         """The proxy that requests for `endpoint` go through; `DIRECT` for none, and if a rule dials by itself. Raises `Fault`."""
@@ -79,17 +89,25 @@ class Upstreams:
         except DialError as error:
             raise Fault.of_dial(error) from error
 
-    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, pooled: bool = True, sends: bool = False) -> Client:
-        """A connection, or a stream of HTTP/2, for the exclusive use of one exchange, until it is given back. `sends`: its request has a
-        body. Raises `Fault`."""
+    def take(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, needs: Needs) -> Client:
+        """A connection, or a stream of HTTP/2, for the exclusive use of one exchange, until it is given back. Raises `Fault`."""
         if ctx.flow is not None:
             ctx.flow.dialling = ctx.flow.now()
-        if endpoint.speaks_http2:
-            return StreamExchange(self._session(endpoint, ctx, via, pooled, sends), self._client_settings, alone=ctx.dial is not None)
-        if ctx.dial is None and pooled:
-            kept = self._kept(endpoint, via, ctx)
+        if self._may_be_http2(endpoint, ctx, needs):
+            return self._take_either(endpoint, ctx, via, needs)
+        return self._take_http1(endpoint, ctx, via, needs)
+
+    def _may_be_http2(self, endpoint: Endpoint, ctx: Context, needs: Needs) -> bool:
+        if endpoint.begins_http2:
+            return True
+        if not endpoint.chooses or needs.http1 or endpoint.is_proxy or self._settings.upstream_http2 != "on":
+            return False
+        return self._bound is None or ctx.connection not in self._bound  # what is authenticated is a connection of HTTP/1.1
+
+    def _take_http1(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, needs: Needs) -> Client:
+        if ctx.dial is None and needs.kept:
+            kept = self._kept(self._key(endpoint, via, ctx), via, ctx)
             if kept is not None:
-                self._note_reuse(kept.connection, ctx)
                 return kept
         self._pool.opened += 1
         if endpoint.is_asked_of(via):
@@ -105,83 +123,75 @@ class Upstreams:
                 ctx.flow.connected = ctx.flow.now()
         else:
             connection = self._stream(endpoint, ctx, via, quiet=True)
+        return self._of_http1(connection)
+
+    def _of_http1(self, connection: Connection) -> ClientConnection:
         connection.idle_timeout = self._settings.upstream_idle_timeout
         return ClientConnection(connection, self._client_settings)
 
-    def _kept(self, endpoint: Endpoint, via: UpstreamProxy, ctx: Context) -> ClientConnection | None:
-        """A kept connection, if this client is allowed to connect to its address. It may have been made for a client with more rights."""
+    def _take_either(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, needs: Needs) -> Client:
+        """A stream on a connection of HTTP/2, or a connection of HTTP/1.1, as the server chooses."""
         key = self._key(endpoint, via, ctx)
+        if endpoint.chooses and self._http1_only.covers(key, asked=True):
+            return self._take_http1(endpoint, ctx, via, needs)
+        if needs.alone or ctx.dial is not None:
+            return self._dial(key, endpoint, ctx, via, alone=True)
+        waited = not needs.kept
+        while needs.kept:
+            session = self._sessions.find(key, needs, lambda connection: self._may_reuse(connection, ctx, via))
+            if session is not None:
+                self._pool.reused += 1
+                self._note_reuse(session.connection, ctx)
+                return StreamExchange(session, self._client_settings)
+            if endpoint.chooses:
+                if needs.websocket:  # there is no connection whose server is known to take it
+                    return self._take_http1(endpoint, ctx, via, needs)
+                kept = self._kept(key, via, ctx)
+                if kept is not None:
+                    return kept
+            # If what others dial fails, the requests that have waited for it do not wait for each other.
+            if waited or self._http1_only.covers(key) or not self._sessions.wait_for_others(key):
+                break
+            waited = True
+        dialled = self._sessions.begin_dial(key)
+        try:
+            return self._dial(key, endpoint, ctx, via, alone=False)
+        finally:
+            self._sessions.end_dial(key, dialled)
+
+    def _dial(self, key: tuple[object, ...], endpoint: Endpoint, ctx: Context, via: UpstreamProxy, *, alone: bool) -> Client:
+        """A new connection, of the HTTP that its server chooses. `alone`: if it is of HTTP/2, it is for one exchange."""
+        self._pool.opened += 1
+        layers = offering(endpoint.layers, HTTP_IDS) if endpoint.chooses else ()
+        try:
+            connection = self._stream(endpoint, ctx, via, quiet=True, layers=layers)
+        except Fault:
+            self._http1_only.forget(key)
+            raise
+        if layers and (connection.tls is None or connection.tls.alpn != "h2"):
+            self._http1_only.note(key)
+            return self._of_http1(connection)
+        self._http1_only.forget(key)
+        rests = None if alone else partial(self._sessions.rests, key)
+        session = ClientSession(connection, self._bodies, self._http2, rests)
+        if not alone:
+            self._sessions.add(key, session)
+        return StreamExchange(session, self._client_settings, alone=alone)
+
+    def needs_http1(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> None:
+        """The server has asked for HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 section 7)."""
+        self._http1_only.note(self._key(endpoint, via, ctx), asked=True)
+
+    def _kept(self, key: tuple[object, ...], via: UpstreamProxy, ctx: Context) -> ClientConnection | None:
+        """A kept connection, if this client is allowed to connect to its address. It may have been made for a client with more rights."""
         kept = self._pool.take(key)
         if kept is None:
             return None
         if not self._may_reuse(kept.connection, ctx, via):
             self._pool.put(key, kept)  # for other clients; for this one, the name may have another address that is allowed
             return None
+        self._note_reuse(kept.connection, ctx)
         return kept
-
-    def _session(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, pooled: bool, sends: bool) -> ClientSession:
-        """A connection of HTTP/2 on which a stream can be opened. A body does not go where others have used up the window, since the server
-        may not be reading these."""
-        key = self._key(endpoint, via, ctx)
-        if ctx.dial is not None:
-            return self._new_session(key, endpoint, ctx, via)
-        others = self._dialling.get(key)
-        while True:
-            for session in self._sessions.get(key, ()):
-                if pooled and session.room > 0 and not (sends and session.is_full) and self._may_reuse(session.connection, ctx, via):
-                    self._resting.pop(session, None)
-                    self._pool.reused += 1
-                    self._note_reuse(session.connection, ctx)
-                    return session
-            if others is None:
-                break
-            # Those that come at the same time share what the first one makes. If it fails, they do not wait for each other.
-            others.wait()
-            others = None
-        dialled = Event()
-        self._dialling.setdefault(key, dialled)
-        try:
-            session = self._new_session(key, endpoint, ctx, via)
-            self._sessions.setdefault(key, []).append(session)
-            return session
-        finally:
-            dialled.set()
-            if self._dialling.get(key) is dialled:
-                del self._dialling[key]
-
-    def _new_session(self, key: tuple[object, ...], endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> ClientSession:
-        self._pool.opened += 1
-        connection = self._stream(endpoint, ctx, via, quiet=True)
-        if endpoint.layers and (connection.tls is None or connection.tls.alpn != "h2"):
-            connection.finish()
-            raise Fault(Phase.TLS, f"{endpoint.authority}: the server does not agree on HTTP/2")
-        return ClientSession(connection, self._bodies, self._http2, None if ctx.dial is not None else partial(self._rests, key))
-
-    def _rests(self, key: tuple[object, ...], session: ClientSession) -> None:
-        """`session` has no exchanges any more. Above the limits of the pool, those that have rested longest are closed."""
-        sessions = self._sessions.get(key, ())
-        if session not in sessions:
-            return  # it is closed
-        resting = self._resting
-        resting[session] = key
-        of_key = [each for each in sessions if each in resting]
-        if len(of_key) > self._settings.max_idle_per_host:
-            oldest = min(of_key, key=lambda each: each.idle_since)
-        elif len(resting) > self._settings.max_idle:
-            oldest = next(iter(resting))
-        else:
-            return
-        self._close(resting[oldest], oldest)
-
-    def _close(self, key: tuple[object, ...], session: ClientSession) -> None:
-        """Close `session`, and do not wait for its GOAWAY, since its server may take nothing."""
-        self._resting.pop(session, None)
-        sessions = self._sessions.get(key, [])
-        if session in sessions:
-            sessions.remove(session)
-        if not sessions:
-            self._sessions.pop(key, None)
-        gevent.spawn(session.close)
 
     def _note_reuse(self, connection: Connection, ctx: Context) -> None:
         """The exchange of `ctx` goes on a connection that was there. One that was dialled early for this client is not needed."""
@@ -201,11 +211,7 @@ class Upstreams:
     def prune(self) -> None:
         """Close connections that have rested too long. Call it every few seconds."""
         self._pool.prune()
-        oldest = monotonic() - self._settings.idle_timeout
-        for key, sessions in list(self._sessions.items()):
-            for session in list(sessions):
-                if session.over or (not session.exchanges and session.idle_since <= oldest):
-                    self._close(key, session)
+        self._sessions.prune()
 
     def give_back(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, client: Client) -> None:
         """Take a connection back after its exchange. It is pooled, or closed if it was made by a rule."""
@@ -232,6 +238,16 @@ class Upstreams:
         else:
             self._early[ctx] = EarlyStream(connection, endpoint, via, ctx.dial)
 
+    def agree_early(self, endpoint: Endpoint, ctx: Context) -> str | None:
+        """Connect to `endpoint` for the tunnel `ctx`, and return the ALPN id that the server selects. The connection is kept as an early
+        one. Raises `Fault`."""
+        via = self._next_proxy("tunnel", endpoint, ctx)
+        connection = self._stream(endpoint, ctx, via)
+        agreed = connection.tls.alpn if connection.tls is not None else None
+        made = Endpoint(endpoint.host, endpoint.port, offering(endpoint.layers, () if agreed is None else (agreed,)))
+        self._early[ctx] = EarlyStream(connection, made, via, ctx.dial)
+        return agreed
+
     def early_connection(self, ctx: Context) -> Connection | None:
         """The connection that `dial_early` has made. It stays here for the first request or relay of the tunnel."""
         early = self._early.get(ctx)
@@ -246,9 +262,9 @@ class Upstreams:
     def _owner(self, ctx: Context) -> Context:
         return ctx if ctx in self._early or ctx.tunnel is None else ctx.tunnel
 
-    def _take_early(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool) -> tuple[Connection, tuple[Layer, ...]] | None:
-        """The early connection of the tunnel of `ctx`, and the layers of TLS that it still needs. `quiet`: use it only if the server has
-        not sent anything, because it has to answer requests."""
+    def _take_early(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool) -> tuple[Connection, int] | None:
+        """The early connection of the tunnel of `ctx`, and the number of layers of TLS that it still needs. `quiet`: use it only if the
+        server has not sent anything, because it has to answer requests."""
         owner = self._owner(ctx)
         early = self._early.get(owner)
         if early is None:
@@ -258,16 +274,12 @@ class Upstreams:
             self.drop_early(owner)
             return None
         del self._early[owner]
-        return early.connection, left
+        return early.connection, len(left)
 
     def close(self) -> None:
         """Close the kept connections."""
         self._pool.close()
-        for sessions in list(self._sessions.values()):
-            for session in list(sessions):
-                session.close()
-        self._sessions.clear()
-        self._resting.clear()
+        self._sessions.close()
 
     def bind(self, ctx: Context) -> None:
         """Bind upstream connections to the client connection of `ctx`, which authenticates connections and not requests (NTLM, Negotiate:
@@ -280,15 +292,23 @@ class Upstreams:
         owner = ctx.connection.id if self._bound is not None and ctx.connection in self._bound else None
         # None for no proxy, since the pool hashes the key five times an exchange.
         way = None if via is DIRECT else (via, endpoint.is_asked_of(via))
-        return (endpoint.host, endpoint.port, endpoint.layers, way, owner)
+        layers = endpoint.layers
+        if endpoint.chooses and layers[-1].alpn:  # what the client has agreed on with the proxy makes no difference
+            layers = offering(layers, ())
+        return (endpoint.host, endpoint.port, layers, way, owner)
 
-    def _stream(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool = False) -> Connection:
+    def _stream(
+        self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, quiet: bool = False, layers: tuple[Layer, ...] | None = None
+    ) -> Connection:
+        """`layers` are those of `endpoint`, maybe with other ALPN ids. A layer that an early connection has already stays as it is."""
         flow = ctx.flow
         early = self._take_early(endpoint, ctx, via, quiet) if self._early else None
-        layers = endpoint.layers
+        if layers is None:
+            layers = endpoint.layers
         deadline = monotonic() + self._settings.connect_timeout
         if early is not None:
-            connection, layers = early
+            connection, left = early
+            layers = layers[len(layers) - left :]
         elif ctx.dial is not None:
             try:
                 connection = ctx.dial(endpoint.host, endpoint.port)
@@ -311,3 +331,15 @@ class Upstreams:
         for layer in layers:
             connection = self._tls.secure(connection, endpoint.authority, layer, ctx)
         return connection
+
+
+def _destinations(texts: Iterable[str]) -> frozenset[tuple[str, int | None]]:
+    """`HOST` and `HOST:PORT`. Raises `OperatorError`."""
+    found = set()
+    for text in texts:
+        host, port = split_host_port(text)
+        try:
+            found.add((canonical(host), port))
+        except InvalidName:
+            raise OperatorError(f"upstream_h2c: {text!a} is neither HOST nor HOST:PORT") from None
+    return frozenset(found)

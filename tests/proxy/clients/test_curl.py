@@ -32,7 +32,8 @@ def test_a_page_by_every_way_in(way: str, scheme: str, proxy: ProxyProcess, orig
     told = json.loads(done.stdout)
     assert told["scheme"] == scheme
     host = "host" if scheme == "https" else "Host"  # inside of the tunnel curl speaks HTTP/2, whose names are in lower case
-    assert told["head"][:2] == [f"GET /seen?{way} HTTP/1.1", f"{host}: localhost:{origin.port}"]
+    version = "HTTP/2.0" if scheme == "https" else "HTTP/1.1"
+    assert told["head"][:2] == [f"GET /seen?{way} {version}", f"{host}: localhost:{origin.port}"]
     door = way[:6] if way != "http" else "connect" if scheme == "https" else "http"
     flow = proxy.flows.first(requested(url))
     assert (flow["kind"], flow["door"], flow["response"]["status"]) == ("http", door, 200)
@@ -56,7 +57,7 @@ def test_a_body_arrives_as_it_was_sent(scheme: str, framing: list[str], proxy: P
     done = curl(proxy.url, *framing, "--data-binary", f"@{tmp_path / 'body'}", f"{scheme}://localhost:{origin.port}/seen", ca=proxy.trust.ca)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["head"][0] == "POST /seen HTTP/1.1"
+    assert told["head"][0] == f"POST /seen {'HTTP/2.0' if scheme == 'https' else 'HTTP/1.1'}"
     assert (told["size"], told["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
 
 
