@@ -183,6 +183,9 @@ class Response:
         """Whether the client has cancelled this request, and the connection goes on."""
         return False
 
+    def when_cancelled(self, call: Callable[[], None] | None) -> None:
+        """Have `call` called when that happens; None to take it back. It must not wait."""
+
     #: Whether other requests may be under way on the same connection.
     is_multiplexed = False
 

@@ -241,3 +241,75 @@ def test_requests_that_wait_for_a_dial_which_fails_do_not_wait_for_each_other(la
     clients[0].wait(lambda: len(waiting) == 4)
     over.set()
     assert [client.answer(1).status for client in clients] == ["502"] * 4
+
+
+def test_what_one_client_sends_cannot_be_found_out_by_another_from_sizes(lab: Lab) -> None:
+    """RFC 7541 section 7.1: a guess that is right would be shorter, if it were in the table."""
+
+    def serve(peer: Peer) -> None:
+        for number in range(1, 9, 2):
+            peer.until(lambda number=number: peer.has(number))
+            peer.say(headers(number, [*OK, ("content-length", "0")]))
+
+    peer = Peer(lab, serve)
+    _, port = intercepting(lab)
+    secret = (("x-api-key", "a" * 20), ("cookie", "b=c"), ("authorization", "Bearer d"), ("user-agent", "e"))
+    for _ in range(4):
+        client = alone(lab, port, peer.port)
+        client.say(headers(1, ask("/secret", peer.port, *secret)))
+        assert client.answer(1).status == "200"
+    assert peer.connections == 1
+    assert sorted(name for name, _ in peer.requests.decoder.header_table.dynamic_entries) == [b":authority", b"user-agent"]
+
+
+def test_a_request_that_its_client_cancels_frees_its_stream_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the next look at all clients."""
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1) and peer.has(3))
+        peer.say(headers(3, OK, end=False), data(3, b"begun"))
+        peer.until(lambda: peer.requests.streams[1].reset is not None and peer.requests.streams[3].reset is not None)
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    proxy, port = intercepting(lab)
+    monkeypatch.setattr(proxy._client_watch, "look", lambda now: None)
+    client = alone(lab, port, peer.port)
+    client.say(headers(1, ask("/", peer.port)), headers(3, ask("/", peer.port)))
+    client.wait(lambda: 3 in client.streams and client.streams[3].body == b"begun")
+    (session,) = (each for kept in proxy._upstreams._sessions.by_key.values() for each in kept)
+    assert len(session.exchanges) == 2
+    client.say(reset(1), reset(3))
+    client.wait(lambda: not session.exchanges and not proxy._client_watch.waiting)
+    assert [peer.requests.streams[number].reset for number in (1, 3)] == [f.CANCEL, f.CANCEL]
+
+
+def test_requests_that_clients_cancel_do_not_make_the_server_end_the_connection_of_others(lab: Lab) -> None:
+    """It counts resets (CVE-2023-44487). A connection on which many requests were cancelled takes no more."""
+
+    def serve(peer: Peer) -> None:
+        while True:
+            peer.until(lambda: numbers_of(peer, "/end"))
+            peer.say(*[headers(number, [*OK, ("content-length", "0")]) for number in numbers_of(peer, "/end")])
+            peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    proxy, port = intercepting(lab)
+    client, other = alone(lab, port, peer.port), alone(lab, port, peer.port)
+    other.say(headers(1, ask("/other", peer.port)))
+    kept = proxy._upstreams._sessions.by_key
+    client.wait(lambda: kept)
+    ((first,),) = kept.values()
+    number = 1
+    while first.room:
+        client.say(headers(number, ask("/", peer.port)))
+        client.wait(lambda: len(first.exchanges) == 2)
+        client.say(reset(number))
+        client.wait(lambda: len(first.exchanges) == 1)
+        number += 2
+        assert number < 200
+    assert number > 20
+    client.say(headers(number, ask("/end", peer.port)))
+    assert client.answer(number).status == "200" and peer.connections == 2
+    other.say(reset(1))
+    client.wait(lambda: first.over and [first] not in list(kept.values()))

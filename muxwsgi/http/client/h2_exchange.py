@@ -215,6 +215,8 @@ class StreamExchange:
     def close(self) -> None:
         """End the exchange, complete or not. Idempotent."""
         if hasattr(self, "connection"):
+            if not (self._over or self.stream.ended) and self.stream.code < 0:
+                self.session.note_cancel()
             self.connection.lifeline.reset_at_close = True
             self.connection.finish()
         elif self._alone:

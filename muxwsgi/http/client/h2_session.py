@@ -18,6 +18,7 @@ from muxwsgi.errors import Expired
 from muxwsgi.http.client.h2_engine import ClientEngine
 from muxwsgi.http.client.response_head import ResponseHead
 from muxwsgi.http.h2.body import StreamBody
+from muxwsgi.http.h2.encoder import SHARED_NAMES
 from muxwsgi.http.h2.errors import ENHANCE_YOUR_CALM, NO_ERROR, ConnectionFault
 from muxwsgi.http.h2.field import Field
 from muxwsgi.http.h2.sender import OwnFields, Sender
@@ -46,6 +47,10 @@ PING_TIMEOUT = 20.0
 #: Seconds for the first SETTINGS of a server, if a request depends on them.
 SETTINGS_TIMEOUT = 10.0
 
+#: Requests that were cancelled, less those that were answered, until a connection takes no more. Servers end connections on which many
+#: streams are reset (CVE-2023-44487), so one client could end it for others. Ours ends it at 200, and up to 128 more may be under way.
+CANCELS_AT_MOST = 50
+
 #: Interim responses to one request that wait to be taken: a server may send them faster than the client of the proxy takes them.
 INTERIM_AT_MOST = 64
 
@@ -72,6 +77,7 @@ class ClientSession:
     """
 
     __slots__ = (
+        "_cancels",
         "_heard",
         "_pinged",
         "_reader",
@@ -90,12 +96,13 @@ class ClientSession:
     ) -> None:
         """Owns `connection`, and begins to read it. `rests` is called when the last exchange has ended, and must not wait."""
         self.connection = connection
-        self.engine = ClientEngine(Sender(_OWN), self, http, settings)
+        self.engine = ClientEngine(Sender(_OWN, SHARED_NAMES), self, http, settings)
         self.writing = Writing(connection, self.engine, http)
         self._rests = rests
         self.exchanges: dict[int, Exchange] = {}
         self.idle_since = clock()
         self.used = False  # a response has come on it
+        self._cancels = 0
         self._heard = 0
         self._pinged = 0.0
         self._settled = Event()
@@ -109,7 +116,9 @@ class ClientSession:
     @property
     def room(self) -> int:
         """How many exchanges can be begun now."""
-        return 0 if self.writing.lost is not None or self._reader.dead else self.engine.room
+        if self.writing.lost is not None or self._reader.dead or self._cancels > CANCELS_AT_MOST:
+            return 0
+        return self.engine.room
 
     def takes_connects(self) -> bool:
         """Whether the server takes extended CONNECTs, which its SETTINGS say. Waits for them."""
@@ -124,7 +133,7 @@ class ClientSession:
     @property
     def over(self) -> bool:
         """Whether the connection has ended, or takes no more exchanges and has none."""
-        return self._reader.dead or (self.engine.peer_leaves and not self.exchanges)
+        return self._reader.dead or (not self.exchanges and (self.engine.peer_leaves or self._cancels > CANCELS_AT_MOST))
 
     def _run(self) -> None:
         engine = self.engine
@@ -174,8 +183,14 @@ class ClientSession:
         """`exchange` has a stream."""
         self.exchanges[exchange.stream.id] = exchange
 
+    def note_cancel(self) -> None:
+        """A request is cancelled before its response is complete."""
+        self._cancels += 1
+
     def release(self, exchange: Exchange) -> None:
         """`exchange` needs its stream no more."""
+        if exchange.stream.ended and self._cancels:
+            self._cancels -= 1
         self.exchanges.pop(exchange.stream.id, None)
         self.engine.release(exchange.stream)
         self.idle_since = clock()

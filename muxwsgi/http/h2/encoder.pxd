@@ -14,6 +14,7 @@ cdef class Encoder:
     cdef dict _by_pair, _seen
     cdef object _order
     cdef list _pending
+    cdef frozenset _names
     cdef long long _inserted
     cdef Py_ssize_t _size, _limit
     cdef readonly long long changes

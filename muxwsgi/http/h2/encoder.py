@@ -4,6 +4,11 @@ A field is inserted into the table when it is sent for the second time on the co
 only push others out. Lengths change with each response. Cookies are marked as never indexed, so that an intermediary does not
 compress them either (section 7.1.3).
 
+A connection to an upstream has requests of several clients of the proxy. If the values of all fields were in its table, a client that sees
+the sizes of its packets could find out those of another, by guesses (section 7.1). So only fields in `SHARED_NAMES` are inserted there:
+their values are the same for many clients, and tell nothing about one. Paths, keys, tokens and fields of other names are sent in full. A
+connection for each client would be the other way. It would need as many connections as HTTP/1.1.
+
 What was encoded is valid for as long as the table does not change: see `changes`. **A block that inserts must never be sent twice.**
 """
 
@@ -12,7 +17,7 @@ from collections import deque
 from muxwsgi.http.h2.field import STATIC, TABLE_SIZE
 from muxwsgi.http.h2.huffman import encode as encode_huffman
 
-__all__ = ["Encoder", "Pair"]
+__all__ = ["SHARED_NAMES", "Encoder", "Pair"]
 
 #: Name and value. The name is in lower case.
 Pair = tuple[bytes, bytes]
@@ -26,6 +31,13 @@ INSERTED_AT_MOST = TABLE_SIZE // 4
 #: Never indexed, and not inserted.
 _SENSITIVE = frozenset({b"set-cookie", b"authorization", b"proxy-authorization", b"cookie"})
 _NOT_INSERTED = frozenset({b"content-length", b"content-range", b"etag", b"last-modified"})
+
+#: What may be inserted on a connection with requests of several clients.
+SHARED_NAMES = frozenset(
+    b":authority accept accept-encoding accept-language cache-control content-encoding content-type dnt grpc-accept-encoding"
+    b" grpc-encoding pragma priority sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site"
+    b" sec-fetch-user te upgrade-insecure-requests user-agent".split()
+)
 
 _STATIC_PAIRS: dict[Pair, bytes] = {}
 _STATIC_NAMES: dict[bytes, int] = {}
@@ -44,9 +56,11 @@ class Encoder:
     differs     whether the last block would be encoded in another way the next time, because a field in it will be inserted then
     """
 
-    __slots__ = ("_by_pair", "_inserted", "_limit", "_order", "_pending", "_seen", "_size", "changes", "differs")
+    __slots__ = ("_by_pair", "_inserted", "_limit", "_names", "_order", "_pending", "_seen", "_size", "changes", "differs")
 
-    def __init__(self) -> None:
+    def __init__(self, names: frozenset[bytes] | None = None) -> None:
+        """`names` are those of fields that may be inserted, None for all."""
+        self._names = names
         self._by_pair: dict[Pair, int] = {}  # the number of each entry in the table
         self._order: deque[tuple[Pair, int]] = deque()  # the entries and their sizes, the oldest first
         self._inserted = 0
@@ -92,7 +106,13 @@ class Encoder:
             first, mask = 0x00, 0x0F
             if name in _SENSITIVE:
                 first = 0x10
-            elif size <= INSERTED_AT_MOST and size <= self._limit and name not in _NOT_INSERTED and self._was_seen(pair):
+            elif (
+                size <= INSERTED_AT_MOST
+                and size <= self._limit
+                and name not in _NOT_INSERTED
+                and (self._names is None or name in self._names)
+                and self._was_seen(pair)
+            ):
                 first, mask = 0x40, 0x3F
                 self._insert(pair, size)
             index = _STATIC_NAMES.get(name, 0)

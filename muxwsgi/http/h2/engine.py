@@ -665,6 +665,8 @@ class Engine:
         if stream.body is not None:
             stream.body.break_off(ConnectionResetError(errno.ECONNRESET, reason))
         stream.wake()
+        if stream.gone is not None:
+            stream.gone()
 
     def _close(self, stream: Stream, how: int) -> None:
         self.streams.pop(stream.id, None)

@@ -19,6 +19,8 @@ from muxwsgi.http.rendered import Header, Rendered
 from muxwsgi.http.response import Response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from muxwsgi.http.body import Body
 
 __all__ = ["H2Response", "UpgradeResponse", "response_to", "response_to_upgrade"]
@@ -49,6 +51,9 @@ class H2Response(Response):
     @property
     def cancelled(self) -> bool:
         return self._stream.code >= 0
+
+    def when_cancelled(self, call: "Callable[[], None] | None") -> None:
+        self._stream.gone = call
 
     def _spell(self, status: str, fields: list[Header]) -> bytes:
         return spelled(status, fields)

@@ -101,10 +101,11 @@ class Sender:
         "window",
     )
 
-    def __init__(self, own: OwnFields) -> None:
+    def __init__(self, own: OwnFields, names: frozenset[bytes] | None = None) -> None:
+        """`names` as of `Encoder`."""
         self._own = own
         self._out: list[bytes | memoryview] = []
-        self.encoder = Encoder()
+        self.encoder = Encoder(names)
         self.window = WINDOW_WITHOUT_SETTINGS
         self.initial = WINDOW_WITHOUT_SETTINGS
         self.frame_at_most = FRAME_AT_MOST

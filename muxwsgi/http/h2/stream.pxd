@@ -15,7 +15,7 @@ cdef class Stream:
     cdef public StreamBody body
     cdef public bint ended, finished, held_back, patient, sequential
     cdef public long long code, window, sent, moved, others, turn
-    cdef public object refusal, writer, pace
+    cdef public object refusal, gone, writer, pace
     cdef public int urgency
     cdef public double give_up, waits_since
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from muxwsgi.http.h2.priority import URGENCY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from muxwsgi.errors import PeerError
     from muxwsgi.http.h2.body import StreamBody
     from muxwsgi.wire.pace import Pace
@@ -39,6 +41,7 @@ class Stream:
     give_up         until when its greenlet waits to send, `time.monotonic()` seconds
     turn            when it has last had its turn to send
     sent            bytes of the response's body
+    gone            called once either side has reset it, or the connection has ended before it; None for nothing
     writer          what its greenlet waits on until it may send more, None until it has waited
     pace            of a peer that its greenlet waits for, to send
     waits_since     when it was last looked whether that peer moves, in that wait
@@ -53,6 +56,7 @@ class Stream:
         "environ",
         "finished",
         "give_up",
+        "gone",
         "held_back",
         "id",
         "method",
@@ -89,6 +93,7 @@ class Stream:
         self.sequential = False
         self.turn = 0
         self.sent = 0
+        self.gone: "Callable[[], None] | None" = None
         self.writer: "Ready | None" = None
         self.pace: "Pace | None" = None
         self.waits_since = 0.0

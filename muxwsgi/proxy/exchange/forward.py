@@ -13,7 +13,7 @@ from muxwsgi.http.environ import has_chunks
 from muxwsgi.http.h2.field import OF_CONNECTIONS
 from muxwsgi.http.upstream_span import KEY as UPSTREAM_SPAN
 from muxwsgi.http.upstream_span import UpstreamSpan
-from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch, Waiting
+from muxwsgi.proxy.exchange.client_watch import ClientGone, ClientWatch
 from muxwsgi.proxy.exchange.fields import Fields, RequestPlan, end_to_end
 from muxwsgi.proxy.exchange.response_body import ResponseBody
 from muxwsgi.proxy.exchange.upload import Upload, chunked, pieces_of
@@ -221,14 +221,14 @@ class Forwarder:
 
     def _give_up(self, client: Client, ctx: "Context") -> None:
         client.close()
-        self._client_watch.waiting.pop(ctx, None)
+        self._client_watch.remove(ctx)
 
     def _ask(
         self, client: Client, plan: RequestPlan, data: bytes, incoming: Incoming, streamed: bool, ctx: "Context"
     ) -> tuple[ResponseHead, Upload | None]:
         """Send the request and read the head of the response. `ClientWatch` watches the client from the start."""
         upload: Upload | None = None
-        self._client_watch.waiting[ctx] = Waiting(client.connection, incoming.environ["muxwsgi.response"])
+        self._client_watch.add(ctx, client.connection, incoming.environ["muxwsgi.response"])
         try:
             try:
                 if not isinstance(client, StreamExchange):

@@ -105,7 +105,7 @@ class ResponseBody:
     def take_over(self) -> "Connection":
         """The upstream connection, which carries another protocol after a 101. The caller closes it."""
         self._done = True
-        self._client_watch.waiting.pop(self._ctx, None)
+        self._client_watch.remove(self._ctx)
         if self._upload is not None:
             self._upload.stop()
         self._end_span(None)
@@ -115,7 +115,7 @@ class ResponseBody:
         self._done = True
         if self._client.body.trailers:
             self.trailers = list(self._client.body.trailers.items())  # copied, because another exchange may get the connection
-        self._client_watch.waiting.pop(self._ctx, None)
+        self._client_watch.remove(self._ctx)
         if self._upload is not None and not self._upload.complete:
             self._upload.stop()
             self._client.close()
@@ -127,7 +127,7 @@ class ResponseBody:
 
     def _end(self, reason: str) -> None:
         self._done = True
-        self._client_watch.waiting.pop(self._ctx, None)
+        self._client_watch.remove(self._ctx)
         if self._upload is not None:
             self._upload.stop()
         self._client.close()
