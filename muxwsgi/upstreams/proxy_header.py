@@ -67,7 +67,9 @@ def _version_1(client: Connection) -> bytes:
     if ends is None:  # a unix socket
         return b"PROXY UNKNOWN\r\n"
     (source, source_port), (target, target_port) = ends
-    return f"PROXY TCP{source.version} {source} {target} {source_port} {target_port}\r\n".encode("ascii")
+    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+    texts = [socket.inet_ntop(family, each.packed) for each in (source, target)]
+    return f"PROXY TCP{source.version} {texts[0]} {texts[1]} {source_port} {target_port}\r\n".encode("ascii")
 
 
 def _version_2(client: Connection, wanted: frozenset[str]) -> bytes:
