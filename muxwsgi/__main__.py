@@ -3,6 +3,7 @@
 import sys
 
 from muxwsgi.build import wrong_platform
+from muxwsgi.uncollected import uncollected
 
 __all__ = ["main"]
 
@@ -13,8 +14,9 @@ def main() -> None:
     if reason is not None:
         print(f"muxwsgi: error: {reason}", file=sys.stderr)
         sys.exit(2)
-    from muxwsgi.cli import main as command_line  # imports what only Linux has
-    from muxwsgi.cli.ending import end, report_full_output
+    with uncollected():
+        from muxwsgi.cli import main as command_line  # imports what only Linux has
+        from muxwsgi.cli.ending import end, report_full_output
 
     report_full_output()
     status = command_line()

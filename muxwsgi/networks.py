@@ -3,17 +3,17 @@
 `10.0.0.0/8, 192.0.2.7, fd00::/8`; `*` for every peer, `none` for no peer. `wire/peer.py` compares the address of a peer with a list.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import IPAddress, unmapped
+from muxwsgi.record import record
 
 __all__ = ["LOOPBACK", "Networks", "parse_networks"]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Networks:
     """
     networks    addresses are networks with one address

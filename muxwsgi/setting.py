@@ -5,10 +5,11 @@ Its default, its unit, its bounds, its help, and the option by which an operator
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 
 __all__ = ["Setting", "check", "from_options", "read_options", "setting", "settings_of", "shared"]
 
@@ -17,7 +18,7 @@ Settings = TypeVar("Settings")
 _KEY = "muxwsgi.setting"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class Setting:
     """What is known of one field.
 

@@ -7,9 +7,9 @@ cannot keep `muxwsgi ctl` from the control socket.
 import gc
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from muxwsgi.record import record
 from muxwsgi.server.binds import Listening
 from muxwsgi.server.board import Board
 from muxwsgi.server.introductions import Introductions
@@ -26,7 +26,7 @@ log = logging.getLogger("muxwsgi.error")
 MOST = 512
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class AdminServing:
     """What the admin process needs.
 

@@ -1,6 +1,6 @@
 """The command line. Importing it imports no gevent, because the commands that serve fork before a worker imports it."""
 
-import secrets
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from muxwsgi.cli.options import ALL, OPTIONS, collect
 from muxwsgi.cli.proxy_options import PROXY_OPTIONS
 from muxwsgi.errors import OperatorError
 from muxwsgi.signals import Signals
+from muxwsgi.uncollected import uncollected
 
 if TYPE_CHECKING:
     from muxwsgi.cli.preloading import Loaded
@@ -74,13 +75,13 @@ def run(app: str | None, config: str | None, check_config: bool, print_config: b
         return values
 
     def preload(values: dict[str, Any]) -> "Loaded":
-        from muxwsgi.cli.run import preload
-
+        with uncollected():
+            from muxwsgi.cli.run import preload
         return preload(values, signals)
 
     def serve(role: "Role", loaded: "Loaded | None") -> None:
-        from muxwsgi.cli.run import serve
-
+        with uncollected():
+            from muxwsgi.cli.run import serve
         serve(role, signals, loaded)
 
     return _served(read, signals, serve, preload)
@@ -93,8 +94,8 @@ def _served(
     preload: "Callable[[dict[str, Any]], Loaded]",
 ) -> object:
     """The result of a command that serves: an exit status, or `_SERVED` in a worker that has served."""
-    from muxwsgi.cli.workers import serve_in_workers
-
+    with uncollected():
+        from muxwsgi.cli.workers import serve_in_workers
     status = serve_in_workers(read, signals, serve, preload)
     return _SERVED if status is None else status
 
@@ -110,14 +111,14 @@ def proxy(config: str | None, check_config: bool, print_config: bool, **flags: A
         return None
     signals = _taken_signals()
 
-    pseudonym = secrets.token_hex(8)  # of all workers, also of those after a reload
+    pseudonym = os.urandom(8).hex()  # of all workers, also of those after a reload
 
     def read() -> dict[str, Any]:
         return _of_proxy(flags, config)
 
     def serve(role: "Role", loaded: "Loaded | None") -> None:
-        from muxwsgi.cli.proxy import serve
-
+        with uncollected():
+            from muxwsgi.cli.proxy import serve
         serve(role, signals, pseudonym)
 
     return _served(read, signals, serve, _no_application)

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.admin.process import AdminServing
@@ -11,6 +10,7 @@ from muxwsgi.cli.options import ALL
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import address_of
 from muxwsgi.observe.exposition import check_installed
+from muxwsgi.record import record
 from muxwsgi.server.bind_text import parse_bind
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.board import Board
@@ -35,7 +35,7 @@ _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 Values = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Admin:
     """What the options ask for, with open sockets.
 

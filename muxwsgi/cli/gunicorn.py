@@ -5,16 +5,16 @@ that does not exist here, and the table of docs/from-gunicorn.md. The settings a
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.cli.hooks import HOOKS
 from muxwsgi.cli.option import Option
+from muxwsgi.record import record
 
 __all__ = ["SETTINGS", "Theirs", "hint", "hint_for", "markdown", "option_for"]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Theirs:
     """One setting of gunicorn.
 

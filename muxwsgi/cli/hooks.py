@@ -9,10 +9,10 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.signals import StopRequested, may_be_ctrl_c
 
 __all__ = ["HOOKS", "Hooks", "markdown", "read_hook"]
@@ -20,7 +20,7 @@ __all__ = ["HOOKS", "Hooks", "markdown", "read_hook"]
 log = logging.getLogger("muxwsgi.error")
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Hook:
     """One hook.
 

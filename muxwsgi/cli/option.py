@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import settings_of
 
 __all__ = ["PREFIX", "Option", "by_section", "option", "options_of"]
@@ -13,7 +13,7 @@ __all__ = ["PREFIX", "Option", "by_section", "option", "options_of"]
 PREFIX = "MUXWSGI_"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class Option:
     """One setting. `name` is its key in the file; the flag is `--name` with dashes, the variable MUXWSGI_NAME.
 

@@ -3,7 +3,6 @@ has served for too long or uses too much memory."""
 
 import logging
 import os
-import random
 import signal
 from collections.abc import Callable
 from time import monotonic
@@ -37,6 +36,8 @@ class Place:
         self._most_memory = settings.max_worker_memory << 20
         self._most_requests = settings.max_requests
         if self._most_requests:
+            import random
+
             self._most_requests += random.randint(0, settings.max_requests_jitter)
         self._time_to_end = settings.graceful_timeout + settings.kill_after
         self._leaves_at = monotonic() + settings.worker_lifetime if settings.worker_lifetime else None

@@ -10,13 +10,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import address_text
+from muxwsgi.record import record
 from muxwsgi.server.preloader import Preloader
 from muxwsgi.server.worker import Worker
 from muxwsgi.wire.plain_socket import PlainSocket
@@ -29,7 +29,7 @@ __all__ = ["Leftovers", "Loaded", "preload", "preloads", "say_no_preload"]
 log = logging.getLogger("muxwsgi.error")
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Loaded:
     """What a preloader has loaded, and the error log that it has opened before."""
 

@@ -16,13 +16,13 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.machinery import SourcelessFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.signals import StopRequested
 
 __all__ = ["PythonFile", "is_python_file", "loaded_files", "run_python_file"]
@@ -42,7 +42,7 @@ _loaded: set[str] = set()
 _run_files: set[str] = set()
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class PythonFile:
     """What a file has assigned.
 

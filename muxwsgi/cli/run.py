@@ -26,6 +26,7 @@ from muxwsgi.server.page import State
 from muxwsgi.server.proxy_application import ProxyApplication
 from muxwsgi.server.reuse_port import LAST_HANDSHAKES
 from muxwsgi.server.server import Server
+from muxwsgi.server.turned_away import load_protocols
 from muxwsgi.signals import Signals, StopRequested
 from muxwsgi.wire.frames import keep_frames
 
@@ -39,6 +40,9 @@ log = logging.getLogger("muxwsgi.error")
 #: Seconds between two batches of the access log, and between two attempts to write waiting lines.
 BATCH_INTERVAL = 1.0
 RETRY_INTERVAL = 0.05
+
+#: Seconds until a worker that serves loads what only messages need.
+LOAD_PROTOCOLS_AFTER = 1.0
 
 #: Seconds between two log lines about lost lines.
 COMPLAINING = 60.0
@@ -147,6 +151,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
     keep_frames()
     announce(server, app, name, hijackers, role.announced)  # a program that reads this may send the master a signal at once
     keeper = gevent.spawn(_keep_logs, error_log, observers)
+    loader = gevent.spawn_later(LOAD_PROTOCOLS_AFTER, load_protocols)
     watched.start()
     place.start(server)
     for_developer.start()
@@ -157,6 +162,7 @@ def _serve_made(make: Make, name: str, role: "Role", signals: Signals, has_page:
         place.stop()
         watched.stop()
         keeper.kill()
+        loader.kill()
         for each in logs:
             _do(each.close)
         role.hooks.ended()

@@ -4,10 +4,10 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.server.pid_file import PidFile
 from muxwsgi.server.privileges import Identity, identity_of
 from muxwsgi.setting import from_options
@@ -24,7 +24,7 @@ PID_SUFFIX = ".2"
 _LOGS = ("error_logfile", "access_logfile", "stream_logfile")
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class System:
     """What workers of one generation get from the machine.
 

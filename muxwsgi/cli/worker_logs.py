@@ -1,11 +1,11 @@
 """What a worker's logs have beyond those of a master: what observes the traffic, `--capture-output`, and a greenlet for the operator's
-handlers."""
+handlers. An observer is imported where it is made, because most workers have none."""
 
 import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
@@ -13,18 +13,19 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
 from muxwsgi.http.environ import WSGIApplication
 from muxwsgi.http.request_id import RequestIds
-from muxwsgi.observe.access_format import DEFAULT_FORMAT, JSON_FORMAT
-from muxwsgi.observe.access_log import AccessLog
 from muxwsgi.observe.error_log import ACCESS, STREAM, ErrorLog
 from muxwsgi.observe.standard_streams import flush_streams
-from muxwsgi.observe.statsd import StatsD
-from muxwsgi.observe.stream_log import StreamLog
-from muxwsgi.observe.tracing import Tracing
 from muxwsgi.setting import from_options
 from muxwsgi.settings import LogSettings
 from muxwsgi.settings.trust import TrustSettings
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.peer import TrustedPeers
+
+if TYPE_CHECKING:
+    from muxwsgi.observe.access_log import AccessLog
+    from muxwsgi.observe.statsd import StatsD
+    from muxwsgi.observe.stream_log import StreamLog
+    from muxwsgi.observe.tracing import Tracing
 
 __all__ = ["Observer", "Observers", "capture_output", "serve_log_handlers"]
 
@@ -63,7 +64,7 @@ class Observers:
         """Raises `OperatorError`."""
         settings = from_options(LogSettings, values)
         trusts = TrustedPeers(from_options(TrustSettings, values).forwarders).trusts
-        tracing = Tracing(trusts=trusts) if settings.otel_traces else None
+        tracing = _tracing(settings, trusts)
         made = (_access_log(values, error_log), _stream_log(values, error_log), _statsd(settings), tracing)
         self._all: list[Observer] = [each for each in made if each is not None]
 
@@ -112,30 +113,46 @@ def _do(what: Callable[[], None]) -> None:
         log.exception("%r failed", what)
 
 
-def _access_log(values: Mapping[str, Any], error_log: ErrorLog) -> AccessLog | None:
+def _access_log(values: Mapping[str, Any], error_log: ErrorLog) -> "AccessLog | None":
     settings = from_options(LogSettings, values)
     syslog = None if settings.disable_redirect_access_to_syslog else error_log.syslog
     logger = logging.getLogger(ACCESS) if ACCESS in error_log.configured else None
     path = values["access_logfile"]
     if not path and syslog is None and logger is None:
         return None
+    from muxwsgi.observe.access_format import DEFAULT_FORMAT
+    from muxwsgi.observe.access_log import AccessLog
+
     format_text = values["access_logformat"] or DEFAULT_FORMAT
     return AccessLog(path or None, format_text, syslog=syslog, logger=logger, exclude=settings.access_log_exclude)
 
 
-def _stream_log(values: Mapping[str, Any], error_log: ErrorLog) -> StreamLog | None:
+def _stream_log(values: Mapping[str, Any], error_log: ErrorLog) -> "StreamLog | None":
     path = values["stream_logfile"]
     logger = logging.getLogger(STREAM) if STREAM in error_log.configured else None
     if not path and logger is None:
         return None
+    from muxwsgi.observe.access_format import JSON_FORMAT
+    from muxwsgi.observe.stream_log import StreamLog
+
     syslog = error_log.syslog if path else None
     return StreamLog(path or None, as_json=values["access_logformat"] == JSON_FORMAT, syslog=syslog, logger=logger)
 
 
-def _statsd(settings: LogSettings) -> StatsD | None:
+def _statsd(settings: LogSettings) -> "StatsD | None":
     if settings.statsd_host is None:
         return None
+    from muxwsgi.observe.statsd import StatsD
+
     return StatsD(settings.statsd_host, prefix=settings.statsd_prefix, tags=settings.dogstatsd_tags)
+
+
+def _tracing(settings: LogSettings, trusts: Callable[[Any], bool]) -> "Tracing | None":
+    if not settings.otel_traces:
+        return None
+    from muxwsgi.observe.tracing import Tracing
+
+    return Tracing(trusts=trusts)
 
 
 def serve_log_handlers(error_log: ErrorLog) -> None:

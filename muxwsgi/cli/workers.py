@@ -32,6 +32,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.observe.error_log import ErrorLog
 from muxwsgi.observe.metrics import GAUGES
 from muxwsgi.observe.standard_streams import take_streams
+from muxwsgi.record import record
 from muxwsgi.server.binds import Listening, listen_on
 from muxwsgi.server.board import Board
 from muxwsgi.server.front_contexts import front_contexts
@@ -47,6 +48,7 @@ from muxwsgi.server.worker import Given, Worker, end_with
 from muxwsgi.setting import from_options
 from muxwsgi.settings import AdminSettings, ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals, StopRequested
+from muxwsgi.uncollected import uncollected
 
 if TYPE_CHECKING:
     from muxwsgi.wire.tls.server_context import ServerContext
@@ -66,7 +68,7 @@ STDERR = 2
 BEFORE_FORK = ("httptools",)
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Role:
     """The data that a worker gets from its master.
 
@@ -172,9 +174,10 @@ def _serve_in_worker(role: Role, serve: Callable[[Role, Loaded | None], None], l
             if role.system.become_worker():
                 end_with(master)
             # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
-            from muxwsgi.patch import patch_all
+            with uncollected():
+                from muxwsgi.patch import patch_all
 
-            patch_all()
+                patch_all()
         role.hooks.forked()
         serve(role, loaded)
     except Exception as error:

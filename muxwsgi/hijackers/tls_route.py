@@ -5,7 +5,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import PeerError
-from muxwsgi.mux.explain import Opening, listed
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.mux import Mux
 from muxwsgi.mux.route import FIRST, Route
@@ -13,6 +12,7 @@ from muxwsgi.protocols.tls import ClientHello, parse_client_hello, tls
 from muxwsgi.settings.tls import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
+    from muxwsgi.mux.explain import Opening
     from muxwsgi.wire.connection import Connection
     from muxwsgi.wire.tls.server_context import ServerContext
 
@@ -43,8 +43,10 @@ class TLSHandler:
             inside.trace.append(f"{agreed.version}, server name {agreed.sni or 'none'}, ALPN {agreed.alpn or 'none'}")
         self.inner(inside)
 
-    def opening(self, data: bytes) -> Opening:
+    def opening(self, data: bytes) -> "Opening":
         """What the ClientHello says that `data` begins with."""
+        from muxwsgi.mux.explain import Opening, listed  # no server explains
+
         hello = parse_client_hello(data)
         if not isinstance(hello, ClientHello):
             return Opening("TLS", "Inside TLS: the bytes hold no complete ClientHello, so its server name and ALPN are not known.")

@@ -10,7 +10,6 @@ It is a WSGI middleware, so it can be used for one mounted application alone. Th
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,14 +39,17 @@ class RequestBuffering:
 
     def __init__(self, app: WSGIApplication, limit: int) -> None:
         """`limit`: bytes of a chunked body, above: 413; 0 for no limit but that of other bodies."""
+        from muxwsgi.http.spool import Spool  # most applications need no buffering, and `tempfile` takes long to import
+
         self.app = app
         self._limit = limit
+        self._spool = Spool
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if not environ.get("wsgi.input_terminated"):  # it has a Content-Length, or no body
             return self.app(environ, start_response)
         with contextlib.ExitStack() as stack:
-            spool = stack.enter_context(_Spool(max_size=IN_MEMORY))
+            spool = stack.enter_context(self._spool(max_size=IN_MEMORY))
             size = 0
             source = environ["wsgi.input"]
             while data := source.read1(BLOCK):
@@ -57,11 +59,11 @@ class RequestBuffering:
                 try:
                     spool.write(data)
                 except OSError as error:
-                    return _not_stored(environ, start_response, error)
+                    return self._not_stored(environ, start_response, error)
             try:
                 spool.seek(0)  # what the file holds back is written here, which may fail as well
             except OSError as error:
-                return _not_stored(environ, start_response, error)
+                return self._not_stored(environ, start_response, error)
             environ["wsgi.input"] = spool
             environ["CONTENT_LENGTH"] = str(size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is not chunked any more; in HTTP/2 it never was
@@ -70,16 +72,11 @@ class RequestBuffering:
                 return result
             return _Result(result, stack.pop_all())
 
-
-class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """Closes also if the rest cannot be written, because it will not be read."""
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            super().close()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def _not_stored(self, environ: Environ, start_response: Callable[..., Any], error: OSError) -> list[bytes]:
+        """RFC 4918 section 11.5."""
+        why = error.strerror or str(error)
+        log.error("a request body cannot be buffered in %s: %s: %s is answered with 507", self._spool.folder(), why, environ["RAW_URI"])
+        return _refused(start_response, "507 Insufficient Storage", "no room for the request's body")
 
 
 class _Result:
@@ -102,14 +99,6 @@ class _Result:
 def _refused(start_response: Callable[..., Any], status: str, text: str) -> list[bytes]:
     start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")])
     return [f"{text}\n".encode()]
-
-
-def _not_stored(environ: Environ, start_response: Callable[..., Any], error: OSError) -> list[bytes]:
-    """RFC 4918 section 11.5."""
-    folder = tempfile.tempdir or "a folder for temporary files"  # None where none was found to be usable: asking again would raise
-    why = error.strerror or str(error)
-    log.error("a request body cannot be buffered in %s: %s: %s is answered with 507", folder, why, environ["RAW_URI"])
-    return _refused(start_response, "507 Insufficient Storage", "no room for the request's body")
 
 
 def with_buffering(app: WSGIApplication, when: BufferChunked, limit: int) -> WSGIApplication:

@@ -39,10 +39,11 @@ _OTHER = len(METHODS) - 1
 
 def _columns() -> bytes:
     """The place in `STATUSES` of each status from 0 to 999. Those from 600 on count as errors of the server (RFC 9110 section 15)."""
-    columns = bytearray([_NONE]) * 1000
-    for code in range(200, 1000):
-        name = str(code)
-        columns[code] = STATUSES.index(name if name in STATUSES else f"{min(name[0], '5')}xx")
+    columns = bytearray([_NONE]) * 200
+    for name, codes in (("2xx", 100), ("3xx", 100), ("4xx", 100), ("5xx", 500)):
+        columns += bytes([STATUSES.index(name)]) * codes
+    for code in _APART:
+        columns[code] = STATUSES.index(str(code))
     return bytes(columns)
 
 

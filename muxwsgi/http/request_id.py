@@ -8,8 +8,8 @@ those inside of a tunnel of the proxy are served by the greenlet that serves its
 """
 
 import logging
+import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,7 +67,7 @@ class RequestIds:
         def identified(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             given = environ.get(self._key)
             if given is None or not _VALID.fullmatch(given) or not self._trusts(environ["muxwsgi.connection"].client):
-                given = secrets.token_hex(16)  # as nginx's $request_id
+                given = os.urandom(16).hex()  # as nginx's $request_id
             environ[self._key] = environ[KEY] = given
             if passes_on:
                 environ["muxwsgi.fields"] = with_field(environ["muxwsgi.fields"], self._header, given)

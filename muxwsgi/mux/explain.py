@@ -4,12 +4,12 @@ It asks the same `Mux.decide` that serves connections.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.mux import Decision, Mux, Reason
 from muxwsgi.mux.route import Route
+from muxwsgi.record import record
 
 __all__ = ["Answer", "Explanation", "LayerHandler", "Opening", "answer", "explain", "listed"]
 
@@ -17,7 +17,7 @@ __all__ = ["Answer", "Explanation", "LayerHandler", "Opening", "answer", "explai
 _SHOWN = 60
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Opening:
     """What a client says at the beginning of a layer.
 
@@ -41,7 +41,7 @@ class LayerHandler(Protocol):
         """What a client says that begins with `data`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Answer:
     """What the matcher of a route says of the bytes.
 
@@ -61,7 +61,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Explanation:
     """What `explain` found. `str()` of it is for people.
 

@@ -6,13 +6,14 @@ so it imports no gevent.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.mux import matchers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.route import Handler, Route
+from muxwsgi.record import record
 from muxwsgi.setting import read_options
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ RESERVED_NAMES = frozenset({"all", "close", "forward", "http", "http2", "none", 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Hijacker:
     """The arguments of `@hijack`: a handler and the settings of its route (see `hijack` for each)."""
 

@@ -37,7 +37,8 @@ MAX_STATES = 4096
 #: may send each byte of a long line in a packet.
 STAYS = 32
 
-_EVERY_BYTE = bytes(range(256))
+_EVERY_BYTE = frozenset(range(256))
+_EVERY_BYTE_BUT_NEWLINE = _EVERY_BYTE - {10}
 
 _CATEGORIES = {
     _constants.CATEGORY_DIGIT: rb"\d",
@@ -72,7 +73,7 @@ class Automaton:
             raise ValueError(
                 f"pattern {pattern!r}: the locale flag makes the answer depend on more than the bytes"
             )
-        self._edges: list[dict[int, int] | None] = []  # byte -> node, for a node that takes one
+        self._edges: list[tuple[frozenset[int], int] | None] = []  # for a node that takes a byte: which ones, and the node after it
         self._silent: list[tuple[int, ...]] = []  # nodes reached without a byte
         self._pattern = pattern
         self._accept = self._node()
@@ -138,9 +139,9 @@ class Automaton:
     def _step(self, state: State, byte: int) -> State:
         taken = []
         for node in state:
-            edges = self._edges[node]
-            if edges is not None and byte in edges:
-                taken.append(edges[byte])
+            edge = self._edges[node]
+            if edge is not None and byte in edge[0]:
+                taken.append(edge[1])
         return self._closure(taken)
 
     def _closure(self, nodes: list[int]) -> State:
@@ -155,10 +156,10 @@ class Automaton:
 
     # Building, from the end of the pattern to its start: each part is told the node that follows it
 
-    def _node(self, *silent: int, edges: dict[int, int] | None = None) -> int:
+    def _node(self, *silent: int, edge: tuple[frozenset[int], int] | None = None) -> int:
         if len(self._edges) >= MAX_NODES:
             raise ValueError(f"pattern {self._pattern!r} is too large: its counted repeats are unrolled")
-        self._edges.append(edges)
+        self._edges.append(edge)
         self._silent.append(silent)
         return len(self._edges) - 1
 
@@ -181,7 +182,7 @@ class Automaton:
         taken = self._bytes(operation, argument, flags)
         if not taken:
             raise ValueError(f"pattern {self._pattern!r} has a class that no byte is in")
-        return self._node(edges=dict.fromkeys(taken, after))
+        return self._node(edge=(taken, after))
 
     def _repeat(self, least: int, most: Any, items: Any, flags: int, after: int) -> int:
         if most is _constants.MAXREPEAT:
@@ -196,32 +197,30 @@ class Automaton:
             after = self._sequence(items, flags, after)
         return after
 
-    def _bytes(self, operation: Any, argument: Any, flags: int) -> set[int]:
+    def _bytes(self, operation: Any, argument: Any, flags: int) -> frozenset[int]:
         """The bytes that a part of one byte takes."""
         if operation is _constants.LITERAL:
-            found = {argument}
-        elif operation is _constants.NOT_LITERAL:
-            return set(_EVERY_BYTE) - _both_cases({argument}, flags)
-        elif operation is _constants.ANY:
-            return set(_EVERY_BYTE) if flags & re.DOTALL else set(_EVERY_BYTE) - {10}
-        elif operation is _constants.IN:
-            negated = argument[0][0] is _constants.NEGATE
-            found = set()
-            for kind, value in argument[negated:]:
-                if kind is _constants.RANGE:
-                    found.update(range(value[0], value[1] + 1))
-                elif kind is _constants.CATEGORY:
-                    found.update(b"".join(re.findall(_CATEGORIES[value], _EVERY_BYTE)))
-                else:
-                    found.add(value)
-            found = _both_cases(found, flags)
-            return set(_EVERY_BYTE) - found if negated else found
-        else:
+            return _both_cases({argument}, flags)
+        if operation is _constants.NOT_LITERAL:
+            return _EVERY_BYTE - _both_cases({argument}, flags)
+        if operation is _constants.ANY:
+            return _EVERY_BYTE if flags & re.DOTALL else _EVERY_BYTE_BUT_NEWLINE
+        if operation is not _constants.IN:
             raise ValueError(f"pattern {self._pattern!r} has {operation}, which matchers do not know")
-        return _both_cases(found, flags)
+        negated = argument[0][0] is _constants.NEGATE
+        found: set[int] = set()
+        for kind, value in argument[negated:]:
+            if kind is _constants.RANGE:
+                found.update(range(value[0], value[1] + 1))
+            elif kind is _constants.CATEGORY:
+                found.update(b"".join(re.findall(_CATEGORIES[value], bytes(range(256)))))
+            else:
+                found.add(value)
+        taken = _both_cases(found, flags)
+        return _EVERY_BYTE - taken if negated else taken
 
 
-def _both_cases(found: set[int], flags: int) -> set[int]:
+def _both_cases(found: set[int], flags: int) -> frozenset[int]:
     if not flags & re.IGNORECASE:
-        return found
-    return found | set(bytes(found).lower()) | set(bytes(found).upper())
+        return frozenset(found)
+    return frozenset(found).union(bytes(found).lower(), bytes(found).upper())

@@ -7,22 +7,24 @@ listed and switched off without an import.
 
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.installed import packages_naming
 from muxwsgi.mux.hijack import Hijacker, check_name, hijacker_of
+from muxwsgi.record import record
 from muxwsgi.signals import StopRequested, may_be_ctrl_c
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["GROUP", "LoadError", "Registered", "discover", "select"]
 
 GROUP = "muxwsgi.hijack"
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class LoadError:
     """Why an installed hijacker cannot be used: one line, and the traceback of its import ("" where there is
     none).
@@ -35,7 +37,7 @@ class LoadError:
 class Registered:
     """An installed hijacker. Its module is imported when `hijacker` or `error` is first asked for."""
 
-    def __init__(self, entry_point: EntryPoint) -> None:
+    def __init__(self, entry_point: "EntryPoint") -> None:
         distribution = entry_point.dist
         self.name = entry_point.name
         self.target = entry_point.value
@@ -99,14 +101,14 @@ class Registered:
         return self._loaded if isinstance(self._loaded, LoadError) else None
 
 
-def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
+def discover(found: "Iterable[EntryPoint] | None" = None) -> list[Registered]:
     """The hijackers that are installed, by name. Nothing is imported yet.
 
     Where two packages have one of the same name, that name has an `error`, which stops only a start that wants it. `found`
     are other entry points than the installed ones.
     """
     by_name: dict[str, Registered] = {}
-    for entry_point in entry_points(group=GROUP) if found is None else found:
+    for entry_point in _installed() if found is None else found:
         registered = Registered(entry_point)
         earlier = by_name.setdefault(registered.name, registered)
         if earlier is registered:
@@ -114,6 +116,15 @@ def discover(found: Iterable[EntryPoint] | None = None) -> list[Registered]:
         if (earlier.package, earlier.target) != (registered.package, registered.target):
             earlier.clash_with(registered)
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _installed() -> "Iterable[EntryPoint]":
+    """The entry points of the group."""
+    if not packages_naming(GROUP):
+        return ()
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def select(
@@ -142,6 +153,8 @@ def select(
 
 def unknown_hijacker(name: str, known: Iterable[str]) -> str:
     """The message for a name that no installed hijacker has."""
+    from difflib import get_close_matches  # messages alone need it
+
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
     if near:

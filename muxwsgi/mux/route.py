@@ -1,12 +1,13 @@
 """`Route`: a matcher, the handler that it leads to, and limits. A mux chooses between routes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from muxwsgi.mux.match import check_answers
 from muxwsgi.mux.matchers import Matcher
 from muxwsgi.mux.slots import Slots
+from muxwsgi.record import record
 
 if TYPE_CHECKING:  # plugins import this module, and need no gevent for it
     from muxwsgi.wire.connection import Connection
@@ -23,7 +24,7 @@ Condition = Callable[["Connection"], bool]
 Handler = Callable[["Connection"], None]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Route:
     """One handler that a connection can go to, and when it does.
 

@@ -4,7 +4,7 @@ The package prometheus-client makes the text (`pip install muxwsgi[metrics]`). I
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from muxwsgi import __version__
@@ -12,11 +12,12 @@ from muxwsgi.build import BUILD
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.certificates import CertificateRow
 from muxwsgi.observe.metrics import METRICS, PLACES, ROUTES, UNDECIDED, Metric
+from muxwsgi.record import record
 
 __all__ = ["Readings", "check_installed", "expose", "values_of"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class Readings:
     """What was read of all processes at one time.
 

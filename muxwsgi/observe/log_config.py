@@ -18,11 +18,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.output import Output, TextOutput, may_wait, standard_output
+from muxwsgi.record import record
 
 __all__ = ["GUNICORN", "Guard", "LogConfig"]
 
@@ -42,7 +43,7 @@ TURN = 50
 COMPLAINING = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class LogConfig:
     """A configuration that was read. Applied again, it is the same, even if the file has changed.
 

@@ -9,10 +9,10 @@ operator's. They have `ROUTES` rows, and the routes that find no row left share 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.http.exchange_counts import BUCKETS, METHODS, STATUSES
+from muxwsgi.record import record
 
 __all__ = [
     "EXPIRY", "FAILURES", "GAUGES", "LAG_BUCKETS", "METRICS", "OF_MASTER", "OF_WORKERS", "PHASES", "PLACES", "ROUTES", "UNDECIDED", "WORDS", "Metric", "markdown"
@@ -34,7 +34,7 @@ PHASES = ("sniff", "handshake", "request_head", "request_body", "response", "idl
 Source = Literal["workers", "each", "master", "certificates"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class Metric:
     """One metric.
 

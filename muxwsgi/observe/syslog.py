@@ -24,12 +24,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import split_host_port
 from muxwsgi.observe.output import native
+from muxwsgi.record import record
 from muxwsgi.settings.logs import FACILITIES
 
 __all__ = ["INFO", "Syslog", "SyslogAddress", "severity_of"]
@@ -59,7 +59,7 @@ _NO_ROOM = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class SyslogAddress:
     """Where the daemon listens. `path` is that of a unix socket; "" for one of the network."""
 

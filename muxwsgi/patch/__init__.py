@@ -8,8 +8,8 @@ A program that serves by `Server` itself and has called gevent's `patch_all` may
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 
+from muxwsgi.installed import packages_naming
 from muxwsgi.patch.on_import import when_imported
 from muxwsgi.patch.processes import patch_connections, patch_multiprocessing, patch_semaphores
 from muxwsgi.patch.running_loop import patch_asyncio
@@ -22,7 +22,7 @@ def patch_all() -> None:
     else is imported. Idempotent."""
     from gevent import monkey
 
-    with _packages_read_once():
+    with _plugins_looked_for_once():
         monkey.patch_all()
     when_imported("asyncio", patch_asyncio)
     when_imported("multiprocessing.connection", patch_connections)
@@ -30,9 +30,23 @@ def patch_all() -> None:
 
 
 @contextmanager
-def _packages_read_once() -> Iterator[None]:
+def _plugins_looked_for_once() -> Iterator[None]:
     """gevent looks for its plugins before and after each module that it patches, 25 times. Each time `entry_points` opens a file of each
-    installed package, which took more than half of the time of a start where 80 are installed."""
+    installed package, which took more than half of the time of a start where 80 are installed.
+
+    gevent's own plugin warns if `signal` is patched and `os` is not, so it has nothing to say here."""
+    if packages_naming("gevent.plugins.") <= {"gevent"}:
+        from gevent import events
+
+        looked = events.notify_and_call_entry_points
+        events.notify_and_call_entry_points = events.notify
+        try:
+            yield
+        finally:
+            events.notify_and_call_entry_points = looked
+        return
+    from importlib import metadata
+
     original = metadata.entry_points
     installed = original()
     metadata.entry_points = installed.select

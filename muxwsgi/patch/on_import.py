@@ -3,7 +3,6 @@ start would take longer than muxwsgi's own modules do."""
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -28,7 +27,7 @@ def when_imported(name: str, action: Action) -> None:
 _waiting: dict[str, Action] = {}
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds only modules that an action waits for. What they are, the other finders say."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -38,12 +37,13 @@ class _Finder(MetaPathFinder):
             spec = None if isinstance(finder, _Finder) else finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _ActingLoader(spec.loader)
+                    acting: Any = _ActingLoader(spec.loader)  # no subclass of Loader, because importlib.abc imports much
+                    spec.loader = acting
                 return spec
         return None
 
 
-class _ActingLoader(Loader):
+class _ActingLoader:
     """Loads as `loader` does, and calls the action then. The module keeps `loader` as its own."""
 
     def __init__(self, loader: Any) -> None:

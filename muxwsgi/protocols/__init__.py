@@ -7,17 +7,16 @@ Nothing here imports gevent, because packages with hijackers import the matchers
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
 from types import ModuleType
 
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import Matcher
+from muxwsgi.record import record
 
-__all__ = ["Ambiguity", "Protocol", "Speaks", "by_name", "described", "known", "looks_like", "markdown", "recognised"]
+__all__ = ["Ambiguity", "Protocol", "Speaks", "by_name", "described", "known", "load", "looks_like", "markdown", "names", "recognised"]
 
 #: Bytes that a message shows of an unknown protocol, and the table of an example.
 _SHOWN = 24
@@ -31,7 +30,7 @@ class Speaks(Enum):
     EITHER = "either side"
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Ambiguity:
     """First bytes that two protocols say YES to. The route that is asked first gets them.
 
@@ -45,7 +44,7 @@ class Ambiguity:
     when: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Protocol:
     """What is known about a protocol.
 
@@ -73,9 +72,21 @@ class Protocol:
     not_begins: tuple[bytes, ...] = ()
 
 
+def names() -> list[str]:
+    """The names of the modules, sorted."""
+    from pkgutil import iter_modules  # not needed at the start of a server
+
+    return [found.name for found in iter_modules(__path__)]
+
+
+def load(name: str) -> ModuleType:
+    """The module of a protocol. The first time takes up to some milliseconds."""
+    return import_module(f"{__name__}.{name}")
+
+
 @cache
 def _modules() -> tuple[ModuleType, ...]:
-    return tuple(import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__))
+    return tuple(load(name) for name in names())
 
 
 @cache

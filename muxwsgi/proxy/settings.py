@@ -1,9 +1,9 @@
 """What an operator may set of the proxy itself. Values that cannot be are an `OperatorError` that names the setting."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting, shared
 from muxwsgi.settings import TLSSettings
 from muxwsgi.settings.http import RESPONSE_HEAD_TIMEOUT
@@ -16,7 +16,7 @@ WAY = "The proxy: how upstreams are reached"
 RULES = "The proxy: rules and records"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class ProxySettings:
     """Limits, deadlines and habits of the proxy."""
 

@@ -235,8 +235,10 @@ def tcp_address(bind: BindSettings) -> tuple[str, int]:
 
 
 def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    # As bytes, if it is ASCII: for a text, Python imports its codec for international names.
+    name = host.encode() if host.isascii() else host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
     except socket.gaierror as error:
         raise OSError(error.errno, f"{host!r} is not an address of this machine ({error.strerror})") from error
     return found[0][0], found[0][4]

@@ -9,13 +9,16 @@ It is made from the settings, the application, the hijackers and the listening s
     engines             HTTP/1.1 for the application, for the inside of a proxy's tunnels, and for plain HTTP on binds that require TLS
     fronts              by address: the handler of a bind's new connections, and their `lifeline.service`
 
+What only some configurations use is imported where it is used, because each import makes the start of every worker longer.
+
 A connection stays with the composition that began to serve it, also after a swap. The limit of a hijacker counts its connections of the old
 and of the new composition together, if its name and its limit are unchanged.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +26,11 @@ from gevent.event import Event
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
-from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route, unreadable_hello
 from muxwsgi.http.added_fields import with_added_fields
 from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
-from muxwsgi.http.gevent_websocket import with_gevent_websocket
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.http.h2.h2 import HTTP2
 from muxwsgi.http.root_path import with_root_path
@@ -43,11 +44,11 @@ from muxwsgi.mux.slots import Slots
 from muxwsgi.protocols.http1 import http_last, http_route
 from muxwsgi.protocols.http2 import http2_route
 from muxwsgi.protocols.tls import client_hello, tls, tls_like
+from muxwsgi.record import record
 from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
-from muxwsgi.server.routes import configured_routes
 from muxwsgi.settings import BindSettings, ResponseSettings, ServerSettings, TLSSettings
 from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.lifeline import Lifeline
@@ -57,6 +58,7 @@ from muxwsgi.wire.service import Service
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from muxwsgi.server.routes import ConfiguredRoute
     from muxwsgi.wire.tls.server_context import ServerContext
 
 __all__ = ["Composition", "Front"]
@@ -67,7 +69,7 @@ log = logging.getLogger("muxwsgi.error")
 PROXY_CA = "proxy CA"
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Front:
     """The handler and the service of one bind's new connections.
 
@@ -79,7 +81,7 @@ class Front:
     service: Service
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class _Context:
     """The TLS context of a bind, with the settings that it was made from. `bind` is the operator's text."""
 
@@ -151,10 +153,14 @@ class Composition:
             app = self._proxy
         else:  # a proxy needs neither wrapper: it passes bodies and WebSockets on as they arrive
             http = settings.http
-            app = with_gevent_websocket(with_buffering(app, http.buffer_chunked, http.limit_buffered_body))
+            app = with_buffering(app, http.buffer_chunked, http.limit_buffered_body)
+            if "geventwebsocket.websocket" in sys.modules:
+                from muxwsgi.http.gevent_websocket import with_gevent_websocket
+
+                app = with_gevent_websocket(app)
             app = with_root_path(app, settings.trust.root_path)
             if settings.responses.compress:
-                from muxwsgi.http.compression import Compression  # it loads the packages of codings
+                from muxwsgi.http.compression import Compression
 
                 app = Compression(app, settings.responses)
             app = with_added_fields(app, settings.responses, TrustedPeers(settings.trust.forwarders))
@@ -178,7 +184,11 @@ class Composition:
             self.routes += self._proxy.front_routes()
         _refuse_equal_names(self.routes)
         self.upstreams: Upstreams = Upstreams(settings.upstreams, None if before is None else before.upstreams)
-        configured = configured_routes(settings.routes, self.routes, registered, self.upstreams)
+        configured: list[ConfiguredRoute] = []
+        if settings.routes:
+            from muxwsgi.server.routes import configured_routes
+
+            configured = configured_routes(settings.routes, self.routes, registered, self.upstreams)
         for made in configured:
             self._note_living(made.route.handler)
             made.route = self._admitted(self._kept_slots(made.route))
@@ -200,6 +210,8 @@ class Composition:
             else:
                 handler = self.muxes[each.address] = self._front_mux(each)
             if each.bind.proxy_protocol != "off":
+                from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
+
                 handler = ProxyProtocol(handler, each.bind.proxy_protocol, load_balancers, settings.trust.proxy_protocol_timeout, events)
             context = self._contexts.get(each.address)
             service = Service(self._draining, None if context is None else context.openssl, events)

@@ -1,15 +1,15 @@
 """`with_health`: answers health checks of a load balancer on the binds of the service, without the application."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from muxwsgi.http.environ import WSGIApplication
+from muxwsgi.record import record
 
 __all__ = ["Health", "with_health"]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Health:
     """
     path        the path of health checks

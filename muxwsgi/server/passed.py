@@ -7,10 +7,10 @@ for its own. The descriptors are closed at an exec. This module imports no geven
 import fcntl
 import os
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.server.upgrade import inherited
 
 __all__ = ["PassedSocket", "expand_binds", "is_passed", "passed_sockets", "take_passed"]
@@ -25,7 +25,7 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _taken: set[int] = set()
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class PassedSocket:
     """A descriptor that was passed. `name` is its FileDescriptorName= in a socket unit, which is the unit's name by default."""
 

@@ -26,9 +26,9 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
+from muxwsgi.record import record
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
@@ -170,7 +170,7 @@ def adopt_orphans() -> None:
         raise OSError(number, f"the master cannot adopt workers: {os.strerror(number)}")
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class _Request:
     slot: int
     entry: int

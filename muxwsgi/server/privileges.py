@@ -12,9 +12,9 @@ import errno
 import grp
 import os
 import pwd
-from dataclasses import dataclass
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.settings.system import SystemSettings
 
 __all__ = ["Identity", "group_id", "identity_of", "user_id"]
@@ -23,7 +23,7 @@ __all__ = ["Identity", "group_id", "identity_of", "user_id"]
 _CAP_SETGID, _CAP_SETUID = 6, 7
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Identity:
     """User, group and supplementary groups, as numbers."""
 

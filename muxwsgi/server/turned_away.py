@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
+import gevent
+
 from muxwsgi.errors import HandshakeError
 from muxwsgi.events import Events, Refusal
 from muxwsgi.names import address_text
-from muxwsgi.protocols import known, looks_like, proxy_header, tls
+from muxwsgi.protocols import load, looks_like, names, proxy_header, tls
 from muxwsgi.wire.connection import Connection
 
-__all__ = ["Throttle", "TurnedAway"]
+__all__ = ["Throttle", "TurnedAway", "load_protocols"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -57,7 +59,6 @@ class TurnedAway:
     """
 
     def __init__(self, events: Events, throttle: Throttle | None = None) -> None:
-        known()  # imports all protocols now, because that takes milliseconds
         self.counts: Counter[str] = Counter()
         self._throttle = throttle or Throttle()
         events.subscribe(refused=self._refused, handshake=self._handshake)
@@ -91,6 +92,14 @@ class TurnedAway:
             more = f" ({before} more like it since the last line)" if before else ""
             text = text(connection) if callable(text) else text
             log.info("connection %d from %s %s%s", connection.id, address_text(connection.client), text, more)
+
+
+def load_protocols() -> None:
+    """Load all protocols, one in each turn of the event loop. Messages name them. They are not loaded before a worker serves, because that
+    would be a tenth of its start, and not when a message needs them, because the package on disk may be another release by then."""
+    for name in names():
+        load(name)
+        gevent.sleep()
 
 
 def _why_unmatched(connection: Connection) -> str:

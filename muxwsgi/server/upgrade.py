@@ -20,11 +20,11 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.server.page import BINDS
 
 __all__ = ["Inherited", "Successor", "inherited", "start_successor", "take_inherited"]
@@ -38,7 +38,7 @@ _READY, _BESIDE = b"R", b"B"
 _LONGEST = 1 + 8 * BINDS
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Inherited:
     """What a new master has from the old one.
 

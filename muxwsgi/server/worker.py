@@ -24,10 +24,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
+from muxwsgi.record import record
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
@@ -51,7 +51,7 @@ LONGEST_REASON = 32768
 _IGNORED = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Given:
     """What a worker of a preloader gets from the owner of the master.
 

@@ -1,15 +1,15 @@
 """What watches a service from outside: the admin bind, the control socket, the path of health checks."""
 
-from dataclasses import dataclass
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import ADMIN
 
 __all__ = ["AdminSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class AdminSettings:
     """How a service is watched and controlled. Nothing of it is on by default."""
 

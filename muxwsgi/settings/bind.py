@@ -1,10 +1,10 @@
 """One address to listen on."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import join_host_port
+from muxwsgi.record import record
 from muxwsgi.settings.tls import CertificateFiles
 
 __all__ = ["BindSettings", "ProxyProtocolMode", "TLSMode", "Transparent"]
@@ -18,7 +18,7 @@ Transparent = Literal["redirect", "tproxy"]
 ProxyProtocolMode = Literal["off", "v1", "v2", "auto"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class BindSettings:
     """One address to listen on.
 

@@ -1,15 +1,15 @@
 """For the time in which an application is written."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import DEVELOPMENT
 
 __all__ = ["DevelopmentSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class DevelopmentSettings:
     """What a worker does for a developer."""
 

@@ -1,9 +1,9 @@
 """Limits and deadlines of HTTP."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import HTTP
 
@@ -16,7 +16,7 @@ BufferChunked = Literal["always", "django", "never"]
 RESPONSE_HEAD_TIMEOUT = 120.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class HTTPSettings:
     """Limits and deadlines of the HTTP engine."""
 

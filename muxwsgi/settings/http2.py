@@ -1,14 +1,14 @@
 """Limits of HTTP/2, beside those of HTTP."""
 
-from dataclasses import dataclass
 
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import HTTP
 
 __all__ = ["HTTP2Settings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class HTTP2Settings:
     """Whether HTTP/2 is served, and its limits."""
 

@@ -1,10 +1,10 @@
 """Logs, beside the files that the access log and the error log are written to."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.grammar import is_token
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import LOGS
 
@@ -22,7 +22,7 @@ FACILITIES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class LogSettings:
     """Where log lines go, beside files."""
 

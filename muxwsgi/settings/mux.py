@@ -1,14 +1,14 @@
 """How long and how far first bytes are looked at."""
 
-from dataclasses import dataclass
 
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import ROUTES
 
 __all__ = ["MuxSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class MuxSettings:
     """How long and how far first bytes are looked at.
 

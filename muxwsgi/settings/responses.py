@@ -1,9 +1,9 @@
 """What is added to the responses of applications."""
 
 import re
-from dataclasses import dataclass
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import HTTP
 
@@ -22,7 +22,7 @@ _MEDIA_TYPE = re.compile(rf"{_TOKEN}/(?:{_TOKEN}|\*)|\*\+{_TOKEN}")
 _PRELOAD_AT_LEAST = 31536000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class ResponseSettings:
     """What is added to the responses of applications. Not for a proxy, which passes responses on."""
 

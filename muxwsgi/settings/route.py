@@ -1,16 +1,17 @@
 """One route of the configuration, as the operator wrote it. `server/routes.py` makes a `Route` of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.networks import Networks, parse_networks
+from muxwsgi.record import record
 
 __all__ = ["RouteSettings", "parse_route", "short_route"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class RouteSettings:
     """One route of the configuration.
 

@@ -1,8 +1,8 @@
 """Everything a server needs beside its application and its hijackers."""
 
-from dataclasses import dataclass
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting, shared
 from muxwsgi.settings.bind import BindSettings
 from muxwsgi.settings.http import HTTPSettings
@@ -18,7 +18,7 @@ from muxwsgi.settings.upstream import UpstreamSettings
 __all__ = ["ServerSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class ServerSettings:
     """Everything a server needs beside its application and its hijackers. What is about TLS holds for every bind that has it."""
 

@@ -1,16 +1,16 @@
 """The process on its machine: pid file, user and group, umask."""
 
 import re
-from dataclasses import dataclass
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import PROCESS
 
 __all__ = ["SystemSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class SystemSettings:
     """The process on its machine. Names and flags are gunicorn's."""
 

@@ -1,9 +1,9 @@
 """Certificates, and what a TLS bind serves."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import TLS
 
@@ -19,7 +19,7 @@ ClientCertificates = Literal["none", "optional", "required"]
 UnknownALPN = Literal["refuse", "ignore"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class CertificateFiles:
     """A certificate with its chain and its private key, in PEM. One file may hold both."""
 
@@ -27,7 +27,7 @@ class CertificateFiles:
     keyfile: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class TLSSettings:
     """What a TLS bind serves. The server name chooses the certificate; the first one is used if none fits."""
 

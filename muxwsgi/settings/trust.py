@@ -1,12 +1,12 @@
 """Which peers may say who the client is, and in which fields."""
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.grammar import is_token
 from muxwsgi.networks import LOOPBACK, Networks, parse_networks
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting
 from muxwsgi.settings.sections import FRONT
 
@@ -34,7 +34,7 @@ _UNDERSCORED = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)+")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@%]+)*/?")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class TrustSettings:
     """Which peers may say who the client is, and in which fields. docs/behind-a-proxy.md explains."""
 

@@ -5,11 +5,12 @@ Imports no gevent. `muxwsgi/upstreams/` makes objects of it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import InvalidName, address_of, canonical, join_host_port
+from muxwsgi.record import record
 from muxwsgi.setting import read_options, setting, settings_of
 
 __all__ = ["TLVS", "Place", "UpstreamServerSettings", "UpstreamSettings", "markdown", "parse_place", "parse_upstream", "short_upstream"]
@@ -26,7 +27,7 @@ _BALANCE = re.compile(r"roundrobin|leastconn|source|first|random(?:\(([1-9][0-9]
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class UpstreamServerSettings:
     """One server of an upstream. A key that stands in the table of the upstream is the default of all its servers."""
 
@@ -143,7 +144,7 @@ class UpstreamServerSettings:
         return self.name or place_text(self.place)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class UpstreamOptions:
     """How a server of an upstream is chosen."""
 
@@ -171,7 +172,7 @@ class UpstreamOptions:
         return int(match[1] or 2) if match is not None and self.balance.startswith("random") else 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class UpstreamSettings:
     """Several servers behind one name.
 

@@ -1,7 +1,7 @@
 """Worker processes."""
 
-from dataclasses import dataclass
 
+from muxwsgi.record import record
 from muxwsgi.setting import check, setting, shared
 from muxwsgi.settings.sections import WORKERS
 from muxwsgi.settings.server import ServerSettings
@@ -9,7 +9,7 @@ from muxwsgi.settings.server import ServerSettings
 __all__ = ["WorkerSettings"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record(kw_only=True)
 class WorkerSettings:
     """How many processes serve, and when one of them is replaced. A worker that is replaced goes on until the other one is ready.
 

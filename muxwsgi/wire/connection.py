@@ -46,7 +46,6 @@ from muxwsgi.wire.fork import REASON, leave_to_parent
 from muxwsgi.wire.given import StreamSocket
 from muxwsgi.wire.layers import detach
 from muxwsgi.wire.lifeline import Lifeline
-from muxwsgi.wire.proxy_header import ProxyHeader
 from muxwsgi.wire.pump import start_pump
 from muxwsgi.wire.ready import unacknowledged
 from muxwsgi.wire.syscalls import Kind, close_descriptor, kind_of
@@ -55,6 +54,7 @@ from muxwsgi.wire.transport import CUT_GRACE, Buffer, ClosedTransport, SocketTra
 from muxwsgi.wire.vocabulary import as_dict, in_der
 
 if TYPE_CHECKING:
+    from muxwsgi.wire.proxy_header import ProxyHeader
     from muxwsgi.wire.tls.client_context import ClientContext
     from muxwsgi.wire.tls.info import TLSInfo
     from muxwsgi.wire.tls.server_context import ServerSide

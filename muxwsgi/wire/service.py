@@ -1,11 +1,12 @@
 """`Service`: what the server gives to all connections of one bind."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from gevent.event import Event
 
 from muxwsgi.events import Events
+from muxwsgi.record import record
 
 if TYPE_CHECKING:
     from muxwsgi.wire.tls.server_context import ServerSide
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Service:
     """
     draining    set when the server begins to stop

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from muxwsgi.http import buffering
+from muxwsgi.http import buffering, spool
 from muxwsgi.http.buffering import RequestBuffering, with_buffering
 from tests.http.conftest import Talk, hello
 from tests.system.server_process import ServerProcess, read_until_closed
@@ -153,7 +153,7 @@ def mirror(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def test_every_way_to_lack_room_is_507(talk: Talk, monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]) -> None:
-    class Full(buffering._Spool):
+    class Full(spool.Spool):
         failing = ""
 
         def fail(self, name: str, *arguments: Any) -> Any:
@@ -167,7 +167,7 @@ def test_every_way_to_lack_room_is_507(talk: Talk, monkeypatch: pytest.MonkeyPat
         def seek(self, *arguments: Any) -> Any:
             return self.fail("seek", *arguments)
 
-    monkeypatch.setattr(buffering, "_Spool", Full)
+    monkeypatch.setattr(spool, "Spool", Full)
     for Full.failing in ("write", "seek"):
         answer = talk(RequestBuffering(mirror, 0), HEAD + b"3\r\nabc\r\n0\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 507 ")
@@ -177,7 +177,7 @@ def test_every_way_to_lack_room_is_507(talk: Talk, monkeypatch: pytest.MonkeyPat
 def test_the_file_is_closed_whatever_the_application_does(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
-    class Kept(buffering._Spool):
+    class Kept(spool.Spool):
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
             made.append(self)
@@ -190,7 +190,7 @@ def test_the_file_is_closed_whatever_the_application_does(talk: Talk, monkeypatc
         yield environ["wsgi.input"].read()
         raise LookupError
 
-    monkeypatch.setattr(buffering, "_Spool", Kept)
+    monkeypatch.setattr(spool, "Spool", Kept)
     monkeypatch.setattr(buffering, "IN_MEMORY", 1)
     for app in (mirror, fails, fails_late):
         talk(RequestBuffering(app, 0), HEAD + b"3\r\nabc\r\n0\r\n\r\n")

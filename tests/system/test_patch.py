@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,17 +78,33 @@ def test_an_import_that_fails_may_be_tried_again(tmp_path: Path) -> None:
     assert output_of(program) == "late_too\nacts on 1\nat once"
 
 
-def test_the_installed_packages_are_read_once() -> None:
-    program = (
-        "from importlib import metadata\n"
-        "read, original = [], metadata.entry_points\n"
-        "metadata.entry_points = counting = lambda **names: read.append(names) or original(**names)\n"
-        "from muxwsgi.patch import patch_all\n"
-        "patch_all()\n"
-        "print(read, metadata.entry_points is counting)"
+_COUNTING = (
+    "from importlib import metadata\n"
+    "read, original = [], metadata.entry_points\n"
+    "metadata.entry_points = counting = lambda **names: read.append(names) or original(**names)\n"
+    "from muxwsgi.patch import patch_all\n"
+    "patch_all()\n"
+    "from gevent import events\n"
+    "print(read, metadata.entry_points is counting, events.notify_and_call_entry_points is events.notify)"
+)
+
+
+def test_the_installed_packages_are_not_read_without_a_plugin_of_gevent() -> None:
+    found = subprocess.run([sys.executable, "-c", _COUNTING], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert found.stdout.strip() == "[] True False"
+
+
+def test_they_are_read_once_if_there_is_one_and_it_is_called(tmp_path: Path) -> None:
+    information = tmp_path / "plugin-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[gevent.plugins.monkey.did_patch_all]\nsays = says_so:say\n")
+    (tmp_path / "says_so.py").write_text("def say(event): print('called')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", _COUNTING], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=120
     )
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
-    assert found.stdout.strip() == "[{}] True"
+    assert found.stdout.split("\n")[:2] == ["called", "[{}] True False"]
 
 
 def test_importing_it_changes_nothing() -> None:

@@ -1,14 +1,21 @@
 """What a start may load. Each module here takes 1 to 50 ms, and a start waits for all of them before it answers."""
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.system import server_process
 from tests.system.server_process import ServerProcess
+from tests.waiting import wait_for
 
 #: Only for those who use it: TLS, the client side of it, asyncio, files of options, development, the commands that ask a server.
 NEVER_IN_A_PLAIN_START = frozenset(
@@ -18,6 +25,17 @@ NEVER_IN_A_PLAIN_START = frozenset(
         *("muxwsgi.wire.tls.start", "muxwsgi.wire.tls.server_context", "muxwsgi.dial", "muxwsgi.proxy.proxy", "muxwsgi.records"),
         *("muxwsgi.cli.ctl", "muxwsgi.cli.top", "muxwsgi.cli.ca", "muxwsgi.cli.replay", "muxwsgi.cli.gunicorn", "muxwsgi.cli.python_file"),
         *("muxwsgi.cli.debugger", "muxwsgi.cli.watched", "muxwsgi.admin.application", "muxwsgi.http.static", "muxwsgi.http.client.pool"),
+        *("muxwsgi.http.gevent_websocket", "muxwsgi.http.websocket.frame", "muxwsgi.http.spool", "muxwsgi.http.compression"),
+        *("muxwsgi.observe.access_log", "muxwsgi.observe.stream_log", "muxwsgi.observe.statsd", "muxwsgi.observe.tracing"),
+        *("muxwsgi.server.routes", "muxwsgi.server.conditions", "muxwsgi.hijackers.forward", "muxwsgi.hijackers.proxy_protocol", "muxwsgi.mux.explain"),
+    )
+)
+
+#: Besides, where no package but gevent has plugins: what reads the metadata of packages, and what these modules import.
+NEVER_WITHOUT_PLUGINS = frozenset(
+    (
+        *("importlib.metadata", "importlib.resources", "importlib.abc", "email", "zipfile", "shutil", "tempfile", "random", "hmac", "secrets"),
+        *("pkgutil", "encodings.idna"),
     )
 )
 
@@ -35,12 +53,46 @@ def test_a_worker_has_only_what_it_serves_with(tls: bool) -> None:
         assert not loaded & {"service_identity", "asyncio", "multiprocessing", "http.client"}
 
 
+#: The protocols that every server needs for its routes. The others name unknown bytes in messages, and are loaded a second later.
+PROTOCOLS_AT_ONCE = {"http1", "http2", "proxy_header", "tls"}
+
+
+def test_a_start_reads_no_metadata_of_packages_if_none_has_a_plugin(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.suffix not in (".dist-info", ".egg-info", ".pth") or path.name.startswith("gevent-2"):
+            (packages / path.name).symlink_to(path)
+    address = tmp_path / "socket"
+    command = [sys.executable, "-S", "-m", "muxwsgi", "run", "tests.system.start_app:application", "-b", f"127.0.0.1:{free_port()}", "-b", f"unix:{address}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (packages, server_process.ROOT)))}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(lambda: address.exists() or server.poll() is not None)
+            assert server.poll() is None, server.communicate()[1]
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(30)
+                client.connect(str(address))
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = client.makefile("rb").read()
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)
+    found = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert found["collects"], "the garbage collector has to run while an application is loaded"
+    assert set(found["loaded"]) & (NEVER_IN_A_PLAIN_START | NEVER_WITHOUT_PLUGINS) == set()
+    prefix = "muxwsgi.protocols."
+    assert {name.removeprefix(prefix) for name in found["loaded"] if name.startswith(prefix)} == PROTOCOLS_AT_ONCE
+
+
 def test_a_worker_needs_no_file_of_the_package_any_more_once_it_serves() -> None:
     # The package on disk may be another release by then.
     options = ("--hijack", "none", "--forwarded-allow-ips", "127.0.0.1", "--client-cert-header", "X-Client-Cert")
+    protocols = {f"muxwsgi.protocols.{path.stem}" for path in (server_process.ROOT / "muxwsgi/protocols").glob("[a-z]*.py")}
     with ServerProcess("tests.system.loaded_app:application", *options, cold=True) as server:
         loaded = set(json.loads(server.get("/")[1]))
-    assert {"muxwsgi.http.h2.takeover", "muxwsgi.http.client_certificate", "cryptography.x509"} <= loaded
+        assert {"muxwsgi.http.h2.takeover", "muxwsgi.http.client_certificate", "cryptography.x509"} <= loaded
+        wait_for(lambda: protocols <= set(json.loads(server.get("/")[1])))
 
 
 def test_a_master_says_that_new_workers_would_be_of_two_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import errno
 import socket
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
@@ -19,6 +18,7 @@ from OpenSSL import SSL
 
 from muxwsgi.errors import HandshakeError, OperatorError
 from muxwsgi.names import comparable
+from muxwsgi.record import record
 from muxwsgi.settings import CertificateFiles, TLSSettings, UnknownALPN
 from muxwsgi.wire.tls.certificate_files import certificate_names, read_certificate, use_certificate, why_refused
 from muxwsgi.wire.tls.info import printable
@@ -188,7 +188,7 @@ def _set_alpn(context: SSL.Context, alpn: Sequence[bytes], unknown_alpn: Unknown
     context.set_alpn_select_callback(select)
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class _Certificate:
     names: tuple[str, ...]  # lower case, "*.example.com" for a wildcard
     context: SSL.Context
