@@ -34,6 +34,8 @@ FIN_TIMEOUT = 30.0
 class Forward:
     """A handler that connects to a server of an upstream, and relays both ways until both have ended."""
 
+    may_leave = True  # see `Route`
+
     def __init__(self, chosen: Chosen) -> None:
         """`chosen` says for each connection which upstream it is for."""
         self.chosen = chosen

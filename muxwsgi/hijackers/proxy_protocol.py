@@ -44,6 +44,7 @@ class ProxyProtocol:
     def __init__(self, handler: Handler, mode: "ProxyProtocolMode", peers: TrustedPeers, timeout: float, events: Events) -> None:
         """`mode` is not off. `peers` may send headers. The whole header has `timeout` seconds, from now on."""
         self.handler = handler
+        self.may_leave = getattr(handler, "may_leave", False)  # see `Route`
         self._version = _VERSIONS[mode]
         self._peers = peers
         self._timeout = timeout

@@ -89,6 +89,8 @@ class Mux:
         silence: takes connections on which no byte comes in time; None closes them.
     """
 
+    may_leave = True  # see `Route`
+
     def __init__(
         self,
         routes: Iterable[Route],
@@ -161,6 +163,9 @@ class Mux:
             )
         agreed = _agreed_protocol(connection)
         connection.depth += 1
+        line = connection.lifeline
+        may_leave = line.may_leave
+        line.may_leave = False
 
         # 2. ALPN has answered it already, or the first bytes do.
         decision = self._only or self.decide_by_alpn(agreed) or self._look(connection)
@@ -188,19 +193,25 @@ class Mux:
                 tell(events.refused, connection, Refusal("limit", why, route=route.name))
             return
 
-        # 5. The handler owns it until it returns.
-        streams = events.stream
-        if streams and route.is_stream:
-            began = clock()
+        # 5. The handler owns it until it returns, or until its relay is over.
+        began = clock() if events.stream and route.is_stream else -1.0
         try:
             if route.idle_timeout is not None:
                 connection.idle_timeout = route.idle_timeout
             connection.route = route.name
+            if may_leave and route.may_leave:
+                line.may_leave = True
             route.handler(connection)
         finally:
-            slots.free()
-            if streams and route.is_stream:
-                tell(streams, connection, clock() - began)
+            if line.afterwards is None:
+                self._end(connection, route, began, None)
+            else:
+                line.afterwards.append((self._end, connection, route, began))
+
+    def _end(self, connection: "Connection", route: Route, began: float, error: BaseException | None) -> None:
+        route.slots.free()
+        if began >= 0.0:
+            tell(self._events.stream, connection, clock() - began)
 
     def _look(self, connection: "Connection") -> Decision:
         """Peek until the first bytes decide, or no more of them may come. Nothing is consumed."""

@@ -44,6 +44,8 @@ class Route:
     is_stream       whether the handler's end is an event, `stream`: False for HTTP and TLS, which have events of their own
     when            what has to hold of the connection, asked once, before its first bytes; None for nothing. See `ConditionalMux`
     slots           the places of the connections that are served
+    may_leave       whether the handler may return while its connection goes on (`wire.relay.relay_to_end`). It has an attribute of this
+                    name then
     """
 
     name: str
@@ -59,6 +61,7 @@ class Route:
     is_stream: bool = True
     when: Condition | None = None
     slots: Slots = field(init=False, repr=False, compare=False)
+    may_leave: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -79,6 +82,7 @@ class Route:
             raise ValueError(f"route {self.name!r}: {error}") from None
         object.__setattr__(self, "alpn", tuple(self.alpn))
         object.__setattr__(self, "slots", Slots(self.limit))
+        object.__setattr__(self, "may_leave", bool(getattr(self.handler, "may_leave", False)))
 
     def behind(self, admit: Handler) -> "Route":
         """The same route with the same slots, for connections that `admit` lets pass: it raises `PeerError` for the others."""
@@ -88,6 +92,7 @@ class Route:
             admit(connection)
             handler(connection)
 
+        setattr(admitted, "may_leave", self.may_leave)  # noqa: B010  # mypy knows no attributes of functions
         return replace(self, handler=admitted).counted_in(self.slots)
 
     def counted_in(self, slots: Slots) -> "Route":

@@ -165,6 +165,8 @@ class Answers:
 
 
 def _described(line: "Lifeline", top: Connection) -> dict[str, Any]:
+    if line.relay is not None:
+        line.relay.note()
     tls = top.tls
     return {
         "id": top.id,

@@ -35,7 +35,8 @@ def end_of_grace(begin: float, cut_at: float) -> float:
 
 
 class Drain:
-    """The drain of `lines`: connections with the greenlets that serve them. New ones may be added during the drain."""
+    """The drain of `lines`: connections with the greenlets that serve them, None for relays without
+    one. New ones may be added during the drain."""
 
     def __init__(self, lines: Mapping[Lifeline, greenlet | None], concerns: Callable[[Lifeline], bool] | None = None) -> None:
         """`concerns` selects the connections to drain; None for all."""
@@ -59,11 +60,13 @@ class Drain:
         return len(self._left())
 
     def cut(self) -> None:
-        """End the connections that are left, by `Cut` in their greenlets."""
+        """End the connections that are left, by `Cut`."""
         for line in self._left():
             serving = self._lines.get(line)
             if serving is not None:
                 gevent.kill(serving, Cut)
+            else:  # a relay without a greenlet
+                line.fail(Cut())
         give_up = monotonic() + CUT_TIMEOUT
         while self._left() and monotonic() < give_up:
             gevent.sleep(DRAIN_INTERVAL)

@@ -374,10 +374,13 @@ class Server:
         return self._cut_wanted or monotonic() >= self._cut_at
 
     def cut(self, connection: int) -> bool:
-        """End the connection with this id, by `Cut` in its greenlet. Does not wait. Whether there is one."""
+        """End the connection with this id, by `Cut`. Does not wait. Whether there is one."""
         for line, serving in list(self._lines.items()):
-            if serving is not None and getattr(line.top, "id", None) == connection:
-                gevent.kill(serving, Cut)
+            if getattr(line.top, "id", None) == connection:
+                if serving is not None:
+                    gevent.kill(serving, Cut)
+                else:  # a relay without a greenlet
+                    line.fail(Cut())
                 return True
         return False
 

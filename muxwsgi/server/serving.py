@@ -51,6 +51,7 @@ class Serving:
                 tell(self._events.handover, connection, False)
             elif self._events.accepted:
                 tell(self._events.accepted, connection)
+            line.may_leave = getattr(handler, "may_leave", False)
             handler(connection)
         except Cut as error:
             ended_by = error
@@ -75,15 +76,28 @@ class Serving:
             try:
                 if given:
                     connection.forsake()
-                else:
+                elif line.afterwards is None:
                     connection.finish(cut)
             finally:
-                self._lines.pop(line, None)
-                if given:
-                    tell(self._events.handover, connection, True)
-                elif self._events.closed:
-                    tell(self._events.closed, connection, ended_by)
+                if line.afterwards is not None:  # a relay goes on without this greenlet
+                    self._lines[line] = None
+                    line.afterwards.append((self._end, connection))
+                else:
+                    self._lines.pop(line, None)
+                    if given:
+                        tell(self._events.handover, connection, True)
+                    elif self._events.closed:
+                        tell(self._events.closed, connection, ended_by)
                 ended_by = None  # its traceback refers to this frame
+
+    def _end(self, connection: Connection, error: BaseException | None) -> None:
+        """The end of a connection that has gone on without its greenlet."""
+        try:
+            connection.finish(isinstance(error, Cut))
+        finally:
+            self._lines.pop(connection.lifeline, None)
+            if self._events.closed:
+                tell(self._events.closed, connection, error)
 
     def _note_peer_error(self, connection: Connection, error: Exception) -> None:
         self.peer_errors += 1

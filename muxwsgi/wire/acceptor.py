@@ -357,11 +357,17 @@ class Acceptor:
         try:
             self.serve(connection)
         finally:
-            try:
-                if connection.lifeline.top is not None:  # neither closed nor detached
-                    connection.finish()
-            finally:
-                self._room.free()
+            if connection.lifeline.afterwards is None:
+                self._end(connection, None)
+            else:
+                connection.lifeline.afterwards.append((self._end, connection))
+
+    def _end(self, connection: Connection, error: BaseException | None) -> None:
+        try:
+            if connection.lifeline.top is not None:  # neither closed nor detached
+                connection.finish()
+        finally:
+            self._room.free()
 
     def accept_connection(self) -> Connection | None:
         """The next connection, None where the backlog is empty."""

@@ -2,18 +2,24 @@
 
 import socket as socket_module
 import struct
+from time import monotonic
 from typing import TYPE_CHECKING
+
+from gevent import sleep
 
 from muxwsgi.wire.ready import unacknowledged
 from muxwsgi.wire.tls.transport import encrypts
-from muxwsgi.wire.transport import ClosedTransport, Transport, drain
+from muxwsgi.wire.transport import ClosedTransport, Transport
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
-__all__ = ["MANY_BYTES", "NO_LINGER", "RESET", "cut", "limit_unread", "prepare_reset"]
+__all__ = ["MANY_BYTES", "NO_LINGER", "RESET", "cut", "drain", "limit_unread", "limit_unread_of", "prepare_reset"]
 
 _INTERNET = frozenset({socket_module.AF_INET, socket_module.AF_INET6})
+
+#: The state of a connection that was reset, in the first byte of TCP_INFO (tcp_states.h).
+_TCP_CLOSE = 7
 
 #: Values of SO_LINGER: with the first, close() sends a reset; with the second, the unsent bytes and then a FIN.
 RESET = struct.pack("ii", 1, 0)
@@ -54,5 +60,25 @@ def prepare_reset(transport: Transport) -> None:
 def limit_unread(transport: Transport) -> None:
     """See `UNREAD_AT_MOST`."""
     sock = transport.socket()
-    if sock is not None and sock.family in _INTERNET and sock.fileno() >= 0 and unacknowledged(sock.fileno()):
+    if sock is not None:
+        limit_unread_of(sock)
+
+
+def limit_unread_of(sock: socket_module.socket) -> None:
+    """The same for a socket."""
+    if sock.family in _INTERNET and sock.fileno() >= 0 and unacknowledged(sock.fileno()):
         sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT, UNREAD_AT_MOST)
+
+
+def drain(sock: socket_module.socket, seconds: float) -> None:
+    """Wait until the peer of a TCP connection has acknowledged what was sent, for `seconds` at most. A reset would take the rest back."""
+    give_up = monotonic() + seconds
+    pause = 0.001
+    while (left := give_up - monotonic()) > 0 and sock.fileno() >= 0 and _is_unsent(sock):
+        sleep(min(pause, left))
+        pause = min(2 * pause, 0.1)
+
+
+def _is_unsent(sock: socket_module.socket) -> bool:
+    """Whether there are bytes that the peer has not acknowledged, on a connection that still stands."""
+    return unacknowledged(sock.fileno()) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE

@@ -67,6 +67,10 @@ class Lifeline:
     service         the settings that all connections of a bind share (`Service`); None without a server
     top             the outermost connection: the one in use
     streams         what has deadlines of its own inside of this descriptor, such as the streams of HTTP/2: swept with it. None without
+    relay           the `Pair` that moves the stream's bytes, None without. What ends waits ends it too
+    may_leave       whether all callers of the handler know that it may return while its relay goes on: see `afterwards`
+    afterwards      None, and a list once the stream goes on without its greenlet: what is done when it is over, instead of now. Each entry
+                    is a function and its first arguments. The last one is the exception that ended the stream, None without one
     under_way       bytes that moved, but are not counted in `top` yet: of writes that had to wait, and bytes read ahead
     """
 
@@ -75,15 +79,18 @@ class Lifeline:
         "_moved",
         "_unsent",
         "_writer",
+        "afterwards",
         "under_way",
         "deadline",
         "engine",
         "idle_timeout",
+        "may_leave",
         "min_rate",
         "promised",
         "queue",
         "rate_grace",
         "reader",
+        "relay",
         "reset_at_close",
         "resting",
         "service",
@@ -111,6 +118,9 @@ class Lifeline:
         self.top: Stream | None = None
         self.streams: Swept | None = None
         self.under_way = 0
+        self.relay: Any = None
+        self.may_leave = False
+        self.afterwards: list[Any] | None = None
         self._moved = -1
         self._unsent = -1
         self._active_at = 0.0
@@ -123,7 +133,9 @@ class Lifeline:
         return self._writer
 
     def fail(self, error: BaseException) -> None:
-        """Make the waits of both directions raise `error`."""
+        """Make the waits of both directions raise `error`, and end a relay with it."""
+        if self.relay is not None:
+            self.relay.fail(error)
         self.reader.fail(error)
         if self._writer is not None:
             self._writer.fail(error)
@@ -138,6 +150,8 @@ class Lifeline:
 
     def close(self) -> None:
         """End both directions, before the descriptor is closed or given away."""
+        if self.relay is not None:
+            self.relay.closing()
         self.reader.close()
         if self._writer is not None:
             self._writer.close()

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from muxwsgi.wire.copies import BLOCK
 from muxwsgi.wire.fork import leave_to_parent
 from muxwsgi.wire.given import StreamSocket
-from muxwsgi.wire.relay import BLOCK
 from muxwsgi.wire.syscalls import kind_of
 from muxwsgi.wire.transport import SocketTransport
 

@@ -236,6 +236,14 @@ class DescriptorReady(Ready):
         except OSError:  # the descriptor is not a socket
             return 0
 
+    def rest(self) -> None:
+        """Give up the watcher, until the next wait. It is four times as large as the rest."""
+        if self._watcher is not None and self._waiter is None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+            self._armed = False
+
     def _on_ready(self) -> None:
         waiter = self._waiter
         if waiter is None:

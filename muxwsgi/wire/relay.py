@@ -1,52 +1,40 @@
-"""Copies between two streams, both ways at once, for tunnels and forwarders.
+"""Relays between two streams, both ways at once, for tunnels and forwarders.
 
-It uses `recv`, `sendall` and `shutdown`, and does not interpret bytes. After a regular end of both sides it leaves the streams open, for
-the code that opened them. After an error it cuts both, so that each peer can tell that its stream is incomplete.
+Two plain connections are relayed by the `Engine` (`relay_engine.py`), without a greenlet. Everything else (TLS, streams in memory, hooks
+that see the bytes) is copied by two greenlets (`copies.py`). Both do the same:
+
+- The end of one direction is passed on, and the other goes on. After a regular end of both sides the streams stay open, for the code that
+  opened them.
+- Every other end cuts both, so that each peer can tell that its stream is incomplete.
 """
 
-import errno
+import logging
 import socket as socket_module
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Protocol
 
 import gevent
 
-from muxwsgi.errors import Cut, Expired
-from muxwsgi.wire.transport import CUT_GRACE
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.copies import Copies, Side, Truncated
+from muxwsgi.wire.ending import MANY_BYTES, limit_unread_of
+from muxwsgi.wire.plain_socket import PlainSocket
+from muxwsgi.wire.ready import unacknowledged
+from muxwsgi.wire.relay_engine import engine_here
+from muxwsgi.wire.relay_pair import Pair, Way
+from muxwsgi.wire.syscalls import close_descriptor
+from muxwsgi.wire.throttle import Throttle
+from muxwsgi.wire.transport import CUT_GRACE, ClosedTransport, SocketTransport
 
-__all__ = ["BLOCK", "Relayed", "Side", "Stream", "Truncated", "cut_both", "relay", "relay_to_end"]
+__all__ = ["Relayed", "Throttles", "cut_both", "relay", "relay_to_end"]
 
-#: Bytes read at once. Allocated only when there is something to read, so an idle tunnel holds no buffer.
-BLOCK = 65536
+log = logging.getLogger("muxwsgi.error")
 
+#: What slows the bytes that come from the left, and those that come from the right.
+Throttles = tuple[Sequence[Throttle], Sequence[Throttle]]
 
-class Stream(Protocol):
-    """The methods for copying."""
-
-    def recv(self, n: int, /) -> bytes: ...
-    def sendall(self, data: bytes, /) -> None: ...
-    def shutdown(self, how: int, /) -> None: ...
-
-
-class Side(Stream, Protocol):
-    """The methods that a relay uses of either side: see `Connection`."""
-
-    @property
-    def truncated(self) -> bool: ...
-    @property
-    def bytes_sent(self) -> int: ...
-    @property
-    def bytes_unacknowledged(self) -> int: ...
-    def cut(self, grace: float, /) -> None: ...
-
-
-class Truncated(ConnectionResetError):
-    """A stream has ended without a proper end: TLS without close_notify."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, "the peer ended TLS without close_notify")
+_NONE: Throttles = ((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,92 +58,73 @@ class Peer(Side, Protocol):
     def finish(self, cut: bool = False, /) -> None: ...
 
 
-class _Direction:
-    """One of the two ways."""
-
-    __slots__ = ("_source", "_target", "count", "ended", "failure", "moved_at")
-
-    def __init__(self, source: Side, target: Side) -> None:
-        self._source = source
-        self._target = target
-        self.count = 0
-        self.moved_at = 0.0  # `time.monotonic()` of the last byte
-        self.ended = False  # whether the source has ended
-        self.failure: BaseException | None = None
-
-    def copy(self) -> None:
-        # The next block is read when the last one is sent, which is enough back-pressure.
-        try:
-            while data := self._source.recv(BLOCK):
-                self.moved_at = monotonic()
-                self._target.sendall(data)
-                self.count += len(data)
-                self.moved_at = monotonic()
-            if self._source.truncated:
-                raise Truncated
-            self.ended = True
-            self.moved_at = monotonic()
-            self._target.shutdown(socket_module.SHUT_WR)
-        except Cut:
-            raise
-        except BaseException as failure:  # reported by the greenlet that waits, once
-            self.failure = failure
-
-
 def relay(
-    left: Side, right: Side, *, idle_timeout: float | None = None, fin_timeout: float | None = None, cut: bool = True
+    left: Side,
+    right: Side,
+    *,
+    idle_timeout: float | None = None,
+    fin_timeout: float | None = None,
+    throttles: Throttles = _NONE,
+    cut: bool = True,
 ) -> Relayed:
     """Copy from `left` to `right` and back until both have ended, or one fails.
 
     The end of one direction is passed on (SHUT_WR, under TLS close_notify too) and the other goes on:
     half-close works through it. An error in either direction ends both.
 
-    `idle_timeout` are the seconds without a byte either way after which it ends. Once one side has ended, `fin_timeout` replaces it,
-    because the peer of the other side may be gone.
+    `idle_timeout` are the seconds without a byte either way after which it ends, up to about a second late. Once one side has ended,
+    `fin_timeout` replaces it, because the peer of the other side may be gone.
 
     Every other end (an error, a TLS stream without close_notify, a timeout, a kill) cuts both streams, see `Connection.cut`. With `cut`
     False that is left to the caller, for example to send something before.
 
-    Connection errors are in the result, not raised. When this has returned or raised, its greenlets have ended, after a kill too.
+    Connection errors are in the result, not raised. When this has returned or raised, nothing reads or writes any more, after a kill too.
     """
-    to_right, to_left = _Direction(left, right), _Direction(right, left)
-    running = [gevent.spawn(to_right.copy), gevent.spawn(to_left.copy)]
-    error: OSError | None = None
-    regular = False
+    pair = _begin(left, right, None, idle_timeout, fin_timeout, throttles)
+    copies = None if pair is not None else Copies(left, right, throttles)
+    error: BaseException | None
     try:
-        try:
-            error = _wait(running, to_right, to_left, left, right, idle_timeout, fin_timeout)
-            regular = error is None
-        finally:
-            # Both copies may still wait, on streams that the caller goes on using or closes next.
-            gevent.killall([greenlet for greenlet in running if not greenlet.dead], Cut)
+        if copies is not None:
+            error = copies.run(idle_timeout, fin_timeout)
+        else:
+            assert pair is not None
+            error = _wait_for(pair)
     except BaseException as raised:
         if cut:
             cut_both(left, right, CUT_GRACE if isinstance(raised, Exception) else 0)  # a kill does not wait for peers
         raise
-    if cut and not regular:
+    if cut and error is not None:
         cut_both(left, right)
-    if isinstance(error, Truncated) and (to_right.ended or to_left.ended):
+    if copies is None:
+        assert pair is not None
+        return Relayed(pair.left.moved, pair.right.moved, error)
+    if isinstance(error, Truncated) and copies.half_closed:
         error = None  # it had been told the end of the other side, and many then close without close_notify
-    return Relayed(to_right.count, to_left.count, error)
+    return Relayed(copies.from_left, copies.from_right, error)
 
 
 def relay_to_end(
-    connection: Side,
-    upstream: Peer,
+    connection: Connection,
+    upstream: Connection,
     ended: Callable[[Relayed], None],
     *,
     idle_timeout: float | None = None,
     fin_timeout: float | None = None,
+    throttles: Throttles = _NONE,
 ) -> None:
     """Relay between `connection` and `upstream` as the last thing that a handler does with `connection`. It closes `upstream`.
 
-    `ended` is called once, whatever ends the relay, and must not wait. It may be called after this has returned: a plain relay goes on
-    without the greenlet that has begun it. The timeouts are as in `relay`. Raises what ends the greenlet, such as `Cut`.
+    `ended` is called once, whatever ends the relay, and must not wait. It may be called after this has returned: where all callers allow it
+    (`Route.may_leave`), a plain relay goes on without the greenlet that has begun it. The other arguments are as in `relay`. Raises what
+    ends the greenlet, such as `Cut`.
     """
+    line = connection.lifeline
+    if line.may_leave and _begin(connection, upstream, _Leaving(connection, ended), idle_timeout, fin_timeout, throttles) is not None:
+        line.afterwards = []
+        return
     before = upstream.bytes_sent, connection.bytes_sent
     try:
-        result = relay(connection, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
+        result = relay(connection, upstream, idle_timeout=idle_timeout, fin_timeout=fin_timeout, throttles=throttles)
     except BaseException as error:
         ended(Relayed(upstream.bytes_sent - before[0], connection.bytes_sent - before[1], error))
         raise
@@ -165,41 +134,137 @@ def relay_to_end(
         upstream.finish()
 
 
-def _wait(
-    running: "list[gevent.Greenlet[[], None]]",
-    to_right: _Direction,
-    to_left: _Direction,
-    left: Side,
-    right: Side,
-    idle_timeout: float | None,
-    fin_timeout: float | None,
-) -> OSError | None:
-    """Wait until both ways have ended, or until an error or a timeout."""
-    active_at = monotonic()
-    before = left.bytes_sent + right.bytes_sent
-    under_way = (0, 0, 0)
-    while True:
-        limit = idle_timeout
-        if fin_timeout is not None and (to_right.ended or to_left.ended):
-            limit = fin_timeout if limit is None else min(limit, fin_timeout)
-        wait = None if limit is None else max(active_at + limit - monotonic(), 0.001)
-        ended = gevent.wait(running, timeout=wait, count=1)
-        running = [greenlet for greenlet in running if not greenlet.dead]
-        error = _failure((to_right, to_left))
-        if error is not None or not running:
-            return error
-        active_at = max(active_at, to_right.moved_at, to_left.moved_at)
-        if limit is None or ended or monotonic() - active_at < limit:
-            continue
-        # What is being sent, and what the kernel still has of what was sent, may be moving, however slowly.
-        half_sent = left.bytes_sent + right.bytes_sent - before - to_right.count - to_left.count
-        now_under_way = (half_sent, left.bytes_unacknowledged, right.bytes_unacknowledged)
-        if now_under_way == under_way:
-            half_closed = to_right.ended or to_left.ended
-            silence = "one side has ended, and no byte came from the other" if half_closed else "no byte in either direction"
-            return Expired(f"{silence} for {limit:g} s")
-        under_way = now_under_way
-        active_at = monotonic()
+def _begin(
+    left: Side, right: Side, leaving: "_Leaving | None", idle_timeout: float | None, fin_timeout: float | None, throttles: Throttles
+) -> Pair | None:
+    """Give two plain connections to the engine. None if it cannot have them."""
+    here, there = _transport_of(left), _transport_of(right)
+    if here is None or there is None:
+        return None
+    assert isinstance(left, Connection) and isinstance(right, Connection)
+    near, far = here.lend(), there.lend()
+    if near < 0 or far < 0 or near == far:
+        return None
+    left.lifeline.reader.check_thread()
+    from_left = Way(near, far, here.is_unix, bytes(left._ahead or b""), throttles[0])
+    from_right = Way(far, near, there.is_unix, bytes(right._ahead or b""), throttles[1])
+    far_line = right.lifeline if leaving is None else None
+    try:
+        pair = engine_here().add(from_left, from_right, left.lifeline, far_line, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
+    except OSError as error:  # for want of descriptors or kernel memory: two greenlets need neither
+        log.warning("a relay goes on without the engine: %s", error.strerror or error)
+        return None
+    left._ahead = right._ahead = None
+    if leaving is not None:
+        leaving.follow(pair, right, there)
+    return pair
+
+
+def _transport_of(side: Side) -> SocketTransport | None:
+    """The transport of a plain connection whose bytes no greenlet has to see."""
+    if not isinstance(side, Connection) or not isinstance(side._transport, SocketTransport):
+        return None
+    own = side._lowest()._own
+    return side._transport if own is None or own.pump is None else None
+
+
+def _wait_for(pair: Pair) -> BaseException | None:
+    """Wait for the end of `pair` in this greenlet. What ended it."""
+    lines = [line for line in (pair.line, pair.far_line) if line is not None]
+    limits = [line.idle_timeout for line in lines]
+    for line in lines:
+        line.idle_timeout = None  # that of the pair counts
+    try:
+        engine_here().wait(pair)
+    finally:
+        for line, limit in zip(lines, limits, strict=True):
+            line.idle_timeout = limit
+    return pair.error
+
+
+class _Leaving:
+    """The relay of a connection whose greenlet has ended: what is done when the relay is over. Of the upstream there is only the descriptor
+    left, because its objects are as large as all the rest."""
+
+    __slots__ = ("_connection", "_ended", "_is_unix", "_upstream")
+
+    def __init__(self, connection: Connection, ended: Callable[[Relayed], None]) -> None:
+        self._connection = connection
+        self._ended = ended
+        self._is_unix = False
+        self._upstream = -1
+
+    def follow(self, pair: Pair, upstream: Connection, transport: SocketTransport) -> None:
+        """Take the descriptor of `upstream` over, and be called at the end of `pair`."""
+        upstream._transport = ClosedTransport(upstream.lifeline, "the socket is relayed")
+        upstream.lifeline.top = None
+        self._upstream = transport.release_descriptor()
+        self._is_unix = transport.is_unix
+        pair.over = self.end
+        self._connection.lifeline.idle_timeout = None  # that of the pair counts
+
+    def end(self, pair: Pair) -> None:
+        """`pair` is over. Called by the engine, in a greenlet. Does not wait."""
+        error = pair.error
+        if error is None:
+            if pair.left.moved > MANY_BYTES and not self._is_unix:
+                with self._socket() as sock:
+                    limit_unread_of(sock)
+            else:
+                close_descriptor(self._upstream)
+        elif isinstance(error, Exception) and self._is_under_way():
+            gevent.spawn(self._cut, pair, CUT_GRACE)
+            return
+        else:
+            self._cut_now(0)
+        self._tell(pair)
+
+    def _is_under_way(self) -> bool:
+        return bool(unacknowledged(self._upstream) or self._connection.bytes_unacknowledged)
+
+    def _cut(self, pair: Pair, grace: float) -> None:
+        try:
+            self._cut_now(grace)
+        finally:
+            self._tell(pair)
+
+    def _cut_now(self, grace: float) -> None:
+        upstream = Connection.from_socket(self._socket(), client=self._connection.server, server=self._connection.server)
+        try:
+            cut_both(self._connection, upstream, grace)
+        finally:
+            upstream.finish()
+
+    def _socket(self) -> socket_module.socket:
+        return PlainSocket(fileno=self._upstream)
+
+    def _tell(self, pair: Pair) -> None:
+        """Do what the greenlet would have done after the relay."""
+        line = self._connection.lifeline
+        afterwards, line.afterwards = line.afterwards or [], []
+        error = pair.error
+        try:
+            self._ended(Relayed(pair.left.moved, pair.right.moved, error))
+        except Exception:
+            log.exception("%r: the end of its relay cannot be told", self._connection)
+        if isinstance(error, OSError):
+            error = None  # as in a greenlet: it was the handler's to see
+        for function, *arguments in afterwards:
+            try:
+                _call_in(error, function, arguments)
+            except Exception:  # the others count connections
+                log.exception("%r: its end is incomplete", self._connection)
+
+
+def _call_in(error: BaseException | None, function: Callable[..., object], arguments: list[object]) -> None:
+    """Call `function`, with `error` as the exception that is being handled: subscribers of events look there."""
+    if error is None:
+        function(*arguments, None)
+        return
+    try:
+        raise error
+    except BaseException:
+        function(*arguments, error)
 
 
 def cut_both(left: Side, right: Side, grace: float = CUT_GRACE) -> None:
@@ -214,17 +279,3 @@ def cut_both(left: Side, right: Side, grace: float = CUT_GRACE) -> None:
             cutting.kill()
         left.cut(0)  # nothing where it is done
         right.cut(0)
-
-
-def _failure(directions: tuple[_Direction, _Direction]) -> OSError | None:
-    for direction, other in (directions, directions[::-1]):
-        failure = direction.failure
-        if isinstance(failure, OSError):
-            # The end could not be passed on because the target is closed already. If it was closed before its own end, the other direction
-            # has failed too.
-            if direction.ended and (other.ended or failure.errno == errno.ENOTCONN):
-                continue
-            return failure
-        if failure is not None:
-            raise failure
-    return None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
-from gevent import get_hub, sleep
+from gevent import get_hub
 from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
@@ -30,7 +30,6 @@ __all__ = [
     "SocketTransport",
     "Transport",
     "WriteTurn",
-    "drain",
     "note_sent",
     "sent_before",
 ]
@@ -43,9 +42,6 @@ _poll: Callable[[], "select.poll"] = get_original("select", "poll")
 #: As numbers: sockets have enum members, which are slow to look up and to compare. A socket that is made with SOCK_NONBLOCK knows that it
 #: does not block, without a system call.
 _AF_UNIX, _SOCK_NONBLOCK = int(socket_module.AF_UNIX), int(socket_module.SOCK_NONBLOCK)
-
-#: The state of a connection that was reset, in the first byte of TCP_INFO (tcp_states.h).
-_TCP_CLOSE = 7
 
 #: After this many reads that filled their buffer, or written bytes that never blocked, other greenlets run. Otherwise a peer that is as
 #: fast as this process would keep the whole worker.
@@ -387,6 +383,28 @@ class SocketTransport:
             self._sock = PlainSocket(family, kind | _SOCK_NONBLOCK, proto, fileno=self._fd)
         return self._sock
 
+    def lend(self) -> int:
+        """The descriptor, for code that moves the bytes in place of this transport. -1 if a greenlet is writing or closing it."""
+        if self._turn is not None and self._turn.taken:
+            return -1
+        self.settle()
+        self._reader.rest()
+        return self._fd
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a unix socket."""
+        return bool(self._kind[0] == _AF_UNIX)
+
+    def release_descriptor(self) -> int:
+        """As `release`, without a socket object."""
+        self.settle()
+        self.lifeline.close()
+        fd, self._fd = self._fd, -1
+        if self._sock is not None:
+            self._sock.detach()
+        return fd
+
     def release(self) -> socket_module.socket:
         """Give the socket away, without a watcher on it. The transport cannot be used afterwards."""
         self.settle()
@@ -394,20 +412,6 @@ class SocketTransport:
         self.lifeline.close()
         self._fd = -1
         return sock
-
-
-def drain(sock: socket_module.socket, seconds: float) -> None:
-    """Wait until the peer of a TCP connection has acknowledged what was sent, for `seconds` at most. A reset would take the rest back."""
-    give_up = monotonic() + seconds
-    pause = 0.001
-    while (left := give_up - monotonic()) > 0 and sock.fileno() >= 0 and _is_unsent(sock):
-        sleep(min(pause, left))
-        pause = min(2 * pause, 0.1)
-
-
-def _is_unsent(sock: socket_module.socket) -> bool:
-    """Whether there are bytes that the peer has not acknowledged, on a connection that still stands."""
-    return unacknowledged(sock.fileno()) > 0 and sock.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_INFO, 1)[0] != _TCP_CLOSE
 
 
 class ClosedTransport:

@@ -27,6 +27,7 @@ from muxwsgi.upstreams import lookup
 from muxwsgi.upstreams.chosen import Only
 from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.relay import relay
+from muxwsgi.wire.relay_engine import engine_here
 from tests.dial.conftest import BlackHole, socket_on, zone
 
 from .conftest import MAKERS, Pair
@@ -54,6 +55,11 @@ def greenlets() -> int:
     )
 
 
+def engine_pairs() -> int:
+    """How many pairs the relay engine has."""
+    return engine_here().pairs
+
+
 @pytest.fixture
 def relayed() -> Iterator[Relayed]:
     """(client's end, server's end) of a relay between two connections of a kind, and the greenlet that
@@ -72,7 +78,7 @@ def relayed() -> Iterator[Relayed]:
     yield make
     for connection in made:
         connection.finish()
-    assert greenlets() == 0
+    assert greenlets() == 0 and engine_pairs() == 0
 
 
 def read_all(connection: Connection) -> bytes:
@@ -125,11 +131,18 @@ def test_an_error_on_one_side_ends_both_ways(relayed: Relayed) -> None:
     assert result.from_left == 1
 
 
-def test_a_killed_relay_leaves_no_greenlet(relayed: Relayed) -> None:
-    _, relaying = relayed("tcp")
+def test_a_killed_copy_leaves_no_greenlet(relayed: Relayed) -> None:
+    _, relaying = relayed("memory")
     assert greenlets() == 2
     relaying.kill()
     assert greenlets() == 0
+
+
+def test_a_killed_relay_leaves_no_pair_in_the_engine(relayed: Relayed) -> None:
+    _, relaying = relayed("tcp")
+    assert greenlets() == 0 and engine_pairs() == 1
+    relaying.kill()
+    assert engine_pairs() == 0
 
 
 def test_an_idle_relay_expires(relayed: Relayed) -> None:
@@ -138,7 +151,7 @@ def test_an_idle_relay_expires(relayed: Relayed) -> None:
 
 
 def test_an_idle_relay_expires_at_its_limit_and_not_at_twice_that(relayed: Relayed) -> None:
-    (client, server), relaying = relayed("tcp", idle_timeout=0.6)
+    (client, server), relaying = relayed("memory", idle_timeout=0.6)
     gevent.sleep(0.4)
     client.sendall(b"x")
     began = monotonic()

@@ -10,7 +10,8 @@ import gevent.socket
 import pytest
 
 from muxwsgi.errors import Expired
-from muxwsgi.wire import relay as relay_module
+from muxwsgi.testing import connection_pair
+from muxwsgi.wire import copies as copies_module
 from muxwsgi.wire.relay import Relayed, relay
 from tests.pairs import Pair, tcp_pair
 
@@ -57,8 +58,8 @@ def test_who_resets_before_saying_the_end_is_an_error(pairs: tuple[Pair, Pair]) 
     assert isinstance(result.error, ConnectionResetError), result
 
 
-def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    client, server = pairs
+def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = connection_pair(), connection_pair()
     waited: list[float] = []
     wait = gevent.wait
 
@@ -67,7 +68,7 @@ def test_the_limit_of_idleness_counts_from_the_last_byte_and_is_waited_for_once(
         waited.append(timeout)
         return wait(objects, timeout=timeout, count=count)
 
-    monkeypatch.setattr(relay_module.gevent, "wait", noted)
+    monkeypatch.setattr(copies_module.gevent, "wait", noted)
     client[1].sendall(b"a byte that moves when the relay begins")
     result = relay(client[0], server[0], idle_timeout=1.0)
     assert isinstance(result.error, Expired) and result.from_left == 39
