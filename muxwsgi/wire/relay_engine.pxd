@@ -16,7 +16,7 @@ cdef class Engine:
     cdef readonly Py_ssize_t pairs
     cdef int _process, _epoll
     cdef list _ways, _again, _throttled, _over
-    cdef Pipes _pipes
+    cdef readonly Pipes pipes
     cdef double _now
     cdef bint _turning, _ticking
     cdef object _loop, _watcher, _turn, _tick, _sweeps

@@ -101,7 +101,11 @@ _BLOCK, _PIPE = BLOCK, PIPE
 
 
 class Engine:
-    """Relays the pairs of one hub."""
+    """Relays the pairs of one hub.
+
+    pairs   how many there are
+    pipes   the pipes that they splice through
+    """
 
     def __init__(self) -> None:
         """For this thread's hub. Raises `OSError` if there is no descriptor for the epoll."""
@@ -112,7 +116,7 @@ class Engine:
         self._again: list[Way] = []
         self._throttled: list[Way] = []
         self._over: list[Pair] = []
-        self._pipes = Pipes()
+        self.pipes = Pipes()
         self._now = clock()
         self._turning = self._ticking = False
         loop = self._loop = get_hub().loop
@@ -204,8 +208,8 @@ class Engine:
             if way is not None:
                 if way.pair.right is way and way.pair.far_line is None:
                     close_descriptor(way.source)
-                self._pipes.drop(way)
-        self._pipes.close()
+                self.pipes.drop(way)
+        self.pipes.close()
         self._ways.clear()
         close_epoll(self._epoll)
 
@@ -295,7 +299,7 @@ class Engine:
                 self._pass_on_end(way)
                 return False
             if not way.readable or not way.writable:
-                self._pipes.give(way)
+                self.pipes.give(way)
                 return False
             # 3. Read: into the pipe if there is much, or else into the shared buffer.
             most = _PIPE
@@ -304,11 +308,11 @@ class Engine:
                 if pair.ended:
                     return False
                 if most <= 0:
-                    self._pipes.give(way)
+                    self.pipes.give(way)
                     self._wait_for_tick(way)
                     return False
                 turns = 0  # others have their share of the same throttle
-            if way.full >= FULL and (way.pipe_in >= 0 or self._pipes.take(way, self._now)):
+            if way.full >= FULL and (way.pipe_in >= 0 or self.pipes.take(way, self._now)):
                 count = move(way.source, way.pipe_in, min(most, _PIPE))
                 if count > 0:
                     way.piped = count
@@ -325,7 +329,7 @@ class Engine:
                 if count < 0:
                     if count == -_EAGAIN:
                         way.readable = False
-                        self._pipes.give(way)
+                        self.pipes.give(way)
                     else:
                         self._source_failed(way, -count)
                     return False
@@ -340,7 +344,7 @@ class Engine:
                     continue
                 if count == -_EAGAIN:
                     way.readable = False
-                    self._pipes.give(way)
+                    self.pipes.give(way)
                 else:
                     self._source_failed(way, -count)
                 return False
@@ -372,7 +376,7 @@ class Engine:
 
     def _pass_on_end(self, way: Way) -> None:
         way.done = True
-        self._pipes.give(way)
+        self.pipes.give(way)
         pair = way.pair
         if pair.error is not None:
             self._finish(pair, None)
@@ -391,7 +395,7 @@ class Engine:
             pair.error = OSError(number, os.strerror(number))
         way.held = None
         way.done = True
-        self._pipes.drop(way)
+        self.pipes.drop(way)
         other = way.other
         if other.done:
             self._finish(pair, None)
@@ -429,7 +433,7 @@ class Engine:
                 if not self.inherited:
                     unwatch(self._epoll, way.source)
             way.held = None
-            self._pipes.drop(way)
+            self.pipes.drop(way)
             way.done = True
 
     def _settle(self) -> None:
