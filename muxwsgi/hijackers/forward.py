@@ -58,6 +58,8 @@ class Forward:
         assert session.connection is not None
         ended = partial(self._ended, connection, session)
         relay_to_end(connection, session.connection, ended, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
+        if connection.lifeline.afterwards is not None:
+            session.leave_greenlet(connection.lifeline)
 
     def _ended(self, connection: "Connection", session: "Session", result: Relayed) -> None:
         session.end()

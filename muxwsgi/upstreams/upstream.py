@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -27,6 +28,7 @@ from muxwsgi.upstreams.errors import AllDown, AllFailed, QueueFull, QueueTimeout
 from muxwsgi.upstreams.server import UpstreamServer
 from muxwsgi.upstreams.state import REFUSALS, Readiness
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.lifeline import Lifeline
 
 __all__ = ["Session", "Upstream"]
 
@@ -46,12 +48,13 @@ class Session:
     connection  to it, once it is there. Who uses the session closes it
     """
 
-    __slots__ = ("_greenlet", "_upstream", "connection", "server")
+    __slots__ = ("_greenlet", "_line", "_upstream", "connection", "server")
 
     def __init__(self, upstream: "Upstream", server: UpstreamServer) -> None:
         self._upstream = upstream
-        self._greenlet = gevent.getcurrent()
+        self._greenlet: Any = gevent.getcurrent()
         self.server = server
+        self._line: Lifeline | None = None
         self.connection: Connection | None = None
         server.state.sessions.add(self)
 
@@ -60,9 +63,16 @@ class Session:
         self.server.state.sessions.discard(self)
         self._upstream.wake()
 
+    def leave_greenlet(self, line: Lifeline) -> None:
+        """The session goes on without its greenlet. `line` is that of the client's connection, which is relayed."""
+        self._line = line
+        self._greenlet = self.connection = None
+
     def cut(self) -> None:
-        """Have the greenlet of the session end both connections."""
-        if self.connection is not None:
+        """Have both connections ended."""
+        if self._line is not None:
+            self._line.fail(Cut())
+        elif self.connection is not None:
             gevent.kill(self._greenlet, Cut)
 
 

@@ -16,7 +16,7 @@ import pytest
 from gevent.server import StreamServer
 
 import muxwsgi
-from muxwsgi.hijackers.forward import Forward
+from muxwsgi.hijackers.forward import Forward, forward_route
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.mux.route import Route
 from muxwsgi.mux.slots import Slots
@@ -54,7 +54,7 @@ def upstream() -> Iterator[StreamServer]:
 
 @contextmanager
 def running(upstream: StreamServer, limit: int | None = None, **settings: Any) -> Iterator[muxwsgi.Server]:
-    route = Route("parrot", prefix(b"!"), Forward(("127.0.0.1", upstream.server_port)), limit=limit)
+    route = Route("parrot", prefix(b"!"), forward_route(f"127.0.0.1:{upstream.server_port}").handler, limit=limit)
     server = muxwsgi.Server(app, ["127.0.0.1:0"], [route], settings=ServerSettings(**settings))
     server.start()
     try:
@@ -155,6 +155,24 @@ def test_a_relay_is_cut_by_its_number(upstream: StreamServer) -> None:
         assert server.connections == 0
 
 
+def test_the_session_of_an_upstream_lasts_as_long_as_the_relay_and_ends_it_when_it_is_cut(upstream: StreamServer) -> None:
+    with running(upstream) as server:
+        forward = next(route for route in server.routes if route.name == "parrot").handler
+        assert isinstance(forward, Forward)
+        sock, other = relayed(server), relayed(server)
+        (line, _) = server.live
+        assert isinstance(line.top, Connection)
+        sessions = forward.chosen(line.top).servers[0].state.sessions
+        assert len(sessions) == 2
+        other.close()
+        until(lambda: len(sessions) == 1)
+        (session,) = sessions
+        session.cut()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(10)
+        until(lambda: not sessions)
+
+
 def test_a_stop_waits_for_relays_and_cuts_those_that_last(upstream: StreamServer) -> None:
     with running(upstream, graceful_timeout=60.0) as server:
         ending, lasting = relayed(server), relayed(server)
@@ -180,7 +198,7 @@ def test_a_relay_goes_on_over_a_swap_and_is_cut_with_its_composition(upstream: S
 
 
 def test_a_hijacker_that_forwards_inside_of_itself_gets_the_connection_back(upstream: StreamServer) -> None:
-    forward = Forward(("127.0.0.1", upstream.server_port))
+    forward = forward_route(f"127.0.0.1:{upstream.server_port}").handler
 
     @muxwsgi.hijack(match=prefix(b"!"))
     def around(connection: Connection) -> None:
