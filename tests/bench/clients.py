@@ -15,7 +15,7 @@ from tests.bench.processes import LOAD_CPU, BenchError, pinned
 from tests.bench.results import Report
 from tests.bench.visitors import heads
 
-__all__ = ["Client", "H2Load", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "WebSockets", "Wrk"]
+__all__ = ["Calls", "Client", "H2Load", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "WebSockets", "Wrk"]
 
 SCRIPT = Path(__file__).parent / "generators" / "wrk.lua"
 #: Seconds beyond its time after which a generator hangs.
@@ -158,6 +158,24 @@ class Tunnels:
         if not self.fresh and report.more["closes"] > report.requests / 100:
             raise BenchError(f"nothing is kept alive: {report.more['closes']:.0f} of {report.requests} answers ended their connection")
         return report
+
+
+#: Where proxies keep the certificate of their authority, in the folder of a turn.
+_AUTHORITIES = ("muxwsgi/ca/ca.pem", "mitmproxy-ca-cert.pem")
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Unary calls of gRPC through a forward proxy that looks into them."""
+
+    in_flight: int
+
+    def run(self, target: Target, seconds: int) -> Report:
+        authority = next((path for name in _AUTHORITIES if (path := target.folder / name).exists()), None)
+        if authority is None:
+            raise BenchError("the proxy has made no authority")
+        arguments = map(str, (target.port, self.in_flight, seconds, target.upstream, authority))
+        return _python("tests.bench.generators.grpc_calls", list(arguments), seconds)
 
 
 @dataclass(frozen=True)

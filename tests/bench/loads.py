@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.bench.clients import Client, H2Load, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, WebSockets, Wrk
+from tests.bench.clients import Calls, Client, H2Load, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, WebSockets, Wrk
 from tests.bench.visitors import NUMBER
 
 __all__ = ["GROUPS", "LOADS", "Load"]
@@ -30,6 +30,7 @@ GROUPS = {
     "idle": "64 busy connections beside many idle ones",
     "memory": "Memory of an idle connection",
     "proxy": "A forward proxy, HTTPS through CONNECT",
+    "grpc": "gRPC through a forward proxy that looks into it",
     "start": "From the start to the first answer",
     "workers": "Several workers",
     "reload": "Requests lost in reloads",
@@ -54,8 +55,8 @@ _TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent", "gunicorn-gthread", "c
 _FEW = ("muxwsgi", "nginx", "bjoern", "granian", "gunicorn-gevent")
 _FEW_TLS = ("muxwsgi", "nginx", "granian", "gunicorn-gevent")
 _PROCESSES = ("muxwsgi", "granian", "uwsgi", "gunicorn-gevent")
-_HTTP2 = ("muxwsgi", "nghttpd", "nginx-http2", "granian-http2", "hypercorn")
-_HTTP2_APPLICATIONS = ("muxwsgi", "granian-http2", "hypercorn")
+_HTTP2 = ("muxwsgi", "nghttpd", "nginx-http2", "granian-http2", "gunicorn-http2", "hypercorn")
+_HTTP2_APPLICATIONS = ("muxwsgi", "granian-http2", "gunicorn-http2", "hypercorn")
 _FILES = ("muxwsgi-static", "nginx-files", "gunicorn-files", "granian-static")
 _WEBSOCKETS = ("muxwsgi", "picows", "websockets", "granian-rsgi", "gevent-websocket")
 _PROXIES = ("muxwsgi-proxy", "mitmproxy", "proxy.py", "squid")
@@ -71,7 +72,7 @@ class Load:
     idle      connections that sit idle meanwhile
     workers   processes that serve
     front     what stands between the clients and the peer: nginx or haproxy, with kept connections
-    mode      what a proxy does with a tunnel: forward (MITM, upstream), answer (MITM, by itself) or tunnel (relay)
+    mode      what a proxy does with a tunnel: forward (MITM, upstream), grpc (the same, in HTTP/2), answer (MITM, by itself) or tunnel (relay)
     rounds    turns that are enough, where more would say the same
     note      a sentence for whoever reads the figures, where the title does not say enough
     """
@@ -267,7 +268,7 @@ LOADS: tuple[Load, ...] = (
         group="http2",
         title="1 MiB down, 1 connection, 4 streams",
         client=H2Load(1, 4),
-        peers=("muxwsgi", "nghttpd", "nginx-files-http2", "granian-http2", "hypercorn"),
+        peers=("muxwsgi", "nghttpd", "nginx-files-http2", "granian-http2", "gunicorn-http2", "hypercorn"),
         app=DOWNLOAD,
         path="/1m",
     ),
@@ -297,6 +298,17 @@ LOADS: tuple[Load, ...] = (
         )
         for deflate in (False, True)
         for size, short, title in ((125, "125", "125 bytes"), (1 << 16, "64k", "64 KiB"), (1 << 20, "1m", "1 MiB"))
+        for in_flight in (1, 16)
+    ),
+    *(
+        Load(
+            name=f"grpc-{in_flight}",
+            group="grpc",
+            title=f"unary calls, {in_flight} in flight",
+            client=Calls(in_flight),
+            peers=("muxwsgi-proxy", "mitmproxy"),
+            mode="grpc",
+        )
         for in_flight in (1, 16)
     ),
     Load(name="tunnel", group="proxy", title="relayed untouched, kept alive", client=Tunnels(), peers=_PROXIES, mode="tunnel"),

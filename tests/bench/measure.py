@@ -4,6 +4,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -85,7 +86,7 @@ def _check(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> Non
         await_echo(server, target)
     if load.group == "proxy":
         await_tunnel(server, target, BODY)
-    elif load.group == "websocket":
+    elif load.group in ("websocket", "grpc"):
         await_port(server, target)
     elif load.group == "http2":
         await_http2(server, target)
@@ -209,13 +210,20 @@ def _folder(name: str) -> Iterator[Path]:
 
 @contextmanager
 def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[tuple[int, int]]:
-    """The server behind a proxy, on the load's processor: nginx with TLS and a constant. Yields its port and process, or zeros."""
-    if load.group != "proxy":
+    """The server behind a proxy, on the load's processor: nginx with TLS and a constant, or a gRPC server. Yields its port and process, or
+    zeros."""
+    if load.group not in ("proxy", "grpc"):
         yield 0, 0
         return
     files = folder / "origin"
     files.mkdir()
     port = _free_port()
+    if load.group == "grpc":
+        command = [sys.executable, "-m", "tests.bench.servers.grpc_origin", str(port), *map(str, certificates.server)]
+        with started(command, LOAD_CPU, files / "output") as origin:
+            await_port(origin, Target(port, True, "/", b"", files))
+            yield port, origin.pid
+        return
     listen = f"127.0.0.1:{port}" + (f" [::1]:{port}" if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else "")
     configuration = nginx_configuration(files, listen, certificates.server, BODY.decode())
     with started(["nginx", "-e", "stderr", "-c", str(configuration)], LOAD_CPU, files / "output") as origin:

@@ -30,7 +30,7 @@ class Start:
     certificate   certificate and key in PEM where clients speak TLS to the peer
     folder        a folder of its own for its files
     workers       processes that serve
-    mode          of a proxy: forward, answer or tunnel
+    mode          of a proxy: forward, grpc, answer or tunnel
     origin        the certificate and key of the server behind a proxy: it is its own authority
     authority     certificate and key that proxies sign with
     """
@@ -257,6 +257,11 @@ def _granian_http2(start: Start) -> list[str]:
     return command
 
 
+def _gunicorn_http2(start: Start) -> list[str]:
+    command = _gunicorn("-k", "gevent", "--http-protocols", "h2,h1", "--http2-cleartext", "prior-knowledge")
+    return command(start)
+
+
 def _nghttpd(start: Start) -> list[str]:
     files = [str(start.certificate[1]), str(start.certificate[0])] if start.certificate else []
     return ["nghttpd", "-a", "127.0.0.1", "-d", str(start.files_folder), *([] if files else ["--no-tls"]), str(start.port), *files]
@@ -293,6 +298,7 @@ HTTP2_PEERS: tuple[Peer, ...] = (
     Peer(name="nghttpd", title="nghttpd, a file", command=_nghttpd, needs="nghttpd"),
     Peer(name="nginx-http2", title="nginx, a constant", command=_nginx_http2, needs="nginx"),
     Peer(name="nginx-files-http2", title="nginx, a file", command=_nginx_files(True), needs="nginx"),
+    Peer(name="gunicorn-http2", title="gunicorn, gevent", command=_gunicorn_http2, needs="gunicorn"),
     Peer(name="granian-http2", title="granian", command=_granian_http2, needs="granian"),
 )
 

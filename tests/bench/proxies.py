@@ -35,7 +35,7 @@ def _mitmproxy(start: Start) -> list[str]:
         "flow_detail=0",
         "termlog_verbosity=error",
         f"ssl_verify_upstream_trusted_ca={start.origin[0]}",
-        "http2=false",
+        f"http2={'true' if start.mode == 'grpc' else 'false'}",
     ]
     command = [program_of("mitmproxy", "mitmdump"), "--quiet", "--listen-host", "127.0.0.1", "--listen-port", str(start.port)]
     for setting in settings:

@@ -1,6 +1,6 @@
 """muxwsgi's side of the proxy loads: `muxwsgi run tests.bench.proxy_app:proxy`.
 
-BENCH_PROXY_MODE is forward, answer or tunnel; BENCH_PROXY_ORIGIN the file with the certificate that the origin is verified with.
+BENCH_PROXY_MODE is forward, grpc, answer or tunnel; BENCH_PROXY_ORIGIN the file with the certificate that the origin is verified with.
 """
 
 import os
