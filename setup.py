@@ -177,6 +177,8 @@ setup(
             "a2wsgi>=1.10",
             "cython>=3.1",
             "build>=1.2",
+            "aiosmtpd>=1.4.6",
+            "psycopg[binary]>=3.3",  # its libpq is newer than Debian's
         ],
     },
     entry_points={

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RESERVED_NAMES", "Hijacker", "check_name", "hijack", "hijacker_of"]
 
-AnyHandler = TypeVar("AnyHandler", bound=Callable[[Any], None])
+#: A handler, or with `options` what makes one: a class or a function.
+AnyHandler = TypeVar("AnyHandler", bound=Callable[[Any], object])
 
 _ATTRIBUTE = "__muxwsgi_hijacker__"
 
@@ -88,7 +89,7 @@ class Hijacker:
 class SocketHandler:
     """Gives `handler` the connection as a real socket."""
 
-    def __init__(self, handler: Callable[..., None]) -> None:
+    def __init__(self, handler: Callable[..., object]) -> None:
         self.handler = handler
 
     def __call__(self, connection: "Connection") -> None:
@@ -152,7 +153,7 @@ def hijack(
         own_name = getattr(handler, "__name__", type(handler).__name__)
         hijacker = Hijacker(
             name=name if name is not None else own_name.lower().replace("_", "-"),
-            handler=SocketHandler(handler) if as_socket else handler,
+            handler=SocketHandler(handler) if as_socket else handler,  # type: ignore[arg-type]  # it may make the handler
             match=match,
             alpn=tuple(alpn),
             priority=priority,
@@ -170,6 +171,11 @@ def hijack(
 
 
 def hijacker_of(handler: object) -> Hijacker | None:
-    """The hijacker that `@hijack` made of `handler`; None where it is not decorated."""
+    """The hijacker that `@hijack` made of `handler`; None where it is not decorated. An instance of a decorated class has its options
+    already, and is the handler."""
     found = getattr(handler, _ATTRIBUTE, None)
-    return found if isinstance(found, Hijacker) else None
+    if not isinstance(found, Hijacker):
+        return None
+    if found.options is not None and isinstance(found.handler, type) and isinstance(handler, found.handler):
+        return replace(found, handler=handler, options=None)  # type: ignore[arg-type]  # it is called as its class was to be
+    return found

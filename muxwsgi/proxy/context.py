@@ -66,6 +66,8 @@ class Context:
     action          the action that was decided for the tunnel, one of `rules.actions`; None outside
     server_side     returns the TLS settings with which a hijacker in the tunnel serves (`Connection.start_tls()`); None if the tunnel is
                     not intercepted
+    mux             chooses the handler of a connection that a hijacker gives back (`Connection.back_to_mux()`); None if the tunnel is not
+                    intercepted
     layers          the layers of TLS that were removed inside the tunnel, the outermost first
     flow            the record for the flow log, None without one
     """
@@ -81,6 +83,7 @@ class Context:
         "flow",
         "identity",
         "layers",
+        "mux",
         "passed",
         "request",
         "response",
@@ -106,6 +109,7 @@ class Context:
         self.flow: "Flow | None" = None
         self.action: object = None
         self.server_side: Callable[[], ServerSide | None] = _no_side
+        self.mux: Callable[[Connection], None] | None = None
         self.layers: tuple[Layer, ...] = ()
         if tunnel is None:
             self.tls: ClientTLS | None = None

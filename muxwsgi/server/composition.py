@@ -201,6 +201,7 @@ class Composition:
         self._silence = self._named("silence", settings.silence, registered)
         load_balancers = TrustedPeers(settings.trust.proxies)
         self.muxes: dict[str, Mux] = {}
+        self._inner: dict[str, Mux] = {}
         self.fronts: dict[str, Front] = {}
         for each in listening:
             if self._proxy is not None:
@@ -214,7 +215,8 @@ class Composition:
 
                 handler = ProxyProtocol(handler, each.bind.proxy_protocol, load_balancers, settings.trust.proxy_protocol_timeout, events)
             context = self._contexts.get(each.address)
-            service = Service(self._draining, None if context is None else context.openssl, events)
+            side = None if context is None else context.openssl
+            service = Service(self._draining, side, events, self.muxes.get(each.address), self._inner.get(each.address))
             self.fronts[each.address] = Front(handler, service)
         self._before = {}
         self._inherited = {}
@@ -389,10 +391,13 @@ class Composition:
         open_mux = self._mux(listening.address, everything, self._fallback, self._silence, bind=bind)
         if bind.certificates:
             context = self._context(listening, tuple(sorted(open_mux.alpn, key=lambda protocol: protocol != "h2")))  # HTTP/2 is preferred
+            inside = [each.route for each in here if each.inside] + self._everywhere
+            # Where only STARTTLS leads inside, `only` has been to the hijacker that did it.
+            of_inside = replace(bind, only=None) if bind.tls == "off" else bind
+            inner = self._mux(f"{listening.address}, in TLS", inside, self._fallback, self._silence, bind=of_inside)
+            self._inner[listening.address] = inner
         if bind.tls == "off":
             return open_mux
-        inside = [each.route for each in here if each.inside] + self._everywhere
-        inner = self._mux(f"{listening.address}, in TLS", inside, self._fallback, self._silence, bind=bind)
         # The TLS route comes first, because no other protocol begins with the first six bytes of TLS. If TLS is required, OpenSSL gets
         # everything that begins like TLS, and answers an invalid ClientHello with an alert. Routes that get TLS as it is come before.
         match = tls_like if bind.tls == "required" else tls

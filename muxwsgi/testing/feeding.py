@@ -7,6 +7,7 @@ from socket import SHUT_WR
 from typing import TYPE_CHECKING
 
 import gevent
+from greenlet import GreenletExit
 
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.match import Match
@@ -73,10 +74,12 @@ def feed(handler: "Handler | Hijacker | Route", said: bytes | Iterable[bytes], *
         while part := client.recv():
             answered.extend(part)
 
-    serving = gevent.spawn(_served(handler, is_silent=not any(parts)), server)
+    serving = gevent.spawn(_outcome, _served(handler, is_silent=not any(parts)), server)
     talking, listening = gevent.spawn(_unless_over, talk), gevent.spawn(_unless_over, listen)
     try:
-        serving.get(timeout=timeout)
+        raised = serving.get(timeout=timeout)
+        if raised is not None:
+            raise raised
         server.finish()
         talking.get(timeout=timeout)
         listening.get(timeout=timeout)
@@ -91,8 +94,19 @@ def feed(handler: "Handler | Hijacker | Route", said: bytes | Iterable[bytes], *
 
 def _unless_over(act: Callable[[], None]) -> None:
     """A handler may end the connection before the client is done: what it said until then counts."""
-    with suppress(ConnectionError):
+    with suppress(OSError):
         act()
+
+
+def _outcome(handler: "Handler", connection: Connection) -> BaseException | None:
+    """What the handler raises, returned: gevent prints the traceback of a greenlet that fails."""
+    try:
+        handler(connection)
+    except GreenletExit:
+        raise
+    except BaseException as error:
+        return error
+    return None
 
 
 def _served(handler: "Handler | Hijacker | Route", *, is_silent: bool) -> "Handler":

@@ -521,6 +521,22 @@ class Connection:
             self._tell_of_handshake(inner, None)
         return inner
 
+    def back_to_mux(self) -> None:
+        """Have the next bytes choose the handler again, as those of a new connection do. Returns when that handler has served.
+
+        For a hijacker that has done STARTTLS: `connection.start_tls().back_to_mux()`. Inside of TLS the mux is that of the streams inside,
+        and in a proxy's tunnel the tunnel's. Raises `RuntimeError` without a server, `PeerError` when the connection has been back too
+        often, and what the handler raises.
+        """
+        service = self.lifeline.service
+        if self.tunnel is not None:
+            mux = self.tunnel.mux
+        else:
+            mux = None if service is None else service.mux if self.tls is None else service.inner
+        if mux is None:
+            raise RuntimeError("back_to_mux() is for connections of a server")
+        mux(self)
+
     def _tell_of_handshake(self, connection: "Connection", error: OSError | None) -> None:
         service = self.lifeline.service
         if service is not None and service.events.handshake:

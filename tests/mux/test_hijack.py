@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import all_of, any_of, never, not_, prefix
 from muxwsgi.mux.registry import GROUP, Registered, discover, select
 from muxwsgi.mux.route import Route
-from muxwsgi.testing import connection_pair
+from muxwsgi.testing import connection_pair, feed
 
 
 def test_the_decorated_callable_stays_what_it_was() -> None:
@@ -267,3 +268,20 @@ def test_an_unknown_name_suggests_the_nearest(installed: tuple[str, ...], asked:
         with pytest.raises(OperatorError) as caught:
             select(names(*installed), **terms)
         assert str(caught.value) == line
+
+
+def test_an_instance_of_a_decorated_class_keeps_the_options_that_it_was_made_with() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        greeting: str = "hello"
+
+    @hijack(match=prefix(b"x"), options=Options)
+    class Greet:
+        def __init__(self, options: Options) -> None:
+            self.options = options
+
+        def __call__(self, connection: Connection) -> None:
+            connection.sendall(self.options.greeting.encode())
+
+    assert feed(Greet(Options(greeting="good morning")), b"x") == b"good morning"
+    assert feed(Greet, b"x") == b"hello"

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -308,6 +309,7 @@ OURS = {
     "/static=./public": "/static=admin",
     "/etc/muxwsgi/example.org.pem": "site.pem",
     "/etc/muxwsgi/example.org.key": "site.key",
+    "starttls.toml": "app.toml",  # its hijackers are not installed here: test_the_starttls_fronts
 }
 
 
@@ -489,6 +491,27 @@ def test_the_redis_protocol(reader: MakeReader, files: Path, own: tuple[Path, Pa
         served.environment = {"MUXWSGI_BIND": f"127.0.0.1:{served.port(8000)}"}
         served.serve("muxwsgi run", 8000)
         assert served.run("redis-cli") == "OK\n"
+
+
+@pytest.mark.slow
+@follows("apps/hijack-starttls/README.md", "pip install .")
+@follows("apps/hijack-starttls/README.md", "muxwsgi run module:app -c starttls.toml")
+def test_the_starttls_fronts(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    with example(reader, "hijack-starttls", own, tmp_path) as installed:
+        assert "smtp-starttls" in installed.run("muxwsgi hijackers")
+    page = "apps/hijack-starttls/README.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    try:
+        with reader(page, "muxwsgi run module:app -c starttls.toml", programs=own[0]) as served:
+            for port in ("5432", "587"):
+                assert f"0.0.0.0:{port}," in text
+                text = text.replace(f"0.0.0.0:{port},", f"127.0.0.1:{served.port(int(port))},")
+            (files / "starttls.toml").write_text(text)
+            served.serve("muxwsgi run", 5432)
+            with socket.create_connection(("127.0.0.1", served.port(587)), timeout=10) as client:
+                assert client.recv(100) == b"220 mail.example ESMTP\r\n"
+    finally:  # it would answer silent clients of the other tests
+        subprocess.run([own[0] / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-starttls"], check=True)
 
 
 INSPECTOR = "muxwsgi proxy --mitm --flows flows.jsonl --block deny.txt --passthrough '*.bank.example' --rules muxwsgi_inspector:add_rules"

@@ -115,6 +115,7 @@ class Tunnels:
         """Decrypt the tunnel, and serve the protocol inside."""
         ctx.action = action
         ctx.server_side = partial(self._server_side, ctx)
+        ctx.mux = self._ask
         if action.before is not None and action.before(connection, ctx) is not CONTINUE:
             return
         try:
