@@ -50,6 +50,15 @@ class Chromium:
                 stderr=log,
             )
 
+    def end(self) -> None:
+        """End the browser, which then has written its logs."""
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
     @property
     def log(self) -> str:
         return self._log.read_text("utf-8", "replace")
@@ -58,9 +67,4 @@ class Chromium:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self.end()

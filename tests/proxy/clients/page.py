@@ -1,4 +1,4 @@
-"""A page as the web has them: it loads a style sheet, a script and an image, opens a WebSocket and an event stream, and says what came of it."""
+"""A page as the web has them: it loads a style sheet, a script and an image, opens a WebSocket and an event stream, uploads something, and says what came of it."""
 
 import base64
 
@@ -22,7 +22,7 @@ STYLE = b"#styled { color: rgb(1, 2, 3) }\n"
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
-# Each of the four is a promise: `allSettled` tells of all of them, also of those that fail.
+# Each of the five is a promise: `allSettled` tells of all of them, also of those that fail.
 SCRIPT = b"""
 "use strict";
 const name = location.search.slice(1);
@@ -53,9 +53,11 @@ const events = new Promise((resolve, reject) => {
   source.onerror = () => reject(new Error("the event stream failed"));
 });
 
-Promise.allSettled([style, image, socket, events]).then(([style, image, socket, events]) => {
+const upload = fetch("/seen", {method: "POST", body: new Uint8Array(300000)}).then(answer => answer.json()).then(told => told.size);
+
+Promise.allSettled([style, image, socket, events, upload]).then(([style, image, socket, events, upload]) => {
   const said = each => each.status === "fulfilled" ? each.value : String(each.reason);
-  const outcome = {title: document.title, style: said(style), image: said(image), socket: said(socket), events: said(events)};
+  const outcome = {title: document.title, style: said(style), image: said(image), socket: said(socket), events: said(events), upload: said(upload)};
   return fetch(`/outcome?${name}`, {method: "POST", body: JSON.stringify(outcome)});
 });
 """

@@ -15,7 +15,7 @@ from muxwsgi.settings import CertificateFiles
 from tests.ports import free_ports
 from tests.proxy.clients.proxy_process import PATIENCE, run
 
-__all__ = ["SSH", "Nginx", "Postgres", "Redis"]
+__all__ = ["SSH", "Nghttpd", "Nginx", "Postgres", "Redis"]
 
 #: Debian's place of the server's programs, which are not in PATH.
 POSTGRES_PROGRAMS = Path("/usr/lib/postgresql")
@@ -98,6 +98,22 @@ class Nginx:
         nginx = program("nginx", "nginx-light")
         with running(nginx, "-c", folder / "nginx.conf", "-e", "stderr", log=folder / "log", ready=lambda: all(map(listens, ports.values()))):
             yield cls(**ports)
+
+
+class Nghttpd:
+    """nghttpd, which speaks nothing but HTTP/2: in TLS on `port`. It serves the files below a folder, and echoes what is posted."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    @classmethod
+    @contextmanager
+    def start(cls, folder: Path, root: Path, certificate: CertificateFiles) -> Iterator["Nghttpd"]:
+        (port,) = free_ports(1)
+        nghttpd = program("nghttpd", "nghttp2-server")
+        command = (nghttpd, "-a", "127.0.0.1", "-d", root, "--echo-upload", str(port), str(certificate.keyfile), str(certificate.certfile))
+        with running(*command, log=folder / "log", ready=lambda: listens(port)):
+            yield cls(port)
 
 
 class Redis:

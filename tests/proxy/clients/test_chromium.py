@@ -19,6 +19,7 @@ WORKED = {
     "image": 1,
     "socket": ["HELLO", 100_000, 1000, True],
     "events": ["first", "second"],
+    "upload": 300_000,
 }
 
 #: Chromium goes past any proxy to this machine, unless told.

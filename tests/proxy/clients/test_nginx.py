@@ -70,9 +70,14 @@ def test_a_download_goes_on_where_it_was_broken_off(proxy: ProxyProcess, nginx: 
     assert (tmp_path / "part").read_bytes() == whole
 
 
-def test_who_may_have_either_version_of_http_gets_the_one_that_is_looked_into(proxy: ProxyProcess, nginx: Nginx) -> None:
-    assert ask(proxy, nginx, "https", "page.html", "--http2", "-o", "/dev/null", "-w", "%{http_version}").stdout == "2"
-    assert proxy.flows.first(lambda flow: flow["kind"] == "http")["response"]["version"] == "HTTP/1.1"
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("upstream", ["on", "off"])
+def test_both_sides_choose_their_version_of_http(version: str, upstream: str, start_proxy: StartProxy, nginx: Nginx) -> None:
+    proxy = start_proxy(f"--upstream-http2={upstream}")
+    done = ask(proxy, nginx, "https", "page.html", f"--http{version}", "-o", "/dev/null", "-w", "%{http_version} %{size_download}")
+    assert done.stdout == f"{version} {len(PAGE)}"
+    flow = proxy.flows.first(lambda flow: flow["kind"] == "http")
+    assert flow["response"]["version"] == ("HTTP/2" if upstream == "on" else "HTTP/1.1")
 
 
 def test_who_speaks_http_2_alone_gets_it_from_the_server_too(proxy: ProxyProcess, nginx: Nginx) -> None:
