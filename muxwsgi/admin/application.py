@@ -6,6 +6,7 @@
     GET /status                 JSON: master, workers, counters, configuration, and where the rest is
     GET /status/connections     JSON, in pages: ?after=PID.ID&limit=N
     GET /status/routes          JSON
+    GET /status/upstreams       JSON
     GET /status/certificates    JSON
     POST /control/...           only on the control socket: `ctl` uses it
 
@@ -32,6 +33,7 @@ from muxwsgi.admin.status import Status
 from muxwsgi.errors import OperatorError
 from muxwsgi.names import split_host_port
 from muxwsgi.observe.exposition import check_installed, expose
+from muxwsgi.server.board import READINESS
 
 __all__ = ["AdminApplication"]
 
@@ -73,6 +75,7 @@ class AdminApplication:
             "/status": self._summary,
             "/status/connections": self._connections,
             "/status/routes": self._routes,
+            "/status/upstreams": self._upstreams,
             "/status/certificates": self._certificates,
         }
         self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -84,6 +87,7 @@ class AdminApplication:
             "/control/remove-worker": lambda said: self._status.tell_master(signal.SIGTTOU),
             "/control/close": self._close,
             "/control/log-level": self._set_log_level,
+            "/control/upstream": self._set_readiness,
         }
 
     def __call__(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
@@ -151,7 +155,7 @@ class AdminApplication:
         return b"ready\n", "text/plain; charset=utf-8"
 
     def _summary(self, environ: Environ) -> tuple[bytes, str]:
-        more = {name: f"/status/{name}" for name in ("connections", "routes", "certificates")}
+        more = {name: f"/status/{name}" for name in ("connections", "routes", "upstreams", "certificates")}
         return _as_json(self._status.summary() | {"counters": self._status.counters(), "more": more})
 
     def _connections(self, environ: Environ) -> tuple[bytes, str]:
@@ -166,6 +170,15 @@ class AdminApplication:
         return _as_json(
             {
                 "workers": {str(pid): answer["binds"] for pid, answer in answers.items() if answer is not None},
+                "unanswered": [pid for pid, answer in answers.items() if answer is None],
+            }
+        )
+
+    def _upstreams(self, environ: Environ) -> tuple[bytes, str]:
+        answers = self._status.ask_all({"ask": "upstreams"})
+        return _as_json(
+            {
+                "workers": {str(pid): answer["upstreams"] for pid, answer in answers.items() if answer is not None},
                 "unanswered": [pid for pid, answer in answers.items() if answer is None],
             }
         )
@@ -194,6 +207,16 @@ class AdminApplication:
         if name not in _LEVELS:
             raise Refused("400 Bad Request", f"the level is one of {', '.join(_LEVELS)}")
         return {"unanswered": self._status.set_log_level(_LEVELS[name], self._log_level if name == "default" else name)}
+
+
+    def _set_readiness(self, said: dict[str, Any]) -> dict[str, Any]:
+        server, readiness = said.get("server"), said.get("readiness")
+        if readiness not in READINESS[1:]:
+            raise Refused("400 Bad Request", f"the readiness is one of {', '.join(READINESS[1:])}")
+        unanswered = self._status.set_readiness(str(server), readiness)
+        if unanswered is None:
+            raise Refused("404 Not Found", f"no server of an upstream is named {server!r}: `muxwsgi ctl upstreams` lists them")
+        return {"unanswered": unanswered}
 
 
 #: No browser may keep an answer, or take it for something else.

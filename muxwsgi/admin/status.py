@@ -102,6 +102,7 @@ class Status:
             sums=sums + [0] * (WORDS - len(sums)),
             master=master,
             routes=self._board.routes(),
+            servers=self._board.servers(),
             certificates=self._board.certificates(),
         )
 
@@ -215,6 +216,19 @@ class Status:
         return None
 
     # Acting
+
+    def set_readiness(self, server: str, readiness: str) -> list[int] | None:
+        """Set a server of an upstream to ready, drain or maint in all workers, also in those that start later. Returns pids of those that
+        did not answer; None if there is no such server."""
+        before = self._board.readiness(server)
+        noted = self._board.put_readiness(server, readiness)  # first, because a worker that starts now is not asked
+        answers = self.ask_all({"ask": "readiness", "server": server, "readiness": readiness})
+        known = [answer.get("known") for answer in answers.values() if answer is not None]
+        if not any(known) and (known or not noted):
+            if noted:
+                self._board.put_readiness(server, before)
+            return None
+        return [pid for pid, answer in answers.items() if answer is None]
 
     def drain(self, on: bool) -> None:
         """Let /readyz say that the service drains, or no more."""

@@ -292,6 +292,57 @@ def routes(asked: _Asked) -> int:
     return _complete(found["unanswered"])
 
 
+@_command("upstreams")
+def upstreams(asked: _Asked) -> int:
+    """List the servers that routes forward to. UP says how many workers find it up."""
+    found = asked.control.get("/status/upstreams")
+    merged: dict[str, dict[str, Any]] = {}
+    for own in found["workers"].values():
+        for upstream in own:
+            for each in upstream["servers"]:
+                _merge(merged.setdefault(each["id"], {**_NO_SERVER, "id": each["id"], "upstream": upstream["name"]}), each)
+    rows = [
+        (
+            each["id"],
+            f"{each['up']}/{each['workers']}",
+            each["readiness"],
+            f"{each['sessions']}/{each['maxconn'] * each['workers']}" if each["maxconn"] else each["sessions"],
+            each["connected"],
+            each["connect_failures"],
+            f"{each['check_failures']}/{each['checks']}",
+            each["downs"],
+            each["last_failure"] or "-",
+        )
+        for each in merged.values()
+    ]
+    heads = ("server", "up", "readiness", "sessions", "connected", "failed", "checks failed", "downs", "last failure")
+    _print(asked, list(merged.values()), lambda: table(heads, rows))
+    return _complete(found["unanswered"])
+
+
+_SUMS = ("sessions", "connected", "connect_failures", "checks", "check_failures", "downs")
+_NO_SERVER: dict[str, Any] = {"workers": 0, "up": 0, "last_failure": None, "last_failure_at": None, **dict.fromkeys(_SUMS, 0)}
+
+
+def _merge(known: dict[str, Any], each: dict[str, Any]) -> None:
+    """Add what one worker says of a server."""
+    for name in _SUMS:
+        known[name] += each[name]
+    known["workers"] += 1
+    known["up"] += each["state"] == "up"
+    for name in ("address", "readiness", "maxconn", "weight", "backup"):
+        known[name] = each[name]
+    if (each["last_failure_at"] or 0) > (known["last_failure_at"] or 0):
+        known["last_failure"], known["last_failure_at"] = each["last_failure"], each["last_failure_at"]
+
+
+@_command("upstream", click.argument("readiness", type=click.Choice(["ready", "drain", "maint"])), click.argument("server"))
+def upstream(asked: _Asked, readiness: str, server: str) -> int:
+    """Set SERVER, which `upstreams` shows as UPSTREAM/SERVER, to drain (no new connections), maint (no checks either) or ready. It holds
+    through reloads, until the service ends."""
+    return _complete(asked.control.post("upstream", server=server, readiness=readiness)["unanswered"])
+
+
 @_command("certs")
 def certs(asked: _Asked) -> int:
     """List the certificates that are served, and when they expire."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from muxwsgi.server.answers import Answers
 from muxwsgi.server.health import Health
 from muxwsgi.server.metrics import ServerMetrics
+from muxwsgi.upstreams.state import Readiness
 
 if TYPE_CHECKING:
     from muxwsgi.cli.workers import Role
@@ -36,7 +37,7 @@ class Watched:
         if not role.admin.watched:
             role.introductions.close()
             return
-        self._metrics = ServerMetrics(server, role.board.row_of)
+        self._metrics = ServerMetrics(server, role.board.row_of, role.board.server_row_of)
         self._answers = Answers(server, role.introductions, _set_level)
         level = role.board.log_level
         if level:
@@ -57,8 +58,14 @@ class Watched:
             self._entry.write(self._metrics.words())
 
 
+    def _take_readiness(self) -> None:
+        """Take what the operator said about servers of upstreams before this worker began, or before it could be asked."""
+        for name, said in self._board.said().items():
+            self._server.upstreams.set_readiness(name, Readiness(said))
+
     def _write(self, words: list[int]) -> None:
         self._entry.write(words)
+        self._take_readiness()
         if self._metrics is not None and self._server.accepting:  # certificates of the workers that serve, also after a reload that failed
             self._board.put_certificates(self._metrics.certificates())
 

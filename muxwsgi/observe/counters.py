@@ -15,6 +15,7 @@ from muxwsgi.wire.lifeline import IDLE, TOO_SLOW, Lifeline
 
 if TYPE_CHECKING:
     from muxwsgi.mux.mux import Decision
+    from muxwsgi.upstreams.upstreams import Upstreams
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["Counters", "failure_of"]
@@ -82,10 +83,13 @@ class Counters:
     exchanges   the numbers of exchanges
     """
 
-    def __init__(self, events: Events, row_of: Callable[[str], int]) -> None:
-        """`row_of` gives each name of a route a row, the same in all workers: see `metrics.ROUTES`."""
+    def __init__(self, events: Events, row_of: Callable[[str], int], server_row_of: Callable[[str], int]) -> None:
+        """`row_of` gives each name of a route a row, the same in all workers: see `metrics.ROUTES`. So does `server_row_of` for servers of
+        upstreams."""
         self.exchanges = ExchangeCounts()
         self._row_of = row_of
+        self._server_row_of = server_row_of
+        self._server_rows: dict[str, int] = {}
         self._rows: dict[str, int] = {}
         self._tallies: list[_Tally] = []
         self._accepted = self._tally("muxwsgi_connections_accepted_total")
@@ -210,7 +214,15 @@ class Counters:
             place += 1
         self._lags.words[place] += 1
 
-    def words(self, live: Collection[Lifeline], *, memory: int, accepting: bool, proxy: Mapping[str, int] | None = None) -> list[int]:
+    def words(
+        self,
+        live: Collection[Lifeline],
+        *,
+        memory: int,
+        accepting: bool,
+        proxy: Mapping[str, int] | None = None,
+        upstreams: "Upstreams | None" = None,
+    ) -> list[int]:
         """The words of a worker. `live` are its connections, `memory` is in bytes, and `proxy` has the numbers of a proxy
         (`Proxy.counts`)."""
         words = [0] * WORDS
@@ -239,12 +251,36 @@ class Counters:
             put("muxwsgi_proxy_leaf_certificates_cached", proxy["leaves"])
             put("muxwsgi_proxy_upstream_connections_total", *(proxy[name] for name in ("opened", "reused", "kept", "refused", "dropped")))
             put("muxwsgi_proxy_upstream_connections_idle", proxy["idle"])
+        if upstreams is not None:
+            self._put_upstreams(words, upstreams)
+            put("muxwsgi_upstream_retries_total", upstreams.retries)
+            put("muxwsgi_upstream_refusals_total", *upstreams.refused.values())
+            put("muxwsgi_upstream_queue", upstreams.waiting)
         put("muxwsgi_worker_event_loop_lag_seconds", round(self._lag * 1e6))
         put("muxwsgi_worker_resident_memory_bytes", memory)
         put("muxwsgi_worker_connections", count)
         put("muxwsgi_worker_requests", sum(requests))
         put("muxwsgi_worker_accepting", int(accepting))
         return words
+
+    def _put_upstreams(self, words: list[int], upstreams: "Upstreams") -> None:
+        """Count what servers of upstreams do."""
+        rows = self._server_rows
+
+        def add(name: str, label: str, value: int) -> None:
+            row = rows.get(label)
+            if row is None:
+                row = rows[label] = self._server_row_of(label)
+            words[PLACES[name] + row] += value
+
+        for label, server in upstreams.servers():
+            add("muxwsgi_upstream_sessions", label, server.taken)
+            add("muxwsgi_upstream_usable", label, int(server.is_usable))
+        for label, counts in upstreams.counts.items():
+            add("muxwsgi_upstream_connections_total", label, counts.connected)
+            add("muxwsgi_upstream_connect_failures_total", label, counts.connect_failures)
+            add("muxwsgi_upstream_check_failures_total", label, counts.check_failures)
+            add("muxwsgi_upstream_downs_total", label, counts.downs)
 
     def _put_connections(self, words: list[int], live: Iterable[Lifeline]) -> int:
         """Count the connections by route and state. Returns how many there are."""

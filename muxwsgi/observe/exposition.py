@@ -11,7 +11,7 @@ from muxwsgi import __version__
 from muxwsgi.build import BUILD
 from muxwsgi.errors import OperatorError
 from muxwsgi.observe.certificates import CertificateRow
-from muxwsgi.observe.metrics import METRICS, PLACES, ROUTES, UNDECIDED, Metric
+from muxwsgi.observe.metrics import METRICS, PLACES, ROUTES, SERVERS, UNDECIDED, Metric
 from muxwsgi.record import record
 
 __all__ = ["Readings", "check_installed", "expose", "values_of"]
@@ -25,6 +25,7 @@ class Readings:
     sums        each word, added up over all workers; counters include those of workers that have ended
     master      the master's words, by the names of metrics; without a name that is not known
     routes      names of the routes, by row
+    servers     of the servers of upstreams, by row
     certificates    when certificates expire
     """
 
@@ -32,6 +33,7 @@ class Readings:
     sums: Sequence[int]
     master: Mapping[str, Sequence[int]] = field(default_factory=dict)
     routes: Sequence[str] = (UNDECIDED,)
+    servers: Sequence[str] = ()
     certificates: Sequence[CertificateRow] = ()
 
 
@@ -46,7 +48,8 @@ def check_installed() -> None:
 def values_of(readings: Readings) -> Iterator[tuple[Metric, tuple[tuple[tuple[str, ...], float | tuple[int, ...]], ...]]]:
     """Each metric with its label values and the value of each. A histogram has one value: its words as they are.
 
-    Series of routes that no worker has named are left out, and series of a zero in `muxwsgi_http_requests_total`, which are hundreds.
+    Series of routes and servers that no worker has named are left out, and series of a zero in `muxwsgi_http_requests_total`, which are
+    hundreds.
     """
     sums = readings.sums
     for metric in METRICS:
@@ -67,16 +70,21 @@ def values_of(readings: Readings) -> Iterator[tuple[Metric, tuple[tuple[tuple[st
         if metric.buckets:
             yield metric, (((), tuple(words)),)
         else:
-            yield metric, tuple(_series(metric, words, readings.routes))
+            yield metric, tuple(_series(metric, words, readings))
 
 
-def _series(metric: Metric, words: Sequence[int], routes: Sequence[str]) -> Iterator[tuple[tuple[str, ...], float]]:
-    by_route = metric.labels[:1] == ("route",)
+def _series(metric: Metric, words: Sequence[int], readings: Readings) -> Iterator[tuple[tuple[str, ...], float]]:
+    names: Sequence[str] | None = None
+    last = 0
+    if metric.labels[:1] == ("route",):
+        names, last = readings.routes, ROUTES - 1
+    elif metric.labels[:1] == ("server",):
+        names, last = readings.servers, SERVERS - 1
     for labels, word in zip(metric.series, words, strict=True):
-        if by_route:
+        if names is not None:
             row = int(labels[0])
-            name = "other" if row == ROUTES - 1 else routes[row] if row < len(routes) else ""
-            if not name or (not word and row in (0, ROUTES - 1)):
+            name = "other" if row == last else names[row] if row < len(names) else ""
+            if not name or (not word and (row == last or name == UNDECIDED)):
                 continue
             labels = (name, *labels[1:])
         elif not word and metric.name == "muxwsgi_http_requests_total":

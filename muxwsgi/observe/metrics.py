@@ -5,7 +5,7 @@ has ended, and never go back. Words that are gauges (`GAUGES`) are dropped then.
 master are forked from one process.
 
 Names follow Prometheus: a unit in the name, `_total` for counters. No label has a value that a client chooses. Names of routes are the
-operator's. They have `ROUTES` rows, and the routes that find no row left share the last one.
+operator's. They have `ROUTES` rows, and the routes that find no row left share the last one. So do servers of upstreams, with `SERVERS` rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,18 @@ from typing import Literal
 
 from muxwsgi.http.exchange_counts import BUCKETS, METHODS, STATUSES
 from muxwsgi.record import record
+from muxwsgi.upstreams.state import REFUSALS
 
 __all__ = [
-    "EXPIRY", "FAILURES", "GAUGES", "LAG_BUCKETS", "METRICS", "OF_MASTER", "OF_WORKERS", "PHASES", "PLACES", "ROUTES", "UNDECIDED", "WORDS", "Metric", "markdown"
+    "EXPIRY", "FAILURES", "GAUGES", "LAG_BUCKETS", "METRICS", "OF_MASTER", "OF_WORKERS", "PHASES", "PLACES", "ROUTES", "SERVERS", "UNDECIDED", "WORDS", "Metric", "markdown"
 ]  # fmt: skip
 
 #: Rows for routes. The first is for connections that no route has yet, the last for routes that found no row left.
 ROUTES = 24
 UNDECIDED = "undecided"
+
+#: Rows for servers of upstreams. The last is for those that found no row left.
+SERVERS = 64
 
 #: Upper bounds of the buckets of the event loop's delay, seconds.
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -67,6 +71,8 @@ def _each(*values: str) -> tuple[tuple[str, ...], ...]:
 
 
 _ROUTE_ROWS = tuple(str(row) for row in range(ROUTES))  # replaced by the names when they are read
+
+_SERVER_ROWS = tuple((str(row),) for row in range(SERVERS))  # likewise
 
 OF_WORKERS = (
     Metric(
@@ -198,6 +204,50 @@ OF_WORKERS = (
         series=_each("opened", "reused", "kept", "refused", "dropped"),
     ),
     Metric(name="muxwsgi_proxy_upstream_connections_idle", kind="gauge", help="Connections to upstreams that rest in the pool."),
+    Metric(
+        name="muxwsgi_upstream_sessions",
+        kind="gauge",
+        help="Connections to a server of an upstream that are open, with those that are being made. The server is UPSTREAM/SERVER.",
+        labels=("server",),
+        series=_SERVER_ROWS,
+    ),
+    Metric(
+        name="muxwsgi_upstream_usable",
+        kind="gauge",
+        help="How many workers send new connections to the server: it is up, and the operator has not set it to drain or maint.",
+        labels=("server",),
+        series=_SERVER_ROWS,
+    ),
+    Metric(
+        name="muxwsgi_upstream_connections_total", kind="counter", help="Connections to a server that were made.", labels=("server",), series=_SERVER_ROWS
+    ),
+    Metric(
+        name="muxwsgi_upstream_connect_failures_total",
+        kind="counter",
+        help="Attempts to connect to a server that failed. Another server may have been tried then.",
+        labels=("server",),
+        series=_SERVER_ROWS,
+    ),
+    Metric(
+        name="muxwsgi_upstream_check_failures_total", kind="counter", help="Checks of a server that failed.", labels=("server",), series=_SERVER_ROWS
+    ),
+    Metric(
+        name="muxwsgi_upstream_downs_total",
+        kind="counter",
+        help="How often a server went down, as each worker sees it.",
+        labels=("server",),
+        series=_SERVER_ROWS,
+    ),
+    Metric(name="muxwsgi_upstream_retries_total", kind="counter", help="Attempts to connect after one that failed."),
+    Metric(
+        name="muxwsgi_upstream_refusals_total",
+        kind="counter",
+        help="Connections that were closed without a server: down (none can be used); queue_full and queue_timeout (all are at maxconn); failed (each "
+        "attempt failed).",
+        labels=("reason",),
+        series=_each(*REFUSALS),
+    ),
+    Metric(name="muxwsgi_upstream_queue", kind="gauge", help="Connections that wait because all servers are at maxconn."),
     Metric(
         name="muxwsgi_event_loop_lag_seconds",
         kind="histogram",

@@ -1,4 +1,5 @@
-"""`Answers`: a worker answers the admin process. It shows connections, routes and certificates, and closes a connection if it is told to.
+"""`Answers`: a worker answers the admin process. It shows connections, routes, upstreams and certificates, closes a connection, and sets
+servers of upstreams to ready, drain or maint.
 
 Messages in both directions are JSON, behind four bytes with their length. A question has `serial` and `ask`. Its answer has the same
 `serial`, and `error` if the question could not be answered. One question is answered at a time, from the event loop. A worker whose event
@@ -18,6 +19,7 @@ import gevent.socket
 
 from muxwsgi.names import address_text
 from muxwsgi.server.introductions import Introductions
+from muxwsgi.upstreams.state import Readiness
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.fork import leave_to_parent
 
@@ -56,6 +58,8 @@ class Answers:
             "close": self._close,
             "routes": self._routes,
             "certificates": self._certificates,
+            "upstreams": self._upstreams,
+            "readiness": self._readiness,
             "log_level": self._log_level,
         }
         leave_to_parent(self)
@@ -143,6 +147,13 @@ class Answers:
                 for address, mux in self._server.muxes.items()
             }
         }
+
+    def _upstreams(self, question: dict[str, Any]) -> dict[str, Any]:
+        return {"upstreams": self._server.upstreams.described()}
+
+    def _readiness(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Set the readiness of the server of an upstream."""
+        return {"known": self._server.upstreams.set_readiness(question["server"], Readiness(question["readiness"]))}
 
     def _certificates(self, question: dict[str, Any]) -> dict[str, Any]:
         found = []

@@ -4,6 +4,8 @@
     log level               written by the admin process, read by workers when they start; 0: as configured
     report                  what blocked a worker the last time: its pid and the text, written by the master
     names of routes         by row, see `observe.metrics.ROUTES`; written by workers
+    names of servers        of upstreams, likewise, see `observe.metrics.SERVERS`
+    readiness of servers    by the same rows: what the operator said, see `READINESS`; written by the admin process, read by workers
     numbers                 how many numbers of each kind workers have taken so far; written by workers
     certificates            by row, see `observe.certificates`; written by workers
 
@@ -24,12 +26,16 @@ from itertools import chain
 from zlib import crc32
 
 from muxwsgi.observe.certificates import ROWS, CertificateRow
-from muxwsgi.observe.metrics import OF_MASTER, ROUTES, UNDECIDED
+from muxwsgi.observe.metrics import OF_MASTER, ROUTES, SERVERS, UNDECIDED
 
-__all__ = ["Board"]
+__all__ = ["READINESS", "Board"]
 
-#: Bytes of a route's name. Names of routes are words.
+#: What an operator may say about a server. The first one is for those about which nothing was said.
+READINESS = ("", "ready", "drain", "maint")
+
+#: Bytes of a route's name, and of a server's. Names of routes are words, and those of servers two words, or addresses.
 _NAME = 64
+_SERVER = 160
 
 #: Bytes of a report, and where its text begins.
 _REPORT = 8192
@@ -48,14 +54,16 @@ for _metric in OF_MASTER:
     _words += _metric.size
 _LOG_LEVEL = _words
 _NUMBERS = _LOG_LEVEL + 1
-_REPORT_AT = (_NUMBERS + len(KINDS)) * 8
+_READINESS = _NUMBERS + len(KINDS)
+_REPORT_AT = (_READINESS + SERVERS) * 8
 _NAMES_AT = _REPORT_AT + _REPORT
 #: Bytes of a certificate: checksum, expiry, lengths of the bind and of the name, and both.
 _HEAD = struct.Struct("=IqHH")
 _ROW = 256
 _BIND_AT_MOST = 112
 
-_CERTIFICATES_AT = _NAMES_AT + ROUTES * _NAME
+_SERVERS_AT = _NAMES_AT + ROUTES * _NAME
+_CERTIFICATES_AT = _SERVERS_AT + SERVERS * _SERVER
 _SIZE = _CERTIFICATES_AT + ROWS * _ROW
 
 
@@ -68,7 +76,7 @@ class Board:
         self._fd = os.memfd_create("muxwsgi-board", os.MFD_CLOEXEC)
         self._map = mmap.mmap(-1, _SIZE)
         self._words = memoryview(self._map)[:_REPORT_AT].cast("Q")
-        self._put_name(0, UNDECIDED)
+        self.row_of(UNDECIDED)
 
     # Words
 
@@ -126,26 +134,66 @@ class Board:
             self._words[word] = taken + BLOCK
         return range(taken + 1, taken + BLOCK + 1)
 
-    # Names of routes
+    # Names of routes and servers
 
     def row_of(self, name: str) -> int:
         """The row of the route `name`; the last one if there is no room for it. Called by workers."""
-        data = _cut(name)
-        with self._locked():
-            for row in range(ROUTES - 1):
-                found = self._name(row)
-                if found == data:
-                    return row
-                if not found:
-                    self._put_name(row, name)
-                    return row
-        return ROUTES - 1
+        return self._row_of(name, _NAMES_AT, ROUTES, _NAME)
 
     def routes(self) -> list[str]:
         """The names of routes, by row."""
+        return self._names(_NAMES_AT, ROUTES, _NAME)
+
+    def server_row_of(self, name: str) -> int:
+        """The row of the server `name` (UPSTREAM/SERVER); the last one if there is no room for it. Called by workers."""
+        return self._row_of(name, _SERVERS_AT, SERVERS, _SERVER)
+
+    def servers(self) -> list[str]:
+        """The names of servers, by row. Long ones are cut."""
+        return self._names(_SERVERS_AT, SERVERS, _SERVER)
+
+    def readiness(self, server: str) -> str:
+        """What the operator said about a server; "" for nothing."""
+        row = self._server_row(server)
+        return "" if row is None else READINESS[self._words[_READINESS + row]]
+
+    def said(self) -> dict[str, str]:
+        """The servers about which the operator said something, and what."""
+        words = self._words[_READINESS : _READINESS + SERVERS].tolist()
+        if not any(words):
+            return {}
+        return {name: READINESS[word] for name, word in zip(self.servers(), words, strict=False) if word}
+
+    def put_readiness(self, server: str, said: str) -> bool:
+        """Note what the operator says. Whether the server has a row."""
+        row = self._server_row(server)
+        if row is None:
+            return False
+        self._words[_READINESS + row] = READINESS.index(said)
+        return True
+
+    def _server_row(self, server: str) -> int | None:
+        names = self.servers()
+        name = _cut(server, _SERVER).decode()
+        return names.index(name) if name in names else None
+
+    def _row_of(self, name: str, first: int, rows: int, size: int) -> int:
+        data = _cut(name, size)
+        with self._locked():
+            for row in range(rows - 1):
+                at = first + row * size
+                found = self._name(at, size)
+                if found == data:
+                    return row
+                if not found:
+                    self._map[at : at + size] = data.ljust(size, b"\0")
+                    return row
+        return rows - 1
+
+    def _names(self, first: int, rows: int, size: int) -> list[str]:
         names = []
-        for row in range(ROUTES - 1):
-            name = self._name(row)
+        for row in range(rows - 1):
+            name = self._name(first + row * size, size)
             if not name:
                 break
             names.append(name.decode("utf-8", "replace"))
@@ -171,13 +219,8 @@ class Board:
                 found.append(CertificateRow(texts[:bind].decode(), texts[bind : bind + name].decode(), not_after))
         return found
 
-    def _name(self, row: int) -> bytes:
-        at = _NAMES_AT + row * _NAME
-        return self._map[at : at + _NAME].rstrip(b"\0")
-
-    def _put_name(self, row: int, name: str) -> None:
-        at = _NAMES_AT + row * _NAME
-        self._map[at : at + _NAME] = _cut(name).ljust(_NAME, b"\0")
+    def _name(self, at: int, size: int) -> bytes:
+        return self._map[at : at + size].rstrip(b"\0")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -192,7 +235,7 @@ class Board:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
-def _cut(name: str, most: int = _NAME) -> bytes:
+def _cut(name: str, most: int) -> bytes:
     """The name as it is kept: a longer one is cut between two characters."""
     return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore").encode()
 

@@ -10,7 +10,7 @@ import gevent
 from muxwsgi.observe.certificates import CertificateRow, rows_of
 from muxwsgi.observe.counters import Counters
 from muxwsgi.observe.exposition import Readings, check_installed, expose
-from muxwsgi.observe.metrics import ROUTES, UNDECIDED
+from muxwsgi.observe.metrics import ROUTES, SERVERS, UNDECIDED
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -23,18 +23,19 @@ __all__ = ["ServerMetrics", "resident_bytes"]
 INTERVAL = 1.0
 
 
-class RouteRows:
-    """The rows of routes of one process: see `metrics.ROUTES`."""
+class Rows:
+    """The rows of routes, or of servers, of one process: see `metrics.ROUTES`."""
 
-    def __init__(self) -> None:
-        self.names = [UNDECIDED]
+    def __init__(self, most: int, *names: str) -> None:
+        self._last = most - 1
+        self.names = list(names)
 
     def row_of(self, name: str) -> int:
-        """The row of the route `name`."""
+        """The row of `name`."""
         if name in self.names:
             return self.names.index(name)
-        if len(self.names) >= ROUTES - 1:
-            return ROUTES - 1
+        if len(self.names) >= self._last:
+            return self._last
         self.names.append(name)
         return len(self.names) - 1
 
@@ -49,11 +50,15 @@ class ServerMetrics:
     `server` may be started before or later.
     """
 
-    def __init__(self, server: "Server", row_of: Callable[[str], int] | None = None) -> None:
-        """`row_of` gives the name of a route a row that is the same in all workers; None for one process."""
+    def __init__(
+        self, server: "Server", row_of: Callable[[str], int] | None = None, server_row_of: Callable[[str], int] | None = None
+    ) -> None:
+        """`row_of` gives the name of a route a row that is the same in all workers, and `server_row_of` that of a server of an upstream;
+        None for one process."""
         self._server = server
-        self._rows = RouteRows()
-        self._counters = Counters(server.events, row_of or self._rows.row_of)
+        self._rows = Rows(ROUTES, UNDECIDED)
+        self._server_rows = Rows(SERVERS)
+        self._counters = Counters(server.events, row_of or self._rows.row_of, server_row_of or self._server_rows.row_of)
         self._certificates: list[tuple[str, x509.Certificate]] = []
         self._rows_of_certificates: Sequence[CertificateRow] = ()
         self._watching: gevent.Greenlet[..., None] | None = None
@@ -67,7 +72,9 @@ class ServerMetrics:
         """The numbers of this moment, as `observe/metrics.py` lays them out."""
         server = self._server
         app = server.proxy_counts
-        return self._counters.words(server.live, memory=resident_bytes(), accepting=server.accepting, proxy=app)
+        return self._counters.words(
+            server.live, memory=resident_bytes(), accepting=server.accepting, proxy=app, upstreams=server.upstreams
+        )
 
     def certificates(self) -> Sequence[CertificateRow]:
         """When the certificates of this moment expire. The same object, as long as they are the same."""
@@ -81,7 +88,10 @@ class ServerMetrics:
         is not installed."""
         check_installed()
         words = self.words()
-        return expose(Readings(workers={0: words}, sums=words, routes=self._rows.names, certificates=self.certificates()), accept)
+        readings = Readings(
+            workers={0: words}, sums=words, routes=self._rows.names, servers=self._server_rows.names, certificates=self.certificates()
+        )
+        return expose(readings, accept)
 
     def watch(self, write: Callable[[list[int]], object] = len) -> None:
         """Look at the delay of the event loop once a second from now on, and call `write` with the words. In this thread's hub."""

@@ -36,7 +36,7 @@ class UpstreamServerSettings:
     weight: int = setting(1, "Its share of the connections, compared with the weights of the others; at most 256.", at_least=1)
     maxconn: int = setting(0, "Connections at once in each worker; more wait in the queue. 0: no limit.", unit="N", at_least=0)
     backup: bool = setting(False, "It is used only if no other server is up.")
-    disabled: bool = setting(False, "It begins in maintenance, until `muxwsgi ctl upstream ready`.")
+    disabled: bool = setting(False, "It begins in maintenance, until `muxwsgi ctl upstream` sets it to ready.")
     ssl: bool = setting(False, "TLS with the server. Its certificate is verified.")
     verify: str = setting(
         "required", "`none` does not verify the certificate. A warning says so at each start.", choices=("required", "none")

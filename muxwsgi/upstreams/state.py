@@ -11,7 +11,6 @@ observation.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from time import time
 from typing import Any
@@ -30,15 +29,17 @@ class Readiness(Enum):
     MAINT = "maint"
 
 
-@dataclass(slots=True)
 class Counts:
     """Numbers of one server since the process began. They survive reloads, and never go back."""
 
-    connected: int = 0
-    connect_failures: int = 0
-    checks: int = 0
-    check_failures: int = 0
-    downs: int = 0
+    __slots__ = ("check_failures", "checks", "connect_failures", "connected", "downs")
+
+    def __init__(self) -> None:
+        self.connected = 0
+        self.connect_failures = 0
+        self.checks = 0
+        self.check_failures = 0
+        self.downs = 0
 
 
 class ServerState:

@@ -93,14 +93,13 @@ class Upstreams:
         for upstream in self:
             upstream.stop()
 
-    def set_readiness(self, upstream: str, server: str, readiness: Readiness) -> bool:
-        """Take the operator's word about a server. Whether there is one."""
-        for each in self:
-            if each.settings.name == upstream:
-                for one in each.servers:
-                    if one.title == server:
-                        each.set_readiness(one, readiness)
-                        return True
+    def set_readiness(self, name: str, readiness: Readiness) -> bool:
+        """Take the operator's word about the server UPSTREAM/SERVER. Whether there is one."""
+        for upstream in self:
+            for server in upstream.servers:
+                if _label(upstream.settings, server.title) == name:
+                    upstream.set_readiness(server, readiness)
+                    return True
         return False
 
     # What is shown and counted
@@ -126,7 +125,7 @@ class Upstreams:
         return self._counts
 
     def servers(self) -> "Iterator[tuple[str, UpstreamServer]]":
-        """Each server with its label in the metrics."""
+        """Each server with its name in metrics and for `ctl`: UPSTREAM/SERVER, or the address alone where that is the upstream's name."""
         for upstream in self:
             for server in upstream.servers:
                 yield _label(upstream.settings, server.title), server
@@ -140,7 +139,7 @@ class Upstreams:
                 "waiting": upstream.waiting,
                 "refused": dict(upstream.refused),
                 "retries": upstream.retries,
-                "servers": [_described(server) for server in upstream.servers],
+                "servers": [{"id": _label(upstream.settings, server.title), **_described(server)} for server in upstream.servers],
             }
             for upstream in self
         ]

@@ -34,7 +34,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     elif path == "/reference":
         reference(REFERENCE_ROUNDS)
     elif path == "/count":
-        Counters(server.events, lambda name: 1)
+        Counters(server.events, lambda name: 1, lambda name: 1)
     elif path == "/stop":
         server.request_stop()
     if environ["REQUEST_METHOD"] == "POST":

@@ -23,10 +23,10 @@ from muxwsgi.mux.matchers import prefix
 from muxwsgi.observe.certificates import ROWS, rows_of
 from muxwsgi.observe.counters import failure_of
 from muxwsgi.observe.exposition import Readings, expose
-from muxwsgi.observe.metrics import METRICS, OF_WORKERS, PLACES, ROUTES, WORDS
+from muxwsgi.observe.metrics import METRICS, OF_WORKERS, PLACES, ROUTES, UNDECIDED, WORDS
 from muxwsgi.proxy import Proxy, ProxySettings
 from muxwsgi.proxy.certificates.authority import Authority
-from muxwsgi.server.metrics import RouteRows, ServerMetrics
+from muxwsgi.server.metrics import Rows, ServerMetrics
 from muxwsgi.settings import CertificateFiles, HTTPSettings, MuxSettings, ServerSettings
 from muxwsgi.wire.connection import Connection
 from tests.waiting import until
@@ -329,7 +329,7 @@ def test_the_reason_of_a_failed_handshake(error: BaseException, reason: str) -> 
 
 
 def test_routes_share_rows_when_there_are_too_many() -> None:
-    rows = RouteRows()
+    rows = Rows(ROUTES, UNDECIDED)
     assert [rows.row_of(f"route {number}") for number in range(40)] == [*range(1, ROUTES - 1), *[ROUTES - 1] * (40 - ROUTES + 2)]
     assert rows.row_of("route 3") == 4
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from muxwsgi.observe.certificates import ROWS, CertificateRow
-from muxwsgi.observe.metrics import OF_MASTER, ROUTES
+from muxwsgi.observe.metrics import OF_MASTER, ROUTES, SERVERS
 from muxwsgi.server.board import BLOCK, Board
 from muxwsgi.server.introductions import Introductions, receive
 
@@ -43,6 +43,18 @@ def test_routes_beyond_the_last_row_share_it_and_long_names_are_cut() -> None:
     assert board.routes()[1] == "ä" * 32
     assert [board.row_of(f"{number}") for number in range(40)][-1] == ROUTES - 1
     assert len(board.routes()) == ROUTES - 1
+
+
+def test_what_an_operator_says_of_a_server_is_kept_by_its_row() -> None:
+    board = Board()
+    assert board.readiness("shop/a") == "" and not board.put_readiness("shop/a", "drain")
+    assert ended_well(in_child(lambda: [board.server_row_of(name) for name in ("shop/a", "shop/b")]))
+    assert board.servers() == ["shop/a", "shop/b"] and board.routes() == ["undecided"]
+    assert ended_well(in_child(lambda: board.put_readiness("shop/b", "maint")))
+    assert (board.readiness("shop/a"), board.readiness("shop/b")) == ("", "maint")
+    assert board.said() == {"shop/b": "maint"}
+    assert [board.server_row_of(f"{number}") for number in range(70)][-1] == SERVERS - 1
+    assert not board.put_readiness("69", "drain")
 
 
 def test_the_words_of_the_master_and_its_report_are_seen_by_all() -> None:

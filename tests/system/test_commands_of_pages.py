@@ -34,6 +34,8 @@ MINUTES = "takes minutes, and needs the peers' packages"
 
 #: Commands of blocks: what is not run, and why.
 NOT_RUN = {
+    ("docs/upstreams.md", "muxwsgi ctl upstreams"): ELSEWHERE,  # tests/system/test_upstreams.py
+    ("docs/upstreams.md", "muxwsgi ctl upstream drain redis/10.0.0.1:6379"): ELSEWHERE,
     ("CONTRIBUTING.md", "git clone ... muxwsgi && cd muxwsgi"): "the address is the reader's",
     ("CONTRIBUTING.md", "make run"): ELSEWHERE,
     ("CONTRIBUTING.md", "make .venv/tests.stamp"): INDEX,
