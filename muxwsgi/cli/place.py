@@ -13,6 +13,7 @@ import gevent
 from muxwsgi.http.exchange import Exchange
 from muxwsgi.server.heartbeat import BEAT
 from muxwsgi.server.metrics import resident_bytes
+from muxwsgi.server.parent import die_after
 from muxwsgi.wire.every import Every
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Place:
     def start(self, server: "Server") -> None:
         """Tell the master that this worker is ready, as soon as the event loop runs."""
         self._server = server
+        die_after(self._master, self._time_to_end)
         if self._most_requests:
             server.events.subscribe(exchange=self._count)
         gevent.spawn(self._worker.ready)
@@ -61,8 +63,8 @@ class Place:
         self._every.stop()
 
     def end_in_time(self) -> None:
-        """Called for each signal, in the middle of any code. If the master has ended, nobody kills this worker when its event loop is
-        blocked, or when what the application has started does not end. So the kernel does."""
+        """Called for each signal, in the middle of any code, and once a second. If the master has ended, nobody kills this worker when its
+        event loop is blocked, or when what the application has started does not end. So the kernel does."""
         if os.getppid() != self._master and not self._timed:
             self._timed = True
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -81,7 +83,8 @@ class Place:
 
     def _look(self) -> None:
         self._worker.beat()
-        if os.getppid() != self._master and not self._orphaned:  # if the kernel has sent no signal
+        self.end_in_time()
+        if os.getppid() != self._master and not self._orphaned:
             assert self._server is not None
             self._orphaned = True
             log.error("the master has ended: this worker ends too")

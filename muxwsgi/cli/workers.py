@@ -41,10 +41,11 @@ from muxwsgi.server.introductions import Introductions
 from muxwsgi.server.master import Master
 from muxwsgi.server.notify import Notifier
 from muxwsgi.server.page import SharedPage
+from muxwsgi.server.parent import die_with
 from muxwsgi.server.preloader import Preloader
 from muxwsgi.server.process_title import ProcessTitle
-from muxwsgi.server.side_process import Beside, SideProcess, die_with
-from muxwsgi.server.worker import Given, Worker, end_with
+from muxwsgi.server.side_process import Beside, SideProcess
+from muxwsgi.server.worker import Given, Worker
 from muxwsgi.setting import from_options
 from muxwsgi.settings import AdminSettings, ServerSettings, WorkerSettings
 from muxwsgi.signals import Signals, StopRequested
@@ -172,7 +173,7 @@ def _serve_in_worker(role: Role, serve: Callable[[Role, Loaded | None], None], l
         if role.worker.given is None:
             master = os.getppid()
             if role.system.become_worker():
-                end_with(master)
+                die_with(master)
             # After the patch, sockets, threads and locks wait cooperatively. The application must not be imported before.
             with uncollected():
                 from muxwsgi.patch import patch_all

@@ -32,8 +32,8 @@ from muxwsgi.record import record
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
-from muxwsgi.server.side_process import die_with
-from muxwsgi.server.worker import LONGEST_REASON, Given, Worker, end_with, fork, take_defaults
+from muxwsgi.server.parent import die_with
+from muxwsgi.server.worker import LONGEST_REASON, Given, Worker, fork, take_defaults
 from muxwsgi.wire.plain_socket import close_now
 
 __all__ = ["Preloader", "PreloaderProcess", "start_preloader"]
@@ -157,7 +157,6 @@ def start_preloader(taken: Sequence[int], page: SharedPage, queue: HandoverQueue
         raise
     if pid == 0:
         ours.close()
-        die_with(master)
         return Preloader(master, theirs, taken, page, queue)
     theirs.close()
     return PreloaderProcess(pid, ours)
@@ -245,7 +244,7 @@ class Preloader:
                 if not os.read(waits, 1):
                     os._exit(1)  # the preloader was killed
                 take_defaults(self._taken)
-                end_with(self._master)
+                die_with(self._master)
                 return True
             close_now(says)
             ends.remove(says)

@@ -5,7 +5,6 @@ signals of a stop, because /readyz has to say that the service stops while worke
 because it has nothing to lose. If the master dies, Linux kills it.
 """
 
-import ctypes
 import logging
 import math
 import os
@@ -16,7 +15,7 @@ from time import monotonic
 
 from muxwsgi.server.worker import fork
 
-__all__ = ["Beside", "SideProcess", "die_with", "wait_for_end"]
+__all__ = ["Beside", "SideProcess", "wait_for_end"]
 
 log = logging.getLogger("muxwsgi.error")
 
@@ -25,8 +24,6 @@ FIRST_DELAY, LONGEST_DELAY, SETTLED_AFTER = 0.5, 30.0, 10.0
 
 #: Seconds that `wait_for_end` waits.
 END_TIMEOUT = 2.0
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Beside(BaseException):
@@ -61,7 +58,6 @@ class SideProcess:
         now = monotonic()
         if self._serve is None or now < self.due:
             return
-        master = os.getpid()
         try:
             pid = fork(taken)
         except OSError as error:
@@ -70,7 +66,6 @@ class SideProcess:
         if pid == 0:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_IGN)
-            die_with(master)
             raise Beside(self._serve)
         self._pid, self._started = pid, now
 
@@ -117,11 +112,3 @@ def wait_for_end(pid: int) -> None:
     give_up = monotonic() + END_TIMEOUT
     while monotonic() < give_up and os.waitpid(pid, os.WNOHANG) == (0, 0):
         time.sleep(0.005)
-
-
-def die_with(master: int) -> None:
-    """Let Linux kill this process when its master ends. If that has ended already, exit. A process that changes its user calls it again,
-    because the kernel forgets it then (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != master:
-        os._exit(1)

@@ -15,10 +15,10 @@ over, a worker is retired with SIGUSR2. It ends as with SIGTERM, but keeps conne
 child would lose a SIGTERM that comes while it boots. So until the child takes the signals, those that stop end it at once, and it ignores
 the others. By default these would end it too.
 
-**The master dies.** Linux sends SIGTERM to the worker (PR_SET_PDEATHSIG). The worker then ends as if the master had told it to.
+**The master dies.** Until a worker serves, Linux kills it with its master. Later it notices that itself, and ends as if the master had told
+it to. If it cannot, Linux ends it: see `parent.py`.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -31,14 +31,11 @@ from muxwsgi.record import record
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import Entry, SharedPage, State
+from muxwsgi.server.parent import die_with
 
-__all__ = ["LONGEST_REASON", "Forks", "Given", "State", "Worker", "WorkerProcess", "end_with", "fork", "start", "take_defaults"]
+__all__ = ["LONGEST_REASON", "Forks", "Given", "State", "Worker", "WorkerProcess", "fork", "start", "take_defaults"]
 
 log = logging.getLogger("muxwsgi.error")
-
-#: prctl(2): the signal that this process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
-
 
 #: The messages of a worker to the master. All bytes after `_FAILED` are the reason.
 _READY, _LEAVES, _CHANGED, _FAILED = b"R", b"L", b"C", b"F"
@@ -334,7 +331,7 @@ def fork(taken: Sequence[int]) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if pid == 0:
-        end_with(master)
+        die_with(master)
     return pid
 
 
@@ -353,12 +350,3 @@ def _flush_streams() -> None:
                 stream.flush()
         except (OSError, ValueError):
             pass
-
-
-def end_with(parent: int) -> None:
-    """Let Linux send SIGTERM when the parent ends. If the parent has ended already, exit. A process that changes its user calls it again,
-    because the kernel forgets it then (prctl(2))."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        log.warning("prctl: %s: a worker will go on when its master is killed", os.strerror(ctypes.get_errno()))
-    if os.getppid() != parent:
-        os._exit(1)

@@ -582,7 +582,7 @@ def test_workers_end_with_a_master_that_is_killed(how: Path) -> None:
         pids = master.wait_for("ready .*", 2)
         master.process.kill()
         master.process.wait()
-        assert sorted(master.wait_for("ends SIGTERM", 2)) == sorted(pids)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "they go on")
 
 
 def test_orphans_that_a_master_inherits_are_reaped_without_a_word(how: Path) -> None:

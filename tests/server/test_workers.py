@@ -358,21 +358,6 @@ def test_an_unforeseen_error_in_a_reload_leaves_what_serves(folder: Path) -> Non
         assert server.stop() == 0
 
 
-def test_a_worker_that_is_blocked_ends_with_a_master_that_is_killed_too(folder: Path) -> None:
-    (folder / "options.py").write_text("kill_after = 0.5\n")
-    with serving(folder, "1", "--graceful-timeout", "0.5", "-c", str(folder / "options.py")) as server:
-        worker = server.worker_pid
-        with server.connect() as sock:
-            sock.sendall(b"GET /spin HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            time.sleep(0.3)
-            os.kill(server.pid, signal.SIGKILL)
-            try:
-                wait_until(lambda: not Path(f"/proc/{worker}").exists(), lambda: server.log)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-
-
 def test_a_reload_takes_what_has_changed_and_a_failed_one_leaves_all_as_it_was(folder: Path) -> None:
     (folder / "other").mkdir()
     options, first, second = folder / "options.toml", folder / "first.log", folder / "second.log"
