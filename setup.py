@@ -1,8 +1,11 @@
 """Packaging. Tool settings are in pyproject.toml.
 
 The hot files, those with a `.pxd` beside them, are compiled by Cython where that is possible. They are ordinary Python and run uncompiled
-as well: with `MUXWSGI_PURE=1` in the environment; where Cython or a compiler is missing (a message says so); and in editable installs,
-where a compiled file beside a source that is being edited would silently run yesterday's code.
+as well: with `MUXWSGI_PURE=1` in the environment; where Cython or a compiler is missing; and in editable installs, where a compiled file
+beside a source that is being edited would silently run yesterday's code.
+
+pip shows nothing of what a build says. So if the hot files could not be compiled, and nobody wanted that, the reason is installed too, in
+`muxwsgi/pure.txt`: `muxwsgi --version` and each start show it (`muxwsgi/build.py`).
 """
 
 import os
@@ -14,6 +17,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "muxwsgi" / "__init__.py").read_text("utf-8"), re.M)
@@ -33,13 +37,23 @@ for name in sys.argv[1:]:
 HOT = sorted(path.relative_to(HERE).with_suffix("") for path in (HERE / "muxwsgi").rglob("*.pxd"))
 
 
+#: Why nothing is compiled although somebody may expect it; empty if there is no such reason.
+REASONS: list[str] = []
+
+
 def say(message: str) -> None:
     print(f"muxwsgi: {message}", file=sys.stderr)
 
 
+def say_reason(message: str) -> None:
+    """As `say`, and let the installed package say it too."""
+    say(f"{message}: nothing is compiled, and a request costs about twice as much")
+    REASONS.append(message)
+
+
 def extensions() -> list[Extension]:
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        say("this Python is not CPython with a GIL: nothing is compiled")
+        say_reason("this Python is not CPython with a GIL")
         return []
     if os.environ.get("MUXWSGI_PURE", "") not in ("", "0"):
         say("MUXWSGI_PURE is set: nothing is compiled")
@@ -47,10 +61,25 @@ def extensions() -> list[Extension]:
     try:
         import Cython  # noqa: F401
     except ImportError:
-        say("Cython is missing: nothing is compiled, and a request costs about twice as much")
+        say_reason("Cython is missing")
         return []
     # Warnings of the C compiler about what Cython writes are nobody's business here.
     return [Extension(".".join(name.parts), [f"{name}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for name in HOT]
+
+
+class InstallWithReason(build_py):
+    def run(self) -> None:
+        super().run()
+        write_reason(self.build_lib, self.editable_mode)
+
+
+def write_reason(build_lib: str, editable: bool) -> None:
+    """Put the reason into the package that is built, and none if there is none."""
+    path = Path(build_lib) / "muxwsgi" / "pure.txt"
+    if REASONS and not editable:
+        path.write_text("; ".join(REASONS) + "\n", "utf-8")
+    else:
+        path.unlink(missing_ok=True)
 
 
 class DoesNotLoad(Exception):
@@ -88,7 +117,8 @@ class CompileHotFiles(build_ext):
             for file in files:
                 file.unlink(missing_ok=True)
             self.extensions = []
-            say(f"the hot files could not be compiled, the same code is installed as Python: {error}")
+            say_reason(f"the hot files could not be compiled: {' '.join(str(error).split())}")
+            write_reason(self.build_lib, editable=False)
 
     def try_out(self) -> None:
         """Import what was compiled, once, from where it was built. A compiler can succeed and its result still not load."""
@@ -118,7 +148,7 @@ setup(
     packages=find_packages(include=["muxwsgi", "muxwsgi.*"]),
     package_data={"muxwsgi": ["py.typed", "*/*.pxd", "*/*/*.pxd"]},
     ext_modules=extensions(),
-    cmdclass={"build_ext": CompileHotFiles},
+    cmdclass={"build_ext": CompileHotFiles, "build_py": InstallWithReason},
     install_requires=[
         "gevent>=24.10",
         "pyopenssl>=25.1",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from muxwsgi import __version__
-from muxwsgi.build import BUILD
+from muxwsgi.build import described
 from muxwsgi.cli.ending import discard_output, flush_output, say
 from muxwsgi.cli.help import Commands, SectionedCommand
 from muxwsgi.cli.options import ALL, OPTIONS, collect
@@ -33,7 +33,7 @@ _ELSEWHERE = {name: f"muxwsgi.cli.{name.replace('-', '_')}" for name in ("ca", "
 
 
 @click.group(cls=Commands, elsewhere=_ELSEWHERE, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(f"{__version__} ({BUILD})", prog_name="muxwsgi")
+@click.version_option(f"{__version__} ({described()})", prog_name="muxwsgi")
 def cli() -> None:
     """One port, every protocol, any WSGI app."""
 

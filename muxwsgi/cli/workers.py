@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.admin.process import serve as serve_admin
+from muxwsgi.build import why_pure
 from muxwsgi.cli.admin import Admin
 from muxwsgi.cli.configured import prepare_process, say_remarks, server_settings, set_environment
 from muxwsgi.cli.development import check_debug, places_of
@@ -161,6 +162,12 @@ def serve_in_workers(
     return result
 
 
+def _say_build() -> None:
+    reason = why_pure()
+    if reason is not None:
+        log.warning("this is plain Python, and each request costs about twice as much as compiled: %s", reason)
+
+
 def _not_started(error: OSError) -> OperatorError:
     """The machine has no descriptor or no memory left, for example."""
     return OperatorError(f"the server cannot be started: {error.strerror or error}")
@@ -299,6 +306,7 @@ class _Owner:
             error_log.create_by(system.give_logs)
             say_remarks(values)
             say_no_preload(values)
+            _say_build()
             system.say_stale()
             self._server = HookServer(values, worker_count(values))
             values["hooks"].tell("nworkers_changed", self._server, self._server.num_workers, None)

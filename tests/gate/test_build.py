@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -109,9 +110,28 @@ def test_without_a_compiler_the_same_code_is_installed_as_python(tmp_path: Path)
     assert not [name for name in names if name.endswith((".so", ".c"))]
     assert "muxwsgi/http/h1/h1.py" in names
     assert "the hot files could not be compiled" in said
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as packed:
+        assert packed.read("muxwsgi/pure.txt").startswith(b"the hot files could not be compiled: ")
 
 
 def test_who_wants_plain_python_gets_it(tmp_path: Path) -> None:
     names, said = build(tmp_path, MUXWSGI_PURE="1")
     assert not [name for name in names if name.endswith((".so", ".c"))]
     assert "MUXWSGI_PURE is set" in said
+    assert "muxwsgi/pure.txt" not in names
+
+
+@pytest.mark.skipif(EXPECTED == "compiled", reason="this is about plain Python")
+def test_plain_python_that_nobody_wanted_says_why(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "muxwsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "muxwsgi" / "pure.txt").write_text("the hot files could not be compiled: no gcc\n")
+    (tmp_path / "app.py").write_text("def app(environ, start_response): raise SystemExit\n")
+    command = [sys.executable, "-m", "muxwsgi"]
+    ran = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.endswith(" (pure: the hot files could not be compiled: no gcc)\n")
+    with subprocess.Popen([*command, "run", "app:app", "-b", f"unix:{tmp_path}/socket"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            assert any(line.endswith("the hot files could not be compiled: no gcc\n") for line in server.stderr)
+        finally:
+            server.terminate()
