@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from muxwsgi.contrib.launch import become, joined_bind
+from muxwsgi.errors import OperatorError
 
 __all__ = ["application", "mux"]
 
@@ -33,7 +34,11 @@ def mux(context: click.Context, host: str, port: int, arguments: tuple[str, ...]
 
 
 def application() -> Any:
-    """The application that `flask` would run: that of FLASK_APP, or of wsgi.py or app.py in this folder."""
-    from flask.cli import ScriptInfo
+    """The application that `flask` would run: that of FLASK_APP, or of wsgi.py or app.py in this folder. Raises `OperatorError`."""
+    from flask.cli import NoAppException, ScriptInfo
 
-    return ScriptInfo(app_import_path=os.environ.get("FLASK_APP") or None).load_app()
+    try:
+        return ScriptInfo(app_import_path=os.environ.get("FLASK_APP") or None).load_app()
+    except NoAppException as error:  # the rest of its message is a traceback, if the module fails
+        line, _, detail = error.format_message().partition("\n")
+        raise OperatorError(line, detail=detail.lstrip("\n")) from None

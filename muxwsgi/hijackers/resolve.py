@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from muxwsgi.errors import OperatorError
-from muxwsgi.mux.registry import Registered, unknown_hijacker
+from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import Route
 
 if TYPE_CHECKING:
@@ -42,5 +42,9 @@ def resolve(
                     plugin.error.line if plugin.error else f"hijacker {spec!r} cannot be loaded"
                 )
             return plugin.made().route()
-    names = {"close", "forward:HOST:PORT", *known, *(plugin.name for plugin in registered)}
-    raise OperatorError(unknown_hijacker(spec, names))
+    from difflib import get_close_matches  # messages alone need it
+
+    names = sorted({"close", "forward:HOST:PORT", *known, *(plugin.name for plugin in registered)})
+    near = get_close_matches(spec, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+    raise OperatorError(f"no route or hijacker is named {spec!r}; {hint}")

@@ -190,6 +190,7 @@ class Composition:
 
             configured = configured_routes(settings.routes, self.routes, registered, self.upstreams)
         for made in configured:
+            made.check_binds([each.bind for each in listening])
             self._note_living(made.route.handler)
             made.route = self._admitted(self._kept_slots(made.route))
         self._configured = configured

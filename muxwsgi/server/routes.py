@@ -58,6 +58,18 @@ class ConfiguredRoute:
         self._binds = [_address(text, self._where) for text in settings.bind]
         self.route = self._made(served, registered)
 
+    def check_binds(self, binds: Sequence[BindSettings]) -> None:
+        """Raises `OperatorError` if it is only for connections inside of TLS that ends here, and TLS ends on none of its `binds`."""
+        settings = self._settings
+        keys = {"sni": settings.sni, "subject": settings.subject, "san": settings.san, "tls": settings.tls == "yes"}
+        key = next((key for key, value in keys.items() if value), None)
+        here = [bind for bind in binds if self.is_on(bind)]
+        if key is not None and not self.of_hello and here and all(bind.tls == "off" for bind in here):
+            raise OperatorError(
+                f"{self._where}: {key}: TLS ends on none of its binds, so it would get nothing (--certfile or --tls-dev; "
+                "to = passthrough:HOST:PORT passes TLS on as it is)"
+            )
+
     def is_on(self, bind: BindSettings) -> bool:
         """Whether the bind has this route."""
         return not self._binds or bind.address in self._binds

@@ -185,6 +185,23 @@ def test_flask_mux_serves_the_application_that_flask_finds(tmp_path: Path) -> No
         wait_for(lambda: server.get() == b"changed of Flask\n", lambda: f"it does not reload:\n{server.log}", 30)
 
 
+@pytest.mark.parametrize(
+    ("program", "says", "shows"),
+    [(None, "Could not import 'shop'.", False), ("import missing_module\n", "While importing 'shop', an ImportError was raised:", True)],
+    ids=["no module", "a module that fails"],
+)
+def test_flask_mux_says_in_one_line_why_there_is_no_application(tmp_path: Path, program: str | None, says: str, shows: bool) -> None:
+    if program is not None:
+        (tmp_path / "shop.py").write_text(program)
+    command = ["flask", "--app", "shop", "mux", "--bind", f"unix:{tmp_path}/socket"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    line = next(line for line in done.stderr.splitlines() if says in line)
+    assert line.startswith("muxwsgi: error: ")
+    assert ("Traceback" in done.stderr) is shows
+    assert ("No module named 'missing_module'" in done.stderr) is shows
+
+
 def test_pserve_serves_the_application_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(program_of("Pyramid"))
     ini = re.search(r"^```ini\n(.*?)^```", PAGE, re.M | re.S)

@@ -465,7 +465,7 @@ def test_a_name_may_be_of_a_hijacker_that_is_not_served() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(OperatorError, match="no hijacker is named 'redsi'; did you mean 'redis'"):
+    with pytest.raises(OperatorError, match="no route or hijacker is named 'redsi'; did you mean 'redis'"):
         resolve("redsi", [Route("redis", never, ignore)])
     with pytest.raises(OperatorError, match="cannot be loaded"):
         resolve("gone", [], [Registered(EntryPoint("gone", "no_such_module:x", GROUP))])

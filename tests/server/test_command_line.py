@@ -101,7 +101,7 @@ def write(path: Path, text: str) -> str:
         (["run", APP, "--keep-alife", "1"], r"No such option.*keep-alive"),
         (["run", APP, "--hijack", "no-such"], r"no hijacker is named 'no-such'"),
         (["run", APP, "--no-hijack", "ecko"], r"did you mean 'echo'"),
-        (["run", APP, "--fallback", "no-such"], r"fallback: no hijacker is named 'no-such'"),
+        (["run", APP, "--fallback", "no-such"], r"fallback: no route or hijacker is named 'no-such'"),
         (["run", APP, "--silence", "forward:nowhere"], r"silence: .*forward"),
         (["run", APP, "--mount", "/x=no_such_module"], r"mount /x: 'no_such_module': there is no module"),
         (["run", APP, "--mount", "/x"], r"mount '/x': it is /prefix=module:app"),
@@ -416,4 +416,4 @@ def test_routes_of_one_bind_are_shown_for_that_bind_alone(tmp_path: Path) -> Non
     explained = muxwsgi("explain", "-c", str(file), "-", input=b"SSH-2.0-x\r\n").stdout.decode()
     assert explained.count("=> route 'ssh' gets it") == 1
     file.write_text('bind = "127.0.0.1:8202,only=nothing"\n')
-    assert b"bind 127.0.0.1:8202: only: no hijacker is named 'nothing'" in muxwsgi("check", "-c", str(file)).stderr
+    assert b"bind 127.0.0.1:8202: only: no route or hijacker is named 'nothing'" in muxwsgi("check", "-c", str(file)).stderr

@@ -129,7 +129,7 @@ def test_a_match_is_a_protocol_or_a_table(match: Any, takes: bytes, leaves: byte
     [
         ({"match": "sssh", "to": "http"}, "route 1: match: no protocol is named 'sssh'; did you mean 'ssh'?"),
         ({"match": "ssh"}, "route 1: `to` is missing"),
-        ({"match": "ssh", "to": "htp"}, "route 1: to: no hijacker is named 'htp'; did you mean 'http'?"),
+        ({"match": "ssh", "to": "htp"}, "route 1: to: no route or hijacker is named 'htp'; did you mean 'http'?"),
         ({"match": "ssh", "to": "forward:x"}, "route 1: to: forward:x: no upstream is named 'x', and the configuration has none; expected"),
         ({"match": "ssh", "to": "passthrough:x"}, "route 1: to: forward:x: no upstream is named 'x'"),
         ({"macth": "ssh", "to": "http"}, "route 1: there is no key 'macth'"),
@@ -151,6 +151,10 @@ def test_a_match_is_a_protocol_or_a_table(match: Any, takes: bytes, leaves: byte
         ({"match": "ssh", "to": "http", "bind": "nowhere"}, "route 1: bind 'nowhere'"),
         ({"match": "ssh", "to": "http", "silence": 1}, "route 1: silence: 1 is not true or false"),
         ({"to": "http"}, "route 1: it would get all connections"),
+        ({"sni": "a.example", "to": "http"}, "route 1: sni: TLS ends on none of its binds, so it would get nothing"),
+        ({"match": "ssh", "to": "http", "tls": "yes"}, "route 1: tls: TLS ends on none of its binds"),
+        ({"match": "ssh", "to": "http", "subject": "CN=ann"}, "route 1: subject: TLS ends on none of its binds"),
+        ({"match": "ssh", "to": "xyz"}, "route 1: to: no route or hijacker is named 'xyz'; there are close, forward:HOST:PORT, http, http2"),
         ({"sni": "a", "to": "passthrough:127.0.0.1:1", "tls": "yes"}, "route 1: tls: the ClientHello is looked at outside"),
         ({"sni": "a..b", "to": "passthrough:127.0.0.1:1"}, "route 1: sni:"),
         ({"match": "ssh", "name": "http", "to": "close"}, "route 1: another route is named 'http'"),
@@ -435,7 +439,7 @@ def test_a_bind_for_one_protocol_asks_nothing(make_certificate: Callable[[], Cer
 @pytest.mark.parametrize(
     ("bind", "message"),
     [
-        ("127.0.0.1:0,only=nothing", "bind 127.0.0.1:0: only: no hijacker is named 'nothing'"),
+        ("127.0.0.1:0,only=nothing", "bind 127.0.0.1:0: only: no route or hijacker is named 'nothing'"),
         ("127.0.0.1:0,only=close", "bind 127.0.0.1:0: only=close serves nobody"),
         ("127.0.0.1:0,only=greets,silence=greets", "bind 127.0.0.1:0: only=greets gets silent clients too"),
         ("127.0.0.1:0,silence-after=soon", "bind '127.0.0.1:0,silence-after=soon': 'silence-after=soon' is not"),

@@ -35,7 +35,7 @@ def test_a_reload_takes_routes_and_a_faulty_file_leaves_the_old_ones(tmp_path: P
         wait_for(lambda: answer(server, b"TWO \0\n") == b"TWO \0\n", lambda: server.log)
         write("ONE ", "ecko")
         server.send_signal(signal.SIGHUP)
-        server.wait_for_log("route 1: to: no hijacker is named 'ecko'; did you mean 'echo'?", 30)
+        server.wait_for_log("route 1: to: no route or hijacker is named 'ecko'; did you mean 'echo'?", 30)
         assert answer(server, b"TWO \0\n") == b"TWO \0\n"
 
 
