@@ -16,7 +16,6 @@ and of the new composition together, if its name and its limit are unchanged.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,12 +27,9 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.events import Events
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.hijackers.tls_route import tls_route, unreadable_hello
-from muxwsgi.http.added_fields import with_added_fields
-from muxwsgi.http.buffering import with_buffering
 from muxwsgi.http.environ import ErrorStream, WSGIApplication
 from muxwsgi.http.h1.h1 import HTTP1
 from muxwsgi.http.h2.h2 import HTTP2
-from muxwsgi.http.root_path import with_root_path
 from muxwsgi.mux.conditional import mux_of
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.matchers import all_of
@@ -49,6 +45,7 @@ from muxwsgi.server.binds import Listening
 from muxwsgi.server.health import Health, with_health
 from muxwsgi.server.plain_http import https_required, redirect_to_https
 from muxwsgi.server.proxy_application import ProxyApplication, ServedProxy
+from muxwsgi.server.wrapped import wrapped
 from muxwsgi.settings import BindSettings, ResponseSettings, ServerSettings, TLSSettings
 from muxwsgi.upstreams.upstreams import Upstreams
 from muxwsgi.wire.lifeline import Lifeline
@@ -151,21 +148,8 @@ class Composition:
                 around,
             )
             app = self._proxy
-        else:  # a proxy needs neither wrapper: it passes bodies and WebSockets on as they arrive
-            http = settings.http
-            app = with_buffering(app, http.buffer_chunked, http.limit_buffered_body)
-            if "geventwebsocket.websocket" in sys.modules:
-                from muxwsgi.http.gevent_websocket import with_gevent_websocket
-
-                app = with_gevent_websocket(app)
-            app = with_root_path(app, settings.trust.root_path)
-            if settings.responses.compress:
-                from muxwsgi.http.compression import Compression
-
-                app = Compression(app, settings.responses)
-            app = with_added_fields(app, settings.responses, TrustedPeers(settings.trust.forwarders))
-            for wrap in around:
-                app = wrap(app)
+        else:
+            app = wrapped(app, settings, around)
         # The clients of a proxy are known by their connections alone: a field that names another client is for the destination.
         trust = None if self._proxy is not None else settings.trust
         if health is not None:
