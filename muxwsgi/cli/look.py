@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from muxwsgi.cli.configured import made_hijackers, prepare_process, server_setti
 from muxwsgi.cli.development import check_debug
 from muxwsgi.cli.workers import worker_count
 from muxwsgi.errors import OperatorError
-from muxwsgi.mux.explain import LayerHandler, repr_of
+from muxwsgi.mux.explain import Explanation, LayerHandler, repr_of
 from muxwsgi.mux.explain import explain as explain_mux
 from muxwsgi.mux.hijack import Hijacker
 from muxwsgi.mux.matchers import shown
@@ -128,10 +128,21 @@ def explain(data: bytes, values: Mapping[str, Any]) -> None:
     server = _composed(values)
     shown = set()
     for bind, (address, _) in zip(server_settings(values).binds, server.binds, strict=True):
-        text = str(explain_mux(server.muxes[address], data, described)).replace(address, bind.address)
+        found = explain_mux(server.muxes[address], data, described)
+        text = "\n".join([str(found).replace(address, bind.address), *_servers_of(found, server)])
         if text not in shown:
             shown.add(text)
             click.echo(text)
+
+
+def _servers_of(found: Explanation, server: Server) -> Iterator[str]:
+    """The servers of the upstream that a connection would go to."""
+    route = (found.inside or found.otherwise).route
+    to = "" if route is None else server.destinations.get(route.name, route.name).partition(":")[2]
+    for upstream in server.upstreams:
+        if str(upstream) == to:
+            listed = ", ".join(f"{each}{' (backup)' if each.settings.backup else ''}" for each in upstream.servers)
+            yield f"   its servers, by {upstream.settings.options.balance}: {listed}"
 
 
 def list_routes(values: Mapping[str, Any]) -> None:

@@ -230,6 +230,7 @@ class Composition:
     def drain(self) -> None:
         """End each connection after its present exchange, and notify handlers (`Connection.draining`). Idempotent."""
         self._draining.set()
+        self.upstreams.stop()  # another process, or another composition, checks its servers
         for engine in self._engines:
             engine.draining = True
 

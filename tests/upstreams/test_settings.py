@@ -163,6 +163,11 @@ def test_routes_lists_the_servers(tmp_path: Path) -> None:
         " 10.0.0.2:1 10.0.0.2:1 (backup) 1 - verified - every 2 s",
     ]
     assert any("forward:redis" in line for line in lines)
+    first = tmp_path / "first"
+    first.write_bytes(b"*1\r\n$4\r\nPING\r\n")
+    status, output = run("explain", "-c", str(file), str(first))
+    assert status == 0, output
+    assert output.endswith("   its servers, by first: 10.0.0.1:1, 10.0.0.2:1 (backup)\n")
 
 
 def test_the_flag_takes_json() -> None:
