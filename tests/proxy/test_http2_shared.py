@@ -313,3 +313,29 @@ def test_requests_that_clients_cancel_do_not_make_the_server_end_the_connection_
     assert client.answer(number).status == "200" and peer.connections == 2
     other.say(reset(1))
     client.wait(lambda: first.over and [first] not in list(kept.values()))
+
+
+def test_small_messages_whose_windows_a_server_gives_back_at_once_end_no_connection(lab: Lab) -> None:
+    """Two WINDOW_UPDATEs for each DATA frame: the client decides how many these are."""
+    many = 1500
+
+    def serve(peer: Peer) -> None:
+        got = 0
+        while got < many:
+            before = len(peer.requests.streams[1].body) if peer.has(1) else 0
+            peer.until(lambda before=before: peer.has(1) and len(peer.requests.streams[1].body) > before)
+            more = len(peer.requests.streams[1].body) - before
+            peer.say(*[f.window_update(number, 1) for _ in range(more) for number in (0, 1)])
+            got += more
+        peer.say(headers(1, OK, end=False), data(1, b"all", end=True))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    _, port = intercepting(lab)
+    client = alone(lab, port, peer.port)
+    client.say(headers(1, ask("/", peer.port, method="POST"), end=False))
+    for number in range(many):
+        client.say(data(1, b"x"))
+        if number % 50 == 49:
+            client.wait(lambda number=number: peer.connections and peer.has(1) and len(peer.requests.streams[1].body) >= number)
+    assert client.answer(1).body == b"all"

@@ -2,6 +2,7 @@
 
 import cython
 
+from muxwsgi.http.client.head_wait cimport HeadWait
 from muxwsgi.http.h1.incoming cimport Incoming
 
 
@@ -10,10 +11,11 @@ cdef class ClientConnection:
     cdef readonly object connection, fresh, answered
     cdef Incoming _incoming
     cdef object _settings, _no_body, _poll
-    cdef bint _keep_alive, _sending, _awaited, _receiving, _accept_invalid
-    cdef object _outer
+    cdef bint _keep_alive, _sending, _awaited, _accept_invalid
+    cdef HeadWait _wait
 
-    cdef _set_deadline(self)
+    @cython.locals(wait=HeadWait)
+    cpdef receive(self, method, on_interim=*)
     cdef bytes _first_bytes(self)
     @cython.locals(limit=Py_ssize_t, end=Py_ssize_t, searched=Py_ssize_t, buffer=bytes, incoming=Incoming)
     cdef bytes _read_head(self)

@@ -4,18 +4,17 @@ It frames and parses. The caller decides which request is sent, whether one may 
 Requests are given as bytes. The caller tells whether more of the same request follows.
 """
 
-import math
 import re
 import select
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from gevent.monkey import get_original
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.http.body import Body
+from muxwsgi.http.client.head_wait import HeadWait, OnInterim
 from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead, parse_response_head, refuse_response_early
 from muxwsgi.http.client.response_repair import normalised
 from muxwsgi.http.h1.body import ChunkedBody, CloseBody, EmptyBody, LengthBody
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["BODIES", "BrokenResponse", "ClientConnection", "ClientSettings", "NoResponse", "OnInterim", "ResponseHead"]
-
-#: Called with each 1xx response but 101.
-OnInterim = Callable[[ResponseHead], None]
 
 #: Bodies of responses have no minimum rate and no limit: an event stream is silent for hours, and how long silence may last is
 #: set by `Connection.idle_timeout`.
@@ -96,11 +92,10 @@ class ClientConnection:
         "_incoming",
         "_keep_alive",
         "_no_body",
-        "_outer",
         "_poll",
-        "_receiving",
         "_sending",
         "_settings",
+        "_wait",
         "address",
         "answered",
         "body",
@@ -123,8 +118,7 @@ class ClientConnection:
         self._keep_alive = True  # of the last response
         self._sending = False  # more of the request is to come
         self._awaited = False  # a request has begun, its final head has not come
-        self._receiving = False  # a greenlet waits for a head
-        self._outer = math.inf  # the deadline that the caller set, meanwhile
+        self._wait = HeadWait(connection.lifeline, settings.limit_interim, settings.response_head_timeout)
         self._poll: "select.poll | None" = None
 
     def __repr__(self) -> str:
@@ -158,8 +152,8 @@ class ClientConnection:
             self._sending = False  # no more will come: what is left to wait for is a response
             raise
         finally:
-            if self._receiving and not self._sending:
-                self._set_deadline()
+            if self._wait.waiting and not self._sending:
+                self._wait.set_deadline()
 
     def send_piece(self, piece: bytes, *, chunked: bool) -> None:
         """More of the body of a request that goes on."""
@@ -178,38 +172,24 @@ class ClientConnection:
         Interim responses are given to `on_interim`. 101 is final, see `take_over`. Raises `BrokenResponse`, `NoResponse` if the stream
         ended without a byte, `Expired` at the deadline, and the connection's errors. The caller must close the connection then.
         """
-        line = self.connection.lifeline
-        self._outer = line.deadline
-        interim = 0
+        wait = self._wait
         self.body = self._no_body
-        self._receiving = True
+        wait.begin()
         try:
             while True:
                 if not self._sending:
-                    self._set_deadline()
+                    wait.set_deadline()
                 raw = self._read_invalid_head() if self._accept_invalid else self._read_head()
                 head = parse_response_head(raw, self._settings.limit_response_fields)
                 self.fresh = False
-                if head.status >= 200 or head.status == 101:
+                if wait.is_final(head, on_interim):
                     break
-                interim += 1
-                if interim > self._settings.limit_interim:
-                    raise BrokenResponse(f"more than {self._settings.limit_interim} interim responses")
-                if on_interim is not None:
-                    on_interim(head)
         finally:
-            self._receiving = False
-            line.deadline = self._outer
+            wait.end()
         self.body = self._body_of(head, method)
         self._keep_alive = head.keep_alive
         self._awaited = False
         return head
-
-    def _set_deadline(self) -> None:
-        """Set the deadline for the rest of the head. An earlier deadline of the caller for the whole exchange stays."""
-        timeout = self._settings.response_head_timeout
-        if timeout:
-            self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
 
     def _first_bytes(self) -> bytes:
         """The beginning of a response, at least a byte."""

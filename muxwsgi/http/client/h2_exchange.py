@@ -1,15 +1,14 @@
 """`StreamExchange`: one exchange on an upstream connection of HTTP/2. It has the methods that an exchange on a `ClientConnection` has."""
 
 import errno
-import math
 from collections import deque
 from collections.abc import Iterable
-from time import monotonic
 
 from muxwsgi.http.body import Body
-from muxwsgi.http.client.connection import BODIES, BrokenResponse, ClientSettings, OnInterim
+from muxwsgi.http.client.connection import BODIES, ClientSettings
 from muxwsgi.http.client.h2_session import ClientSession
-from muxwsgi.http.client.response_head import ResponseHead
+from muxwsgi.http.client.head_wait import HeadWait, OnInterim
+from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead
 from muxwsgi.http.h2.body import NoBody
 from muxwsgi.http.h2.encoder import Pair
 from muxwsgi.http.h2.errors import HTTP_1_1_REQUIRED
@@ -40,11 +39,10 @@ class StreamExchange:
 
     __slots__ = (
         "_alone",
-        "_outer",
         "_over",
-        "_receiving",
         "_sending",
         "_settings",
+        "_wait",
         "_websocket",
         "answered",
         "body",
@@ -60,6 +58,7 @@ class StreamExchange:
 
     connection: Connection
     stream: Stream
+    _wait: HeadWait
     body: Body
 
     def __init__(self, session: ClientSession, settings: ClientSettings, *, alone: bool = False) -> None:
@@ -69,9 +68,7 @@ class StreamExchange:
         self._settings = settings
         self._over = False
         self._websocket = ""
-        self._outer = math.inf
         self._sending = False
-        self._receiving = False
         self.taken_over = False
         self.answered = False
         self.refused = False
@@ -124,6 +121,8 @@ class StreamExchange:
         transport = StreamTransport(session.writing, engine, self.stream, self._end)
         below = session.connection
         self.connection = Connection(transport, client=below.client, server=below.server, tls=below.tls)
+        settings = self._settings
+        self._wait = HeadWait(self.connection.lifeline, settings.limit_interim, settings.response_head_timeout)
         session.begun(self)
         self._sending = not ends
         session.writing.note_output()
@@ -149,8 +148,8 @@ class StreamExchange:
             session.engine.sender.data(stream, b"", True)
         session.engine.finish(stream)
         self._sending = False
-        if self._receiving:
-            self._set_deadline()
+        if self._wait.waiting:
+            self._wait.set_deadline()
         session.writing.note_output()
 
     # The response
@@ -159,46 +158,33 @@ class StreamExchange:
         """As `ClientConnection.receive`."""
         body = self.stream.body
         assert body is not None
-        line = self.connection.lifeline
-        self._outer = line.deadline
-        interim = 0
-        self._receiving = True
+        wait = self._wait
+        wait.begin()
         try:
             while True:
                 if not self._sending or self._websocket:
-                    self._set_deadline()
+                    wait.set_deadline()
                 while not self.heads:
                     if body.fault is not None:
                         raise body.fault
                     body.readiness().wait()
                 head = self.heads.popleft()
                 self.answered = True
-                if head.status >= 200:
+                if wait.is_final(head, on_interim):
                     break
-                interim += 1
-                if interim > self._settings.limit_interim:
-                    raise BrokenResponse(f"more than {self._settings.limit_interim} interim responses")
-                if on_interim is not None:
-                    on_interim(head)
         except BaseException:
             engine = self.session.engine
             self.refused = self.stream.id in engine.refused
             self.http1_required = HTTP_1_1_REQUIRED in (self.stream.code, engine.peer_code)
             raise
         finally:
-            self._receiving = False
-            line.deadline = self._outer
+            wait.end()
         if self.stream.protocol is not None and 200 <= head.status < 300:
             head.status, head.reason = 101, "Switching Protocols"
             head.fields = [field for field in head.fields if field[0] != "content-length"]
             head.fields += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_of(self._websocket))]
             self.body = NoBody(BODIES)
         return head
-
-    def _set_deadline(self) -> None:
-        timeout = self._settings.response_head_timeout
-        if timeout:
-            self.connection.lifeline.deadline = min(monotonic() + timeout, self._outer)
 
     # The end
 

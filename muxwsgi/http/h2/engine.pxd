@@ -32,7 +32,7 @@ cdef class Engine:
     cdef readonly bint draining, refusing, peer_connects, peer_leaves, in_block, gone_heard, settled
     cdef readonly long long peer_last, peer_code, peer_streams
     cdef public bint opened
-    cdef readonly int pings
+    cdef readonly int pings, earns
     cdef object _reader, _http
     cdef int _limit, _block_flags
     cdef long long _block_size

@@ -108,6 +108,8 @@ class Engine:
     fault       the error that has ended the connection, None before
     draining    GOAWAY was sent; `refusing`: and it has named the last stream
     peer_leaves the peer has sent GOAWAY
+    earns       points of the budget for each DATA frame that we send. A server gives windows back with up to two frames for each, however
+                small it is, and a client of the proxy decides how small they are
     settled     the SETTINGS of the peer have come
     in_block    a field block is incomplete
     opened      a window of the peer has opened since the greenlets that wait for one were last looked at
@@ -135,6 +137,7 @@ class Engine:
         "_windows",
         "budget",
         "draining",
+        "earns",
         "fault",
         "gone_heard",
         "in_block",
@@ -165,6 +168,7 @@ class Engine:
         self._requests = Requests(http, shared)
         self._decoder = Decoder(http.limit_request_head)
         self.budget = Budget()
+        self.earns = 3 if opens else 1
         self.streams: dict[int, Stream] = {}
         self.running = 0
         self.last = 0

@@ -157,7 +157,7 @@ class Writing:
             last = at + room == count
             sender.data(stream, view if last and not at else view[at : at + room], end and last)
             if room >= SMALL_AT_MOST or last:
-                self._engine.budget.earn(1)
+                self._engine.budget.earn(self._engine.earns)
             at += room
             turn += room
             if last:
