@@ -1,6 +1,9 @@
 # Types for the compiled build: see docs/compiled.md.
 
+import cython
+
 from muxwsgi.wire.lifeline cimport Lifeline
+from muxwsgi.wire.transport cimport SocketTransport
 
 
 cdef class Connection:
@@ -16,13 +19,16 @@ cdef class Connection:
     cdef public Connection parent
     cdef public Lifeline lifeline
 
+    @cython.locals(plain=SocketTransport)
     cpdef recv(self, Py_ssize_t n=*, int flags=*)
     cpdef peek(self, Py_ssize_t n)
     cpdef bytes _look(self, Py_ssize_t n, timeout)
     cpdef peek_beyond(self, Py_ssize_t seen, Py_ssize_t limit)
     cpdef settle(self)
     cpdef unread(self, data)
+    @cython.locals(plain=SocketTransport)
     cpdef sendall(self, data, int flags=*)
+    @cython.locals(plain=SocketTransport)
     cpdef sendall_gathered(self, bytes head, bytes data)
     cpdef shutdown(self, int how)
     cpdef close(self)

@@ -229,7 +229,12 @@ class Connection:
             data = bytes(self._ahead[:n])
             del self._ahead[:n]
         elif n > 0:
-            data = self._transport.recv(n, self._timeout)
+            transport = self._transport
+            if type(transport) is SocketTransport:  # most are, and the compiled build calls it as C
+                plain = transport
+                data = plain.recv(n, self._timeout)
+            else:
+                data = transport.recv(n, self._timeout)
         else:
             return b""
         self.bytes_received += len(data)
@@ -305,8 +310,13 @@ class Connection:
             raise ValueError(OTHER_SEND_FLAGS)
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
+        transport = self._transport
         try:
-            self._transport.sendall(data, self._timeout)
+            if type(transport) is SocketTransport:
+                plain = transport
+                plain.sendall(data, self._timeout)
+            else:
+                transport.sendall(data, self._timeout)
         except BaseException as error:
             self.bytes_sent += sent_before(error)
             raise
@@ -315,11 +325,12 @@ class Connection:
     def sendall_gathered(self, head: bytes, data: bytes) -> None:
         """As `sendall(head + data)`. A plain connection does not join them: the kernel gathers both."""
         transport = self._transport
-        if not isinstance(transport, SocketTransport):
+        if type(transport) is not SocketTransport:
             self.sendall(head + data)
             return
+        plain = transport
         try:
-            transport.sendall_gathered(head, data, self._timeout)
+            plain.sendall_gathered(head, data, self._timeout)
         except BaseException as error:
             self.bytes_sent += sent_before(error)
             raise

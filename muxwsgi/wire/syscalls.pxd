@@ -71,6 +71,13 @@ cdef enum:
     ADDRESS_LENGTH = 64
 
 
+cdef inline object _nothing_received():
+    # None if there is nothing yet.
+    if c_errno.errno != c_errno.EAGAIN:
+        PyErr_SetFromErrno(OSError)
+    return None
+
+
 cdef inline bytes _recv_with(int fd, Py_ssize_t n, int flags):
     # With the GIL, and into the stack: nothing here waits.
     cdef char small[SMALL]
@@ -81,12 +88,12 @@ cdef inline bytes _recv_with(int fd, Py_ssize_t n, int flags):
     if n <= SMALL:
         count = recv(fd, small, n, flags)
         if count < 0:
-            PyErr_SetFromErrno(OSError)
+            return _nothing_received()
         return PyBytes_FromStringAndSize(small, count)
     data = PyBytes_FromStringAndSize(NULL, n)
     count = recv(fd, PyBytes_AS_STRING(data), n, flags)
     if count < 0:
-        PyErr_SetFromErrno(OSError)
+        return _nothing_received()
     return data if count == n else data[:count]
 
 
@@ -113,11 +120,11 @@ cdef inline Py_ssize_t _send(int fd, object data) except -1:
     return count
 
 
-cdef inline Py_ssize_t _recv_into(int fd, object buffer) except -1:
+cdef inline Py_ssize_t _recv_into(int fd, object buffer) except -2:
     cdef unsigned char[::1] view = buffer
     cdef ssize_t count = recv(fd, &view[0], view.shape[0], 0)
     if count < 0:
-        PyErr_SetFromErrno(OSError)
+        _nothing_received()
     return count
 
 
@@ -199,7 +206,7 @@ cdef inline long long _second() noexcept:
 
 cpdef bytes receive(int fd, Py_ssize_t n)
 cpdef bytes peek(int fd, Py_ssize_t n, socket)
-cpdef Py_ssize_t receive_into(int fd, view) except -1
+cpdef Py_ssize_t receive_into(int fd, view) except -2
 cpdef Py_ssize_t transmit(int fd, data) except -1
 cpdef Py_ssize_t transmit_two(int fd, bytes head, bytes data) except -1
 cpdef accept_one(listening, int family)

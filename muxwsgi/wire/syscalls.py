@@ -1,7 +1,8 @@
 """System calls on non-blocking descriptors, and the clocks. Plain Python uses Python's functions, and the compiled build calls libc.
 
 A socket's methods parse a tuple, release the GIL for a call that never waits, and allocate the largest possible buffer. This costs as many
-instructions as parsing a request head. `syscalls.pxd` has the compiled half. Each function raises the errors of the socket method.
+instructions as parsing a request head. `syscalls.pxd` has the compiled half. Each function raises the errors of the socket method, with one
+exception: if nothing is there to be received, the compiled half returns a value, because raising an error costs as much as the call.
 """
 
 import errno
@@ -39,17 +40,18 @@ def kind_of(sock: socket_module.socket) -> Kind:
     return int(sock.family), int(sock.type), sock.proto
 
 
-def receive(fd: int, n: int) -> bytes:
-    """recv(2): up to `n` bytes, b"" at the end of the stream."""
+def receive(fd: int, n: int) -> bytes | None:
+    """recv(2): up to `n` bytes, b"" at the end of the stream. If nothing is there, the compiled build returns None, and plain Python raises
+    `BlockingIOError`."""
     return _recv(fd, n)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
 def receive_into(fd: int, view: memoryview) -> int:
-    """As `receive`, into `view`, which is not empty; the number of bytes."""
+    """As `receive`, into `view`, which is not empty; the number of bytes, -1 for None."""
     return _recv_into(fd, view)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 
 
-def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes:
+def peek(fd: int, n: int, socket: Callable[[], socket_module.socket]) -> bytes | None:
     """As `receive`, and leaves the bytes in the kernel. `socket` returns the socket of `fd`, which plain Python needs."""
     return _peek(fd, n, socket)  # type: ignore[name-defined, no-any-return]  # noqa: F821
 

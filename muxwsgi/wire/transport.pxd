@@ -1,5 +1,7 @@
 # Types for the compiled build: see docs/compiled.md.
 
+import cython
+
 from muxwsgi.wire.lifeline cimport Lifeline
 from muxwsgi.wire.pace cimport WritePace
 from muxwsgi.wire.ready cimport DescriptorReady
@@ -31,6 +33,7 @@ cdef class SocketTransport:
     cdef readonly Lifeline lifeline
 
     cpdef recv(self, Py_ssize_t n, timeout)
+    @cython.locals(count=Py_ssize_t)
     cpdef recv_into(self, view, timeout)
     cdef _note_full_read(self)
     cpdef peek_beyond(self, Py_ssize_t seen, Py_ssize_t limit, timeout)

@@ -220,7 +220,7 @@ class SocketTransport:
         self._reads = 0
         self._lowat = False
         self._turn: WriteTurn | None = None  # made when a write blocks, or for a file
-        self._sent = 0  # as `WriteTurn.sent`, while there is none
+        self._sent = 0  # as `WriteTurn.sent`, of writes that did not block
         #: Whether the kernel can show bytes without giving them: SO_RCVLOWAT has no effect on the polling of unix sockets.
         self.can_peek = kind[0] != _AF_UNIX
 
@@ -231,6 +231,8 @@ class SocketTransport:
             try:
                 data = receive(self._fd, n)
             except BlockingIOError:
+                data = None
+            if data is None:
                 self._reader.wait(timeout)
                 continue
             if len(data) < n:
@@ -246,6 +248,8 @@ class SocketTransport:
             try:
                 count = receive_into(self._fd, view)
             except BlockingIOError:
+                count = -1
+            if count < 0:
                 self._reader.wait(timeout)
                 continue
             if count < len(view):
@@ -273,6 +277,8 @@ class SocketTransport:
             try:
                 data = peek(self._fd, limit, self.socket)
             except BlockingIOError:
+                data = None
+            if data is None:
                 self._reader.wait(timeout)
                 continue
             if len(data) > seen or not data or self._ended():
@@ -292,7 +298,7 @@ class SocketTransport:
 
     def sendall(self, data: Buffer, timeout: float | None) -> None:
         sent = 0
-        if self._turn is None:
+        if self._turn is None or not self._turn.taken:
             try:
                 sent = transmit(self._fd, data)
             except BlockingIOError:
@@ -315,7 +321,7 @@ class SocketTransport:
     def sendall_gathered(self, head: bytes, data: bytes, timeout: float | None) -> None:
         """As `sendall(head + data)`, without joining them."""
         sent = 0
-        if self._turn is None:
+        if self._turn is None or not self._turn.taken:
             try:
                 sent = transmit_two(self._fd, head, data)
             except BlockingIOError:

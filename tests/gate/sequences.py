@@ -67,7 +67,31 @@ HTTP2: dict[str, tuple[Callable[[int], list[tuple[str, str]]], int]] = {
     "HTTP/2, fields that change": (lambda number: _fields_of(_another_cookie(number)), 1),
 }
 
-SEQUENCES = ("reference", *KEEP_ALIVE, "TLS hello", "connection per request", "connection to a hijacker", *HTTP2, "hello again", "hello, counted")
+#: The client's messages of WebSocket, which the server sends back: how many are sent at once. Each is a masked frame with 125 bytes.
+WEBSOCKET = {"WebSocket, one at a time": 1, "WebSocket, 16 at once": 16}
+
+UPGRADE = (
+    b"GET /echo HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+SEQUENCES = (
+    "reference",
+    *KEEP_ALIVE,
+    "TLS hello",
+    "connection per request",
+    "connection to a hijacker",
+    *HTTP2,
+    *WEBSOCKET,
+    "hello again",
+    "hello, counted",
+)
+
+
+def _message(number: int) -> bytes:
+    """A frame of a client (RFC 6455 section 5.2): binary, masked, 125 bytes."""
+    key = number.to_bytes(4)
+    return b"\x82\xfd" + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(BODY.ljust(125, b".")))
 
 
 class Client:
@@ -91,6 +115,8 @@ class Client:
         self._one_each(b"ECHO me", b"ECHO me")
         for fields, requests in HTTP2.values():
             self._http2(self._connect(), fields, requests)
+        for messages in WEBSOCKET.values():
+            self._websocket(self._connect(), messages)
         self._keep_alive(self._connect(), _always(HELLO), 1)
         self._exchange(self._control, b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n")
         self._keep_alive(self._connect(), _always(HELLO), 1)
@@ -124,6 +150,13 @@ class Client:
             with self._marked():
                 for number in range(WARM_UP, WARM_UP + COUNTED // requests):
                     exchange(number)
+
+    def _websocket(self, connection: socket.socket, messages: int) -> None:
+        connection.sendall(UPGRADE)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
+        self._keep_alive(connection, lambda number: _message(number) * messages, messages)
 
     def _one_each(self, data: bytes, answer: bytes) -> None:
         for number in range(WARM_UP + COUNTED):

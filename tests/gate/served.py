@@ -23,6 +23,7 @@ from muxwsgi.server.heartbeat import Heartbeat
 from muxwsgi.server.page import SharedPage
 from muxwsgi.server.worker import Worker
 from muxwsgi.settings import BindSettings, CertificateFiles
+from muxwsgi.websocket import accept
 from muxwsgi.wire.frames import keep_frames
 from tests.gate.sequences import BODY, REFERENCE_ROUNDS
 
@@ -35,6 +36,11 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         reference(REFERENCE_ROUNDS)
     elif path == "/count":
         Counters(server.events, lambda name: 1, lambda name: 1)
+    elif path == "/echo":
+        websocket = accept(environ)
+        for message in websocket:
+            websocket.send(message)
+        return []
     elif path == "/stop":
         server.request_stop()
     if environ["REQUEST_METHOD"] == "POST":

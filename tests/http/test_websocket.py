@@ -23,6 +23,10 @@ from muxwsgi.http.websocket.messages import close_payload
 from muxwsgi.settings import ServerSettings
 from muxwsgi.websocket import ConnectionClosed, WebSocket, accept
 from muxwsgi.wire import sweeper
+from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.lifeline import Lifeline
+from muxwsgi.wire.ready import Ready
+from muxwsgi.wire.transport import ClosedTransport
 from tests.waiting import until
 
 T = TypeVar("T")
@@ -539,7 +543,7 @@ def test_memory_is_bounded_while_an_application_sends_and_never_receives() -> No
         for _ in range(50):
             ws.send("tick")
             gevent.sleep(0.005)
-        return len(ws._waiting) + len(ws._frames)
+        return int(ws._message is not None) + len(ws._frames)
 
     with site(talk) as served:
         client = Raw(served)
@@ -558,27 +562,71 @@ def test_memory_is_bounded_while_an_application_sends_and_never_receives() -> No
 
 
 def test_a_client_that_sends_pings_without_end_does_not_keep_an_application_from_sending() -> None:
-    class Flooded:
-        """A connection from which something can be read at any time."""
+    class Flooded(ClosedTransport):
+        """A transport from which something can be read at any time."""
 
         sent = b""
         pings = encode_frame(Frame(Opcode.PING, b""), masked=True) * 1000
 
-        def recv(self, size: int) -> bytes:
-            return self.pings
+        def recv(self, n: int, timeout: float | None) -> bytes:
+            return self.pings[:n]
 
-        def sendall(self, data: bytes) -> None:
-            self.sent = data
+        def sendall(self, data: Any, timeout: float | None) -> None:
+            self.sent += data
 
-        def settimeout(self, timeout: float | None) -> None: ...
-
-        def on_drain(self, callback: Callable[[], object]) -> None: ...
-
-    connection: Any = Flooded()
-    ws = WebSocket(connection)
+    flooded = Flooded(Lifeline(Ready()), "")
+    ws = WebSocket(Connection(flooded, client="", server=""))
     with gevent.Timeout(10):
         ws.send("now")
-    assert connection.sent == b"\x81\x03now"
+    assert flooded.sent.endswith(b"\x81\x03now")
+
+
+def test_clients_that_send_much_at_the_same_time_get_their_own_messages_back() -> None:
+    """What is read of them comes into the same memory."""
+    sizes = (0, 70_000, 1, 125, 4096, 126, 300_000, 16_383, 16_384, 65_535, 65_536, 1 << 20, 3)
+
+    def talk(number: int) -> bool:
+        sent = [(number * 1_000_003 + at).to_bytes(4) * (size // 4) + b"\1" * (size % 4) for at, size in enumerate(sizes)] * 3
+        client = Raw(served)
+        sending = gevent.spawn(client.sock.sendall, b"".join([encode_frame(Frame(Opcode.BINARY, data), masked=True) for data in sent]))
+        received, content = [], b""
+        while len(received) < len(sent):
+            frame = client.next()
+            assert frame is not None
+            content += frame.data
+            if frame.fin:
+                received.append(content)
+                content = b""
+        sending.get()
+        return received == sent
+
+    with site(echo) as served, gevent.Timeout(60):
+        talks = [gevent.spawn(talk, number) for number in range(4)]
+        assert [each.get() for each in talks] == [True] * 4
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_many_small_messages_behind_a_long_one_are_all_received(size: int) -> None:
+    with site(echo) as served, gevent.Timeout(30):
+        client = Raw(served)
+        long = encode_frame(Frame(Opcode.BINARY, b"x" * size), masked=True)
+        small = encode_frame(Frame(Opcode.TEXT, b"s"), masked=True)
+        sending = gevent.spawn(client.sock.sendall, long * 2 + small * 30_000 + encode_frame(Frame(Opcode.TEXT, b"last"), masked=True))
+        received = b""
+        while not received.endswith(b"\x81\4last"):
+            received += client.sock.recv(1 << 16)
+        assert received.endswith(b"\x81\1s" * 30_000 + b"\x81\4last")
+        sending.get()
+
+
+def test_a_faulty_frame_behind_long_ones_ends_the_websocket_at_once() -> None:
+    with site(echo) as served, gevent.Timeout(30):
+        client = Raw(served)
+        for _ in range(2):
+            client.send(Opcode.BINARY, b"x" * 100_000)
+            assert client.next() == Frame(Opcode.BINARY, b"x" * 100_000, from_client=False)
+        client.sock.sendall(b"\x83\x80")
+        assert client.code() == 1002
 
 
 def test_a_refusal_reaches_flask_as_an_http_exception() -> None:

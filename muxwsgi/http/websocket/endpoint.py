@@ -6,14 +6,16 @@ answered and a Close is noticed by an application that only sends. Memory is bou
 While frames of the client wait, `send` keeps short messages, so that the answers to many messages are one write. They are written when no
 frame waits, when `KEPT_AT_MOST` bytes are kept, or as soon as the greenlet waits for anything: the event loop calls `_write_soon`.
 
+A client that sends much at a time is read into memory that all WebSockets of a thread share: one read takes what has come, and no memory is
+made for a read. The frames are made at once, and what is left is copied, so nothing else can run while it is in use.
+
 The file is long because reading, writing and closing share the state of one WebSocket.
 """
 
 import logging
-from collections import deque
-from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from gevent import get_hub, spawn
 
@@ -45,9 +47,20 @@ log = logging.getLogger("muxwsgi.error")
 #: was no Close frame; the application has failed.
 NORMAL, GOING_AWAY, NO_CODE, NO_CLOSE, INTERNAL_ERROR = 1000, 1001, 1005, 1006, 1011
 
-#: Bytes that are read at once, and after a read that has filled them. A short read needs no memory that has to be shortened.
+#: Bytes that are read at once, and after a read that has filled them: through TLS, and into shared memory. A short read needs no memory
+#: that has to be shortened.
 _SHORT_BLOCK = 1 << 12
 _BLOCK = 1 << 16
+_SHARED_BLOCK = 1 << 18
+
+#: Frames that are made of one read of shared memory before the rest is copied.
+_FRAMES_AT_ONCE = 64
+
+#: The shared memory of each thread, by its hub.
+_shared: "WeakKeyDictionary[Any, bytearray]" = WeakKeyDictionary()
+
+#: Instead of a new list for each read.
+_NO_FRAMES: list[Frame] = []
 
 #: Bytes of messages that `send` keeps.
 KEPT_AT_MOST = 1 << 16
@@ -85,14 +98,17 @@ class WebSocket:
 
     __slots__ = (
         "_at",
-        "_block",
         "_close_timeout",
         "_deflate",
         "_frames",
         "_has_received",
         "_kept",
+        "_is_plain",
         "_kept_size",
+        "_memory",
+        "_message",
         "_messages",
+        "_much",
         "_next",
         "_parser",
         "_ping_interval",
@@ -102,7 +118,6 @@ class WebSocket:
         "_received",
         "_sent_close",
         "_taken",
-        "_waiting",
         "close_code",
         "close_reason",
         "connection",
@@ -128,12 +143,14 @@ class WebSocket:
         self._deflate = deflate
         self._parser = FrameParser(from_client=True, at_most=max_size, extensions=deflate is not None)
         self._messages = Messages(max_size, None if deflate is None else Inflater(deflate.client_context))
-        self._frames: list[Frame] = []  # received
+        self._is_plain = connection.can_sendfile
+        self._frames = _NO_FRAMES  # received
         self._next = 0  # the first of them that is not looked at yet
-        self._waiting: deque[str | bytes] = deque()  # messages that `send` has found
+        self._message: str | bytes | None = None  # the next message, which `send` may have found
         self._received = b""  # what was read last
         self._at = 0  # the first byte of it that the parser has not seen yet
-        self._block = _SHORT_BLOCK  # bytes of the next read
+        self._much = False  # more than `_SHORT_BLOCK` may come
+        self._memory: bytearray | None = None  # shared, None until much has come
         self._kept: list[bytes] = []  # frames that `send` has not written yet
         self._kept_size = 0
         self._has_received = False  # since `send` was called last
@@ -162,24 +179,27 @@ class WebSocket:
         self._begin_reading()
         try:
             give_up = None if timeout is None else monotonic() + timeout
-            while not self._waiting:
+            while self._message is None:
                 if self.close_code is not None:
                     raise ConnectionClosed(self.close_code, self.close_reason)
                 self._take_frame(give_up)
             self._has_received = True
-            return self._waiting.popleft()
+            message = self._message
+            self._message = None
+            return message
         finally:
             self._reading = False
 
-    def __iter__(self) -> Iterator[str | bytes]:
-        while True:
-            try:
-                message = self.receive()
-            except ConnectionClosed as closed:
-                if closed.code in (NORMAL, GOING_AWAY, NO_CODE):
-                    return
-                raise
-            yield message
+    def __iter__(self) -> "WebSocket":
+        return self
+
+    def __next__(self) -> str | bytes:
+        try:
+            return self.receive()
+        except ConnectionClosed as closed:
+            if closed.code in (NORMAL, GOING_AWAY, NO_CODE):
+                raise StopIteration from None
+            raise
 
     def send(self, message: str | bytes | bytearray | memoryview) -> None:
         """Send one message: a text for `str`, binary data for the others. Returns when the kernel has it. While further frames of the
@@ -187,15 +207,19 @@ class WebSocket:
 
         Raises `ConnectionClosed`, and `TypeError` for other objects.
         """
-        if isinstance(message, str):
-            opcode, data = _TEXT, message.encode()
-        elif isinstance(message, bytes | bytearray | memoryview):
-            opcode, data = _BINARY, bytes(message)
+        opcode = _BINARY
+        if type(message) is bytes:
+            data = message
+        elif isinstance(message, str):
+            opcode = _TEXT
+            data = message.encode()
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            data = bytes(message)
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
         if self._has_received:
             self._has_received = False  # the greenlet that receives sees what has come
-        elif not self._reading and not self._waiting:
+        elif not self._reading and self._message is None:
             self._take_what_has_come()
         self._check_open()
         rsv = 0
@@ -236,9 +260,9 @@ class WebSocket:
         self._begin_reading()
         try:
             while self.close_code is None:
-                self._waiting.clear()
+                self._message = None
                 self._take_frame(None)
-            self._waiting.clear()
+            self._message = None
         finally:
             self._reading = False
 
@@ -270,7 +294,8 @@ class WebSocket:
             frame = self._frames[self._next]
             self._next += 1
             if self._next == len(self._frames):
-                self._frames, self._next = [], 0
+                self._frames = _NO_FRAMES
+                self._next = 0
             self._handle(frame)
         except BrokenFrame as fault:
             self._begin_close(fault.code, fault.reason)
@@ -299,26 +324,32 @@ class WebSocket:
                 self.ping()
                 self._pinged = self._ping_timeout is not None
                 self.connection.idle_timeout = self._ping_timeout if self._pinged else self._ping_interval
-            if self._next < len(self._frames):
+            if self._next < len(self._frames) or self._parser.fault is not None:
                 return
         self._parse()
 
     def _read_once(self, give_up: float | None) -> None:
-        """Read what there is: the rest of a long payload into its memory, other bytes into `_received`. Raises `_Elapsed` after `give_up`,
-        and `ConnectionResetError` at the end of the stream."""
+        """Read what there is: the rest of a long payload into its memory; much into shared memory, of which frames are made at once; other
+        bytes into `_received`. Raises `_Elapsed` after `give_up`, and `ConnectionResetError` at the end of the stream."""
         connection = self.connection
         if give_up is not None:
             connection.settimeout(max(give_up - monotonic(), 0.001) if give_up > 0 else 0)
         room = self._parser.room()
+        memory = None
         count = 0
         try:
-            if room is None:
-                self._received = connection.recv(self._block)
+            if room is not None:
+                count = connection.recv_into(room)
+                self._much = True
+            elif self._much and self._is_plain:
+                memory = self._shared_memory()
+                count = connection.recv_into(memory)
+                self._much = count > _SHORT_BLOCK
+            else:
+                self._received = connection.recv(_BLOCK if self._much else _SHORT_BLOCK)
                 self._at = 0
                 count = len(self._received)
-                self._block = _BLOCK if count == self._block else _SHORT_BLOCK
-            else:
-                count = connection.recv_into(room)
+                self._much = count >= _SHORT_BLOCK
         except Expired:
             raise
         except TimeoutError:
@@ -329,7 +360,10 @@ class WebSocket:
         if count == 0:
             raise ConnectionResetError("the connection has ended without a Close frame")
         if room is not None:
-            self._frames, self._next = self._parser.filled(count), 0
+            self._frames = self._parser.filled(count)
+            self._next = 0
+        elif memory is not None:
+            self._parse_memory(memory, count)
         if self._pinged:
             self._pinged = False
             connection.idle_timeout = self._ping_interval
@@ -339,9 +373,36 @@ class WebSocket:
         begin = self._at
         end = min(begin + BYTES_AT_ONCE, len(self._received))
         self._at = end
-        self._frames, self._next = self._parser.feed(self._received, begin, end), 0
+        self._frames = self._parser.feed(self._received, begin, end)
+        self._next = 0
         if end == len(self._received):
-            self._received, self._at = b"", 0
+            self._received = b""
+            self._at = 0
+
+    def _shared_memory(self) -> bytearray:
+        memory = self._memory
+        if memory is None:
+            hub = get_hub()
+            memory = _shared.get(hub)
+            if memory is None:
+                memory = _shared[hub] = bytearray(_SHARED_BLOCK)
+            self._memory = memory
+        return memory
+
+    def _parse_memory(self, memory: bytearray, count: int) -> None:
+        """The frames in the first `count` bytes of shared memory. If they are many, the rest is left in `_received`."""
+        parser = self._parser
+        frames: list[Frame] = []
+        at = 0
+        while at < count and len(frames) < _FRAMES_AT_ONCE and parser.fault is None:
+            end = min(at + BYTES_AT_ONCE, count)
+            frames += parser.feed(memory, at, end)
+            at = end
+        self._frames = frames
+        self._next = 0
+        if at < count:
+            self._received = bytes(memoryview(memory)[at:count])
+            self._at = 0
 
     def _take_what_has_come(self) -> None:
         """Handle the frames that have come, without waiting, up to the first message. It reads once: to a client that sends pings without
@@ -349,7 +410,7 @@ class WebSocket:
         has_read = False
         self._begin_reading()
         try:
-            while not self._waiting and self.close_code is None:
+            while self._message is None and self.close_code is None:
                 if self._next < len(self._frames) or self._parser.fault is not None:
                     self._take_frame(None)
                 elif self._at < len(self._received):
@@ -368,11 +429,9 @@ class WebSocket:
             self._reading = False
 
     def _handle(self, frame: Frame) -> None:
-        number = int(frame.opcode)
+        number: int = frame.opcode
         if number < _CLOSE:
-            message = self._messages.add(frame)
-            if message is not None:
-                self._waiting.append(message)
+            self._message = self._messages.add(frame)
         elif number == _PING:
             if not self._sent_close:
                 self._write(encode_message(_PONG, frame.data, 0))
@@ -413,7 +472,8 @@ class WebSocket:
     def _write_kept(self) -> None:
         kept = self._kept
         if kept:
-            self._kept, self._kept_size = [], 0
+            self._kept = []
+            self._kept_size = 0
             self.connection.sendall(b"".join(kept))
 
     def _write_soon(self) -> None:

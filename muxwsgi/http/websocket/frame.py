@@ -165,7 +165,7 @@ class FrameParser:
         frames: list[Frame] = []
         buffer = self._buffer
         end = min(end, len(data))
-        if not buffer and type(data) is bytes:
+        if not buffer and (type(data) is bytes or type(data) is bytearray):
             at = self._read(data, begin, end, frames)
             if at < end:
                 buffer += data[at:end]

@@ -8,7 +8,7 @@ cdef class Fragments:
     cdef object _inflater
     cdef public bint compressed, under_way
 
-    @cython.locals(continues=bint)
+    @cython.locals(continues=bint, number=int)
     cpdef bint begins(self, Frame frame) except -1
     cpdef content(self, Frame frame)
 
@@ -22,6 +22,7 @@ cdef class Messages:
 
     @cython.locals(content=bytearray, block=bytes)
     cpdef add(self, Frame frame)
+    @cython.locals(number=int)
     cdef _whole(self, Frame frame)
     cdef _check_size(self, Py_ssize_t size)
     cdef _check_text(self, bytes block, bint final)

@@ -30,7 +30,8 @@ class Fragments:
 
     def begins(self, frame: Frame) -> bool:
         """Take the next data frame. Returns whether it begins a message. Raises `BrokenFrame` if it is not allowed at this place."""
-        continues = int(frame.opcode) == 0
+        number: int = frame.opcode
+        continues = number == 0
         if continues != self.under_way:
             raise BrokenFrame("a message begins within another" if self.under_way else "a continuation continues nothing")
         if frame.rsv and (frame.rsv != COMPRESSED or continues or self._inflater is None):
@@ -91,7 +92,8 @@ class Messages:
     def _whole(self, frame: Frame) -> str | bytes:
         """A message of one frame that is not compressed."""
         self._check_size(len(frame.data))
-        if int(frame.opcode) != 1:
+        number: int = frame.opcode
+        if number != 1:
             return frame.data
         try:
             return frame.data.decode()
