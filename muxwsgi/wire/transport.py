@@ -1,8 +1,7 @@
 """Transports move bytes. They have no protocol, no read-ahead and no policy.
 
-Every operation takes `timeout`: seconds for this operation, `None` for no limit (the deadlines of the `Lifeline` hold
-all the same), 0 to raise `BlockingIOError` instead of waiting. Here are the protocol that all transports follow, the one over
-a plain socket, and the one of a connection that is closed.
+Every operation takes `timeout`: seconds for this operation, `None` for no limit (the deadlines of the `Lifeline` hold all the same), 0 to
+raise `BlockingIOError` instead of waiting. Here are the protocol of all transports, the one over a socket, and that of a closed connection.
 """
 
 import errno

@@ -62,6 +62,7 @@ from muxwsgi.http.h2.frames import (
     PRIORITY_UPDATE,
     PUSH_PROMISE,
     RST_STREAM,
+    SENT_AT_MOST,
     SETTINGS,
     WINDOW_AT_MOST,
     WINDOW_UPDATE,
@@ -583,8 +584,10 @@ class Engine:
                     if stream.window > WINDOW_AT_MOST:
                         raise ConnectionFault(FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE makes a window too large")
                 self.opened = True
-            elif identifier == 5 and not FRAME_AT_MOST <= value < 1 << 24:  # MAX_FRAME_SIZE: larger frames are not sent
-                raise ConnectionFault(PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
+            elif identifier == 5:  # MAX_FRAME_SIZE
+                if not FRAME_AT_MOST <= value < 1 << 24:
+                    raise ConnectionFault(PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
+                sender.frame_at_most = min(value, SENT_AT_MOST)
         sender.control(SETTINGS, ACK, 0, b"")
 
     def _ping(self, flags: int, payload: bytes) -> None:

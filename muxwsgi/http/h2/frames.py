@@ -19,6 +19,7 @@ __all__ = [
     "PRIORITY_UPDATE",
     "PUSH_PROMISE",
     "RST_STREAM",
+    "SENT_AT_MOST",
     "SETTINGS",
     "WINDOW_AT_MOST",
     "WINDOW_UPDATE",
@@ -38,6 +39,9 @@ END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x1, 0x4, 0x8, 0x20
 
 #: Bytes of a frame's payload that every peer takes (section 4.2), and that ours may have.
 FRAME_AT_MOST = 16384
+
+#: Bytes of the frames that we send to a peer that takes larger ones. Between two of them, frames of other streams may be sent.
+SENT_AT_MOST = 65536
 
 #: Flow control (section 6.9): windows before SETTINGS, and the largest.
 WINDOW_WITHOUT_SETTINGS = 65535

@@ -6,7 +6,7 @@ Anything else is written by `Writing.send`, which waits until the peer takes it.
 
 import errno
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from muxwsgi.errors import PeerError
 from muxwsgi.http.h2.encoder import Pair
@@ -77,7 +77,10 @@ class H2Response(Response):
                 self._writer.note_output()
             return
         sender.respond(stream, block, b"", False)
-        self._write(data, ends)
+        if data or ends:
+            self._write(data, ends)
+        elif not sender.due:
+            self._writer.note_output()
 
     def _fits(self, size: int) -> bool:
         """Whether `size` bytes of DATA can be sent at once."""
@@ -109,6 +112,27 @@ class H2Response(Response):
 
     def _break_off(self) -> None:
         self._engine.reset(self._stream, INTERNAL_ERROR, "the response is shorter than its Content-Length")
+
+    def _sends_files(self) -> bool:
+        return True
+
+    def _put_file(self, file: IO[bytes], offset: int, count: int) -> int:
+        stream = self._stream
+        end = count == self._left and not self.trailers
+        try:
+            sent = self._writer.send_file(stream, file.fileno(), offset, count, end)
+        except OSError as error:
+            self.peer_error = error
+            raise
+        except BaseException:  # as in `_write`
+            self.peer_error = BrokenPipeError(errno.EPIPE, "a write was interrupted")
+            raise
+        finally:
+            self.body_bytes = stream.sent
+        if end and sent == count:
+            self._ended = True
+            self._engine.finish(stream)
+        return sent
 
     def _write(self, data: bytes, end: bool) -> None:
         """Send `data` of the body. `end`: it is the last, and trailers come behind it."""

@@ -34,7 +34,7 @@ cdef class Sender:
     cdef bint _dated, _served
 
     @cython.locals(out=list)
-    cpdef bytes take(self)
+    cpdef take(self)
     cpdef control(self, int kind, int flags, unsigned int stream, bytes payload)
     @cython.locals(now="long long", encoder=Encoder, before="long long", part=bytes, added=list, head=bytes, kept=tuple, settled=bint)
     cpdef bytes head(self, bytes block, long long total, bint dated, bint served)
@@ -43,6 +43,9 @@ cdef class Sender:
     cpdef fields(self, Stream stream, list pairs, bint end)
     @cython.locals(size=Py_ssize_t)
     cpdef data(self, Stream stream, data, bint end)
+    @cython.locals(most=Py_ssize_t, place=Py_ssize_t, left=Py_ssize_t, size=Py_ssize_t, count=Py_ssize_t, parts=list)
+    cpdef Py_ssize_t file(self, Stream stream, int fd, Py_ssize_t offset, Py_ssize_t room, bint end, bytearray memory) except -1
+    cpdef Py_ssize_t file_memory(self, Py_ssize_t room) except -1
     @cython.locals(most=Py_ssize_t, at=Py_ssize_t)
     cdef _put_block(self, unsigned int stream, bytes block, int flags)
 

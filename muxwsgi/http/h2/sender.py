@@ -4,6 +4,8 @@ Heads of responses are much alike. The last one is kept whole, and of others the
 as the encoder's table does not change (see `encoder`).
 """
 
+import os
+
 from muxwsgi.http.date import http_date
 from muxwsgi.http.h2.encoder import Encoder, Pair
 from muxwsgi.http.h2.field import OF_CONNECTIONS
@@ -120,14 +122,14 @@ class Sender:
         self._dated = False
         self._served = False
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | memoryview:
         """All frames that wait, in the order in which they have to be sent. b"" if there are none."""
         out = self._out
         if not out:
             return b""
         self._out = []
         self.size = 0
-        if len(out) == 1 and type(out[0]) is bytes:
+        if len(out) == 1:
             return out[0]
         return b"".join(out)
 
@@ -219,6 +221,43 @@ class Sender:
         stream.sent += size
         self.window -= size
         self.size += size + 9
+
+    def file(self, stream: Stream, fd: int, offset: int, room: int, end: bool, memory: bytearray) -> int:
+        """DATA frames with up to `room` bytes of the file `fd` from `offset`, which the windows have room for. Returns how many bytes they
+        have: fewer if the file ends before. `end`: END_STREAM if they are all of them.
+
+        They are read to their places in `memory`, which must not be changed until it is sent, and has `file_memory(room)` bytes.
+        """
+        most = self.frame_at_most
+        whole = memoryview(memory)
+        parts = []
+        place = 0
+        left = room
+        while left > 0:
+            size = min(left, most)
+            parts.append(whole[place + 9 : place + 9 + size])
+            place += 9 + size
+            left -= size
+        count = os.preadv(fd, parts, offset)
+        if not count:
+            return 0
+        place = 0
+        left = count
+        while left > 0:
+            size = min(left, most)
+            left -= size
+            memory[place : place + 9] = data_head(size, END_STREAM if end and left == 0 and count == room else 0, stream.id)
+            place += 9 + size
+        stream.window -= count
+        stream.sent += count
+        self.window -= count
+        self._out.append(whole[:place])
+        self.size += place
+        return count
+
+    def file_memory(self, room: int) -> int:
+        """Bytes of the frames that `file` makes of `room` bytes."""
+        return room + 9 * (-(-room // self.frame_at_most))
 
     def _put_block(self, stream: int, block: bytes, flags: int) -> None:
         """HEADERS, and CONTINUATION for a block that is larger than a frame (section 6.10)."""

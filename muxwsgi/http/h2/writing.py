@@ -169,6 +169,38 @@ class Writing:
         elif not sender.due:
             self.note_output()
 
+    def send_file(self, stream: Stream, fd: int, offset: int, count: int, end: bool) -> int:
+        """As `send`, of `count` bytes of the file `fd` from `offset`. Returns how many were sent: fewer if the file ends before, and then
+        without END_STREAM. The file is read straight into the memory that is sent, between the heads of the frames."""
+        sender = self.sender
+        memory = bytearray(sender.file_memory(min(count, OUT_AT_MOST)))
+        at = 0
+        turn = 0
+        while at < count:
+            if stream.code >= 0:
+                raise self._gone(stream)
+            room = min(count - at, stream.window, sender.window, TURN if self._waiting else OUT_AT_MOST)
+            if room <= 0 or sender.size >= OUT_AT_MOST or (self._waiting and self._gives_way(stream, turn)):
+                self._wait_for_turn(stream)
+                turn = 0
+                continue
+            size = sender.file_memory(room)
+            if len(memory) < size:
+                memory = bytearray(size)
+            read = sender.file(stream, fd, offset + at, room, end and at + room == count, memory)
+            if not read:
+                break
+            if read >= SMALL_AT_MOST or at + read == count:
+                self._engine.budget.earn(1 + (read - 1) // sender.frame_at_most)
+            at += read
+            turn += read
+            self.flush_within()
+            if self.active or sender.size:  # it is not written yet, because another greenlet writes
+                memory = bytearray()
+        if self._waiting:
+            self.pass_turn()
+        return at
+
     def _gone(self, stream: Stream) -> OSError:
         """Why nothing can be sent on a stream that was reset. In a forked child the connection is closed, which `wire.fork` has to see."""
         if self.lost is not None and self.lost.errno == errno.EBADF:

@@ -19,7 +19,9 @@ cdef uintptr_t SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR
 
 cdef enum:
     LARGEST = 16384  # RECORD
+    IN_ONE_GO = 131072  # eight records
     WANT_READ = 2
+    WANT_WRITE = 3
 
 
 cdef inline bint _is_compiled() noexcept:
@@ -47,6 +49,24 @@ cdef inline object _transmit(uintptr_t ssl, bytes data):
     if count > 0:
         return count
     return count, code
+
+
+cdef inline object _transmit_more(uintptr_t ssl, object data, Py_ssize_t begin):
+    # As `_transmit`, from `begin` on, record after record: as much as there is room for, and no more than IN_ONE_GO.
+    cdef const unsigned char[::1] view = data
+    cdef Py_ssize_t at = begin, end = view.shape[0]
+    cdef int count, code
+    if end - begin > IN_ONE_GO:
+        end = begin + IN_ONE_GO
+    while at < end:
+        count = (<SSL_io>SSL_WRITE)(<void*>ssl, &view[at], <int>(end - at))
+        code = c_errno
+        if count <= 0:
+            if at > begin and (<SSL_error>SSL_GET_ERROR)(<void*>ssl, count) == WANT_WRITE:
+                break  # the next call has to begin there, with the record that is made already
+            return count, code
+        at += count
+    return at - begin
 
 
 cdef inline object _shake(uintptr_t ssl):

@@ -27,8 +27,8 @@ __all__ = ["DescriptorTLS"]
 #: Records without data that one non-blocking read skips.
 RECORDS_PASSED = 1000
 
-# In the compiled build `_is_compiled`, `_receive`, `_transmit` and `_shake` are C functions, and the compiler refuses an assignment to one.
-# So `globals()` sets this one here.
+# In the compiled build `_is_compiled`, `_receive`, `_transmit`, `_transmit_more` and `_shake` are C functions, and the compiler refuses an
+# assignment to one. So `globals()` sets this one here.
 globals().update(_is_compiled=lambda: False)
 
 SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR = functions() if _is_compiled() else (0, 0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
@@ -130,7 +130,7 @@ class DescriptorTLS:
     def sendall(self, data: Buffer, timeout: float | None) -> None:
         self._check()
         turn = self._turn
-        if turn.lock is None and 0 < len(data) <= RECORD:
+        if 0 < len(data) <= RECORD and (turn.lock is None or not turn.taken):
             try:
                 if self._address and type(data) is bytes:
                     sent = _transmit(self._address, data)  # type: ignore[name-defined]  # noqa: F821
@@ -157,6 +157,12 @@ class DescriptorTLS:
             self._check()  # another greenlet may have closed it while this one waited for its turn
             torn = True
             try:
+                if self._address:
+                    sent = _transmit_more(self._address, view, done)  # type: ignore[name-defined]  # noqa: F821
+                    if type(sent) is tuple:
+                        fail(self.ssl, sent)
+                    torn = done + sent < len(view)  # the next record may be made and partly sent
+                    return int(sent)
                 sent = self.ssl.send(view[done:])
             except SSL.WantWriteError:
                 raise BlockingIOError(errno.EAGAIN, "would block") from None
