@@ -166,9 +166,11 @@ setup(
         "metrics": ["prometheus-client>=0.21"],
         "top": ["rich>=13"],
         "otel": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
+        "srv": ["dnspython>=2.6"],
         "reload": ["watchfiles>=1.0"],
         "testing": ["pytest>=8", "hypothesis>=6.100"],
         "tests": [
+            "dnspython>=2.6",
             "watchfiles>=1.0",
             "opentelemetry-sdk>=1.30",
             "opentelemetry-exporter-otlp-proto-http>=1.30",

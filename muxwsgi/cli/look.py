@@ -141,7 +141,7 @@ def _servers_of(found: Explanation, server: Server) -> Iterator[str]:
     to = "" if route is None else server.destinations.get(route.name, route.name).partition(":")[2]
     for upstream in server.upstreams:
         if str(upstream) == to:
-            listed = ", ".join(f"{each}{' (backup)' if each.settings.backup else ''}" for each in upstream.servers)
+            listed = ", ".join(f"{each.title}{' (backup)' if each.backup else ''}" for each in upstream.settings.servers)
             yield f"   its servers, by {upstream.settings.options.balance}: {listed}"
 
 
@@ -181,13 +181,12 @@ def _print_upstreams(server: Server) -> None:
             continue
         click.echo(f"upstream {upstream} ({upstream.settings.options.balance}):")
         rows = [("SERVER", "ADDRESS", "WEIGHT", "MAXCONN", "TLS", "PROXY", "CHECK")]
-        for each in upstream.servers:
-            own = each.settings
+        for own in upstream.settings.servers:
             tls = "-" if not own.ssl else "verified" if own.verify == "required" else "not verified"
             header = "v1" if own.send_proxy else "v2" if own.send_proxy_v2 else "-"
             check = f"every {own.inter:g} s" if own.check else "while down" if own.observe == "layer4" else "-"
             address = f"{own.address}{' (backup)' if own.backup else ''}{' (disabled)' if own.disabled else ''}"
-            rows.append((each.title, address, str(own.weight), str(own.maxconn or "-"), tls, header, check))
+            rows.append((own.title, address, str(own.weight), str(own.maxconn or "-"), tls, header, check))
         _print_table(rows)
 
 

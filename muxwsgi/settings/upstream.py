@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 class UpstreamServerSettings:
     """One server of an upstream. A key that stands in the table of the upstream is the default of all its servers."""
 
-    address: str = setting("", "HOST:PORT, [ADDRESS]:PORT or unix:PATH.")
+    address: str = setting("", "HOST:PORT, [ADDRESS]:PORT, unix:PATH, or srv:_SERVICE._tcp.NAME for the servers that SRV records name.")
     name: str = setting("", "How listings, logs and `ctl` call it. Default: the address.")
     weight: int = setting(1, "Its share of the connections, compared with the weights of the others; at most 256.", at_least=1)
     maxconn: int = setting(0, "Connections at once in each worker; more wait in the queue. 0: no limit.", unit="N", at_least=0)
@@ -83,6 +83,8 @@ class UpstreamServerSettings:
         if not self.address:
             raise OperatorError("`address` is missing")
         place = self.place
+        if self.is_service and self.name:
+            raise OperatorError("name: servers that SRV records name have their addresses as names")
         if self.weight > 256:
             raise OperatorError(f"weight: {self.weight} is more than 256")
         if self.spread_checks > 50:
@@ -132,16 +134,26 @@ class UpstreamServerSettings:
 
     @property
     def place(self) -> Place:
-        """Where it listens. Raises `OperatorError`."""
+        """Where it listens; of a service its name, and no port. Raises `OperatorError`."""
         try:
+            if self.is_service:
+                name = self.address.removeprefix("srv:")
+                if not name.startswith("_"):
+                    raise ValueError(name)
+                return canonical(name), 0
             return parse_place(self.address)
         except ValueError:
-            raise OperatorError(f"address: {self.address!r} is not HOST:PORT, [ADDRESS]:PORT or unix:PATH") from None
+            raise OperatorError(f"address: {self.address!r} is not HOST:PORT, [ADDRESS]:PORT, unix:PATH or srv:NAME") from None
+
+    @property
+    def is_service(self) -> bool:
+        """Whether SRV records say where the servers are."""
+        return self.address.startswith("srv:")
 
     @property
     def title(self) -> str:
         """The name, or the address."""
-        return self.name or place_text(self.place)
+        return self.address if self.is_service else self.name or place_text(self.place)
 
 
 @record(kw_only=True)

@@ -26,6 +26,7 @@ from muxwsgi.upstreams.balance import choosing
 from muxwsgi.upstreams.checks import Checker
 from muxwsgi.upstreams.errors import AllDown, AllFailed, QueueFull, QueueTimeout
 from muxwsgi.upstreams.server import UpstreamServer
+from muxwsgi.upstreams.service import Service
 from muxwsgi.upstreams.state import REFUSALS, Readiness
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.lifeline import Lifeline
@@ -80,7 +81,7 @@ class Upstream:
     """The servers of an upstream.
 
     settings    as given
-    servers     in the order of the configuration
+    servers     in the order of the configuration, and behind them those of services, which come and go
     is_watched  whether its checks run. Otherwise no server would ever come up again, so none goes down
     refused     sessions that were refused, by reason
     retries     attempts after a failed one
@@ -89,6 +90,8 @@ class Upstream:
     def __init__(self, settings: UpstreamSettings, servers: Sequence[UpstreamServer], clock: Callable[[], float] = monotonic) -> None:
         self.settings = settings
         self.servers = list(servers)
+        self._fixed = list(servers)
+        self._services: dict[Service, list[UpstreamServer]] = {}
         self.is_watched = False
         self.refused = dict.fromkeys(REFUSALS, 0)
         self.retries = 0
@@ -127,6 +130,8 @@ class Upstream:
     def _open(self, client: Connection) -> Session:
         options = self.settings.options
         deadline = monotonic() + options.total_timeout
+        for service in self._services:
+            service.wait(options.connect_timeout)
         failures: list[tuple[UpstreamServer, DialError]] = []
         tried: set[UpstreamServer] = set()
         for attempt in range(1 + options.retries):
@@ -219,22 +224,49 @@ class Upstream:
         held = [server for server in self.servers if server.state.up]
         parts = [f"{server} is down ({server.state.last_failure})" for server in down]
         parts += [f"{server} is in {server.state.readiness.value}" for server in held]
-        return "no server can be used: " + "; ".join(parts)
+        parts += [f"{service}: {service.failure}" for service in self._services if service.failure]
+        return "no server can be used: " + ("; ".join(parts) or "there is none")
 
     # State
 
     def start(self) -> None:
         """Watch the servers from now on."""
         self.is_watched = True
+        for service in self._services:
+            service.start()
         for checker in self._checkers.values():
             checker.start()
 
     def stop(self) -> None:
         """End the checks and lookups. Idempotent."""
         self.is_watched = False
+        for service in self._services:
+            service.stop()
         for server, checker in self._checkers.items():
             checker.stop()
             server.stop()
+
+    def set_servers(self, service: Service, servers: Sequence[UpstreamServer]) -> None:
+        """These are the servers of `service` now. Sessions of others go on."""
+        before = self._services.get(service, [])
+        self._services[service] = list(servers)
+        self.servers = [*self._fixed, *(server for each in self._services.values() for server in each)]
+        for server in before:
+            if server not in servers:
+                self._checkers.pop(server).stop()
+                server.stop()
+        for server in servers:
+            if server not in before:
+                checker = self._checkers[server] = Checker(server, self._checked)
+                if self.is_watched:
+                    checker.start()
+        if self.is_watched:
+            log.info("upstream %s: %s has the servers %s now", self, service, ", ".join(map(str, servers)) or "none")
+        self._wake_all()
+
+    def of_service(self, service: Service) -> list[UpstreamServer]:
+        """The servers that `service` has now."""
+        return self._services.get(service, [])
 
     def set_readiness(self, server: UpstreamServer, readiness: Readiness) -> None:
         """Take the operator's word about a server."""

@@ -17,6 +17,7 @@ from muxwsgi.upstreams.state import REFUSALS, Counts, Readiness, ServerState
 if TYPE_CHECKING:
     from muxwsgi.dial.resolve import Resolver
     from muxwsgi.upstreams.server import UpstreamServer
+    from muxwsgi.upstreams.service import Query, Service
     from muxwsgi.upstreams.upstream import Upstream
     from muxwsgi.wire.tls.client_context import ClientContext
 
@@ -37,11 +38,15 @@ class Upstreams:
         before: "Upstreams | None" = None,
         resolver: "Resolver | None" = None,
         clock: Callable[[], float] = monotonic,
+        ask: "Query | None" = None,
     ) -> None:
-        """`before` are those that these replace: servers that stay keep their state. `resolver` None is the system's. Raises
-        `OperatorError` for files of TLS that cannot be used."""
+        """`before` are those that these replace: servers that stay keep their state. `resolver` None is the system's, `ask`
+        looks up SRV records, None with dnspython. Raises `OperatorError` for files of TLS that cannot be used."""
         self._resolver = resolver
         self._clock = clock
+        self._ask = ask
+        self._services: list[tuple[str, Service]] = []
+        self._services_before = [] if before is None else before._services
         self._states: dict[_Key, ServerState] = {}
         self._states_before = {} if before is None else before._states
         self._counts: dict[str, Counts] = {} if before is None else before._counts
@@ -151,17 +156,44 @@ class Upstreams:
         from muxwsgi.upstreams.server import UpstreamServer
         from muxwsgi.upstreams.upstream import Upstream
 
-        servers = []
-        for each in settings.servers:
+        def server_of(each: UpstreamServerSettings) -> UpstreamServer:
             try:
                 tls = self._context(each) if each.ssl else None
             except OperatorError as error:
                 raise OperatorError(f"upstream {settings.name}: server {each.title}: {error}") from None
-            servers.append(UpstreamServer(each, self._state(settings, each), tls, self._resolver or system_resolver, self._clock))
-        made = Upstream(settings, servers, self._clock)
+            return UpstreamServer(each, self._state(settings, each), tls, self._resolver or system_resolver, self._clock)
+
+        made = Upstream(settings, [server_of(each) for each in settings.servers if not each.is_service], self._clock)
+        for each in settings.servers:
+            if each.is_service:
+                self._serve_service(made, each, server_of)
         if self._is_started:
             made.start()
         return made
+
+    def _serve_service(
+        self, upstream: "Upstream", settings: UpstreamServerSettings, server_of: "Callable[[UpstreamServerSettings], UpstreamServer]"
+    ) -> None:
+        """Give `upstream` the servers that SRV records name."""
+        from muxwsgi.upstreams.service import Service, check_installed, query
+
+        if self._ask is None:
+            try:
+                check_installed()
+            except OperatorError as error:
+                raise OperatorError(f"upstream {upstream}: server {settings.title}: {error}") from None
+        if settings.ssl:
+            self._context(settings)  # its files are looked at now
+
+        def found(service: Service, servers: Sequence[UpstreamServerSettings]) -> None:
+            present = {server.settings: server for server in upstream.of_service(service)}
+            upstream.set_servers(service, [present.get(each) or server_of(each) for each in servers])
+
+        key = f"{upstream} {settings.address}"
+        known = next((service.targets for name, service in self._services_before if name == key), None)
+        service = Service(settings, known, found, self._ask or query)
+        self._services.append((key, service))
+        upstream.set_servers(service, [server_of(each) for each in service.servers()])
 
     def _state(self, settings: UpstreamSettings, server: UpstreamServerSettings) -> ServerState:
         key = (settings.name, server.title, server.address)
