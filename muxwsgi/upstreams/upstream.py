@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from muxwsgi.dial.errors import DialError
+from muxwsgi.dial.errors import DialError, DialTimeout
 from muxwsgi.errors import Cut
 from muxwsgi.settings.upstream import UpstreamSettings
 from muxwsgi.upstreams.balance import choosing
@@ -165,13 +165,15 @@ class Upstream:
     def _connected(self, session: Session, client: Connection, deadline: float) -> Session:
         server = session.server
         began = self._clock()
+        timeout = self.settings.options.connect_timeout
+        is_short = deadline - monotonic() < timeout / 2  # the queue and other servers have used up the rest
         try:
-            session.connection = server.connect(client, self.settings.options.connect_timeout, deadline)
+            session.connection = server.connect(client, timeout, deadline)
         except DialError as error:
             server.state.counts.connect_failures += 1
             reason = f"{error.phase}: {error.reason}"
             observed = self.is_watched and server.settings.observe == "layer4" and server.proves_fault(error)
-            if not observed:
+            if not observed or (is_short and isinstance(error, DialTimeout)):
                 server.state.remember(reason)
             elif server.state.note_failure(reason, began, server.settings.fall):
                 self._changed(server, reason)

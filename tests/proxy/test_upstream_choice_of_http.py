@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import Event
 
@@ -149,10 +150,14 @@ def test_requests_that_come_together_wait_for_one_handshake(lab: Lab, monkeypatc
     origin = Origin()
     upstream = lab.serve(origin, tls=True)
     proxy, port = intercepting(lab)
-    clients = [tunnel(lab, port, upstream) for _ in range(6)]
-    for client in clients:
+
+    def asks() -> bytes:  # at once, because a connection that is made for a client that is silent offers no HTTP/2
+        client = tunnel(lab, port, upstream)
         client.sendall(get("/a", upstream))
-    assert {read_response(client)[1] for client in clients} == {b"/a "}
+        return read_response(client)[1]
+
+    asking = [gevent.spawn(asks) for _ in range(6)]
+    assert {each.get(timeout=PATIENCE) for each in asking} == {b"/a "}
     assert proxy.pool.opened == 1
 
 

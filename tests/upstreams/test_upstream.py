@@ -220,6 +220,23 @@ def test_a_session_that_is_killed_while_it_connects_counts_for_nothing() -> None
         hole.close()
 
 
+def test_a_connection_that_the_queue_leaves_little_time_says_nothing_about_the_server() -> None:
+    hole = BlackHole("127.0.0.1")
+    try:
+        with upstream_of(
+            f"127.0.0.1:{hole.port}", fall=1, inter=60, retries=0, maxconn=1, connect_timeout=0.8, queue_timeout=0.8, total_timeout=0.8
+        ) as upstream:
+            server = upstream.servers[0]
+            first = Session(upstream, server)
+            gevent.spawn_later(0.6, first.end)
+            said(upstream)
+            assert server.state.up
+            assert said(upstream).startswith("connect: 127.0.0.1: no answer")  # this one had all of its time
+            assert not server.state.up
+    finally:
+        hole.close()
+
+
 # Names
 
 

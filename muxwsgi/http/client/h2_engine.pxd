@@ -33,6 +33,7 @@ cdef class ClientEngine(Engine):
     @cython.locals(stream=Stream)
     cdef _reset_by_peer(self, unsigned int number, long long code)
     cdef _priority_update(self, unsigned int number, bytes payload)
+    cdef _fail(self, Stream stream, str reason)
     @cython.locals(stream=Stream, each=Stream)
     cpdef leave_above(self)
     cpdef release(self, Stream stream)

@@ -175,6 +175,12 @@ class ClientEngine(Engine):
     def _priority_update(self, number: int, payload: bytes) -> None:
         raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY_UPDATE from a server")  # RFC 9218 section 7.1
 
+    def _fail(self, stream: Stream, reason: str) -> None:
+        if stream.ended:  # the response is complete. What fails is the rest of the request
+            stream.wake()
+        else:
+            Engine._fail(self, stream, reason)
+
     def leave_above(self) -> None:
         """The peer has sent GOAWAY: it does not process the streams above the one that it has named."""
         for stream in list(self.streams.values()):

@@ -34,7 +34,7 @@ class StreamExchange:
     body, fresh, answered   as of `ClientConnection`
     taken_over  whether the stream carries another protocol
     refused     the server has not processed the request, so that it may be sent again whatever its method is
-    http1_required  the server wants the request in HTTP/1.1
+    http1_required  the server wants requests in HTTP/1.1. If it said so in a GOAWAY, it may have processed this one
     """
 
     __slots__ = (
@@ -174,7 +174,7 @@ class StreamExchange:
                     break
         except BaseException:
             engine = self.session.engine
-            self.refused = self.stream.id in engine.refused
+            self.refused = self.stream.id in engine.refused or self.stream.code == HTTP_1_1_REQUIRED
             self.http1_required = HTTP_1_1_REQUIRED in (self.stream.code, engine.peer_code)
             raise
         finally:
@@ -207,6 +207,8 @@ class StreamExchange:
             self.connection.finish()
         elif self._alone:
             self.session.close()
+        else:
+            self.session.note_rest()
 
     def _end(self) -> None:
         """The stream is closed on our side."""

@@ -198,6 +198,10 @@ class ClientSession:
             self.writing.note_output()
         if self.engine.peer_leaves and not self.engine.running:
             self.connection.lifeline.reader.fail(ConnectionResetError(errno.ECONNRESET, "the server has sent GOAWAY"))
+        self.note_rest()
+
+    def note_rest(self) -> None:
+        """An exchange has ended, or was not begun."""
         if not self.exchanges and self._rests is not None:
             self._rests(self)
 

@@ -295,16 +295,14 @@ def _url(plan: RequestPlan, endpoint: Endpoint) -> str:
 
 def _again(client: Client, error: OSError, method: str, streamed: bool, needs: Needs) -> Needs | None:
     """How a request that has failed is sent once more; None if it is not. The client's body was not begun."""
+    repeatable = not streamed and method in _IDEMPOTENT and not (client.answered or isinstance(error, TimeoutError))
     if isinstance(client, StreamExchange):
-        if client.http1_required:
+        if client.http1_required and (client.refused or repeatable):
             return None if needs.http1 else needs._replace(http1=True)
         if client.refused:
             return needs._replace(kept=False) if needs.kept else None
     # The server may have just closed a kept connection.
-    idempotent = not streamed and method in _IDEMPOTENT
-    if needs.kept and idempotent and not (client.fresh or client.answered or isinstance(error, TimeoutError)):
-        return needs._replace(kept=False)
-    return None
+    return needs._replace(kept=False) if needs.kept and repeatable and not client.fresh else None
 
 
 def _authenticates_connection(field: tuple[str, str]) -> bool:

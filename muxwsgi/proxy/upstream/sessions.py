@@ -40,6 +40,7 @@ class Sessions:
         self.by_key: dict[Hashable, list[ClientSession]] = {}
         self._resting: dict[ClientSession, Hashable] = {}  # without exchanges, the one that has rested longest first
         self._dialling: dict[Hashable, Event] = {}
+        self._closed = False
 
     def find(self, key: Hashable, needs: Needs, may_reuse: Callable[[Connection], bool]) -> ClientSession | None:
         """A connection on which a stream can be opened. A body does not go where others have used up the window, since the server may not
@@ -91,7 +92,7 @@ class Sessions:
         resting = self._resting
         resting[session] = key
         of_key = [each for each in sessions if each in resting]
-        if session.over:
+        if session.over or self._closed:
             oldest = session
         elif len(of_key) > self._max_idle_per_key:
             oldest = min(of_key, key=lambda each: each.idle_since)
@@ -110,7 +111,8 @@ class Sessions:
                     self._close(key, session)
 
     def close(self) -> None:
-        """Close all of them, with the exchanges on them."""
+        """Close all of them, with the exchanges on them. One that is added later is closed after its exchanges."""
+        self._closed = True
         for sessions in list(self.by_key.values()):
             for session in list(sessions):
                 session.close()

@@ -132,7 +132,11 @@ class Upstreams:
     def _take_either(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy, needs: Needs) -> Client:
         """A stream on a connection of HTTP/2, or a connection of HTTP/1.1, as the server chooses."""
         key = self._key(endpoint, via, ctx)
-        if endpoint.chooses and self._http1_only.covers(key, asked=True):
+        new = needs.alone or not needs.kept or ctx.dial is not None
+        if endpoint.chooses and (
+            (new and needs.websocket)  # the server may choose HTTP/2, and not take WebSockets there
+            or (ctx.dial is None and self._http1_only.covers(key, asked=True))
+        ):
             return self._take_http1(endpoint, ctx, via, needs)
         if needs.alone or ctx.dial is not None:
             return self._dial(key, endpoint, ctx, via, alone=True)
@@ -163,15 +167,20 @@ class Upstreams:
         """A new connection, of the HTTP that its server chooses. `alone`: if it is of HTTP/2, it is for one exchange."""
         self._pool.opened += 1
         layers = offering(endpoint.layers, HTTP_IDS) if endpoint.chooses else ()
+        tells = ctx.dial is None  # the server that a rule dials may be another than the one of this name
+        offered = self._owner(ctx) not in self._early  # an early connection may not have offered HTTP/2
         try:
             connection = self._stream(endpoint, ctx, via, quiet=True, layers=layers)
         except Fault:
-            self._http1_only.forget(key)
+            if tells:
+                self._http1_only.forget(key)
             raise
         if layers and (connection.tls is None or connection.tls.alpn != "h2"):
-            self._http1_only.note(key)
+            if tells and offered:
+                self._http1_only.note(key)
             return self._of_http1(connection)
-        self._http1_only.forget(key)
+        if tells:
+            self._http1_only.forget(key)
         rests = None if alone else partial(self._sessions.rests, key)
         session = ClientSession(connection, self._bodies, self._http2, rests)
         if not alone:
@@ -180,7 +189,8 @@ class Upstreams:
 
     def needs_http1(self, endpoint: Endpoint, ctx: Context, via: UpstreamProxy) -> None:
         """The server has asked for HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 section 7)."""
-        self._http1_only.note(self._key(endpoint, via, ctx), asked=True)
+        if ctx.dial is None:
+            self._http1_only.note(self._key(endpoint, via, ctx), asked=True)
 
     def _kept(self, key: tuple[object, ...], via: UpstreamProxy, ctx: Context) -> ClientConnection | None:
         """A kept connection, if this client is allowed to connect to its address. It may have been made for a client with more rights."""
