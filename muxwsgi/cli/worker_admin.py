@@ -34,6 +34,7 @@ class Watched:
         self._server = server
         self._metrics: ServerMetrics | None = None
         self._answers: Answers | None = None
+        self._down: dict[str, int] = {}
         if not role.admin.watched:
             role.introductions.close()
             return
@@ -46,6 +47,7 @@ class Watched:
     def start(self) -> None:
         """Write and answer from now on."""
         if self._metrics is not None and self._answers is not None:
+            self._server.upstreams.begin_down(self._board.down())
             self._write(self._metrics.words())
             self._metrics.watch(self._write)
             self._answers.start()
@@ -63,9 +65,18 @@ class Watched:
         for name, said in self._board.said().items():
             self._server.upstreams.set_readiness(name, Readiness(said))
 
+    def _note_down(self) -> None:
+        """Note which servers of upstreams this worker finds down, for those that start later."""
+        down = self._server.upstreams.down()
+        if down != self._down:
+            for name in down.keys() | self._down.keys():
+                self._board.put_down(self._board.server_row_of(name), down.get(name, 0))
+            self._down = down
+
     def _write(self, words: list[int]) -> None:
         self._entry.write(words)
         self._take_readiness()
+        self._note_down()
         if self._metrics is not None and self._server.accepting:  # certificates of the workers that serve, also after a reload that failed
             self._board.put_certificates(self._metrics.certificates())
 

@@ -6,6 +6,7 @@
     names of routes         by row, see `observe.metrics.ROUTES`; written by workers
     names of servers        of upstreams, likewise, see `observe.metrics.SERVERS`
     readiness of servers    by the same rows: what the operator said, see `READINESS`; written by the admin process, read by workers
+    servers that are down   by the same rows: a number that the worker which saw it last has chosen, 0 for those that are up
     numbers                 how many numbers of each kind workers have taken so far; written by workers
     certificates            by row, see `observe.certificates`; written by workers
 
@@ -55,7 +56,8 @@ for _metric in OF_MASTER:
 _LOG_LEVEL = _words
 _NUMBERS = _LOG_LEVEL + 1
 _READINESS = _NUMBERS + len(KINDS)
-_REPORT_AT = (_READINESS + SERVERS) * 8
+_DOWN = _READINESS + SERVERS
+_REPORT_AT = (_DOWN + SERVERS) * 8
 _NAMES_AT = _REPORT_AT + _REPORT
 #: Bytes of a certificate: checksum, expiry, lengths of the bind and of the name, and both.
 _HEAD = struct.Struct("=IqHH")
@@ -159,10 +161,21 @@ class Board:
 
     def said(self) -> dict[str, str]:
         """The servers about which the operator said something, and what."""
-        words = self._words[_READINESS : _READINESS + SERVERS].tolist()
-        if not any(words):
-            return {}
-        return {name: READINESS[word] for name, word in zip(self.servers(), words, strict=False) if word}
+        return {name: READINESS[word] for name, word in self._set(_READINESS)}
+
+    def down(self) -> dict[str, int]:
+        """The servers that a worker has found down, each with its number."""
+        return dict(self._set(_DOWN))
+
+    def put_down(self, row: int, number: int) -> None:
+        """Note that the server of this row is down, or with 0 that it is up. The row that servers share says nothing."""
+        if row < SERVERS - 1:
+            self._words[_DOWN + row] = number
+
+    def _set(self, first: int) -> list[tuple[str, int]]:
+        """The words of servers that are not 0."""
+        words = self._words[first : first + SERVERS].tolist()
+        return [(name, word) for name, word in zip(self.servers(), words, strict=False) if word] if any(words) else []
 
     def put_readiness(self, server: str, said: str) -> bool:
         """Note what the operator says. Whether the server has a row."""

@@ -96,6 +96,11 @@ class ServerState:
         self.check_failures += 1
         return self.up and self.check_failures >= fall and self._go(False)
 
+    def begin_down(self) -> None:
+        """It is down at first, because the worker before found it down."""
+        self.up = False
+        self.remember("it was down before the reload")
+
     def set_readiness(self, readiness: Readiness) -> bool:
         """Take the operator's word. Whether it is a new one."""
         if readiness is self.readiness:

@@ -270,6 +270,12 @@ class Upstream:
         """The servers that `service` has now."""
         return self._services.get(service, [])
 
+    def begin_down(self, server: UpstreamServer) -> None:
+        """The worker before found this server down. Checks find out whether it is up."""
+        server.state.begin_down()
+        log.info("upstream %s: server %s is down, as before the reload; %s", self, server, self._left())
+        self._checkers[server].wake()
+
     def set_readiness(self, server: UpstreamServer, readiness: Readiness) -> None:
         """Take the operator's word about a server."""
         if server.state.set_readiness(readiness):
@@ -287,7 +293,7 @@ class Upstream:
         for each in self.servers:  # a debt of full weight would last long in a slow start
             each.credit = 0.0
         if server.state.up:
-            log.warning("upstream %s: server %s is up: %d checks in a row succeeded; %s", self, server, server.settings.rise, self._left())
+            log.warning("upstream %s: server %s is up: checks succeed; %s", self, server, self._left())
         else:
             log.warning("upstream %s: server %s is down: %s; %s", self, server, failure, self._left())
             self._checkers[server].wake()

@@ -4,11 +4,12 @@ What makes connections is imported with the first upstream, because most servers
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from muxwsgi.errors import OperatorError
 from muxwsgi.settings.upstream import UpstreamServerSettings, UpstreamSettings, short_upstream
@@ -106,6 +107,17 @@ class Upstreams:
                     upstream.set_readiness(server, readiness)
                     return True
         return False
+
+    def down(self) -> dict[str, int]:
+        """The servers that are down, each with a number of its settings."""
+        return {label: _number(server) for label, server in self.servers() if not server.state.up}
+
+    def begin_down(self, found: Mapping[str, int]) -> None:
+        """Begin with these servers down, as another process had them (`down`). One with other settings begins up."""
+        for upstream in self:
+            for server in upstream.servers:
+                if server.state.up and found.get(_label(upstream.settings, server.title)) == _number(server):
+                    upstream.begin_down(server)
 
     # What is shown and counted
 
@@ -222,6 +234,11 @@ class Upstreams:
 
 def _label(settings: UpstreamSettings, server: str) -> str:
     return server if settings.name == server else f"{settings.name}/{server}"
+
+
+def _number(server: "UpstreamServer") -> int:
+    """A number for the settings of a server, not 0, the same in all processes."""
+    return crc32(repr(server.settings).encode()) + 1
 
 
 def _described(server: "UpstreamServer") -> dict[str, Any]:

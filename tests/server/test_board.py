@@ -55,6 +55,11 @@ def test_what_an_operator_says_of_a_server_is_kept_by_its_row() -> None:
     assert board.said() == {"shop/b": "maint"}
     assert [board.server_row_of(f"{number}") for number in range(70)][-1] == SERVERS - 1
     assert not board.put_readiness("69", "drain")
+    board.put_down(0, 4711)
+    board.put_down(SERVERS - 1, 4712)  # the row that servers share
+    assert board.down() == {"shop/a": 4711}
+    board.put_down(0, 0)
+    assert board.down() == {}
 
 
 def test_the_words_of_the_master_and_its_report_are_seen_by_all() -> None:

@@ -137,3 +137,18 @@ def test_a_reload_takes_new_servers_and_a_fault_leaves_the_old_ones(folder: Path
         assert service.ctl("reload").returncode == 1
         assert "upstream.shop: there is no key 'servr' in an upstream" in service.server.log
         assert said(service) == b"bECHO"
+
+
+@pytest.mark.slow
+def test_a_server_that_is_down_is_down_for_new_workers_unless_its_settings_have_changed(folder: Path) -> None:
+    with echo(b"a") as one, serving(folder, "-c", str(configuration(folder, one, 1))) as service:
+        wait_for(lambda: listed(service)["shop/s2"]["up"] == 0)
+        wait_for(lambda: service.samples()["muxwsgi_upstream_usable{server=shop/s2}"] == 0)
+        assert service.ctl("reload").returncode == 0
+        wait_for(lambda: answers(service) and listed(service)["shop/s2"]["workers"] == 2)
+        assert service.server.log.count("server s2 is down, as before the reload; 1 of 2 can be used") == 2
+        before = service.server.log.count("server s2 is down: connect")
+        (folder / "up.toml").write_text((folder / "up.toml").read_text() + "check_timeout = 1.5\n")
+        assert service.ctl("reload").returncode == 0
+        wait_for(lambda: service.server.log.count("server s2 is down: connect") == before + 2)
+        assert service.server.log.count("as before the reload") == 2

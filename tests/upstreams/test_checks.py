@@ -44,7 +44,7 @@ def test_a_server_goes_down_and_comes_up_by_checks_and_each_change_is_one_line(c
         assert {said(upstream) for _ in range(4)} == {"a", "b"}
         assert [record.getMessage() for record in caplog.records] == [
             f"upstream shop: server {a.address} is down: connect: 127.0.0.1: Connection refused; 1 of 2 can be used",
-            f"upstream shop: server {a.address} is up: 2 checks in a row succeeded; 2 of 2 can be used",
+            f"upstream shop: server {a.address} is up: checks succeed; 2 of 2 can be used",
         ]
 
 
