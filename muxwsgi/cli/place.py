@@ -15,6 +15,7 @@ from muxwsgi.server.heartbeat import BEAT
 from muxwsgi.server.metrics import resident_bytes
 from muxwsgi.server.parent import die_after
 from muxwsgi.wire.every import Every
+from muxwsgi.wire.ready import READ
 
 if TYPE_CHECKING:
     from muxwsgi.cli.workers import Role
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Place"]
 
 log = logging.getLogger("muxwsgi.error")
+
+#: How often a worker looks for another parent when its master ends, and seconds between two looks. Later it looks once a second.
+LOOKS, LOOK_INTERVAL = 100, 0.01
 
 
 class Place:
@@ -48,6 +52,7 @@ class Place:
         self._timed = False
         self._server: Server | None = None
         self._every = Every(BEAT, self._look)
+        self._watcher = gevent.get_hub().loop.io(role.worker.fileno(), READ)
 
     def start(self, server: "Server") -> None:
         """Tell the master that this worker is ready, as soon as the event loop runs."""
@@ -57,10 +62,12 @@ class Place:
             server.events.subscribe(exchange=self._count)
         gevent.spawn(self._worker.ready)
         self._every.start()
+        self._watcher.start(self._master_ended)
 
     def stop(self) -> None:
         """End what `start` has begun."""
         self._every.stop()
+        self._watcher.close()
 
     def end_in_time(self) -> None:
         """Called for each signal, in the middle of any code, and once a second. If the master has ended, nobody kills this worker when its
@@ -80,6 +87,18 @@ class Place:
 
     def _count(self, exchange: Exchange) -> None:
         self._requests += 1
+
+    def _master_ended(self) -> None:
+        """In the hub. The kernel closes the files of a process that ends, and gives its children another parent a moment later."""
+        self._watcher.stop()
+        gevent.spawn(self._look_until_orphaned)
+
+    def _look_until_orphaned(self) -> None:
+        for _ in range(LOOKS):
+            if os.getppid() != self._master:
+                self._look()
+                return
+            gevent.sleep(LOOK_INTERVAL)
 
     def _look(self) -> None:
         self._worker.beat()

@@ -26,7 +26,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -98,10 +97,14 @@ class _Message:
         return cls(**message)
 
 
+#: The largest prime below 2 ** 64. What remains of a text tells it from others, and hashlib would take a hundredth of a start to import.
+_PRIME = (1 << 64) - 59
+
+
 def word_of(listening: "Listening") -> int:
     """A word for a bind, its settings and the format of messages, the same in all workers; not 0."""
     text = f"{FORMAT} {listening.address} {listening.bind}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
+    return int.from_bytes(text.encode(), "little") % _PRIME or 1
 
 
 class Handover:

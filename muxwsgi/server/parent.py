@@ -4,8 +4,8 @@ Linux sends a signal of a process's choice when its parent ends (PR_SET_PDEATHSI
 
 `die_with` chooses SIGKILL: for the admin process, for a preloader, and for a worker until it serves. They have nothing to lose.
 
-A worker that serves has requests under way. Once a second its event loop looks whether it still has its master, and ends gracefully if not.
-But the event loop may be blocked, by C code that holds the GIL. Then no Python runs: neither a handler of `signal`, nor the code that would
+A worker that serves has requests under way. Its event loop watches the pipe to the master, and ends gracefully when nobody can read it. But
+the event loop may be blocked, by C code that holds the GIL. Then no Python runs: neither a handler of `signal`, nor the code that would
 set a timer. So `die_after` chooses a signal whose handler is the C function alarm(2) itself, without Python between. A handler is called
 with the number of the signal, and alarm takes that as seconds. So signal 40 means: SIGALRM in 40 s, which nobody handles, and which ends
 the process. alarm(2) is among the functions that a handler may call (signal-safety(7)). An event loop that runs replaces this timer by one

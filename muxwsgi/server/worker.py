@@ -98,6 +98,10 @@ class Worker:
         self._master = os.getppid()
         self.leaves = False
 
+    def fileno(self) -> int:
+        """The pipe to the master. Poll reports an error on it once the master has ended, because nobody else can read it."""
+        return self._tells
+
     def ready(self) -> None:
         """Tell the master that connections are accepted from now on. Call it once, in the main thread."""
         self._heartbeat.answer_signals()

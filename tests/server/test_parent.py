@@ -96,10 +96,23 @@ def test_a_worker_whose_event_loop_is_blocked_ends_after_its_master(tmp_path: Pa
     assert "the master has ended" not in server.log, "its event loop was not blocked"
 
 
-def test_a_worker_that_serves_ends_gracefully_after_its_master() -> None:
-    with ServerProcess("tests.server.busy_app:application") as server:
-        assert server.get("/")[1] == b"hello "
-        (pid,) = server.worker_pids
+#: It looks for its master once an hour.
+WATCHES = """
+import os
+from muxwsgi.cli import place
+place.BEAT = 3600.0
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [str(os.getpid()).encode()]
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preloaded"])
+def test_a_worker_that_serves_notices_the_end_of_its_master_and_ends_gracefully(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "watching_app.py").write_text(WATCHES)
+    with ServerProcess("watching_app:app", "--pythonpath", str(tmp_path), "--timeout", "0", *options) as server:
+        pid = int(server.get("/")[1])
         with ending(pid):
             os.kill(server.pid, signal.SIGKILL)
             wait_for(lambda: is_gone(pid), lambda: server.log)

@@ -34,7 +34,7 @@ NEVER_IN_A_PLAIN_START = frozenset(
 #: Besides, where no package but gevent has plugins: what reads the metadata of packages, and what these modules import.
 NEVER_WITHOUT_PLUGINS = frozenset(
     (
-        *("importlib.metadata", "importlib.resources", "importlib.abc", "email", "zipfile", "shutil", "tempfile", "random", "hmac", "secrets"),
+        *("importlib.metadata", "importlib.resources", "importlib.abc", "email", "zipfile", "shutil", "tempfile", "random", "hashlib", "hmac", "secrets"),
         *("pkgutil", "encodings.idna"),
     )
 )
