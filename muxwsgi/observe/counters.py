@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from muxwsgi.errors import Cut, Expired, HandshakeError, PeerError, TLSError
 from muxwsgi.events import Events, Refusal
 from muxwsgi.http.exchange_counts import ExchangeCounts
-from muxwsgi.observe.metrics import LAG_BUCKETS, OF_WORKERS, PHASES, PLACES, WORDS, Metric
+from muxwsgi.observe.metrics import LAG_BUCKETS, OF_WORKERS, PHASES, PLACES, SERVERS, WORDS, Metric
 from muxwsgi.wire.lifeline import IDLE, TOO_SLOW, Lifeline
 
 if TYPE_CHECKING:
@@ -270,6 +270,8 @@ class Counters:
         def add(name: str, label: str, value: int) -> None:
             row = rows.get(label)
             if row is None:
+                if len(rows) >= 4 * SERVERS:  # services may name ever new servers
+                    rows.clear()
                 row = rows[label] = self._server_row_of(label)
             words[PLACES[name] + row] += value
 

@@ -29,6 +29,9 @@ log = logging.getLogger("muxwsgi.upstream")
 #: What a server has in common with the one that it replaces: upstream, name, address.
 _Key = tuple[str, str, str]
 
+#: Servers of services that are gone, of which state and numbers are kept: a name server may always name others.
+GONE_AT_MOST = 256
+
 
 class Upstreams:
     """The upstreams. Making them starts nothing."""
@@ -51,6 +54,7 @@ class Upstreams:
         self._states: dict[_Key, ServerState] = {}
         self._states_before = {} if before is None else before._states
         self._counts: dict[str, Counts] = {} if before is None else before._counts
+        self._gone: dict[_Key, str] = {} if before is None else before._gone  # with their labels, the one that has gone first first
         self._refused_before = dict.fromkeys(REFUSALS, 0) if before is None else before.refused
         self._retries_before = 0 if before is None else before.retries
         self._contexts: dict[UpstreamServerSettings, ClientContext] = {}
@@ -200,6 +204,10 @@ class Upstreams:
         def found(service: Service, servers: Sequence[UpstreamServerSettings]) -> None:
             present = {server.settings: server for server in upstream.of_service(service)}
             upstream.set_servers(service, [present.get(each) or server_of(each) for each in servers])
+            addresses = {each.settings.address for each in upstream.servers}
+            for server in present.values():
+                if server.settings.address not in addresses:
+                    self._note_gone(upstream.settings, server)
 
         key = f"{upstream} {settings.address}"
         known = next((service.targets for name, service in self._services_before if name == key), None)
@@ -209,12 +217,22 @@ class Upstreams:
 
     def _state(self, settings: UpstreamSettings, server: UpstreamServerSettings) -> ServerState:
         key = (settings.name, server.title, server.address)
-        state = self._states_before.get(key)
+        self._gone.pop(key, None)
+        state = self._states.get(key) or self._states_before.get(key)
         if state is None:
             counts = self._counts.setdefault(_label(settings, server.title), Counts())
             state = ServerState(self._clock, counts, Readiness.MAINT if server.disabled else Readiness.READY)
         self._states[key] = state
         return state
+
+    def _note_gone(self, settings: UpstreamSettings, server: "UpstreamServer") -> None:
+        """A service has `server` no more. It may come back."""
+        self._gone[settings.name, server.title, server.settings.address] = _label(settings, server.title)
+        while len(self._gone) > GONE_AT_MOST:
+            key = next(iter(self._gone))
+            self._counts.pop(self._gone.pop(key), None)
+            self._states.pop(key, None)
+            self._states_before.pop(key, None)
 
     def _context(self, settings: UpstreamServerSettings) -> "ClientContext":
         """The TLS context, the same for servers with the same settings of TLS: the CAs of the system take ten milliseconds."""

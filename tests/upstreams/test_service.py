@@ -13,7 +13,11 @@ import dns.rrset
 import pytest
 
 from muxwsgi import OperatorError
+from muxwsgi.events import Events
+from muxwsgi.observe.counters import Counters
+from muxwsgi.observe.metrics import SERVERS
 from muxwsgi.settings.upstream import UpstreamServerSettings, parse_upstream
+from muxwsgi.upstreams import upstreams as upstreams_module
 from muxwsgi.upstreams.service import Service, Target, query
 from muxwsgi.upstreams.state import Readiness
 from muxwsgi.upstreams.upstreams import Upstreams
@@ -62,7 +66,7 @@ def test_servers_come_and_go_with_the_records(caplog: pytest.LogCaptureFixture) 
             records.targets = (target(a), target(b))
             until(lambda: len(shop.servers) == 2)
             assert {said(shop) for _ in range(2)} == {"a", "b"}
-            first = shop.servers[0]
+            (first,) = (each for each in shop.servers if each.title == f"here.example:{a.port}")
             records.targets = (target(b),)
             until(lambda: len(shop.servers) == 1)
             assert first not in shop.servers
@@ -129,9 +133,50 @@ def test_a_server_that_stays_keeps_its_state_also_through_a_swap() -> None:
                 assert [said(after.named("shop")) for _ in range(2)] == ["b", "b"]
 
 
+def test_a_server_that_comes_back_has_its_state() -> None:
+    with Named("a") as a, Named("b") as b:
+        records = Records(target(a), target(b))
+        with made(upstreams_of(records)) as upstreams:
+            shop = upstreams.named("shop")
+            until(lambda: len(shop.servers) == 2)
+            state = shop.servers[0].state
+            shop.set_readiness(shop.servers[0], Readiness.MAINT)
+            records.targets = tuple(sorted((target(a), target(b))))[1:]
+            until(lambda: len(shop.servers) == 1)
+            records.targets = (target(a), target(b))
+            until(lambda: len(shop.servers) == 2)
+            assert shop.servers[0].state is state and state.readiness is Readiness.MAINT
+
+
+def test_a_name_server_that_always_names_others_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstreams_module, "GONE_AT_MOST", 5)
+    records = Records()
+    upstreams = upstreams_of(records)
+    counters = Counters(Events(), lambda name: 0, lambda name: 0)
+    for number in range(300):
+        records.targets = (Target(10, 1, "here.example", 1 + number),)
+        ((_, service),) = upstreams._services
+        service._look()
+        counters.words((), memory=0, accepting=True, proxy=None, upstreams=upstreams)
+    assert len(upstreams.named("shop").servers) == 1
+    assert len(upstreams._states) == len(upstreams.counts) == 6
+    assert len(counters._server_rows) <= 4 * SERVERS
+    after = upstreams_of(records, upstreams)
+    for number in range(20):
+        records.targets = (Target(10, 1, "here.example", 1000 + number),)
+        ((_, service),) = after._services
+        service._look()
+    assert len(after._states) + len(after._states_before) <= 12 and len(after.counts) == 6
+
+
 def test_weights_and_priorities_of_records() -> None:
     template = UpstreamServerSettings(address=f"srv:{NAME}", maxconn=7)
-    targets = [Target(20, 5, "c.example", 3), Target(10, 60000, "a.example", 1), Target(10, 0, "B.example", 2), Target(10, 1, "bad name", 2)]
+    targets = [
+        Target(20, 5, "c.example", 3),
+        Target(10, 60000, "a.example", 1),
+        Target(10, 0, "B.example", 2),
+        Target(10, 1, "bad name", 2),
+    ]
     service = Service(template, targets, lambda service, servers: None, lambda name: [])
     assert [(each.address, each.weight, each.backup, each.maxconn) for each in service.servers()] == [
         ("b.example:2", 1, False, 7),
