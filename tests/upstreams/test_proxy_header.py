@@ -1,5 +1,6 @@
 """PROXY headers for servers, as our own parser, HAProxy and nginx read them."""
 
+import getpass
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,10 +8,13 @@ from typing import Any
 
 import gevent
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muxwsgi import Connection
 from muxwsgi.settings import CertificateFiles, TLSSettings
 from muxwsgi.settings.upstream import TLVS, UpstreamServerSettings
+from muxwsgi.testing import connection_pair
 from muxwsgi.upstreams.proxy_header import header_for, local_header, unique_id
 from muxwsgi.wire.proxy_header import ALPN, AUTHORITY, CRC32C, SSL, UNIQUE_ID, header_length, parse_proxy_header
 from muxwsgi.wire.tls.client_context import ClientContext
@@ -150,6 +154,30 @@ def test_each_tlv_can_be_left_out(off: str, secured: Callable[..., Connection], 
     assert header.tlv(ALPN if off != "alpn" else AUTHORITY) is not None
 
 
+addresses = st.one_of(
+    st.tuples(st.ip_addresses(v=4).map(str), st.integers(0, 65535)),
+    st.tuples(st.ip_addresses(v=6).filter(lambda each: each.ipv4_mapped is None).map(str), st.integers(0, 65535), st.just(0), st.just(0)),
+)
+
+
+def as_parsed(address: Any, other: Any) -> Any:
+    """How the parser gives an address back."""
+    return (address[0], address[1], 0, 0) if ":" in address[0] else (address[0], address[1])
+
+
+@given(client=addresses, server=addresses, version=st.sampled_from([V1, V2]))
+def test_what_is_written_is_what_is_read(client: Any, server: Any, version: UpstreamServerSettings) -> None:
+    near, far = connection_pair()
+    near.client, near.server = client, server
+    data = header_for(version, near)
+    for end in range(len(data)):
+        assert header_length(data[:end], 1 if version is V1 else 2) in (None, len(data))
+    header = parse_proxy_header(data)
+    assert (header.client, header.server) == (as_parsed(client, server), as_parsed(server, client))
+    for each in (near, far):
+        each.close()
+
+
 # Real receivers
 
 
@@ -197,7 +225,7 @@ def test_nginx_stream_reads_it_before_tls(tmp_path: Path, authority: Authority, 
     (tmp_path / "nginx.conf").write_text(
         f"""
         load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-        daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; user root;
+        daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; user {getpass.getuser()};
         events {{}}
         stream {{
             server {{ listen 127.0.0.1:{port} proxy_protocol; return "$proxy_protocol_addr $proxy_protocol_port"; }}

@@ -1,6 +1,7 @@
 """Sessions: the choice, retries, the queue, and what is left behind."""
 
 import logging
+import random
 import socket
 from pathlib import Path
 from time import monotonic
@@ -235,6 +236,29 @@ def test_a_connection_that_the_queue_leaves_little_time_says_nothing_about_the_s
             assert not server.state.up
     finally:
         hole.close()
+
+
+def test_many_clients_that_come_go_and_are_killed_take_no_place_for_ever() -> None:
+    numbers = random.Random(7)
+    ours, theirs = tcp_pair()
+    with Named("a") as a, Named("b") as b, upstream_of(a, b, maxconn=2, maxqueue=1000, queue_timeout=20, total_timeout=20) as upstream:
+
+        def client(stay: float) -> None:
+            with session_of(upstream, ours):
+                assert all(server.taken <= 2 for server in upstream.servers)
+                gevent.sleep(stay)
+
+        clients = [gevent.spawn_later(numbers.random() / 2, client, numbers.random() / 50) for _ in range(300)]
+        gevent.sleep(0.1)
+        for each in numbers.sample(clients, 100):
+            each.kill(block=False)
+            gevent.sleep(numbers.random() / 200)
+        gevent.joinall(clients, raise_error=True)
+        assert upstream.waiting == 0
+        assert [server.taken for server in upstream.servers] == [0, 0]
+        assert sum(server.state.counts.connected for server in upstream.servers) >= 200
+    for each in (ours, theirs):
+        each.finish()
 
 
 # Names
