@@ -210,6 +210,8 @@ setup(
             "cython>=3.1",
             "build>=1.2",
             "aiosmtpd>=1.4.6",
+            "msgpack>=1.1",
+            "jsonrpclib-pelix>=1.2",
             "psycopg[binary]>=3.3",  # its libpq is newer than Debian's
         ],
     },

@@ -15,20 +15,24 @@ At the end of the stream, at the peek limit and at the sniff deadline the mux ta
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from muxwsgi.mux.match import Match, check_answers
 from muxwsgi.mux.pattern import Automaton
 
 __all__ = [
     "Matcher",
+    "Prompt",
     "all_of",
     "any_of",
     "expression",
     "more_of",
+    "looks_into",
     "named",
     "never",
     "not_",
     "prefix",
+    "prompt_of",
     "regex",
     "shown",
 ]
@@ -38,12 +42,30 @@ YES, NO, MORE = Match.YES, Match.NO, Match.MORE
 Matcher = Callable[[bytes], Match]
 
 
-class _Named:
-    """A matcher whose `repr` is the expression that made it. `bare` is the matcher alone, which a mux calls for speed."""
+class Prompt(Protocol):
+    """What a client may be waiting for before it sends the bytes that decide."""
 
-    def __init__(self, name: str, ask: Matcher) -> None:
+    def said_to(self, data: bytes) -> bytes:
+        """What to send to a client from which `data` has come; b"" where it is not waiting for anything."""
+
+    def without_answer(self, data: bytes) -> bytes | None:
+        """`data` without the client's answer to that, which the handler has not asked for; None while the answer has not come."""
+
+
+class _Named:
+    """A matcher whose `repr` is the expression that made it.
+
+    bare        the matcher alone, which a mux calls for speed
+    prompt      what a client may be waiting for before it sends the bytes that decide. None for most protocols
+    looks_into  ids of ALPN whose streams the matcher looks into, so that agreeing on one does not decide
+    """
+
+    def __init__(self, name: str, ask: Matcher, parts: tuple[Matcher, ...] = ()) -> None:
+        """`parts` are the matchers that it is made of."""
         self.name = name
         self.bare: Matcher = getattr(ask, "bare", ask)
+        self.prompt: Prompt | None = next((found for part in parts if (found := prompt_of(part)) is not None), None)
+        self.looks_into: frozenset[str] = frozenset().union(*map(looks_into, parts))
         self.__doc__ = ask.__doc__
 
     def __call__(self, data: bytes) -> Match:
@@ -53,11 +75,26 @@ class _Named:
         return self.name
 
 
-def named(name: str) -> Callable[[Matcher], Matcher]:
-    """A decorator that makes `name` the `repr` of a matcher."""
+def prompt_of(matcher: Matcher) -> Prompt | None:
+    """See `prompt` of `_Named`."""
+    found: Prompt | None = getattr(matcher, "prompt", None)
+    return found
+
+
+def looks_into(matcher: Matcher) -> frozenset[str]:
+    """See `looks_into` of `_Named`."""
+    found: frozenset[str] = getattr(matcher, "looks_into", frozenset())
+    return found
+
+
+def named(name: str, *, prompt: Prompt | None = None, into: frozenset[str] = frozenset()) -> Callable[[Matcher], Matcher]:
+    """A decorator that makes `name` the `repr` of a matcher, and gives it a `prompt` and what it `looks_into`."""
 
     def name_it(ask: Matcher) -> Matcher:
-        return _Named(name, ask)
+        made = _Named(name, ask, (ask,))
+        made.prompt = prompt or made.prompt
+        made.looks_into |= into
+        return made
 
     return name_it
 
@@ -156,7 +193,7 @@ def any_of(*matchers: Matcher) -> Matcher:
                 verdict = MORE
         return verdict
 
-    return _Named(expression("any_of", matchers), ask)
+    return _Named(expression("any_of", matchers), ask, matchers)
 
 
 def all_of(*matchers: Matcher) -> Matcher:
@@ -176,7 +213,7 @@ def all_of(*matchers: Matcher) -> Matcher:
                 verdict = MORE
         return verdict
 
-    return _Named(expression("all_of", matchers), ask)
+    return _Named(expression("all_of", matchers), ask, matchers)
 
 
 def not_(matcher: Matcher) -> Matcher:
@@ -191,4 +228,4 @@ def not_(matcher: Matcher) -> Matcher:
             return MORE
         return NO if said is YES else YES
 
-    return _Named(expression("not_", (matcher,)), ask)
+    return _Named(expression("not_", (matcher,)), ask, (matcher,))

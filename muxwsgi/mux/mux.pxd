@@ -15,7 +15,7 @@ cdef class Mux:
     cdef readonly Py_ssize_t peek_limit
     cdef readonly tuple routes, alpn
     cdef dict _by_alpn
-    cdef tuple _matchers, _said
+    cdef tuple _matchers, _said, _prompts
     cdef list _by_first
     cdef dict _by_start
     cdef double _silence_after
@@ -25,6 +25,7 @@ cdef class Mux:
     cpdef _end(self, Connection connection, route, double began, error)
     @cython.locals(line=Lifeline, seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)
+    cdef _prompt(self, Connection connection, bytes seen)
     cdef bint _silent(self, Connection connection) except -1
     @cython.locals(could=Py_ssize_t, late=bint, at=Py_ssize_t, asked=list)
     cpdef decide(self, bytes data, bint final=*)

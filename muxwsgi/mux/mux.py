@@ -17,11 +17,12 @@ from gevent.event import Event
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.match import Match
+from muxwsgi.mux.matchers import looks_into, prompt_of
 from muxwsgi.mux.route import Route
 from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
-    from muxwsgi.mux.matchers import Matcher
+    from muxwsgi.mux.matchers import Matcher, Prompt
     from muxwsgi.wire.connection import Connection
 
 __all__ = ["MAX_DEPTH", "Decision", "Mux", "Reason"]
@@ -128,7 +129,9 @@ class Mux:
         self._by_first: list[list[tuple[int, Matcher]] | None] = [None] * 256
         self._by_start: dict[bytes, list[tuple[int, Matcher]]] = {}
         self._said: tuple[dict[int, Decision], ...] = tuple({} for _ in self.routes)
-        self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn}
+        looked_into = frozenset[str]().union(*(looks_into(route.match) for route in self.routes))
+        self._by_alpn = {protocol: route for route in reversed(self.routes) for protocol in route.alpn if protocol not in looked_into}
+        self._prompts = tuple(prompt for route in self.routes if (prompt := prompt_of(route.match)) is not None)
         self.alpn = tuple(dict.fromkeys(protocol for route in self.routes for protocol in route.alpn))
         self.fallback = fallback
         takers = [route for route in self.routes if route.takes_silence]
@@ -222,6 +225,7 @@ class Mux:
         line = connection.lifeline
         line.resting = True  # until the first byte nothing would be lost if it closed here
         decision: Decision | None = None
+        prompt: Prompt | None = None
         try:
             if self._silence_after >= 0.0 and self._silent(connection):
                 decision = self.decide_silence()
@@ -244,8 +248,16 @@ class Mux:
 
                 # 2b. Do they decide?
                 decision = self.decide(seen, final=ended)
-                if decision is not None:
+                if prompt is not None:
+                    rest = seen if ended else prompt.without_answer(seen)
+                    if decision is not None and rest is not None:
+                        connection.recv(len(seen))
+                        connection.unread(rest)
+                        return decision
+                elif decision is not None:
                     return decision
+                elif self._prompts:
+                    prompt = self._prompt(connection, seen)
 
                 # 2c. Is the time up? There is more time where the connection would be closed, or only one protocol is possible.
                 if late or clock() > deadline:
@@ -260,6 +272,14 @@ class Mux:
             line.resting = False
             if at_most and decision is not None and decision.route is not None and decision.route.takes_late:
                 connection.deadline = at_most  # a message that began late is not given its time anew
+
+    def _prompt(self, connection: "Connection", seen: bytes) -> "Prompt | None":
+        """Send a client what it may be waiting for. Returns what was sent, or None."""
+        for prompt in self._prompts:
+            if said := prompt.said_to(seen):
+                connection.sendall(said)
+                return prompt
+        return None
 
     def _silent(self, connection: "Connection") -> bool:
         """Whether no byte comes in the short time for the first one."""

@@ -32,11 +32,34 @@ class _Malformed(Exception):
     pass
 
 
-@named("grpc")
+#: SETTINGS without a setting, and their acknowledgement (RFC 9113 section 6.5).
+_OPENING, _ACKNOWLEDGED = b"\0\0\0\x04\0\0\0\0\0", b"\0\0\0\x04\x01\0\0\0\0"
+
+
+class _Settings:
+    """Many clients of gRPC send no request before they have seen the SETTINGS of the server. The server that gets the connection sends its
+    own, as it may at any time. It has not sent these, so it must not see them acknowledged: grpcio takes that for an error."""
+
+    def said_to(self, data: bytes) -> bytes:
+        at = len(PREFACE)
+        if not data.startswith(PREFACE) or len(data) < at + 9 or data[at + 3] != _SETTINGS:
+            return b""
+        return _OPENING if len(data) >= at + 9 + int.from_bytes(data[at : at + 3], "big") else b""
+
+    def without_answer(self, data: bytes) -> bytes | None:
+        at = len(PREFACE)
+        while len(data) >= at + 9:
+            if data[at : at + 9] == _ACKNOWLEDGED:
+                return data[:at] + data[at + 9 :]
+            at += 9 + int.from_bytes(data[at : at + 3], "big")
+        return None
+
+
+@named("grpc", prompt=_Settings(), into=frozenset({"h2"}))
 def grpc(data: bytes) -> Match:
     """The preface of HTTP/2, and in the first HEADERS frame a content-type that begins with `application/grpc`.
 
-    Many clients of gRPC send no request before they have seen the SETTINGS of the server. Of these, nothing is known in time.
+    A client that waits for the SETTINGS of the server before its first request is sent an empty one.
     """
     if not data.startswith(PREFACE):
         return Match.MORE if PREFACE.startswith(data) else Match.NO

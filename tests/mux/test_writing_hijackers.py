@@ -84,7 +84,7 @@ def test_every_matcher_that_the_page_names_is_there_and_no_other(page: dict[str,
         named.setdefault(module, set()).update(re.findall(r"`(\w+)", cell))
     for module, names in named.items():
         assert names <= set(import_module(module).__all__)
-    makers = {"expression", "more_of", "named", "shown"}  # for modules that make matchers
+    makers = {"expression", "looks_into", "more_of", "named", "prompt_of", "shown"}  # for modules that make matchers, and muxes
     assert named[matchers.__name__] == {name for name in matchers.__all__ if name[0].islower()} - makers
 
 

@@ -311,6 +311,7 @@ OURS = {
     "/static=./public": "/static=admin",
     "/etc/muxwsgi/example.org.pem": "site.pem",
     "/etc/muxwsgi/example.org.key": "site.key",
+    "muxwsgi_rpc.example:app": "module:app",  # likewise: test_the_rpc_gateway
     "starttls.toml": "app.toml",  # its hijackers are not installed here: test_the_starttls_fronts
 }
 
@@ -514,6 +515,18 @@ def test_the_starttls_fronts(reader: MakeReader, files: Path, own: tuple[Path, P
                 assert client.recv(100) == b"220 mail.example ESMTP\r\n"
     finally:  # it would answer silent clients of the other tests
         subprocess.run([own[0] / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-starttls"], check=True)
+
+
+@pytest.mark.slow
+@follows("apps/rpc-gateway/README.md", "pip install .")
+def test_the_rpc_gateway(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    with example(reader, "rpc-gateway", own, tmp_path) as served:
+        served.environment = {"MUXWSGI_BIND": f"127.0.0.1:{served.port(8000)}"}
+        served.serve("muxwsgi run", 8000)
+        assert '"price":60' in served.run("curl 'http://127.0.0.1:8000/price")
+        for beginning in ("curl -d", "printf"):
+            assert served.run(beginning).strip() == '{"jsonrpc":"2.0","result":60,"id":1}'
+    subprocess.run([own[0] / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-rpc"], check=True)
 
 
 INSPECTOR = "muxwsgi proxy --mitm --flows flows.jsonl --block deny.txt --passthrough '*.bank.example' --rules muxwsgi_inspector:add_rules"
