@@ -117,6 +117,7 @@ QUOTED = {
     "pip install 'muxwsgi[otel]'": INDEX,
     "pip install 'muxwsgi[compress]'": INDEX,
     "pip install --upgrade": "names no package",
+    "pip install -e .": "the project is the reader's",
     "python -m build": INDEX,
     "MUXWSGI_PURE=1 python -m build --wheel": INDEX,
     "python -m cibuildwheel": "needs Docker",
