@@ -13,14 +13,13 @@ from tests.system.server_process import ServerProcess
 
 
 def events_of(log: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Type and parameters of each event of a net log: an object whose last member has an event in each line."""
-    first, *lines = log.read_text("utf-8").splitlines()
+    """Type and parameters of each event of a net log: an object with a line for its first member, and a line for each event."""
+    first, _, *lines = log.read_text("utf-8").split("\n")[:-1]
     kinds = {number: name for name, number in json.loads(first.rstrip(",") + "}")["constants"]["logEventTypes"].items()}
-    for line in lines[1:]:
-        try:
-            event = json.loads(line.rstrip("]},") + "}" * (line.rstrip("]},").count("{") - line.rstrip("]},").count("}")))
-        except ValueError:
-            continue  # what closes the object
+    for line in lines:
+        if not line.startswith("{"):
+            break  # behind the events
+        event, _ = json.JSONDecoder().raw_decode(line)
         yield kinds[event["type"]], event.get("params", {})
 
 

@@ -253,12 +253,13 @@ def test_what_one_client_sends_cannot_be_found_out_by_another_from_sizes(lab: La
 
     peer = Peer(lab, serve)
     _, port = intercepting(lab)
-    secret = (("x-api-key", "a" * 20), ("cookie", "b=c"), ("authorization", "Bearer d"), ("user-agent", "e"))
+    secret = (("priority", "u=0"), ("x-api-key", "a" * 20), ("cookie", "b=c"), ("authorization", "Bearer d"), ("user-agent", "e"))
     for _ in range(4):
         client = alone(lab, port, peer.port)
         client.say(headers(1, ask("/secret", peer.port, *secret)))
         assert client.answer(1).status == "200"
     assert peer.connections == 1
+    assert "priority" not in dict(peer.requests.streams[1].heads[0])
     assert sorted(name for name, _ in peer.requests.decoder.header_table.dynamic_entries) == [b":authority", b"user-agent"]
 
 

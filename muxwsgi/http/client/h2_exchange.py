@@ -103,6 +103,8 @@ class StreamExchange:
                 authority = value
             elif lower == "te":
                 pairs.append((b"te", b"trailers"))
+            elif lower == "priority" and not self._alone:
+                pass  # it would put the requests of one client before those of others (RFC 9218 section 13.1)
             elif lower not in _NOT_SENT:
                 pairs.append((lower.encode("latin-1"), value.strip(" \t").encode("latin-1")))
         pseudo = [(b":method", method.encode("latin-1"))]

@@ -35,7 +35,7 @@ _NOT_INSERTED = frozenset({b"content-length", b"content-range", b"etag", b"last-
 #: What may be inserted on a connection with requests of several clients.
 SHARED_NAMES = frozenset(
     b":authority accept accept-encoding accept-language cache-control content-encoding content-type dnt grpc-accept-encoding"
-    b" grpc-encoding pragma priority sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site"
+    b" grpc-encoding pragma sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site"
     b" sec-fetch-user te upgrade-insecure-requests user-agent".split()
 )
 
