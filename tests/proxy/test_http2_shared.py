@@ -8,7 +8,10 @@ import gevent.socket
 import pytest
 from gevent.event import Event
 
-from muxwsgi.settings import TLSSettings
+from muxwsgi.http.h2.body import StreamBody
+from muxwsgi.http.h2.sender import OwnFields, Sender
+from muxwsgi.http.h2.windows import UPSTREAM_GROWTH, Windows
+from muxwsgi.settings import HTTPSettings, TLSSettings
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.tls.server_context import ServerContext
 from tests.http2 import frames as f
@@ -340,3 +343,14 @@ def test_small_messages_whose_windows_a_server_gives_back_at_once_end_no_connect
         if number % 50 == 49:
             client.wait(lambda number=number: peer.connections and peer.has(1) and len(peer.requests.streams[1].body) >= number)
     assert client.answer(1).body == b"all"
+
+
+def test_several_downloads_at_once_have_large_windows() -> None:
+    """A window is all that comes in a round trip, and many upstreams are far away."""
+    windows = Windows(Sender(OwnFields("")), 128, 65535, UPSTREAM_GROWTH)
+    bodies = [StreamBody(None, HTTPSettings(), number, False, -1, 65535, 65535) for number in range(1, 17, 2)]  # type: ignore[arg-type]
+    for _ in range(5):
+        for body in bodies:
+            body.left = 0  # the server has sent all that it may, and all of it is taken
+            windows.taken(body)
+    assert {body.window for body in bodies} == {1 << 20}

@@ -72,7 +72,7 @@ from muxwsgi.http.h2.priority import parse_priority
 from muxwsgi.http.h2.request import Requests, check_trailers
 from muxwsgi.http.h2.sender import Sender
 from muxwsgi.http.h2.stream import Stream
-from muxwsgi.http.h2.windows import Windows
+from muxwsgi.http.h2.windows import GROWTH, UPSTREAM_GROWTH, Windows
 from muxwsgi.settings import HTTP2Settings, HTTPSettings
 
 __all__ = ["RESET_BY_PEER", "Engine"]
@@ -203,7 +203,8 @@ class Engine:
         else:
             ours = [(3, self._limit), *ours, (8, 1), (9, 1)]
         sender.control(SETTINGS, 0, 0, b"".join([setting(identifier, value) for identifier, value in ours]))
-        self._windows = Windows(sender, self._limit, settings.http2_initial_window_size)
+        growth = UPSTREAM_GROWTH if opens else GROWTH
+        self._windows = Windows(sender, self._limit, settings.http2_initial_window_size, growth)
 
     # What comes
 

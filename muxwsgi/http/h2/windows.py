@@ -1,7 +1,7 @@
 """`Windows`: how much a client may send (RFC 9113 section 5.2).
 
-The window of the connection has room for the windows of all streams, and for `GROWTH`. So a body that no application reads keeps no other
-body waiting, and the window of the connection is also the limit of what is kept in memory.
+The window of the connection has room for the windows of all streams, and for what they may grow by. So a body that no application reads
+keeps no other body waiting, and the window of the connection is also the limit of what is kept in memory.
 
 A stream begins with a small window. If its application takes all that comes, and the client waits for more, the window doubles. All streams
 of a connection share what windows may grow by.
@@ -12,10 +12,12 @@ from muxwsgi.http.h2.errors import FLOW_CONTROL_ERROR, ConnectionFault
 from muxwsgi.http.h2.frames import WINDOW_AT_MOST, WINDOW_UPDATE, WINDOW_WITHOUT_SETTINGS
 from muxwsgi.http.h2.sender import Sender
 
-__all__ = ["Windows"]
+__all__ = ["GROWTH", "UPSTREAM_GROWTH", "Windows"]
 
-#: Bytes that the windows of streams may grow by, together, and to which one may grow.
+#: Bytes that the windows of streams may grow by, together, and to which one may grow. An upstream is often far away, and many clients may
+#: be loading from it, so these have room for eight.
 GROWTH = 1 << 20
+UPSTREAM_GROWTH = 8 << 20
 WINDOW_GROWS_TO = 1 << 20
 
 
@@ -28,14 +30,15 @@ class Windows:
 
     __slots__ = ("_growth", "_left", "_owed", "_sender", "_stream_window", "_whole", "initial", "window")
 
-    def __init__(self, sender: Sender, streams: int, stream_window: int) -> None:
-        """`streams` is the limit of streams. Puts the WINDOW_UPDATE of the connection into `sender`."""
+    def __init__(self, sender: Sender, streams: int, stream_window: int, growth: int = GROWTH) -> None:
+        """`streams` is the limit of streams, `growth` what their windows may grow by. Puts the WINDOW_UPDATE of the connection into
+        `sender`."""
         self._sender = sender
         self._stream_window = stream_window
-        self._growth = GROWTH
+        self._growth = growth
         self.initial = WINDOW_WITHOUT_SETTINGS
         self.window = max(stream_window, WINDOW_WITHOUT_SETTINGS)
-        self._whole = min(streams * self.window + GROWTH, WINDOW_AT_MOST)
+        self._whole = min(streams * self.window + growth, WINDOW_AT_MOST)
         self._left = self._whole  # may still come
         self._owed = 0  # is to be given back to the client
         sender.control(WINDOW_UPDATE, 0, 0, (self._whole - WINDOW_WITHOUT_SETTINGS).to_bytes(4, "big"))
