@@ -14,9 +14,11 @@ from wsgiref.util import setup_testing_defaults
 
 from tests.bench.clients import Target
 from tests.bench.echoes import message
+from tests.bench.generators.relay_upstream import ECHO
+from tests.bench.generators.relayed import MESSAGE, answered, client_context, opened
 from tests.bench.processes import BenchError
 
-__all__ = ["await_echo", "await_http", "await_http2", "await_port", "await_tunnel", "called"]
+__all__ = ["await_echo", "await_http", "await_http2", "await_port", "await_relay", "await_tunnel", "called"]
 
 #: Seconds that a server has to come up: mitmdump and Django take a few on a busy machine.
 START_TIMEOUT = 30.0
@@ -52,6 +54,17 @@ def await_tunnel(server: "subprocess.Popen[bytes]", target: Target, expected: by
         return _ask(connection, "/", b"")
 
     _compare(_await(server, ask), expected)
+
+
+def await_relay(server: "subprocess.Popen[bytes]", target: Target) -> None:
+    """The same of a relay, whose upstream says everything back."""
+
+    def ask() -> bytes:
+        with opened(target.port, client_context() if target.tls else None, ECHO + MESSAGE) as sock:
+            answered(sock)
+        return MESSAGE
+
+    _compare(_await(server, ask), MESSAGE)
 
 
 def await_echo(server: "subprocess.Popen[bytes]", target: Target) -> None:

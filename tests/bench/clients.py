@@ -15,7 +15,7 @@ from tests.bench.processes import LOAD_CPU, BenchError, pinned
 from tests.bench.results import Report
 from tests.bench.visitors import heads
 
-__all__ = ["Calls", "Client", "H2Load", "Handshakes", "Nothing", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "WebSockets", "Wrk"]
+__all__ = ["Calls", "Client", "H2Load", "Handshakes", "Nothing", "Relayed", "Reloads", "Starts", "Target", "Tunnels", "TwoAtOnce", "WebSockets", "Wrk"]
 
 SCRIPT = Path(__file__).parent / "generators" / "wrk.lua"
 #: Seconds beyond its time after which a generator hangs.
@@ -210,6 +210,18 @@ class WebSockets:
     def run(self, target: Target, seconds: int) -> Report:
         arguments = map(str, (target.port, self.connections, seconds, self.size, self.in_flight, "deflate" if self.deflate else "plain"))
         return _python("tests.bench.generators.websockets", list(arguments), seconds)
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """Through a relay: `kind` is one of `generators.relayed`."""
+
+    kind: str
+    connections: int = 1
+
+    def run(self, target: Target, seconds: int) -> Report:
+        arguments = map(str, (target.port, self.kind, self.connections, seconds, "tls" if target.tls else "plain"))
+        return _python("tests.bench.generators.relayed", list(arguments), seconds)
 
 
 @dataclass(frozen=True)

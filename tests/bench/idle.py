@@ -16,12 +16,15 @@ PATIENCE = 120.0
 
 
 @contextmanager
-def held(target: Target, number: int) -> Iterator[None]:
-    """`number` connections of which each has had one answer. Raises `BenchError` where one was ended by the server meanwhile."""
+def held(target: Target, number: int, relayed: bool = False) -> Iterator[None]:
+    """`number` connections of which each has had one answer, through a relay if they are `relayed`. Raises `BenchError` where one was ended by the server meanwhile."""
     if not number:
         yield
         return
-    command = [sys.executable, "-m", "tests.bench.generators.hold", str(target.port), str(number), "tls" if target.tls else "plain"]
+    kind = "tls" if target.tls else "plain"
+    command = [sys.executable, "-m", "tests.bench.generators.hold", str(target.port), str(number), kind]
+    if relayed:
+        command = [sys.executable, "-m", "tests.bench.generators.relayed", str(target.port), "hold", str(number), "0", kind]
     holder = pinned(command, LOAD_CPU, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         _await_open(holder, number)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.bench.clients import Calls, Client, H2Load, Handshakes, Nothing, Reloads, Starts, Tunnels, TwoAtOnce, WebSockets, Wrk
+from tests.bench.clients import Calls, Client, H2Load, Handshakes, Nothing, Relayed, Reloads, Starts, Tunnels, TwoAtOnce, WebSockets, Wrk
 from tests.bench.visitors import NUMBER
 
 __all__ = ["GROUPS", "LOADS", "Load"]
@@ -24,6 +24,7 @@ BROWSER_FIELDS = (
 GROUPS = {
     "http": "HTTP/1.1 with a WSGI application",
     "stream": "Bytes that are not HTTP, and both on one port",
+    "relay": "Bytes passed on to a server",
     "http2": "HTTP/2 with a WSGI application",
     "websocket": "WebSocket echo",
     "files": "Files",
@@ -59,6 +60,7 @@ _HTTP2 = ("muxwsgi", "nghttpd", "nginx-http2", "granian-http2", "gunicorn-http2"
 _HTTP2_APPLICATIONS = ("muxwsgi", "granian-http2", "gunicorn-http2", "hypercorn")
 _FILES = ("muxwsgi-static", "nginx-files", "gunicorn-files", "granian-static")
 _WEBSOCKETS = ("muxwsgi", "picows", "websockets", "granian-rsgi", "gevent-websocket")
+_RELAYS = ("muxwsgi-relay", "haproxy", "nginx-stream", "sslh")
 _PROXIES = ("muxwsgi-proxy", "mitmproxy", "proxy.py", "squid")
 
 
@@ -153,6 +155,38 @@ LOADS: tuple[Load, ...] = (
         title="45 connections HTTP, 19 hijacked, one port",
         client=TwoAtOnce(Wrk(connections=45), Wrk(connections=19, echo="keep-alive")),
         peers=("muxwsgi-echo", "bare-mux"),
+    ),
+    *(
+        Load(
+            name=f"relay-{kind}{f'-{number}' if number > 1 else ''}{'-tls' if tls else ''}",
+            group="relay",
+            title=f"{title}{', TLS to the relay' if tls else ''}",
+            client=Relayed(kind, number),
+            peers=_RELAYS,
+            tls=tls,
+            note=note,
+        )
+        for tls in (False, True)
+        for kind, number, title, note in (
+            ("echo", 1, "round trips of 64 bytes, 1 connection", ""),
+            ("echo", 64, "round trips of 64 bytes, 64 connections", ""),
+            ("connect", 1, "a connection per round trip", ""),
+            ("down", 1, "a stream from the server", "A request is a MiB, so CPU is milliseconds per GB."),
+            ("up", 1, "a stream to the server", "A request is a MiB, so CPU is milliseconds per GB."),
+        )
+    ),
+    *(
+        Load(
+            name=f"relay-idle{'-tls' if tls else ''}",
+            group="relay",
+            title=f"memory of an idle pair{', TLS to the relay' if tls else ''}",
+            client=Nothing(),
+            idle=1_000,
+            rounds=1,
+            peers=_RELAYS,
+            tls=tls,
+        )
+        for tls in (False, True)
     ),
     *(
         Load(name=f"idle-{idle}", group="idle", title=f"64 busy, {idle:,} idle", client=Wrk(), peers=_FEW, idle=idle)

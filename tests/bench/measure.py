@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.bench.answers import await_echo, await_http, await_http2, await_port, await_tunnel, called
+from tests.bench.answers import await_echo, await_http, await_http2, await_port, await_relay, await_tunnel, called
 from tests.bench.applications.hello import BODY
-from tests.bench.clients import Reloads, Starts, Target, TwoAtOnce, Wrk
+from tests.bench.clients import Nothing, Reloads, Starts, Target, TwoAtOnce, Wrk
 from tests.bench.idle import held
 from tests.bench.loads import Load
 from tests.bench.peers import FILE_SIZES, Peer, Start, haproxy_front, nginx_configuration, nginx_front
@@ -62,6 +62,7 @@ def measure(peer: Peer, load: Load, certificates: Certificates, seconds: int) ->
             mode=load.mode,
             origin=certificates.server,
             authority=certificates.authority,
+            upstream=upstream,
         )
         target = Target(start.port, load.tls, load.path, load.body, folder, upstream, workers=load.workers)
         _make_files(start.files_folder, load)
@@ -86,6 +87,8 @@ def _check(server: "subprocess.Popen[bytes]", target: Target, load: Load) -> Non
         await_echo(server, target)
     if load.group == "proxy":
         await_tunnel(server, target, BODY)
+    elif load.group == "relay":
+        await_relay(server, target)
     elif load.group in ("websocket", "grpc"):
         await_port(server, target)
     elif load.group == "http2":
@@ -108,8 +111,8 @@ def _make_files(folder: Path, load: Load) -> None:
 
 def _load(server: "subprocess.Popen[bytes]", target: Target, load: Load, seconds: int, origin: int) -> Figures:
     """`origin` is the process behind a proxy, which works on the load's processor, or 0."""
-    if load.group == "memory":
-        return _memory(server, target, load.idle)
+    if isinstance(load.client, Nothing):
+        return _memory(server, target, load.idle, load.group == "relay")
     with held(target, load.idle):
         load.client.run(target, WARM_UP)
         began, used_before, origin_before = time.monotonic(), cpu_seconds(server.pid), cpu_seconds(origin)
@@ -191,10 +194,10 @@ def _spread(target: Target, number: int = 64) -> dict[str, float]:
     return {"fewest": float(min(found.values())) if len(found) == target.workers else 0.0, "most": float(max(found.values()))}
 
 
-def _memory(server: "subprocess.Popen[bytes]", target: Target, number: int) -> Figures:
-    with held(target, FIRST):
+def _memory(server: "subprocess.Popen[bytes]", target: Target, number: int, relayed: bool) -> Figures:
+    with held(target, FIRST, relayed):
         _, before = memory(server.pid)
-        with held(target, number):
+        with held(target, number, relayed):
             rss, pss = memory(server.pid)
     return Figures(rss=rss, pss=pss, more={"connection": (pss - before) / number})
 
@@ -210,8 +213,15 @@ def _folder(name: str) -> Iterator[Path]:
 
 @contextmanager
 def _origin(load: Load, certificates: Certificates, folder: Path) -> Iterator[tuple[int, int]]:
-    """The server behind a proxy, on the load's processor: nginx with TLS and a constant, or a gRPC server. Yields its port and process, or
-    zeros."""
+    """The server behind a proxy or a relay, on the load's processor: nginx with TLS and a constant, a gRPC server, or `relay_upstream`. Yields
+    its port and process, or zeros."""
+    if load.group == "relay":
+        port = _free_port()
+        command = [sys.executable, "-m", "tests.bench.generators.relay_upstream", str(port)]
+        with started(command, LOAD_CPU, folder / "upstream") as upstream:
+            await_port(upstream, Target(port, False, "/", b"", folder))
+            yield port, upstream.pid
+        return
     if load.group not in ("proxy", "grpc"):
         yield 0, 0
         return

@@ -39,7 +39,7 @@ EMBEDDING = frozenset({"uwsgi"})
 #: What the applications need.
 APPLICATIONS = ("flask>=3.0", "django>=5.1")
 #: Programs of Debian's, by the package that has them.
-PROGRAMS = {"nginx": "nginx", "nghttpd": "nghttp2-server", "haproxy": "haproxy", "squid": "squid-openssl"}
+PROGRAMS = {"nginx": "nginx", "nghttpd": "nghttp2-server", "haproxy": "haproxy", "squid": "squid-openssl", "sslh": "sslh"}
 
 
 def _own(package: str) -> Path:

@@ -33,6 +33,7 @@ class Start:
     mode          of a proxy: forward, grpc, answer or tunnel
     origin        the certificate and key of the server behind a proxy: it is its own authority
     authority     certificate and key that proxies sign with
+    upstream      port of the server behind a relay
     """
 
     port: int
@@ -43,6 +44,7 @@ class Start:
     mode: str = ""
     origin: tuple[Path, Path] | None = None
     authority: tuple[Path, Path] | None = None
+    upstream: int = 0
 
     @property
     def files_folder(self) -> Path:

@@ -5,6 +5,7 @@ A run of some groups replaces these, or adds them. What it was measured with sta
 
 from pathlib import Path
 
+from tests.bench.clients import Nothing
 from tests.bench.loads import GROUPS, LOADS
 from tests.bench.plot import Bar, Panel, chart
 from tests.bench.results import Results
@@ -55,7 +56,7 @@ def _panels(results: Results, group: str) -> list[Panel]:
     for load in LOADS:
         peers = results.peers(load.name)
         if load.group == group and peers:
-            names, units = _COLUMNS.get(group, (("speed", "cpu"), ("requests/s, more is better", "CPU us/request, less is better")))
+            names, units = _COLUMNS.get("memory" if isinstance(load.client, Nothing) else group, (("speed", "cpu"), ("requests/s, more is better", "CPU us/request, less is better")))
             bars = [
                 Bar(
                     name=title_of(peer),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tests.bench.clients import Nothing
 from tests.bench.loads import GROUPS, LOADS, Load
 from tests.bench.registry import PEERS
 from tests.bench.results import Results
@@ -74,9 +75,15 @@ def _loads(results: Results) -> list[Load]:
     return [load for load in LOADS if results.peers(load.name)]
 
 
+def _is_memory(load: Load) -> bool:
+    return isinstance(load.client, Nothing)
+
+
 def _heads(load: Load) -> tuple[str, ...]:
     memory = ("server", "KiB/connection", "beyond the bare one", "PSS MiB", "beside")
-    return {"memory": memory, "start": _START, "reload": _RELOAD}.get(load.group, _HEADS)
+    if _is_memory(load):
+        return memory
+    return {"start": _START, "reload": _RELOAD}.get(load.group, _HEADS)
 
 
 def _rows(results: Results, load: Load) -> list[tuple[str, ...]]:
@@ -89,7 +96,7 @@ def _row(results: Results, load: Load, peer: str, reference: str | None) -> tupl
         value = results.median(load.name, peer, name)
         return "-" if value is None else format(value * factor, form)
 
-    if load.group == "memory":
+    if _is_memory(load):
         kib, bare = results.median(load.name, peer, "connection"), results.median(load.name, BARE, "connection")
         return (
             title_of(peer),
