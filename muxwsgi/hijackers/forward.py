@@ -4,7 +4,6 @@
 """
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from muxwsgi.dial.errors import DialError
@@ -56,16 +55,29 @@ class Forward:
             _log.warning("connection %d from %s cannot be forwarded to %s: %s", connection.id, connection.client, self, failure)
             return
         assert session.connection is not None
-        ended = partial(self._ended, connection, session)
-        relay_to_end(connection, session.connection, ended, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
+        forwarded = _Forwarded(self, connection, session)
+        relay_to_end(connection, session.connection, forwarded, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
         if connection.lifeline.afterwards is not None:
             session.leave_greenlet(connection.lifeline)
 
-    def _ended(self, connection: "Connection", session: "Session", result: Relayed) -> None:
+
+class _Forwarded:
+    """What is done when the relay of a connection is over. An object is smaller than a function with arguments."""
+
+    __slots__ = ("_connection", "_forward", "_session")
+
+    def __init__(self, forward: Forward, connection: "Connection", session: "Session") -> None:
+        self._forward = forward
+        self._connection = connection
+        self._session = session
+
+    def __call__(self, result: Relayed) -> None:
+        session = self._session
         session.end()
+        title = str(self._forward)
+        to = title if session.server.title == title else f"{title}, {session.server}"
         ended = f", ended by {result.error or type(result.error).__name__}" if result.error is not None else ""
-        to = str(self) if session.server.title == str(self) else f"{self}, {session.server}"
-        connection.trace.append(f"forward to {to}: {result.from_left} bytes there, {result.from_right} back{ended}")
+        self._connection.trace.append(f"forward to {to}: {result.from_left} bytes there, {result.from_right} back{ended}")
 
 
 def forward_route(target: str, upstreams: Upstreams | None = None) -> Route:

@@ -22,7 +22,7 @@ cdef class Mux:
     cdef object _only
     cdef Events _events
 
-    cpdef _end(self, Connection connection, route, double began, error)
+    cpdef over(self, Connection connection, error, route, double began)
     @cython.locals(line=Lifeline, seen=bytes, data=bytes, began=double, deadline=double, at_most=double, ended=bint, late=bint)
     cdef _look(self, Connection connection)
     cdef _prompt(self, Connection connection, bytes seen)

@@ -207,11 +207,12 @@ class Mux:
             route.handler(connection)
         finally:
             if line.afterwards is None:
-                self._end(connection, route, began, None)
+                self.over(connection, None, route, began)
             else:
-                line.afterwards.append((self._end, connection, route, began))
+                line.afterwards.append((self, route, began))
 
-    def _end(self, connection: "Connection", route: Route, began: float, error: BaseException | None) -> None:
+    def over(self, connection: "Connection", error: BaseException | None, route: Route, began: float) -> None:
+        """The handler of `route` does not own `connection` any more. See `Lifeline.afterwards`."""
         route.slots.free()
         if began >= 0.0:
             tell(self._events.stream, connection, clock() - began)

@@ -81,7 +81,7 @@ class Serving:
             finally:
                 if line.afterwards is not None:  # a relay goes on without this greenlet
                     self._lines[line] = None
-                    line.afterwards.append((self._end, connection))
+                    line.afterwards.append(self)
                 else:
                     self._lines.pop(line, None)
                     if given:
@@ -90,8 +90,8 @@ class Serving:
                         tell(self._events.closed, connection, ended_by)
                 ended_by = None  # its traceback refers to this frame
 
-    def _end(self, connection: Connection, error: BaseException | None) -> None:
-        """The end of a connection that has gone on without its greenlet."""
+    def over(self, connection: Connection, error: BaseException | None) -> None:
+        """A connection has ended that went on without its greenlet. See `Lifeline.afterwards`."""
         try:
             connection.finish(isinstance(error, Cut))
         finally:

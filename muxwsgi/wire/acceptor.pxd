@@ -32,7 +32,7 @@ cdef class Acceptor:
     cdef _serve_one(self, int fd, client)
     cpdef begin(self, AcceptedConnection connection)
     cpdef _run_in_place(self, AcceptedConnection connection)
-    cpdef _end(self, AcceptedConnection connection, error)
+    cpdef over(self, AcceptedConnection connection, error)
     cpdef accept(self)
     cdef _pause(self, error)
     cdef _note_success(self)

@@ -358,11 +358,12 @@ class Acceptor:
             self.serve(connection)
         finally:
             if connection.lifeline.afterwards is None:
-                self._end(connection, None)
+                self.over(connection, None)
             else:
-                connection.lifeline.afterwards.append((self._end, connection))
+                connection.lifeline.afterwards.append(self)
 
-    def _end(self, connection: Connection, error: BaseException | None) -> None:
+    def over(self, connection: Connection, error: BaseException | None) -> None:
+        """`connection` is not served any more. See `Lifeline.afterwards`."""
         try:
             if connection.lifeline.top is not None:  # neither closed nor detached
                 connection.finish()

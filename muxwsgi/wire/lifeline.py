@@ -69,8 +69,9 @@ class Lifeline:
     streams         what has deadlines of its own inside of this descriptor, such as the streams of HTTP/2: swept with it. None without
     relay           the `Pair` that moves the stream's bytes, None without. What ends waits ends it too
     may_leave       whether all callers of the handler know that it may return while its relay goes on: see `afterwards`
-    afterwards      None, and a list once the stream goes on without its greenlet: what is done when it is over, instead of now. Each entry
-                    is a function and its first arguments. The last one is the exception that ended the stream, None without one
+    afterwards      None, and a list once the stream goes on without its greenlet: who is told when it is over, instead of now. An entry
+                    is an object with a method `over(connection, error)`, or a tuple of it and further arguments. `error` is the exception
+                    that ended the stream, None without one
     under_way       bytes that moved, but are not counted in `top` yet: of writes that had to wait, and bytes read ahead
     """
 

@@ -12,7 +12,7 @@ import logging
 import socket as socket_module
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import gevent
 
@@ -50,12 +50,6 @@ class Relayed:
     from_left: int
     from_right: int
     error: BaseException | None
-
-
-class Peer(Side, Protocol):
-    """The other side of `relay_to_end`, which closes it."""
-
-    def finish(self, cut: bool = False, /) -> None: ...
 
 
 def relay(
@@ -200,7 +194,7 @@ class _Leaving:
         upstream.lifeline.top = None
         self._upstream = transport.release_descriptor()
         self._is_unix = transport.is_unix
-        pair.over = self.end
+        pair.owner = self
         self._connection.lifeline.idle_timeout = None  # that of the pair counts
 
     def end(self, pair: Pair) -> None:
@@ -249,22 +243,23 @@ class _Leaving:
             log.exception("%r: the end of its relay cannot be told", self._connection)
         if isinstance(error, OSError):
             error = None  # as in a greenlet: it was the handler's to see
-        for function, *arguments in afterwards:
+        for entry in afterwards:
             try:
-                _call_in(error, function, arguments)
+                _tell_one(entry, self._connection, error)
             except Exception:  # the others count connections
                 log.exception("%r: its end is incomplete", self._connection)
 
 
-def _call_in(error: BaseException | None, function: Callable[..., object], arguments: list[object]) -> None:
-    """Call `function`, with `error` as the exception that is being handled: subscribers of events look there."""
+def _tell_one(entry: Any, connection: Connection, error: BaseException | None) -> None:
+    """Tell an entry of `Lifeline.afterwards`, with `error` as the exception that is being handled: subscribers of events look there."""
+    owner, *more = entry if type(entry) is tuple else (entry,)
     if error is None:
-        function(*arguments, None)
+        owner.over(connection, None, *more)
         return
     try:
         raise error
     except BaseException:
-        function(*arguments, error)
+        owner.over(connection, error, *more)
 
 
 def cut_both(left: Side, right: Side, grace: float = CUT_GRACE) -> None:

@@ -22,7 +22,7 @@ How a pair ends
 - A side resets after its end: nobody reads there, so epoll says so. The other direction has nowhere to go.
 - No byte for the idle timeout; a deadline or `Lifeline.fail`; a descriptor is closed by somebody else (`Lifeline.close`).
 
-A pair that is over is told to its waiter, or to `Pair.over` in a greenlet. The engine closes no descriptor.
+A pair that is over is told to its waiter, or to its owner, in a greenlet. The engine closes no descriptor.
 
 What must hold
 --------------
@@ -445,7 +445,7 @@ class Engine:
         for pair in over:
             if pair.waiter is not None:
                 pair.waiter.switch()
-            elif pair.over is not None:
+            elif pair.owner is not None:
                 left.append(pair)
             else:
                 pair.release()
@@ -454,10 +454,10 @@ class Engine:
 
     def _tell(self, over: list[Pair]) -> None:
         for pair in over:
-            assert pair.over is not None
+            assert pair.owner is not None
             try:
                 pair.note()
-                pair.over(pair)
+                pair.owner.end(pair)
                 pair.release()
             except Exception:  # the others have to be told too
                 log.exception("the end of a relay has failed")

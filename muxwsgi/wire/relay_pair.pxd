@@ -18,7 +18,7 @@ cdef class Pair:
     cdef object _engine
     cdef public Way left, right
     cdef public Lifeline line, far_line
-    cdef public object waiter, over, error
+    cdef public object waiter, owner, error
     cdef public double idle_timeout, fin_timeout, give_up, active_at
     cdef public long long noted_left, noted_right
     cdef public int under_way

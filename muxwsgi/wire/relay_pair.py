@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from muxwsgi.wire.lifeline import Lifeline
@@ -15,6 +15,13 @@ class Ends(Protocol):
     """The part of the engine that a pair uses."""
 
     def end(self, pair: "Pair", error: BaseException) -> None: ...
+
+
+class Owner(Protocol):
+    """Who is told of the end of a pair for which no greenlet waits."""
+
+    def end(self, pair: "Pair") -> None:
+        """Called in a greenlet. Must not wait."""
 
 
 class Way:
@@ -56,7 +63,7 @@ class Pair:
 
     __slots__ = (
         "_engine", "active_at", "ended", "error", "far_line", "fin_timeout", "give_up", "idle_timeout", "left", "line", "noted_left",
-        "noted_right", "over", "right", "under_way", "waiter",
+        "noted_right", "owner", "right", "under_way", "waiter",
     )  # fmt: skip
 
     def __init__(self, engine: Ends, left: Way, right: Way, line: Lifeline | None, far_line: Lifeline | None) -> None:
@@ -66,7 +73,7 @@ class Pair:
         self.line = line
         self.far_line = far_line
         self.waiter: Any = None
-        self.over: Callable[[Pair], object] | None = None
+        self.owner: Owner | None = None
         self.error: BaseException | None = None
         self.ended = False
         self.idle_timeout = self.fin_timeout = self.give_up = math.inf

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ import hpack
 
 from tests.http2.frames import END_HEADERS, END_STREAM, HEADERS, OPENING, frame, window_update
 
-__all__ = ["BODY", "COUNTED", "REFERENCE_ROUNDS", "SEQUENCES", "Client"]
+__all__ = ["BODY", "COUNTED", "REFERENCE_ROUNDS", "SEQUENCES", "Client", "Upstream"]
 
 BODY = b"Hello, World!"
 
@@ -81,6 +82,8 @@ SEQUENCES = (
     "TLS hello",
     "connection per request",
     "connection to a hijacker",
+    "relayed round trip",
+    "relayed connection",
     *HTTP2,
     *WEBSOCKET,
     "hello again",
@@ -92,6 +95,32 @@ def _message(number: int) -> bytes:
     """A frame of a client (RFC 6455 section 5.2): binary, masked, 125 bytes."""
     key = number.to_bytes(4)
     return b"\x82\xfd" + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(BODY.ljust(125, b".")))
+
+
+class Upstream:
+    """The server behind the relay: says everything back, in threads of the client's process, which is not counted."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(65536):
+                connection.sendall(data)
 
 
 class Client:
@@ -113,6 +142,8 @@ class Client:
         self._keep_alive(context.wrap_socket(socket.create_connection(self._tls_address, timeout=60)), _always(HELLO), 1)
         self._one_each(HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), BODY)
         self._one_each(b"ECHO me", b"ECHO me")
+        self._keep_alive(self._connect(), _always(b"RELAY " + BODY), 1)
+        self._one_each(b"RELAY me", b"RELAY me")
         for fields, requests in HTTP2.values():
             self._http2(self._connect(), fields, requests)
         for messages in WEBSOCKET.values():

@@ -1,5 +1,5 @@
-"""The server whose instructions are counted: run under callgrind by `test_instructions`, with a certificate's two files and the library of
-callgrind's requests as arguments.
+"""The server whose instructions are counted: run under callgrind by `test_instructions`, with a certificate's two files, the library of
+callgrind's requests and the port of the server behind the relay as arguments.
 
 Counting begins when the server is ready, because it takes ten times as long as a start. At each GET of /mark callgrind writes what it
 counted since the last time and begins anew.
@@ -16,7 +16,9 @@ from gevent import monkey
 monkey.patch_all()
 
 import muxwsgi
+from muxwsgi.hijackers.forward import forward_route
 from muxwsgi.mux import matchers
+from muxwsgi.mux.route import Route
 from muxwsgi.observe.counters import Counters
 from muxwsgi.server.handover_queue import HandoverQueue
 from muxwsgi.server.heartbeat import Heartbeat
@@ -84,6 +86,7 @@ def echo(connection: muxwsgi.Connection) -> None:
 if __name__ == "__main__":
     callgrind = ctypes.CDLL(sys.argv[3])
     certificate = CertificateFiles(certfile=sys.argv[1], keyfile=sys.argv[2])
+    relay = Route("relay", matchers.prefix(b"RELAY "), forward_route(f"127.0.0.1:{sys.argv[4]}").handler)
     page = SharedPage()
     entry = page.take(0, 1)
     server = muxwsgi.Server(
@@ -92,7 +95,7 @@ if __name__ == "__main__":
             BindSettings(host="127.0.0.1", port=0),
             BindSettings(host="127.0.0.1", port=0, tls="required", certificates=(certificate,)),
         ],
-        hijackers=[echo],
+        hijackers=[echo, relay],
         worker=Worker(0, -1, Heartbeat(entry), page, entry, HandoverQueue(), announces=True),  # as the only one of a master
     )
     print(*(address.rpartition(":")[2] for address in server.addresses), flush=True)
