@@ -12,7 +12,8 @@ from muxwsgi.mux import matchers
 from muxwsgi.mux.route import Route
 from muxwsgi.upstreams.chosen import ByFunction, Chosen, Only
 from muxwsgi.upstreams.upstreams import Upstreams
-from muxwsgi.wire.relay import Relayed, relay_to_end
+from muxwsgi.wire.relay import Relayed, Throttles, relay_to_end
+from muxwsgi.wire.throttle import Throttle
 
 if TYPE_CHECKING:
     from muxwsgi.upstreams.upstream import Session
@@ -38,6 +39,23 @@ class Forward:
     def __init__(self, chosen: Chosen) -> None:
         """`chosen` says for each connection which upstream it is for."""
         self.chosen = chosen
+        self._rates: tuple[float | None, float | None] = (None, None)
+        self._totals: Throttles = ((), ())
+
+    def throttled(
+        self, upload: float | None, download: float | None, total_upload: float | None, total_download: float | None
+    ) -> "Forward":
+        """The same handler with so many bytes a second, of one connection and of all, from the client and to it. None for no limit. Raises
+        `ValueError` for one that is not more than 0."""
+        slower = Forward(self.chosen)
+        slower._rates = upload, download
+        slower._totals = _throttles(total_upload), _throttles(total_download)
+        slower._throttles()  # raises for a wrong rate
+        return slower
+
+    def _throttles(self) -> Throttles:
+        upload, download = self._rates
+        return (*_throttles(upload), *self._totals[0]), (*_throttles(download), *self._totals[1])
 
     def __repr__(self) -> str:
         return f"<forward to {self}>"
@@ -56,7 +74,8 @@ class Forward:
             return
         assert session.connection is not None
         forwarded = _Forwarded(self, connection, session)
-        relay_to_end(connection, session.connection, forwarded, idle_timeout=connection.idle_timeout, fin_timeout=FIN_TIMEOUT)
+        idle, throttles = connection.idle_timeout, self._throttles()
+        relay_to_end(connection, session.connection, forwarded, idle_timeout=idle, fin_timeout=FIN_TIMEOUT, throttles=throttles)
         if connection.lifeline.afterwards is not None:
             session.leave_greenlet(connection.lifeline)
 
@@ -78,6 +97,10 @@ class _Forwarded:
         to = title if session.server.title == title else f"{title}, {session.server}"
         ended = f", ended by {result.error or type(result.error).__name__}" if result.error is not None else ""
         self._connection.trace.append(f"forward to {to}: {result.from_left} bytes there, {result.from_right} back{ended}")
+
+
+def _throttles(rate: float | None) -> tuple[Throttle, ...]:
+    return () if rate is None else (Throttle(rate),)
 
 
 def forward_route(target: str, upstreams: Upstreams | None = None) -> Route:

@@ -9,7 +9,7 @@ from muxwsgi.errors import OperatorError
 from muxwsgi.hijackers.resolve import resolve
 from muxwsgi.mux.matchers import Matcher, all_of, never
 from muxwsgi.mux.registry import Registered
-from muxwsgi.mux.route import FIRST, Condition, Route
+from muxwsgi.mux.route import FIRST, Condition, Handler, Route
 from muxwsgi.protocols import Protocol, Speaks
 from muxwsgi.protocols.tls import alpn_is, sni_is, tls
 from muxwsgi.server.bind_text import parse_bind
@@ -85,7 +85,7 @@ class ConfiguredRoute:
             route = Route(
                 settings.title,
                 self._matcher(protocol, silence),
-                target.handler,
+                self._throttled(target.handler),
                 alpn=self._alpn(protocol),
                 priority=FIRST + 1 if self.of_hello else settings.priority,
                 limit=settings.limit,
@@ -117,6 +117,17 @@ class ConfiguredRoute:
             raise OperatorError(f"{place}: {error}") from None
         assert found is not None  # only `close` is none
         return found
+
+    def _throttled(self, handler: Handler) -> Handler:
+        settings = self._settings
+        rates = settings.upload_rate, settings.download_rate, settings.total_upload_rate, settings.total_download_rate
+        if rates == (None, None, None, None):
+            return handler
+        from muxwsgi.hijackers.forward import Forward
+
+        if not isinstance(handler, Forward):
+            raise OperatorError(f"{self._where}: rates are for forward and passthrough, and not for {settings.to!r}")
+        return handler.throttled(*rates)
 
     def _matcher(self, protocol: Protocol | None, silence: bool) -> Matcher:
         settings = self._settings

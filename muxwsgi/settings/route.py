@@ -28,6 +28,8 @@ class RouteSettings:
     subject, san    what the client's certificate has to say: `CN=ann`, and names, addresses or mail addresses
     time            when: `08:00-18:00`, `mon-fri 08:00-18:00`, `sat,sun`
     limit, limit_wait, idle_timeout, priority   as of hijackers
+    upload_rate, download_rate              bytes a second of one connection, from the client and to it; for forward and passthrough
+    total_upload_rate, total_download_rate  the same of all connections of the route in one worker
     silence         whether it also gets connections whose client waits for the server to speak; None: as the protocol has it
     """
 
@@ -49,6 +51,10 @@ class RouteSettings:
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     priority: int = 0
+    upload_rate: float | None = None
+    download_rate: float | None = None
+    total_upload_rate: float | None = None
+    total_download_rate: float | None = None
     silence: bool | None = None
 
     @property
@@ -64,6 +70,10 @@ _NUMBERS: dict[str, tuple[type, ...]] = {
     "limit_wait": (int, float),
     "idle_timeout": (int, float),
     "priority": (int,),
+    "upload_rate": (int, float),
+    "download_rate": (int, float),
+    "total_upload_rate": (int, float),
+    "total_download_rate": (int, float),
     "silence": (bool,),
 }
 KEYS = tuple(each.name for each in fields(RouteSettings) if each.name != "where")

@@ -22,6 +22,7 @@ from muxwsgi.observe.metrics import OF_WORKERS
 from muxwsgi.server.conditions import ClientsInFile, TimeOfDay
 from muxwsgi.server.route_match import matcher_of
 from muxwsgi.settings import CertificateFiles, MuxSettings, RouteSettings, ServerSettings, parse_route, short_route
+from muxwsgi.wire.throttle import BURST
 from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import errors as error_log
 from tests.http.conftest import hello
@@ -458,3 +459,42 @@ def test_limits_hold_over_all_binds_and_are_kept_by_a_reload() -> None:
         assert slots.limit == 1
         server.swap(hello, [shout, greets])
         assert server.routes[0].slots is slots
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"to": "forward:127.0.0.1:1", "upload_rate": 0}, "route 1: a rate is more than 0 bytes a second, not 0"),
+        ({"to": "http", "download_rate": 1000}, "route 1: rates are for forward and passthrough, and not for 'http'"),
+    ],
+)
+def test_a_fault_in_a_rate_is_one_line(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(OperatorError, match=f"^{message}"), serving({"match": {"prefix": "A"}, **table}):
+        pass
+
+
+@pytest.mark.parametrize("key", ["download_rate", "total_download_rate"])
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_rate_holds_for_what_is_forwarded(key: str, encrypted: bool, make_certificate: Callable[..., CertificateFiles]) -> None:
+    data = os.urandom(120_000)
+    files = make_certificate()
+
+    def serve(sock: Any, address: Any) -> None:
+        assert sock.recv(10) == b"A"
+        sock.sendall(data)
+        sock.close()
+
+    server = StreamServer(("127.0.0.1", 0), serve)
+    server.start()
+    options = f",certfile={files.certfile},keyfile={files.keyfile}" if encrypted else ""
+    route = {"match": {"prefix": "A"}, "to": f"forward:127.0.0.1:{server.server_port}", key: 200_000}
+    with serving(route, binds=[f"127.0.0.1:0{options}"]) as muxwsgi_server:
+        connection = connect(muxwsgi_server)
+        if encrypted:
+            connection = connection.start_tls(ClientContext(ca_file=files.certfile), server_hostname="localhost")
+        began = time.monotonic()
+        connection.sendall(b"A")
+        assert connection.makefile("rb").read() == data
+        assert time.monotonic() - began > 120_000 / 200_000 - BURST - 0.06
+        connection.close()
+    server.stop()
