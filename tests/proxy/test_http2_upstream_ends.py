@@ -3,6 +3,7 @@
 import socket
 from typing import Any
 
+import gevent
 import gevent.socket
 import pytest
 from gevent.event import Event
@@ -11,10 +12,11 @@ from muxwsgi.proxy.upstream.sessions import Sessions
 from muxwsgi.wire.connection import Connection
 from tests.http2 import frames as f
 from tests.http2.frames import data, headers, reset
-from tests.proxy.conftest import Lab, read_head, read_response
+from tests.proxy.conftest import PATIENCE, Lab, read_head, read_response
 from tests.proxy.test_http2 import Origin, intercepting
 from tests.proxy.test_http2_upstreams import OK, Peer
 from tests.proxy.test_upstream_choice_of_http import HTTP_1_1_REQUIRED, Either, answering, get, tunnel, upgrade
+from tests.waiting import until
 
 
 def end(peer: Peer) -> None:
@@ -126,6 +128,34 @@ def test_connections_that_carry_no_request_after_all_count_among_those_at_rest(l
         client.close()
     assert done.wait(10)
     assert [len(each) for each in proxy._upstreams._sessions.by_key.values()] == [2]
+
+
+def test_a_connection_that_is_stuck_takes_no_more_requests(lab: Lab) -> None:
+    """Its server reads nothing any more, and the upload of one client has filled it."""
+
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1))
+        if peer.connections == 1:
+            peer.say(f.frame(f.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
+            stop.wait(PATIENCE)
+            return
+        peer.say(headers(1, OK, end=False), data(1, b"here", end=True))
+        peer.until(lambda: False)
+
+    stop = Event()
+    peer = Peer(lab, serve, f.settings((4, 1 << 30)))
+    proxy, port = intercepting(lab)
+    first = tunnel(lab, port, peer.port)
+    size = 64 << 20
+    first.sendall(get("/", peer.port, f"Content-Length: {size}", method="POST"))
+    uploading = gevent.spawn(first.sendall, bytes(size))
+    sessions = proxy._upstreams._sessions.by_key
+    until(lambda: sessions and not next(iter(sessions.values()))[0].room)
+    other = tunnel(lab, port, peer.port)
+    other.sendall(get("/", peer.port))
+    assert read_response(other)[1] == b"here"
+    uploading.kill()
+    stop.set()
 
 
 def test_a_connection_that_is_added_after_the_end_of_its_proxy_is_closed_after_its_exchanges() -> None:

@@ -40,9 +40,14 @@ log = logging.getLogger("muxwsgi.proxy")
 #: Bytes of a read.
 READ = 65536
 
-#: Seconds without a byte from the upstream, while exchanges run, until it is asked whether it is alive; and seconds for its answer.
-PING_AFTER = 60.0
+#: Seconds without a byte from the upstream, while exchanges run, until it is asked whether it is alive; and seconds for its answer. Servers
+#: of gRPC end a connection on which they say nothing and are asked more often than once in five minutes (its proposal A8).
+PING_AFTER = 310.0
 PING_TIMEOUT = 20.0
+
+#: Looks of the sweeper in a row at which the upstream has said nothing, and its kernel has not taken all that was sent. Then the connection
+#: takes no more requests: it may be dead, or one request may have filled it.
+STUCK_AT = 2
 
 #: Seconds for the first SETTINGS of a server, if a request depends on them.
 SETTINGS_TIMEOUT = 10.0
@@ -83,6 +88,7 @@ class ClientSession:
         "_reader",
         "_rests",
         "_settled",
+        "_stuck",
         "connection",
         "engine",
         "exchanges",
@@ -105,6 +111,7 @@ class ClientSession:
         self._cancels = 0
         self._heard = 0
         self._pinged = 0.0
+        self._stuck = 0  # see `STUCK_AT`
         self._settled = Event()
         connection.lifeline.streams = self
         self._reader = gevent.spawn(self._run)
@@ -116,7 +123,7 @@ class ClientSession:
     @property
     def room(self) -> int:
         """How many exchanges can be begun now."""
-        if self.writing.lost is not None or self._reader.dead or self._cancels > CANCELS_AT_MOST:
+        if self.writing.lost is not None or self._reader.dead or self._cancels > CANCELS_AT_MOST or self._stuck >= STUCK_AT:
             return 0
         return self.engine.room
 
@@ -244,6 +251,7 @@ class ClientSession:
         sweep([each.connection.lifeline for each in list(self.exchanges.values())], now)
         engine = self.engine
         received = self.connection.bytes_received
+        self._stuck = self._stuck + 1 if received == self._heard and self.connection.bytes_unacknowledged else 0
         if received != self._heard or not engine.running:
             self._heard = received
             self._pinged = now
