@@ -17,7 +17,7 @@ from muxwsgi.errors import HandshakeError
 from muxwsgi.settings.upstream import UpstreamServerSettings
 from muxwsgi.upstreams.errors import HeaderNotTaken, ServerTLSError, ServerTLSTimeout
 from muxwsgi.upstreams.lookup import RESOLVE_TIMEOUT, Lookup
-from muxwsgi.upstreams.proxy_header import header_for, local_header
+from muxwsgi.upstreams.proxy_header import header_for, local_header, unique_id
 from muxwsgi.upstreams.state import Readiness, ServerState
 from muxwsgi.wire.connection import Connection
 
@@ -89,8 +89,10 @@ class UpstreamServer:
             host, port = client.client[:2]
             family = socket_module.AF_INET6 if ":" in host else socket_module.AF_INET
             sources = {int(family): ClientAddress(host, port)}
-        connection = self._plain(attempt, 0, sources)
-        return self._begun(connection, attempt, header_for(self.settings, client))
+        connection = self._begun(self._plain(attempt, 0, sources), attempt, header_for(self.settings, client))
+        if self.settings.send_proxy_v2 and "unique-id" in self.settings.proxy_v2_options:
+            client.trace.append(f"PROXY header for {self}: unique id {unique_id(client)}")
+        return connection
 
     def connect_for_check(self, timeout: float) -> Connection:
         """The same for a check. Raises `DialError`."""

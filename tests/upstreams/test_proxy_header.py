@@ -209,6 +209,7 @@ def test_haproxy_reads_it(tmp_path: Path, secured: Callable[..., Connection], pl
         inside = secured()
         with upstream_of(f"127.0.0.1:{port}", send_proxy_v2=True) as upstream, session_of(upstream, inside) as session:
             assert answer(session.connection) == f"192.0.2.1 5000 198.51.100.2 443 shop.example {unique_id(inside)}"
+            assert inside.trace[-1] == f"PROXY header for 127.0.0.1:{port}: unique id {unique_id(inside)}"
         with upstream_of(f"127.0.0.1:{port}", send_proxy=True) as upstream, session_of(upstream, plain()) as session:
             assert answer(session.connection).startswith("192.0.2.1 5000 198.51.100.2 443 ")
         # LOCAL: the addresses are those of the connection itself.

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import gevent
+import gevent.ssl
 import pytest
+from gevent.server import StreamServer
 
 import muxwsgi
 from muxwsgi import Connection
@@ -15,13 +17,21 @@ from muxwsgi.settings import ServerSettings, parse_route, parse_upstream
 from muxwsgi.upstreams.checks import Checker
 from muxwsgi.upstreams.lookup import Lookup
 from muxwsgi.upstreams.state import Readiness
+from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import hello
 from tests.mux.conftest import bounded
+from tests.tls.authority import Authority
 from tests.waiting import until
 
-from .servers import Named
+from .servers import Named, refusing_port
 
 __all__ = ["bounded"]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
 
 Tables = dict[str, dict[str, Any]]
 
@@ -81,6 +91,45 @@ def test_so_does_a_list_of_addresses_and_a_fallback() -> None:
         with serving({"shop": {"server": [b.address]}}, f"forward:{a.address},{b.address}", "forward:shop") as server:
             assert [asked(server) for _ in range(3)] == [b"b|"] * 3
             assert asked(server, b"\xff\xff\xff\xff") == b"b|"
+
+
+def test_a_bind_may_have_one_upstream_alone_and_silent_clients_too() -> None:
+    with Named("a", b"|") as a, Named("b", b"|") as b:
+        made = settings_of({"one": {"server": [a.address]}, "two": {"server": [b.address]}}, "forward:one")
+        binds = ["127.0.0.1:0,only=forward:two", "127.0.0.1:0,silence=forward:two,silence-after=0.02"]
+        server = muxwsgi.Server(hello, binds=binds, settings=made)
+        server.start()
+        try:
+            assert asked(server, b"\xff\xff") == b"b|"
+            host, _, port = server.addresses[1].rpartition(":")
+            with gevent.socket.create_connection((host, int(port)), timeout=10) as silent:
+                assert silent.recv(1) == b"b"
+        finally:
+            server.stop(graceful_timeout=0)
+
+
+def test_tls_is_passed_on_as_it_is_to_the_servers_of_an_upstream(authority: Authority) -> None:
+    leaf = authority.leaf("inside.example")
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(leaf.certfile, leaf.keyfile)
+    inside = StreamServer(("127.0.0.1", 0), lambda sock, _: sock.sendall(b"inside"), ssl_context=context)
+    inside.start()
+    with refusing_port() as port:
+        table = parse_upstream(
+            "tls", {"server": [f"127.0.0.1:{port}", f"127.0.0.1:{inside.server_port}"], "balance": "first"}, "upstream.tls"
+        )
+        routes = (parse_route({"sni": "inside.example", "to": "passthrough:tls"}, "route 1"),)
+        server = muxwsgi.Server(hello, binds=["127.0.0.1:0"], settings=ServerSettings(routes=routes, upstreams=(table,)))
+        server.start()
+        try:
+            host, _, bound = server.addresses[0].rpartition(":")
+            client = Connection.from_socket(gevent.socket.create_connection((host, int(bound)), timeout=10))
+            client = client.start_tls(ClientContext(ca_file=authority.root), server_hostname="inside.example")
+            assert client.recv() == b"inside"
+            client.finish()
+        finally:
+            server.stop(graceful_timeout=0)
+            inside.stop()
 
 
 def test_the_log_says_once_why_nobody_was_connected_to(caplog: pytest.LogCaptureFixture) -> None:
