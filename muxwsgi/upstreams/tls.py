@@ -5,6 +5,7 @@ import socket
 from OpenSSL import SSL
 
 from muxwsgi.settings.upstream import UpstreamServerSettings
+from muxwsgi.wire.tls import start  # noqa: F401  # what each handshake needs, before the first one
 from muxwsgi.wire.tls.client_context import ClientContext
 
 __all__ = ["server_context"]

@@ -130,6 +130,25 @@ def test_connections_that_carry_no_request_after_all_count_among_those_at_rest(l
     assert [len(each) for each in proxy._upstreams._sessions.by_key.values()] == [2]
 
 
+def test_trailers_that_are_large_end_their_request_and_no_connection(lab: Lab) -> None:
+    def serve(peer: Peer) -> None:
+        peer.until(lambda: peer.has(1) and peer.requests.streams[1].reset is not None)
+        peer.until(lambda: peer.has(3))
+        peer.say(headers(3, OK, end=False), data(3, b"here", end=True))
+        peer.until(lambda: False)
+
+    peer = Peer(lab, serve)
+    _, port = intercepting(lab)
+    client = tunnel(lab, port, peer.port)
+    trailers = b"".join(b"X-%d: %b\r\n" % (number, bytes(1000).hex().encode()) for number in range(5))
+    client.sendall(get("/", peer.port, "Transfer-Encoding: chunked", method="POST") + b"1\r\nx\r\n0\r\n" + trailers + b"\r\n")
+    assert read_head(client).startswith(b"HTTP/1.1 502 ")
+    other = tunnel(lab, port, peer.port)
+    other.sendall(get("/", peer.port))
+    assert read_response(other)[1] == b"here"
+    assert peer.connections == 1
+
+
 def test_a_connection_that_is_stuck_takes_no_more_requests(lab: Lab) -> None:
     """Its server reads nothing any more, and the upload of one client has filled it."""
 

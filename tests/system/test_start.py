@@ -95,6 +95,14 @@ def test_a_worker_needs_no_file_of_the_package_any_more_once_it_serves() -> None
         wait_for(lambda: protocols <= set(json.loads(server.get("/")[1])))
 
 
+def test_a_worker_with_tls_to_a_server_needs_no_file_for_its_first_connection() -> None:
+    upstream = json.dumps({"shop": {"server": ["localhost:1"], "ssl": True}})
+    options = ("--hijack", "none", "--upstream", upstream, "--fallback", "forward:shop")
+    with ServerProcess("tests.system.loaded_app:application", *options, cold=True) as server:
+        loaded = set(json.loads(server.get("/")[1]))
+        assert {"muxwsgi.wire.tls.start", "muxwsgi.wire.tls.certificate_match", "service_identity", "muxwsgi.wire.relay_engine"} <= loaded
+
+
 def test_a_master_says_that_new_workers_would_be_of_two_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "muxwsgi"
     shutil.copytree(server_process.ROOT / "muxwsgi", package, ignore=shutil.ignore_patterns("__pycache__"))

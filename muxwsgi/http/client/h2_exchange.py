@@ -11,7 +11,7 @@ from muxwsgi.http.client.head_wait import HeadWait, OnInterim
 from muxwsgi.http.client.response_head import BrokenResponse, ResponseHead
 from muxwsgi.http.h2.body import NoBody
 from muxwsgi.http.h2.encoder import Pair
-from muxwsgi.http.h2.errors import HTTP_1_1_REQUIRED
+from muxwsgi.http.h2.errors import CANCEL, HTTP_1_1_REQUIRED
 from muxwsgi.http.h2.field import OF_CONNECTIONS
 from muxwsgi.http.h2.stream import Stream
 from muxwsgi.http.h2.takeover import StreamTransport
@@ -22,6 +22,10 @@ __all__ = ["StreamExchange"]
 
 #: Fields of a request of HTTP/1.1 that are pseudo-fields here, or that only a connection has.
 _NOT_SENT = OF_CONNECTIONS | {"host", "http2-settings"}
+
+
+#: Bytes of trailers on a connection with the requests of others. Servers end connections for field blocks that are too large.
+TRAILERS_AT_MOST = 8192
 
 
 class StreamExchange:
@@ -144,6 +148,11 @@ class StreamExchange:
         if stream.code >= 0:
             raise ConnectionResetError(errno.ECONNRESET, f"the stream was reset (error code {stream.code})")
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in trailers]
+        if not self._alone and sum(len(name) + len(value) for name, value in pairs) > TRAILERS_AT_MOST:
+            reason = "the trailers of the request are too large for a connection that others use"
+            session.engine.reset(stream, CANCEL, reason)
+            session.writing.note_output()
+            raise ConnectionResetError(errno.ECONNRESET, reason)
         if pairs:
             session.engine.sender.fields(stream, pairs, True)
         else:

@@ -41,6 +41,8 @@ class ClientContext:
         A `minimum_version` below 1.2 also accepts SHA-1, short keys, RSA key exchange, and servers without secure renegotiation.
         """
         self._verify = verify
+        if verify:
+            from muxwsgi.wire.tls import certificate_match  # noqa: F401  # before the first handshake: see `verify_name`
         self.openssl = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self.openssl.set_min_proto_version(_VERSIONS[minimum_version])
         if minimum_version in ("1.0", "1.1"):
