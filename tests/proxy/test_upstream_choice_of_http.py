@@ -7,8 +7,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from muxwsgi.dial.upstream_choice import UpstreamChoice
+from muxwsgi.dial.upstream_proxy import UpstreamProxy
 from muxwsgi.http.websocket.frame import Frame as Message
 from muxwsgi.http.websocket.frame import Opcode, encode_frame
+from muxwsgi.proxy.settings import ProxySettings
 from muxwsgi.proxy.upstream import sessions
 from muxwsgi.settings import HTTP2Settings, HTTPSettings, ServerSettings, TLSSettings
 from muxwsgi.wire.connection import Connection
@@ -196,6 +199,27 @@ def test_what_is_known_of_servers_is_bounded_and_expires() -> None:
     assert not known.covers(8)
     now = sessions.REMEMBERED_FOR
     assert not known.covers(7)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_connection_of_http_2_goes_through_a_tunnel_of_the_next_proxy(lab: Lab, tls: bool) -> None:
+    origin = Origin()
+    upstream = lab.serve(origin, tls=tls)
+    relaying = lab.proxy()
+    relaying.on_connect().accept()
+    further = UpstreamProxy("http", "127.0.0.1", lab.serve_proxy(relaying))
+    proxy = lab.proxy(
+        settings=ProxySettings(default_action="mitm", upstream_h2c=("localhost",)), upstreams=UpstreamChoice(http=further, tunnel=further)
+    )
+    port = lab.serve_proxy(proxy)
+    for number in range(2):
+        client: Any = lab.tunnel(port, f"localhost:{upstream}")
+        if tls:
+            client = lab.wrap(client)
+        client.sendall(get(f"/{number}", upstream))
+        head, body = read_response(client)
+        assert body == b"/%d " % number and b"x-version: HTTP/2.0" in head
+    assert (proxy.pool.opened, proxy.pool.reused, len({each["REMOTE_PORT"] for each in origin.asked})) == (1, 1, 1)
 
 
 # What HTTP/2 does not carry

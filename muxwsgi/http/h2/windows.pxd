@@ -5,7 +5,7 @@ import cython
 from muxwsgi.http.h2.body cimport StreamBody
 from muxwsgi.http.h2.sender cimport Sender
 
-cdef long long WINDOW_AT_MOST, WINDOW_WITHOUT_SETTINGS, GROWTH, WINDOW_GROWS_TO
+cdef long long WINDOW_AT_MOST, WINDOW_WITHOUT_SETTINGS, WINDOW_GROWS_TO
 cdef int WINDOW_UPDATE
 
 
