@@ -8,7 +8,7 @@ class Slow(logging.Handler):
     """Waits for something, as handlers of the network do."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        time.sleep(5)
+        time.sleep(1)
 
 
 class Broken(logging.Handler):

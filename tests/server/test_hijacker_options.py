@@ -104,7 +104,7 @@ def test_options_are_for_hijackers_that_have_some() -> None:
 def say(server: muxwsgi.Server) -> bytes:
     host, _, port = server.addresses[0].rpartition(":")
     with gevent.Timeout(10), gevent.socket.create_connection((host, int(port))) as sock:
-        sock.sendall(b"G")
+        sock.sendall(b"G\n")  # after a G alone the server waits for GET
         answer: bytes = sock.recv(100)
         return answer
 

@@ -199,9 +199,9 @@ def test_a_handler_that_waits_and_one_that_raises_hold_up_no_request(tmp_path: P
     slow.write_text(dictionary({"class": "tests.server.log_handlers.Slow"}))
     with ServerProcess(APP, "--log-config-json", str(slow)) as server:
         begin = time.monotonic()
-        for _ in range(10):
+        for _ in range(40):
             assert server.get("/fail")[0] == 500
-        assert time.monotonic() - begin < 10, "the handler takes 5 s for a record"
+        assert time.monotonic() - begin < 40, "the handler takes a second for a record"
         assert server.stop(timeout=60) == 0, "the master waits for it with each of its own lines"
     broken = tmp_path / "broken.json"
     broken.write_text(dictionary({"class": "tests.server.log_handlers.Broken"}, "muxwsgi"))

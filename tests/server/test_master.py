@@ -316,7 +316,7 @@ def test_a_graceful_timeout_of_0_is_told_by_sigterm_and_does_not_cut_a_worker_th
 
 def test_a_start_that_fails_dumps_no_core_of_workers_that_boot(how: Path) -> None:
     tell(how, "late fail-0 hang")
-    with running(how, 3) as master:
+    with running(how, 3, TEST_KILL="0.5") as master:
         assert master.ended() == 7
         assert "SIGQUIT" not in master.log
 

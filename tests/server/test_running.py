@@ -336,10 +336,11 @@ def test_silence_and_the_unknown_go_where_they_are_sent() -> None:
 
 def test_by_default_silence_and_the_unknown_are_closed_and_half_a_request_is_told_so() -> None:
     with ServerProcess(APP, "--sniff-timeout=0.2", "--request-head-timeout=1") as server:
-        for first, answer in ((b"", b""), (b"\x00unknown", b""), (b"OPTI", b"HTTP/1.1 408 ")):
-            sock = server.connect()
-            sock.sendall(first)
-            assert read_until_closed(sock)[:13] == answer
+        with server.connect() as silent, server.connect() as unknown, server.connect() as half:
+            unknown.sendall(b"\x00unknown")
+            half.sendall(b"OPTI")
+            assert read_until_closed(silent) == read_until_closed(unknown) == b""
+            assert read_until_closed(half)[:13] == b"HTTP/1.1 408 "
 
 
 def test_mounts_see_their_prefix(tmp_path: Path) -> None:
@@ -400,11 +401,11 @@ def test_the_terminal_is_told_how_a_proxy_is_used_and_its_ca_trusted(tmp_path: P
     folder = tmp_path / "ca"
     warm.run([sys.executable, "-m", "muxwsgi", "ca", "init", "--folder", str(folder)], cwd=ROOT, check=True, capture_output=True)
     options = ("--mitm", "--ca-folder", str(folder), "-b", "127.0.0.1:0", "--tls-dev", "--hijack", "resp")
-    inside = shown_on_a_terminal("proxy", *options, until="Served in tunnels", folder=tmp_path)
+    inside = shown_on_a_terminal("proxy", *options, until="beside HTTP: resp.", folder=tmp_path)
     assert re.search(rf"curl -x https://127\.0\.0\.1:\d+ --proxy-insecure --cacert {folder}/ca\.pem https", inside), inside
     assert "socks5h" not in inside, "no client speaks SOCKS in TLS"
     assert f"muxwsgi ca export --folder {folder}`" in inside
-    assert inside.rstrip().endswith("resp.")
+    assert "Served in tunnels, beside HTTP: resp." in inside
 
 
 def test_client_certificates_reach_the_application_in_mod_ssls_names(tmp_path: Path, make_certificate: Callable[[], CertificateFiles]) -> None:

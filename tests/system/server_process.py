@@ -68,6 +68,7 @@ class ServerProcess:
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self._lines: list[str] = []
+        self._opened: list[socket.socket] = []
         self._error_log = error_log or _error_log_of(options)
         self._error_log_is_elsewhere = any(option.startswith(("--error-logfile", "--log-config", "-c", "--config")) for option in options)
         self._is_quiet = any(option.removeprefix("--log-level=") in ("warning", "error", "critical") for option in options)
@@ -154,6 +155,8 @@ class ServerProcess:
             return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for sock in self._opened:  # the server would wait for those that the test has left open
+            sock.close()
         try:
             self.stop()
         finally:
@@ -180,12 +183,17 @@ class ServerProcess:
 
     def connect(self) -> socket.socket:
         """A TCP connection, whatever the server speaks on it."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        self._opened.append(sock)
+        return sock
 
     def open(self) -> socket.socket:
         """A connection that is ready for bytes: through TLS where the server has it."""
         sock = self.connect()
-        return insecure_context().wrap_socket(sock, server_hostname="localhost") if self.tls else sock
+        if self.tls:
+            sock = insecure_context().wrap_socket(sock, server_hostname="localhost")
+            self._opened.append(sock)
+        return sock
 
     def get(self, path: str, timeout: float = 10) -> tuple[int, bytes]:
         """Status and body of a request on a connection of its own."""
