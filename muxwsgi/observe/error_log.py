@@ -21,7 +21,7 @@ from muxwsgi.observe.syslog import Syslog, severity_of
 __all__ = ["ACCESS", "LOGGERS", "STREAM", "ErrorLog", "ErrorStream"]
 
 #: All loggers of the server. Their records go to their common parent, `muxwsgi`.
-LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy")
+LOGGERS = ("muxwsgi.error", "muxwsgi.forward", "muxwsgi.proxy", "muxwsgi.upstream")
 
 #: The loggers that lines of the access log and of the stream log go to if the operator's configuration names them.
 ACCESS, STREAM = "muxwsgi.access", "muxwsgi.stream"

@@ -179,7 +179,7 @@ def test_the_variable_of_gunicorn_is_answered(folder: Path) -> None:
 
 
 def test_the_printed_configuration_says_where_each_value_comes_from_and_is_a_file(folder: Path) -> None:
-    (folder / "x.conf.py").write_text("keepalive = 3\nupstream = 1\nbind = 'unix:a \"b\".sock'\ndef on_exit(server): pass\n")
+    (folder / "x.conf.py").write_text("keepalive = 3\nbackends = 1\nbind = 'unix:a \"b\".sock'\ndef on_exit(server): pass\n")
     environment = {"PYTHONPATH": str(ROOT), "MUXWSGI_BACKLOG": "7", "WEB_CONCURRENCY": "5"}
     command = [sys.executable, "-m", "muxwsgi", "run", "-c", "x.conf.py", "--log-level", "debug", "--print-config"]
     done = warm.run(command, capture_output=True, text=True, timeout=60, env=environment)
