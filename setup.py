@@ -191,6 +191,7 @@ setup(
             "hpack>=4.1",
             "urllib3>=2.2",
             "redis>=5.2",
+            "paho-mqtt>=2.1",
             "rpyc>=6.0",
             "simple-websocket>=1.1",
             "flask-socketio>=5.5",

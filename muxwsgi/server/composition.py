@@ -121,6 +121,7 @@ class Composition:
         """
         self.settings = settings
         self._events = events
+        self._multiprocess = multiprocess
         self._draining = Event()
         self._contexts: dict[str, _Context] = {}
         self._before = {} if before is None else before._contexts
@@ -219,6 +220,8 @@ class Composition:
             if before is not None and handler in before._started:
                 before._started.remove(handler)
             elif (start := getattr(handler, "start", None)) is not None:
+                if hasattr(handler, "multiprocess"):
+                    handler.multiprocess = self._multiprocess
                 start()
             self._started.append(handler)
         if before is not None:

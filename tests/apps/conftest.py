@@ -1,10 +1,25 @@
 """The server of `make run`, plain and in TLS on ports of its own, with everything mounted."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.system.server_process import ServerProcess
+
+IOT_GATEWAY = Path(__file__).parents[2] / "apps" / "iot-gateway"
+sys.path.append(str(IOT_GATEWAY))  # it is not installed: its hijacker would serve MQTT in all other tests
+
+
+@pytest.fixture(scope="session")
+def iot_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH in which apps/iot-gateway is installed."""
+    packages = tmp_path_factory.mktemp("iot") / "packages"
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(packages))
+    subprocess.run([*pip, str(IOT_GATEWAY)], check=True, timeout=120)
+    return packages
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["plain", "tls"])

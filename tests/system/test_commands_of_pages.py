@@ -314,6 +314,8 @@ OURS = {
     "/etc/muxwsgi/example.org.key": "site.key",
     "muxwsgi_rpc.example:app": "module:app",  # likewise: test_the_rpc_gateway
     "starttls.toml": "app.toml",  # its hijackers are not installed here: test_the_starttls_fronts
+    "mqtt.toml": "app.toml",  # the same: test_the_mqtt_gateway
+    "muxwsgi_iot:app": "app:application",
 }
 
 
@@ -528,6 +530,23 @@ def test_the_rpc_gateway(reader: MakeReader, files: Path, own: tuple[Path, Path]
         for beginning in ("curl -d", "printf"):
             assert served.run(beginning).strip() == '{"jsonrpc":"2.0","result":60,"id":1}'
     subprocess.run([own[0] / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-rpc"], check=True)
+
+
+@pytest.mark.slow
+@follows("apps/iot-gateway/README.md", "pip install .")
+def test_the_mqtt_gateway(reader: MakeReader, files: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "apps/iot-gateway/README.md").read_text(), re.M | re.S)
+    (files / "mqtt.toml").write_text(text)
+    subprocess.run(["htpasswd", "-B", "-b", "-c", str(files / "passwords"), "ann", "sesame"], check=True, capture_output=True)
+    (files / "acl").write_text("user ann\ntopic readwrite house/#\n")
+    try:
+        with example(reader, "iot-gateway", own, tmp_path) as served:
+            served.environment = {"MUXWSGI_BIND": f"127.0.0.1:{served.port(8000)}"}
+            served.serve("muxwsgi run", 8000)
+            asked = ["-sku", "ann:sesame", "-d", '{"topic": "house/a"}', "-H", "Content-Type: application/json"]
+            assert "subscribers" in curl(f"https://127.0.0.1:{served.port(8000)}/api/publish", *asked)
+    finally:  # it would serve MQTT in the other tests
+        subprocess.run([own[0] / "python", "-m", "pip", "uninstall", "-qy", "muxwsgi-iot"], check=True)
 
 
 INSPECTOR = "muxwsgi proxy --mitm --flows flows.jsonl --block deny.txt --passthrough '*.bank.example' --rules muxwsgi_inspector:add_rules"
