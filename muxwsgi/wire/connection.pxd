@@ -28,7 +28,6 @@ cdef class Connection:
     cpdef unread(self, data)
     @cython.locals(plain=SocketTransport)
     cpdef sendall(self, data, int flags=*)
-    @cython.locals(plain=SocketTransport)
     cpdef sendall_gathered(self, bytes head, bytes data)
     cpdef shutdown(self, int how)
     cpdef close(self)

@@ -323,14 +323,13 @@ class Connection:
         self.bytes_sent += len(data)
 
     def sendall_gathered(self, head: bytes, data: bytes) -> None:
-        """As `sendall(head + data)`. A plain connection does not join them: the kernel gathers both."""
-        transport = self._transport
-        if type(transport) is not SocketTransport:
+        """As `sendall(head + data)`. A plain connection does not join them, because the kernel gathers both. TLS joins the first record."""
+        gathered = getattr(self._transport, "sendall_gathered", None)
+        if gathered is None:
             self.sendall(head + data)
             return
-        plain = transport
         try:
-            plain.sendall_gathered(head, data, self._timeout)
+            gathered(head, data, self._timeout)
         except BaseException as error:
             self.bytes_sent += sent_before(error)
             raise

@@ -176,6 +176,20 @@ def test_a_file_that_stands_beside_is_sent_to_those_who_accept_its_coding(folder
     assert answered(app, "/app.js", accept_encoding="gzip").data == b"script", "an old one is not what was asked for"
 
 
+def test_a_file_that_becomes_a_link_out_of_the_folder_is_refused_at_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "secret.txt"
+    outside.write_text("secret")
+    app = StaticFiles(str(folder))
+    (folder / "b.txt").write_text("b")
+    assert answered(app, "/b.txt").data == answered(app, "/b.txt").data == b"b"
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").symlink_to(outside)
+    assert answered(app, "/b.txt").status_code == 404
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").write_text("again")
+    assert answered(app, "/b.txt").data == b"again"
+
+
 def test_conditional_requests(folder: Path) -> None:
     app = StaticFiles(str(folder))
     first = answered(app)

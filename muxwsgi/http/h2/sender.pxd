@@ -45,7 +45,6 @@ cdef class Sender:
     cpdef data(self, Stream stream, data, bint end)
     @cython.locals(most=Py_ssize_t, place=Py_ssize_t, left=Py_ssize_t, size=Py_ssize_t, count=Py_ssize_t, parts=list)
     cpdef Py_ssize_t file(self, Stream stream, int fd, Py_ssize_t offset, Py_ssize_t room, bint end, bytearray memory) except -1
-    cpdef Py_ssize_t file_memory(self, Py_ssize_t room) except -1
     @cython.locals(most=Py_ssize_t, at=Py_ssize_t)
     cdef _put_block(self, unsigned int stream, bytes block, int flags)
 

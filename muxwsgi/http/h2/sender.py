@@ -226,7 +226,7 @@ class Sender:
         """DATA frames with up to `room` bytes of the file `fd` from `offset`, which the windows have room for. Returns how many bytes they
         have: fewer if the file ends before. `end`: END_STREAM if they are all of them.
 
-        They are read to their places in `memory`, which must not be changed until it is sent, and has `file_memory(room)` bytes.
+        They are read to their places in `memory`, which must not be changed until it is sent, and is large enough for the heads too.
         """
         most = self.frame_at_most
         whole = memoryview(memory)
@@ -254,10 +254,6 @@ class Sender:
         self._out.append(whole[:place])
         self.size += place
         return count
-
-    def file_memory(self, room: int) -> int:
-        """Bytes of the frames that `file` makes of `room` bytes."""
-        return room + 9 * (-(-room // self.frame_at_most))
 
     def _put_block(self, stream: int, block: bytes, flags: int) -> None:
         """HEADERS, and CONTINUATION for a block that is larger than a frame (section 6.10)."""

@@ -35,7 +35,7 @@ cdef class Writing:
     cpdef flush_within(self)
     @cython.locals(sender=Sender, count="long long", at="long long", turn="long long", room="long long", last=bint)
     cpdef send(self, Stream stream, bytes data, bint end)
-    @cython.locals(sender=Sender, memory=bytearray, at=Py_ssize_t, turn=Py_ssize_t, room=Py_ssize_t, size=Py_ssize_t, read=Py_ssize_t)
+    @cython.locals(sender=Sender, memory=bytearray, at=Py_ssize_t, turn=Py_ssize_t, room=Py_ssize_t, read=Py_ssize_t)
     cpdef Py_ssize_t send_file(self, Stream stream, int fd, Py_ssize_t offset, Py_ssize_t count, bint end) except -1
     @cython.locals(other=Stream)
     cdef bint _gives_way(self, Stream stream, long long turn) except -1

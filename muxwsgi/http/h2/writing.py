@@ -22,6 +22,7 @@ from gevent import get_hub
 
 from muxwsgi.errors import Expired
 from muxwsgi.http.h2.engine import Engine
+from muxwsgi.http.h2.frames import FRAME_AT_MOST
 from muxwsgi.http.h2.stream import Stream
 from muxwsgi.settings import HTTPSettings
 from muxwsgi.wire.acceptor import ConnectionGreenlet
@@ -42,6 +43,11 @@ UNREAD_AT = 4 * OUT_AT_MOST
 
 #: Bytes that one response sends before others have a turn.
 TURN = 65536
+
+#: Memory for frames of files, with the heads of the smallest frames that a peer may ask for. What was written is used again.
+_FILE_MEMORY = OUT_AT_MOST + 9 * (OUT_AT_MOST // FRAME_AT_MOST + 1)
+_SPARE_AT_MOST = 4
+_spare: list[bytearray] = []
 
 #: A DATA frame of fewer bytes brings little forward, unless it is all that the application has given.
 SMALL_AT_MOST = 1024
@@ -173,20 +179,20 @@ class Writing:
         """As `send`, of `count` bytes of the file `fd` from `offset`. Returns how many were sent: fewer if the file ends before, and then
         without END_STREAM. The file is read straight into the memory that is sent, between the heads of the frames."""
         sender = self.sender
-        memory = bytearray(sender.file_memory(min(count, OUT_AT_MOST)))
         at = 0
         turn = 0
         while at < count:
             if stream.code >= 0:
                 raise self._gone(stream)
-            room = min(count - at, stream.window, sender.window, TURN if self._waiting else OUT_AT_MOST)
+            room = min(count - at, stream.window, sender.window, OUT_AT_MOST)
             if room <= 0 or sender.size >= OUT_AT_MOST or (self._waiting and self._gives_way(stream, turn)):
                 self._wait_for_turn(stream)
                 turn = 0
                 continue
-            size = sender.file_memory(room)
-            if len(memory) < size:
-                memory = bytearray(size)
+            try:
+                memory = _spare.pop()
+            except IndexError:
+                memory = bytearray(_FILE_MEMORY)
             read = sender.file(stream, fd, offset + at, room, end and at + room == count, memory)
             if not read:
                 break
@@ -195,8 +201,8 @@ class Writing:
             at += read
             turn += read
             self.flush_within()
-            if self.active or sender.size:  # it is not written yet, because another greenlet writes
-                memory = bytearray()
+            if not self.active and not sender.size and len(_spare) < _SPARE_AT_MOST:  # otherwise another greenlet writes it later
+                _spare.append(memory)
         if self._waiting:
             self.pass_turn()
         return at

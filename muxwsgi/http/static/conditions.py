@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from muxwsgi.http.date import http_date
 
@@ -13,6 +14,9 @@ RANGES_AT_MOST = 16
 
 _ENTITY_TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 _RANGE = re.compile(r"[ \t]*([0-9]{0,20})[ \t]*-[ \t]*([0-9]{0,20})[ \t]*")
+
+
+_http_date = lru_cache(maxsize=1024)(http_date)
 
 
 class Validators:
@@ -28,7 +32,7 @@ class Validators:
     def __init__(self, tag: str, modified: int) -> None:
         self.tag = tag
         self.modified = modified
-        self.last_modified = http_date(modified)
+        self.last_modified = _http_date(modified)
 
 
 def precondition(environ: Mapping[str, str], now: Validators) -> int | None:

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import Any
 
 from muxwsgi.http.environ import Environ
@@ -51,7 +52,7 @@ class OpenFile:
             raise NotThere from error
         try:
             known = os.fstat(self.fd)
-            if not stat.S_ISREG(known.st_mode) or not _is_below(self.fd, root):
+            if not stat.S_ISREG(known.st_mode) or not _is_below(self.fd, root, path, known):
                 raise NotThere
         except BaseException:
             os.close(self.fd)
@@ -74,10 +75,25 @@ class OpenFile:
 _NO_DESCRIPTORS = (23, 24)  # ENFILE, EMFILE
 
 
-def _is_below(fd: int, root: bytes) -> bool:
-    """Whether the file of a descriptor lies below `root`: the kernel says where it is, after all symbolic links."""
-    path = os.readlink(b"/proc/self/fd/%d" % fd)
-    return path.startswith(root if root.endswith(b"/") else root + b"/")
+#: By path: root, device, inode and until when. This file was below the root when it was opened by this path a moment ago.
+_seen_below: dict[bytes, tuple[bytes, int, int, float]] = {}
+_REMEMBERED, _REMEMBERED_AT_MOST = 1.0, 1024
+
+
+def _is_below(fd: int, root: bytes, path: bytes, known: os.stat_result) -> bool:
+    """Whether the file of a descriptor lies below `root`: the kernel says where it is, after all symbolic links. `known` is of the
+    descriptor, which `path` led to. It is asked again for the same file after a second, because this takes longer than opening it."""
+    now = monotonic()
+    seen = _seen_below.get(path)
+    if seen is not None and seen[1] == known.st_dev and seen[2] == known.st_ino and seen[0] == root and now < seen[3]:
+        return True
+    real = os.readlink(b"/proc/self/fd/%d" % fd)
+    if not real.startswith(root if root.endswith(b"/") else root + b"/"):
+        return False
+    if len(_seen_below) >= _REMEMBERED_AT_MOST:
+        _seen_below.clear()
+    _seen_below[path] = root, known.st_dev, known.st_ino, now + _REMEMBERED
+    return True
 
 
 def respond(environ: Environ, start_response: Callable[..., Any], file: OpenFile, fields: Fields) -> Iterable[bytes]:

@@ -9,6 +9,7 @@ import errno
 import mimetypes
 import os
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -49,6 +50,7 @@ for _end, _type in (
 _TEXTS = ("application/json", "application/xml", "application/manifest+json", "application/yaml", "image/svg+xml")
 
 
+@lru_cache(maxsize=1024)
 def content_type(name: str) -> str:
     """The Content-Type of a file by its name; texts are UTF-8."""
     # Of a URL it takes the type that is in a data: URL, and an upload may have any name. With a slash in front it is no URL.
@@ -73,9 +75,13 @@ class StaticFiles:
         self._root_until = 0.0
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        return self.answer(environ, start_response, environ["PATH_INFO"])
+
+    def answer(self, environ: Environ, start_response: Callable[..., Any], place: str) -> Iterable[bytes]:
+        """Answer with the file at `place`, as PATH_INFO spells it."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return answer(start_response, "405 Method Not Allowed", [("Allow", "GET, HEAD")])
-        path = environ["PATH_INFO"].encode("latin-1")
+        path = place.encode("latin-1")
         try:
             if path.endswith(b"/") or path == b"":
                 if path == b"":
@@ -138,8 +144,7 @@ class WithStaticFiles:
         path = environ["PATH_INFO"]
         for prefix, folder in self._folders:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
-                environ = {**environ, "PATH_INFO": path[len(prefix) :], "SCRIPT_NAME": environ.get("SCRIPT_NAME", "") + prefix}
-                return folder(environ, start_response)
+                return folder.answer(environ, start_response, path[len(prefix) :])
         return self.app(environ, start_response)
 
 

@@ -1,5 +1,7 @@
 # Types for the compiled build, and its half of descriptor.py: see docs/compiled.md.
 
+import cython
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uintptr_t
 
@@ -37,6 +39,18 @@ cdef inline object _receive(uintptr_t ssl, Py_ssize_t n):
     if count > 0:
         return PyBytes_FromStringAndSize(record, count)
     code = c_errno
+    if (<SSL_error>SSL_GET_ERROR)(<void*>ssl, count) == WANT_READ:
+        return None
+    return count, code
+
+
+cdef inline object _receive_into(uintptr_t ssl, object data):
+    # As `_receive`, into `data`: how much.
+    cdef unsigned char[::1] view = data
+    cdef int count = (<SSL_io>SSL_READ)(<void*>ssl, &view[0], <int>(view.shape[0] if view.shape[0] < LARGEST else LARGEST))
+    cdef int code = c_errno
+    if count > 0:
+        return count
     if (<SSL_error>SSL_GET_ERROR)(<void*>ssl, count) == WANT_READ:
         return None
     return count, code
@@ -93,6 +107,9 @@ cdef class DescriptorTLS:
     cdef readonly bint truncated
 
     cpdef recv(self, Py_ssize_t n, timeout)
+    cpdef recv_into(self, view, timeout)
+    @cython.locals(size=Py_ssize_t)
+    cdef _read(self, Py_ssize_t n, view, timeout)
     cdef bint _read_again(self, error, timeout) except -1
     cpdef sendall(self, data, timeout)
     cdef _check(self)

@@ -3,6 +3,7 @@
 import errno
 import socket as socket_module
 from time import monotonic
+from typing import Any
 
 from OpenSSL import SSL
 
@@ -27,8 +28,8 @@ __all__ = ["DescriptorTLS"]
 #: Records without data that one non-blocking read skips.
 RECORDS_PASSED = 1000
 
-# In the compiled build `_is_compiled`, `_receive`, `_transmit`, `_transmit_more` and `_shake` are C functions, and the compiler refuses an
-# assignment to one. So `globals()` sets this one here.
+# In the compiled build `_is_compiled`, `_receive`, `_receive_into`, `_transmit`, `_transmit_more` and `_shake` are C functions, and the
+# compiler refuses an assignment to one. So `globals()` sets this one here.
 globals().update(_is_compiled=lambda: False)
 
 SSL_READ, SSL_WRITE, SSL_DO_HANDSHAKE, SSL_GET_ERROR = functions() if _is_compiled() else (0, 0, 0, 0)  # type: ignore[name-defined]  # noqa: F821
@@ -78,13 +79,30 @@ class DescriptorTLS:
             raise
 
     def recv(self, n: int, timeout: float | None) -> bytes:
+        data: bytes = self._read(n, None, timeout)
+        return data
+
+    def recv_into(self, view: memoryview, timeout: float | None) -> int:
+        if self._address:
+            count: int = self._read(len(view), view, timeout)
+            return count
+        # pyOpenSSL's recv_into also reads into a separate buffer and copies.
+        data = self.recv(len(view), timeout)
+        view[: len(data)] = data
+        return len(data)
+
+    def _read(self, n: int, view: memoryview | None, timeout: float | None) -> Any:
+        """Up to `n` bytes, or into `view` how many. b"" or 0 at the end of the stream."""
         give_up = monotonic() + timeout if timeout else None
         passed = 0
         if self._drained and timeout != 0:
             self._reader.wait(timeout)
         while True:
             try:
-                data = _receive(self._address, n) if self._address else read(self.ssl, n)  # type: ignore[name-defined]  # noqa: F821
+                if view is not None:
+                    data = _receive_into(self._address, view)  # type: ignore[name-defined]  # noqa: F821
+                else:
+                    data = _receive(self._address, n) if self._address else read(self.ssl, n)  # type: ignore[name-defined]  # noqa: F821
                 if type(data) is tuple:
                     fail(self.ssl, data)
             except SSL.WantReadError:
@@ -92,7 +110,7 @@ class DescriptorTLS:
             except SSL.Error as error:
                 if self._read_again(error, timeout if give_up is None else max(give_up - monotonic(), 0.001)):
                     continue
-                return b""
+                return b"" if view is None else 0
             if data is None:  # nothing is there: the compiled build returns None instead of raising an exception
                 if timeout == 0 and passed < RECORDS_PASSED:
                     # The record may have had no data. A non-blocking read goes on with the next record.
@@ -101,15 +119,9 @@ class DescriptorTLS:
                     continue
                 self._reader.wait(timeout if give_up is None else left(give_up))
                 continue
-            size = len(data)
+            size = len(data) if view is None else data
             self._drained = size < n and size < RECORD
             return data
-
-    def recv_into(self, view: memoryview, timeout: float | None) -> int:
-        # pyOpenSSL's recv_into also reads into a separate buffer and copies.
-        data = self.recv(len(view), timeout)
-        view[: len(data)] = data
-        return len(data)
 
     def _read_again(self, error: SSL.Error, timeout: float | None) -> bool:
         """Whether to read once more after `error`. False at the end of the stream. Raises for every fault."""
@@ -147,23 +159,31 @@ class DescriptorTLS:
             except SSL.Error as error:
                 self._broken = True
                 raise as_os_error(error) from error
-        self._send_waiting(memoryview(data), timeout)
+        self._send_waiting(b"", memoryview(data), timeout)
 
-    def _send_waiting(self, view: memoryview, timeout: float | None) -> None:
+    def sendall_gathered(self, head: bytes, data: bytes, timeout: float | None) -> None:
+        """As `sendall(head + data)`, without joining more than the first record."""
+        self._check()
+        room = RECORD - len(head)
+        self._send_waiting(head + data[:room], memoryview(data)[room:], timeout)
+
+    def _send_waiting(self, first: bytes, view: memoryview, timeout: float | None) -> None:
+        """Send `first` and then `view`."""
         torn = False
+        size = len(first)
 
         def send_more(done: int) -> int:
             nonlocal torn
             self._check()  # another greenlet may have closed it while this one waited for its turn
             torn = True
             try:
-                if self._address:
-                    sent = _transmit_more(self._address, view, done)  # type: ignore[name-defined]  # noqa: F821
+                if self._address and done >= size:
+                    sent = _transmit_more(self._address, view, done - size)  # type: ignore[name-defined]  # noqa: F821
                     if type(sent) is tuple:
                         fail(self.ssl, sent)
-                    torn = done + sent < len(view)  # the next record may be made and partly sent
+                    torn = done - size + sent < len(view)  # the next record may be made and partly sent
                     return int(sent)
-                sent = self.ssl.send(view[done:])
+                sent = self.ssl.send(first[done:] if done < size else view[done - size :])
             except SSL.WantWriteError:
                 raise BlockingIOError(errno.EAGAIN, "would block") from None
             except SSL.Error as error:
@@ -172,7 +192,7 @@ class DescriptorTLS:
             return sent
 
         try:
-            self._turn.write(send_more, len(view), timeout)
+            self._turn.write(send_more, size + len(view), timeout)
         finally:
             if torn:
                 self._broken = True
