@@ -490,6 +490,9 @@ class Engine:
         self._finish(pair, Expired(f"{silence} for {limit:g} s"))
 
     def _wait_for_tick(self, way: Way) -> None:
+        if way.waits:  # more packets may come meanwhile
+            return
+        way.waits = True
         self._throttled.append(way)
         if not self._ticking:
             self._ticking = True
@@ -499,6 +502,7 @@ class Engine:
         self._now = clock()
         throttled, self._throttled = self._throttled, []
         for way in throttled:
+            way.waits = False
             self._run(way)
         if not self._throttled:
             self._ticking = False

@@ -11,7 +11,7 @@ cdef class Way:
     cdef public Py_ssize_t offset
     cdef public long long moved
     cdef public int source, target, pipe_in, pipe_out, piped, full
-    cdef public bint readable, writable, ended, done, queued, whole
+    cdef public bint readable, writable, ended, done, queued, waits, whole
 
 
 cdef class Pair:

@@ -30,11 +30,12 @@ class Way:
     moved       bytes that the target's kernel took
     ended       the source has ended
     done        its end was passed on, or the target has failed
+    waits       for the next tick of the throttles
     """
 
     __slots__ = (
         "done", "ended", "full", "held", "moved", "offset", "other", "pair", "piped", "pipe_in", "pipe_out", "queued", "readable",
-        "source", "target", "throttles", "whole", "writable",
+        "source", "target", "throttles", "waits", "whole", "writable",
     )  # fmt: skip
 
     def __init__(self, source: int, target: int, whole: bool, ahead: bytes | None, throttles: Sequence[Throttle]) -> None:
@@ -51,7 +52,7 @@ class Way:
         self.piped = 0
         self.full = 0
         self.moved = 0
-        self.readable = self.writable = self.ended = self.done = self.queued = False
+        self.readable = self.writable = self.ended = self.done = self.queued = self.waits = False
 
 
 class Pair:

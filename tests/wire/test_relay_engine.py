@@ -23,6 +23,7 @@ from muxwsgi.wire.relay_calls import BLOCK
 from muxwsgi.wire.relay_engine import engine_here
 from muxwsgi.wire.throttle import BURST, Throttle
 from tests.pairs import tcp_pair, unix_pair
+from tests.waiting import until
 
 MAKERS = {"tcp": tcp_pair, "unix": unix_pair}
 LARGE = 3_000_000
@@ -419,6 +420,23 @@ def test_the_other_direction_of_a_throttled_stream_is_free(two: Callable[..., Tw
     data = os.urandom(LARGE)
     gevent.spawn(send_in, relayed.server, [data])
     assert read_all(relayed.client) == data
+
+
+def test_packets_that_come_while_a_direction_is_throttled_are_not_remembered(two: Callable[..., Two]) -> None:
+    asked: list[float] = []
+
+    class Closed(Throttle):
+        def allowed(self, now: float) -> int:
+            asked.append(now)
+            return 0
+
+    relayed = two(throttles=((Closed(1),), ()))
+    for _ in range(50):
+        relayed.client.sendall(b"x")
+        gevent.sleep(0.001)
+    asked.clear()
+    until(lambda: len(set(asked)) >= 3)  # ticks
+    assert len(asked) == len(set(asked))
 
 
 def test_connections_share_the_throttle_of_a_route(two: Callable[..., Two]) -> None:
