@@ -96,7 +96,6 @@ cdef class Engine:
     cpdef reset(self, Stream stream, long long code, str reason)
     @cython.final
     cdef _put_reset(self, unsigned int number, long long code)
-    @cython.final
     cdef _fail(self, Stream stream, str reason)
     @cython.final
     cdef _close(self, Stream stream, int how)
