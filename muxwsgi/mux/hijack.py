@@ -42,6 +42,9 @@ class Hijacker:
     alpn: tuple[str, ...] = ()
     priority: int = 0
     limit: int | None = None
+    limit_per_client: int | None = None
+    rate: float | None = None
+    rate_per_client: float | None = None
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     takes_silence: bool = False
@@ -80,6 +83,9 @@ class Hijacker:
             alpn=self.alpn,
             priority=self.priority,
             limit=self.limit,
+            limit_per_client=self.limit_per_client,
+            rate=self.rate,
+            rate_per_client=self.rate_per_client,
             limit_wait=self.limit_wait,
             idle_timeout=self.idle_timeout,
             takes_silence=self.takes_silence,
@@ -117,6 +123,9 @@ def hijack(
     alpn: Iterable[str] = (),
     priority: int = 0,
     limit: int | None = None,
+    limit_per_client: int | None = None,
+    rate: float | None = None,
+    rate_per_client: float | None = None,
     limit_wait: float = 0.0,
     idle_timeout: float | None = None,
     takes_silence: bool = False,
@@ -132,6 +141,9 @@ def hijack(
     priority        routes with a higher one are asked first; HTTP has 0
     limit           connections at once in one process. One more waits `limit_wait` seconds for its turn, and is
                     closed then
+    limit_per_client        connections of one client address at once in one process (of IPv6: of 64 bits). One more is closed
+    rate, rate_per_client   new connections a second in one process, of all clients and of one address. One more waits `limit_wait` seconds,
+                    and is closed then
     idle_timeout    seconds without a byte in either direction until its wait raises `Expired`
     takes_silence   also gets connections whose client waits for the server to speak first
     as_socket       the callable is given the socket of `Connection.as_socket()`, whose `connection` is the connection: for libraries
@@ -158,6 +170,9 @@ def hijack(
             alpn=tuple(alpn),
             priority=priority,
             limit=limit,
+            limit_per_client=limit_per_client,
+            rate=rate,
+            rate_per_client=rate_per_client,
             limit_wait=limit_wait,
             idle_timeout=idle_timeout,
             takes_silence=takes_silence,

@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gevent.event import Event
-
 from muxwsgi.errors import Draining, Expired, PeerError
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.match import Match
 from muxwsgi.mux.matchers import looks_into, prompt_of
 from muxwsgi.mux.route import Route
+from muxwsgi.mux.turns import awaited, has_waited
 from muxwsgi.wire.syscalls import clock
 
 if TYPE_CHECKING:
@@ -186,14 +185,11 @@ class Mux:
 
         # 4. A route takes it, if there is room.
         slots = route.slots
-        if not slots.take() and not _wait_for_slot(route):
-            slots.refused += 1
-            connection.trace.append(
-                f"mux {self.name!r}: route {route.name!r} is at its limit of {route.limit}: closed"
-            )
-            if events.refused:
-                why = f"{route.name} serves {route.limit} connections already, which is its limit"
-                tell(events.refused, connection, Refusal("limit", why, route=route.name))
+        if slots.quota is not None and (why := awaited(connection, slots.quota, route.limit_wait)) is not None:
+            self._refuse(connection, route, why)
+            return
+        if not slots.take() and not has_waited(connection, route):
+            self._refuse(connection, route, f"{route.name} serves {route.limit} connections already, which is its limit")
             return
 
         # 5. The handler owns it until it returns, or until its relay is over.
@@ -211,9 +207,17 @@ class Mux:
             else:
                 line.afterwards.append((self, route, began))
 
+    def _refuse(self, connection: "Connection", route: Route, why: str) -> None:
+        route.slots.refused += 1
+        connection.trace.append(f"mux {self.name!r}: {why}: closed")
+        if self._events.refused:
+            tell(self._events.refused, connection, Refusal("limit", why, route=route.name))
+
     def over(self, connection: "Connection", error: BaseException | None, route: Route, began: float) -> None:
         """The handler of `route` does not own `connection` any more. See `Lifeline.afterwards`."""
         route.slots.free()
+        if route.slots.quota is not None:
+            route.slots.quota.free(connection.client)
         if began >= 0.0:
             tell(self._events.stream, connection, clock() - began)
 
@@ -410,25 +414,6 @@ def _agreed_protocol(connection: "Connection") -> str | None:
         return None
     agreed: str | None = connection.tls.alpn
     return agreed
-
-
-def _wait_for_slot(route: Route) -> bool:
-    """Wait in line for up to `limit_wait` seconds. True when this connection has a slot."""
-    if not route.limit_wait:
-        return False
-    slots = route.slots
-    turn = Event()
-    slots.waiting.append(turn)
-    try:
-        turn.wait(route.limit_wait)
-        return bool(turn.is_set())
-    except BaseException:
-        if turn.is_set():  # killed just after the slot was passed on to it
-            slots.free()
-        raise
-    finally:
-        if not turn.is_set():
-            slots.waiting.remove(turn)
 
 
 def _count(n: int) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from muxwsgi.mux.match import check_answers
 from muxwsgi.mux.matchers import Matcher
+from muxwsgi.mux.quota import Quota, quota_of
 from muxwsgi.mux.slots import Slots
 from muxwsgi.record import record
 
@@ -35,7 +36,9 @@ class Route:
                     without a look at its bytes
     priority        routes with a higher one are asked first; equal ones in the order given
     limit           connections served at once in this process, None for no limit
-    limit_wait      seconds that a connection above the limit waits for a slot; 0 refuses (closes) it at once
+    limit_per_client        connections of one client address at once in this process (of IPv6: of 64 bits), None for no limit
+    rate, rate_per_client   new connections a second in this process, of all clients and of one; None for no limit
+    limit_wait      seconds that a connection above `limit` or a rate waits for its turn; 0 refuses (closes) it at once
     idle_timeout    seconds without a byte in either direction until the handler's wait raises `Expired`; None
                     leaves it as it is
     takes_silence   also gets connections whose client waits for the server to speak first
@@ -54,6 +57,9 @@ class Route:
     alpn: tuple[str, ...] = ()
     priority: int = 0
     limit: int | None = None
+    limit_per_client: int | None = None
+    rate: float | None = None
+    rate_per_client: float | None = None
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     takes_silence: bool = False
@@ -81,8 +87,19 @@ class Route:
         except ValueError as error:
             raise ValueError(f"route {self.name!r}: {error}") from None
         object.__setattr__(self, "alpn", tuple(self.alpn))
-        object.__setattr__(self, "slots", Slots(self.limit))
+        object.__setattr__(self, "slots", Slots(self.limit, self._quota()))
         object.__setattr__(self, "may_leave", bool(getattr(self.handler, "may_leave", False)))
+
+    def _quota(self) -> Quota | None:
+        try:
+            return quota_of(self.limit_per_client, self.rate, self.rate_per_client)
+        except ValueError as error:
+            raise ValueError(f"route {self.name!r}: {error}") from None
+
+    @property
+    def limits(self) -> tuple[float | None, ...]:
+        """All of them, for a comparison."""
+        return self.limit, self.limit_per_client, self.rate, self.rate_per_client
 
     def behind(self, admit: Handler) -> "Route":
         """The same route with the same slots, for connections that `admit` lets pass: it raises `PeerError` for the others."""

@@ -2,7 +2,7 @@
 
 
 cdef class Slots:
-    cdef public object limit
+    cdef public object limit, quota
     cdef public Py_ssize_t taken, refused
     cdef public object waiting
 

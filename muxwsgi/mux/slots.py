@@ -3,6 +3,8 @@
 from collections import deque
 from typing import Protocol
 
+from muxwsgi.mux.quota import Quota
+
 __all__ = ["Slots"]
 
 
@@ -18,12 +20,14 @@ class Slots:
     taken       connections that hold a slot now (counted without a limit too)
     refused     connections that got none, since the start
     waiting     connections in line for a slot, first come, first served
+    quota       what each client may have of them, and how many may come in a second; None for no such limit
     """
 
-    __slots__ = ("limit", "refused", "taken", "waiting")
+    __slots__ = ("limit", "quota", "refused", "taken", "waiting")
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, quota: Quota | None = None) -> None:
         self.limit = limit
+        self.quota = quota
         self.taken = 0
         self.refused = 0
         self.waiting: deque[Turn] = deque()

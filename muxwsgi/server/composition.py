@@ -34,6 +34,7 @@ from muxwsgi.mux.conditional import mux_of
 from muxwsgi.mux.hijack import Hijacker, hijacker_of
 from muxwsgi.mux.matchers import all_of
 from muxwsgi.mux.mux import Mux
+from muxwsgi.mux.quota import Quota, quota_of
 from muxwsgi.mux.registry import Registered
 from muxwsgi.mux.route import FIRST, Handler, Route
 from muxwsgi.mux.slots import Slots
@@ -127,7 +128,9 @@ class Composition:
         self._before = {} if before is None else before._contexts
         self._inherited = contexts or {}
         self._slots_before = {} if before is None else before._slots
-        self._slots: dict[tuple[str, int | None], Slots] = {}  # of hijackers, by name and limit
+        limits = settings.mux.limit_per_client or None, settings.mux.rate or None, settings.mux.rate_per_client or None
+        self._quota: Quota | None = quota_of(*limits, before=None if before is None else before._quota)
+        self._slots: dict[tuple[str | float | None, ...], Slots] = {}  # of hijackers, by name and limits
         self._living: list[Handler] = []  # handlers of hijackers that are started and stopped
         self._started: list[Handler] = []
         self._replaces = before
@@ -196,6 +199,10 @@ class Composition:
                 handler = self._transparent_door(each)
             else:
                 handler = self.muxes[each.address] = self._front_mux(each)
+            if self._quota is not None:
+                from muxwsgi.hijackers.client_quota import ClientQuota
+
+                handler = ClientQuota(handler, self._quota, settings.mux.rate_wait, events)
             if each.bind.proxy_protocol != "off":
                 from muxwsgi.hijackers.proxy_protocol import ProxyProtocol
 
@@ -313,7 +320,7 @@ class Composition:
 
     def _kept_slots(self, route: Route) -> Route:
         """`route` with the slots that the composition before had for it."""
-        place = (route.name, route.limit)
+        place = (route.name, *route.limits)
         self._slots[place] = self._slots_before.get(place, route.slots)
         return route.counted_in(self._slots[place])
 

@@ -81,6 +81,10 @@ class ConfiguredRoute:
         own = target.idle_timeout if settings.idle_timeout is None else settings.idle_timeout
         speaks_first = protocol is not None and protocol.speaks_first is Speaks.SERVER
         silence = settings.silence if settings.silence is not None else speaks_first
+        limited = any(each is not None for each in (settings.limit_per_client, settings.rate, settings.rate_per_client))
+        # A hijacker's connections are counted together, whichever route they come by, unless the route counts its own clients.
+        shared = None if settings.limit is not None or target.limit is None or limited else target.slots
+        limit = target.limit if settings.limit is None else settings.limit
         try:
             route = Route(
                 settings.title,
@@ -88,7 +92,10 @@ class ConfiguredRoute:
                 self._throttled(target.handler),
                 alpn=self._alpn(protocol),
                 priority=FIRST + 1 if self.of_hello else settings.priority,
-                limit=settings.limit,
+                limit=limit,
+                limit_per_client=settings.limit_per_client,
+                rate=settings.rate,
+                rate_per_client=settings.rate_per_client,
                 limit_wait=settings.limit_wait,
                 idle_timeout=own,
                 takes_silence=silence,
@@ -98,7 +105,7 @@ class ConfiguredRoute:
             )
         except ValueError as error:
             raise OperatorError(f"{self._where}: {error}") from None
-        return route if settings.limit is not None or target.limit is None else route.counted_in(target.slots)
+        return route if shared is None else route.counted_in(shared)
 
     def _target(self, served: Sequence[Route], registered: Sequence[Registered]) -> Route:
         to = self._settings.to

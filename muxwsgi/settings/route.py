@@ -27,7 +27,7 @@ class RouteSettings:
     clients_file    such a list in a file, which is looked at again
     subject, san    what the client's certificate has to say: `CN=ann`, and names, addresses or mail addresses
     time            when: `08:00-18:00`, `mon-fri 08:00-18:00`, `sat,sun`
-    limit, limit_wait, idle_timeout, priority   as of hijackers
+    limit, limit_per_client, rate, rate_per_client, limit_wait, idle_timeout, priority      as of hijackers
     upload_rate, download_rate              bytes a second of one connection, from the client and to it; for forward and passthrough
     total_upload_rate, total_download_rate  the same of all connections of the route in one worker
     silence         whether it also gets connections whose client waits for the server to speak; None: as the protocol has it
@@ -48,6 +48,9 @@ class RouteSettings:
     san: tuple[str, ...] = ()
     time: str | None = None
     limit: int | None = None
+    limit_per_client: int | None = None
+    rate: float | None = None
+    rate_per_client: float | None = None
     limit_wait: float = 0.0
     idle_timeout: float | None = None
     priority: int = 0
@@ -67,6 +70,9 @@ _TEXTS = frozenset({"sni", "alpn", "bind", "subject", "san"})
 _NETWORKS = frozenset({"clients", "except_clients"})
 _NUMBERS: dict[str, tuple[type, ...]] = {
     "limit": (int,),
+    "limit_per_client": (int,),
+    "rate": (int, float),
+    "rate_per_client": (int, float),
     "limit_wait": (int, float),
     "idle_timeout": (int, float),
     "priority": (int,),

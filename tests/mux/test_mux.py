@@ -470,7 +470,7 @@ def test_above_its_limit_a_route_refuses_at_once_and_counts() -> None:
     assert serving[2].ready()
     why = "busy serves 2 connections already, which is its limit"
     assert refused == [(pairs[2][0], Refusal("limit", why, route="busy"))]
-    assert pairs[2][0].trace[-1] == "mux 'mux': route 'busy' is at its limit of 2: closed"
+    assert pairs[2][0].trace[-1] == f"mux 'mux': {why}: closed"
     assert (route.slots.taken, route.slots.refused) == (2, 1)
     busy.release.set()
     gevent.joinall(serving, timeout=5)

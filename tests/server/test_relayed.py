@@ -20,7 +20,7 @@ from muxwsgi.hijackers.forward import Forward, forward_route
 from muxwsgi.mux.matchers import prefix
 from muxwsgi.mux.route import Route
 from muxwsgi.mux.slots import Slots
-from muxwsgi.settings import ServerSettings
+from muxwsgi.settings import MuxSettings, ServerSettings
 from muxwsgi.wire.acceptor import ConnectionGreenlet
 from muxwsgi.wire.connection import Connection
 from muxwsgi.wire.relay_engine import engine_here
@@ -114,6 +114,17 @@ def test_the_limit_of_a_route_counts_relays(upstream: StreamServer) -> None:
         until(lambda: slots(server).taken == 1)
         relayed(server).close()
         second.close()
+
+
+def test_what_a_client_may_have_counts_relays(upstream: StreamServer) -> None:
+    with running(upstream, mux=MuxSettings(limit_per_client=1)) as server:
+        first = relayed(server)
+        until(lambda: serving_greenlets() == 0)
+        with pytest.raises(ConnectionResetError):
+            connect(server).recv(10)
+        first.close()
+        until(lambda: server.connections == 0)
+        relayed(server).close()
 
 
 def test_max_connections_counts_relays(upstream: StreamServer) -> None:
