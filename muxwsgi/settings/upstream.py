@@ -3,6 +3,7 @@
 Imports no gevent. `muxwsgi/upstreams/` makes objects of it.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,6 +23,9 @@ Place = tuple[str, int] | str
 TLVS = ("alpn", "authority", "ssl", "cert-cn", "ssl-cipher", "unique-id", "crc32c")
 
 _BALANCE = re.compile(r"roundrobin|leastconn|source|first|random(?:\(([1-9][0-9]?)\))?")
+
+#: Bytes of the path of a unix socket (unix(7)), without the NUL at its end.
+_PATH = 107
 
 #: Names of upstreams and servers: words, so that they differ from addresses and need no quotes in `ctl`.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -259,8 +263,11 @@ def short_upstream(text: str) -> UpstreamSettings:
 
 def parse_place(text: str) -> Place:
     """What HOST:PORT, [ADDRESS]:PORT or unix:PATH means. The zone of an IPv6 address (`fe80::1%eth0`) is kept. Raises `ValueError`."""
-    if text.startswith("unix:") and len(text) > len("unix:"):
-        return text.removeprefix("unix:")
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not 0 < len(os.fsencode(path)) <= _PATH or "\0" in path:
+            raise ValueError(text)
+        return path
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host

@@ -1,13 +1,13 @@
 """`UpstreamServer`: one server of an upstream: how it is connected to, and what its connections say about it."""
 
 import errno
+import os
 import socket as socket_module
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import gevent
-import gevent.socket
 
 from muxwsgi.dial.attempt import Attempt
 from muxwsgi.dial.errors import ConnectError, ConnectTimeout, DialError
@@ -20,11 +20,16 @@ from muxwsgi.upstreams.lookup import RESOLVE_TIMEOUT, Lookup
 from muxwsgi.upstreams.proxy_header import header_for, local_header, unique_id
 from muxwsgi.upstreams.state import Readiness, ServerState
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.fork import leave_to_parent
+from muxwsgi.wire.plain_socket import PlainSocket
 
 if TYPE_CHECKING:
     from muxwsgi.wire.tls.client_context import ClientContext
 
 __all__ = ["UpstreamServer"]
+
+#: Seconds between two attempts to connect to a unix socket whose queue is full.
+FULL_QUEUE = 0.01
 
 
 class UpstreamServer:
@@ -122,7 +127,7 @@ class UpstreamServer:
 
     def _plain(self, attempt: Attempt, port: int, sources: dict[int, Source] | None) -> Connection:
         if isinstance(self._place, str):
-            return Connection.from_socket(_connect_unix(self._place, attempt.deadline))
+            return Connection.from_socket(_connect_unix(self._place, attempt.deadline), client=self._place)
         assert self._lookup is not None
         port = port or self._place[1]
         sock, ip = attempt.connect(self._lookup.find(attempt.resolve_time_left), port, sources)
@@ -165,19 +170,18 @@ def _send_header(connection: Connection, header: bytes, attempt: Attempt) -> Non
     connection.settimeout(None)
 
 
-def _connect_unix(path: str, deadline: float) -> "gevent.socket.socket":
-    sock = gevent.socket.socket(socket_module.AF_UNIX, socket_module.SOCK_STREAM)
+def _connect_unix(path: str, deadline: float) -> socket_module.socket:
+    """A connected socket, which does not block. While the queue of the server is full the kernel says EAGAIN, and tells nobody when there
+    is room. So it is asked again and again. Raises `ConnectError` and `ConnectTimeout`."""
+    sock = PlainSocket(socket_module.AF_UNIX, socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK)
+    leave_to_parent(sock)
     try:
-        sock.settimeout(max(deadline - monotonic(), 0.001))
-        sock.connect(path)
-    except TimeoutError:
-        sock.close()
-        raise ConnectTimeout("no answer") from None
-    except OSError as error:
-        sock.close()
-        refused = ConnectError(error.strerror or str(error))
-        refused.is_local = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN)
-        raise refused from error
+        while (number := sock.connect_ex(path)) == errno.EAGAIN:
+            if monotonic() >= deadline:
+                raise ConnectTimeout("no answer")
+            gevent.sleep(FULL_QUEUE)
+        if number:
+            raise ConnectError(os.strerror(number))
     except BaseException:
         sock.close()
         raise

@@ -47,6 +47,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"server": "a:1"}, "upstream.db: `server` is missing"),
     ({"server": [7]}, "upstream.db: server 1: 7 is neither an address nor a table"),
     ({"server": ["a:1", "b"]}, "upstream.db: server 2: address: 'b' is not HOST:PORT"),
+    ({"server": ["unix:" + "/" * 108]}, "upstream.db: server 1: address: 'unix:////"),
     ({"server": [{"weight": 1}]}, "upstream.db: server 1: `address` is missing"),
     ({"server": ["a:1", "a:1"]}, "upstream.db: two servers are named 'a:1'"),
     ({"server": ["a:1"], "balnce": "first"}, "upstream.db: there is no key 'balnce' in an upstream; there are server, balance,"),

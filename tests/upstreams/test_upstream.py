@@ -147,6 +147,30 @@ def test_unix_sockets_are_servers_too(tmp_path: Path) -> None:
         listening.close()
 
 
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "shop.sock")
+    callers = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(0)
+        while True:
+            caller = socket.socket(socket.AF_UNIX)
+            caller.setblocking(False)
+            callers.append(caller)
+            if caller.connect_ex(path) != 0:
+                break
+        with upstream_of(f"unix:{path}", connect_timeout=0.1, retries=0, fall=100) as upstream:
+            assert said(upstream) == "connect: no answer"
+        with upstream_of(f"unix:{path}", connect_timeout=10, retries=0) as upstream:
+            held = Held(upstream)
+            assert held.waits
+            listening.listen(128)
+            assert held.server == f"unix:{path}"
+            held.end()
+    for caller in callers:
+        caller.close()
+
+
 # maxconn and the queue
 
 
