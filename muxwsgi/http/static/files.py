@@ -13,6 +13,7 @@ from typing import Any
 from muxwsgi.http.environ import Environ
 from muxwsgi.http.file_wrapper import FileWrapper
 from muxwsgi.http.static.conditions import Validators, precondition, wanted_ranges
+from muxwsgi.wire.plain_socket import close_now
 
 __all__ = ["NotThere", "OpenFile", "answer", "respond"]
 
@@ -55,7 +56,7 @@ class OpenFile:
             if not stat.S_ISREG(known.st_mode) or not _is_below(self.fd, root, path, known):
                 raise NotThere
         except BaseException:
-            os.close(self.fd)
+            close_now(self.fd)
             raise
         self.size = known.st_size
         self.validators = Validators(f'"{known.st_mtime_ns:x}-{known.st_size:x}"', known.st_mtime_ns // 1_000_000_000)
@@ -63,7 +64,7 @@ class OpenFile:
     def close(self) -> None:
         """Close the descriptor, unless `file` has it. Idempotent."""
         if self.fd >= 0:
-            os.close(self.fd)
+            close_now(self.fd)  # no watcher has this descriptor
             self.fd = -1
 
     def file(self) -> io.FileIO:
