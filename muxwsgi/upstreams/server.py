@@ -173,7 +173,12 @@ def _send_header(connection: Connection, header: bytes, attempt: Attempt) -> Non
 def _connect_unix(path: str, deadline: float) -> socket_module.socket:
     """A connected socket, which does not block. While the queue of the server is full the kernel says EAGAIN, and tells nobody when there
     is room. So it is asked again and again. Raises `ConnectError` and `ConnectTimeout`."""
-    sock = PlainSocket(socket_module.AF_UNIX, socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK)
+    try:
+        sock = PlainSocket(socket_module.AF_UNIX, socket_module.SOCK_STREAM | socket_module.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptor left
+        refused = ConnectError(error.strerror or str(error))
+        refused.is_local = True
+        raise refused from error
     leave_to_parent(sock)
     try:
         while (number := sock.connect_ex(path)) == errno.EAGAIN:

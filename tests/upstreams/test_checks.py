@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -10,6 +11,7 @@ from gevent.server import StreamServer
 
 from muxwsgi.dial import happy_eyeballs
 from muxwsgi.settings import CertificateFiles
+from muxwsgi.upstreams import server as server_module
 from muxwsgi.upstreams import upstream as upstream_module
 from muxwsgi.upstreams.state import Readiness
 from muxwsgi.upstreams.upstream import Upstream
@@ -265,6 +267,19 @@ def test_a_machine_without_descriptors_or_ports_says_nothing_about_the_server(nu
         monkeypatch.undo()
         assert not down(upstream)
         assert said(upstream) == "a"
+
+
+def test_a_machine_without_descriptors_says_nothing_about_a_unix_socket_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*arguments: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with upstream_of(f"unix:{tmp_path}/shop.sock", fall=1, retries=0, inter=60) as upstream:
+        monkeypatch.setattr(server_module, "PlainSocket", none_left)
+        assert said(upstream) == "connect: Too many open files"
+        assert not down(upstream)
+        monkeypatch.undo()
+        assert said(upstream) == "connect: No such file or directory"
+        assert down(upstream)
 
 
 def test_an_address_of_the_client_that_cannot_be_used_says_nothing_about_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
