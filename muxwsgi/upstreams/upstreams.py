@@ -55,8 +55,9 @@ class Upstreams:
         self._states_before = {} if before is None else before._states
         self._counts: dict[str, Counts] = {} if before is None else before._counts
         self._gone: dict[_Key, str] = {} if before is None else before._gone  # with their labels, the one that has gone first first
-        self._refused_before = dict.fromkeys(REFUSALS, 0) if before is None else before.refused
-        self._retries_before = 0 if before is None else before.retries
+        self._before = before  # it counts on until `start`
+        self._refused_before = dict.fromkeys(REFUSALS, 0)
+        self._retries_before = 0
         self._contexts: dict[UpstreamServerSettings, ClientContext] = {}
         self._is_started = False
         self._named: dict[str, Upstream] = {}
@@ -90,6 +91,9 @@ class Upstreams:
 
     def start(self) -> None:
         """Watch the servers from now on."""
+        if self._before is not None:
+            self._refused_before, self._retries_before = self._before.refused, self._before.retries
+            self._before = None
         self._is_started = True
         for upstream in self:
             for server in upstream.servers:

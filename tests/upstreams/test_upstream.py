@@ -11,15 +11,17 @@ import gevent
 import pytest
 
 from muxwsgi.dial.errors import DialError
+from muxwsgi.settings.upstream import parse_upstream
 from muxwsgi.upstreams import upstream as upstream_module
 from muxwsgi.upstreams.errors import AllDown
 from muxwsgi.upstreams.upstream import Session, Upstream
+from muxwsgi.upstreams.upstreams import Upstreams
 from tests.dial.conftest import BlackHole, nothing_left, zone
 from tests.mux.conftest import bounded
 from tests.pairs import tcp_pair
 from tests.waiting import until
 
-from .servers import Named, refusing_port, said, session_of, upstream_of
+from .servers import Named, made, refusing_port, said, session_of, upstream_of
 
 __all__ = ["bounded", "nothing_left"]
 
@@ -283,6 +285,16 @@ def test_many_clients_that_come_go_and_are_killed_take_no_place_for_ever() -> No
         assert sum(server.state.counts.connected for server in upstream.servers) >= 200
     for each in (ours, theirs):
         each.finish()
+
+
+def test_what_is_counted_until_a_swap_is_complete_is_kept() -> None:
+    with refusing_port() as port:
+        settings = [parse_upstream("shop", {"server": [f"127.0.0.1:{port}"], "retries": 0}, "upstream.shop")]
+        before = Upstreams(settings)
+        after = Upstreams(settings, before)
+        said(before.named("shop"))
+        with made(after):
+            assert after.refused["failed"] == before.refused["failed"] == 1
 
 
 # Names
