@@ -146,7 +146,7 @@ def _begin(
     try:
         pair = engine_here().add(from_left, from_right, left.lifeline, far_line, idle_timeout=idle_timeout, fin_timeout=fin_timeout)
     except OSError as error:  # for want of descriptors or kernel memory: two greenlets need neither
-        log.warning("a relay goes on without the engine: %s", error.strerror or error)
+        log.debug("a relay goes on without the engine: %s", error.strerror or error)
         return None
     left._ahead = right._ahead = None
     if leaving is not None:
@@ -200,34 +200,31 @@ class _Leaving:
     def end(self, pair: Pair) -> None:
         """`pair` is over. Called by the engine, in a greenlet. Does not wait."""
         error = pair.error
-        if error is None:
+        if isinstance(error, Exception) and self._is_under_way():
+            gevent.spawn(self._cut, pair, CUT_GRACE)
+            return
+        if error is not None:
+            self._cut(pair, 0)
+            return
+        try:
             if pair.left.moved > MANY_BYTES and not self._is_unix:
                 with self._socket() as sock:
                     limit_unread_of(sock)
             else:
                 close_descriptor(self._upstream)
-        elif isinstance(error, Exception) and self._is_under_way():
-            gevent.spawn(self._cut, pair, CUT_GRACE)
-            return
-        else:
-            self._cut_now(0)
-        self._tell(pair)
+        finally:
+            self._tell(pair)
 
     def _is_under_way(self) -> bool:
         return bool(unacknowledged(self._upstream) or self._connection.bytes_unacknowledged)
 
     def _cut(self, pair: Pair, grace: float) -> None:
+        address = self._connection.server
         try:
-            self._cut_now(grace)
+            with Connection.from_socket(self._socket(), client=address, server=address) as upstream:
+                cut_both(self._connection, upstream, grace)
         finally:
             self._tell(pair)
-
-    def _cut_now(self, grace: float) -> None:
-        upstream = Connection.from_socket(self._socket(), client=self._connection.server, server=self._connection.server)
-        try:
-            cut_both(self._connection, upstream, grace)
-        finally:
-            upstream.finish()
 
     def _socket(self) -> socket_module.socket:
         return PlainSocket(fileno=self._upstream)

@@ -23,7 +23,6 @@ __all__ = [
     "OUTPUT",
     "PIPE",
     "REST",
-    "close_epoll",
     "end_writing",
     "event_fd",
     "event_mask",
@@ -106,16 +105,11 @@ def make_pipe() -> tuple[int, int] | None:
     return reader, writer
 
 
-def make_epoll() -> int:
-    """A descriptor for `watch` and `poll`. Raises `OSError`."""
+def make_epoll() -> Any:
+    """An epoll object, whose descriptor is for `watch` and `poll`. Raises `OSError`."""
     made = get_original("select", "epoll")()
     _epolls[made.fileno()] = made
-    return int(made.fileno())
-
-
-def close_epoll(epoll: int) -> None:
-    """Close what `make_epoll` has made."""
-    _epolls.pop(epoll).close()
+    return made
 
 
 def watch(epoll: int, fd: int) -> int:

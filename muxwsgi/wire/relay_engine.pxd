@@ -19,7 +19,7 @@ cdef class Engine:
     cdef readonly Pipes pipes
     cdef double _now
     cdef bint _turning, _ticking
-    cdef object _loop, _watcher, _turn, _tick, _sweeps
+    cdef object _loop, _poller, _watcher, _turn, _tick, _sweeps
 
     @cython.locals(way=Way)
     cpdef sweep(self, double now)
@@ -42,3 +42,5 @@ cdef class Engine:
     @cython.locals(limit=double, under_way=int)
     cdef _check(self, Pair pair, double now)
     cdef _wait_for_tick(self, Way way)
+    @cython.locals(throttled=list, way=Way)
+    cpdef _tick_now(self)

@@ -42,7 +42,6 @@ import logging
 import math
 import os
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -60,7 +59,6 @@ from muxwsgi.wire.relay_calls import (
     OUTPUT,
     PIPE,
     REST,
-    close_epoll,
     end_writing,
     event_fd,
     event_mask,
@@ -111,7 +109,8 @@ class Engine:
         """For this thread's hub. Raises `OSError` if there is no descriptor for the epoll."""
         self.pairs = 0
         self._process = os.getpid()
-        self._epoll = make_epoll()
+        self._poller = make_epoll()
+        self._epoll = self._poller.fileno()
         self._ways: list[Way | None] = []  # by their source
         self._again: list[Way] = []
         self._throttled: list[Way] = []
@@ -194,6 +193,18 @@ class Engine:
         """Whether this process was forked from the one that the engine is of."""
         return os.getpid() != self._process
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its hub is destroyed, or this process is a child of the one that the engine is of."""
+        try:
+            return self._loop.activecnt < 0 or self.inherited
+        except ValueError:
+            return True
+
+    def close(self) -> None:
+        """Close the epoll. Idempotent."""
+        self._poller.close()
+
     def sweep(self, now: float) -> None:
         """End the pairs whose time is up. `now` is `time.monotonic()`; called about once a second."""
         for way in list(self._ways):
@@ -211,7 +222,7 @@ class Engine:
                 self.pipes.drop(way)
         self.pipes.close()
         self._ways.clear()
-        close_epoll(self._epoll)
+        self.close()
 
     # In the hub
 
@@ -444,13 +455,17 @@ class Engine:
         left: list[Pair] = []
         for pair in over:
             if pair.waiter is not None:
-                pair.waiter.switch()
+                self._loop.run_callback(self._wake, pair)
             elif pair.owner is not None:
                 left.append(pair)
             else:
                 pair.release()
         if left:
             gevent.spawn_raw(self._tell, left)
+
+    def _wake(self, pair: Pair) -> None:
+        if pair.waiter is not None:
+            pair.waiter.switch()
 
     def _tell(self, over: list[Pair]) -> None:
         for pair in over:
@@ -511,7 +526,7 @@ class Engine:
             self._pump()
 
 
-_engines: "WeakKeyDictionary[Any, Engine]" = WeakKeyDictionary()
+_engines: dict[Any, Engine] = {}  # by hub
 
 
 def engine_here() -> Engine:
@@ -519,5 +534,7 @@ def engine_here() -> Engine:
     hub = get_hub()
     engine = _engines.get(hub)
     if engine is None or engine.inherited:
+        for other in [other for other, its in _engines.items() if its.is_over]:
+            _engines.pop(other).close()
         engine = _engines[hub] = Engine()
     return engine

@@ -1,6 +1,7 @@
 """The relay engine: whatever is sent in whatever pieces arrives, and every end is told as it was."""
 
 import errno
+import gc
 import os
 import resource
 import socket
@@ -10,6 +11,7 @@ from hashlib import sha256
 from time import monotonic
 
 import gevent
+import gevent.monkey
 import gevent.socket
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -458,6 +460,18 @@ def test_connections_share_the_throttle_of_a_route(two: Callable[..., Two]) -> N
     gevent.killall(running)
 
 
+def test_a_throttled_direction_waits_once_however_many_messages_come(two: Callable[..., Two]) -> None:
+    throttle = Throttle(40_000)
+    throttle.took(throttle.allowed(0))
+    relayed = two(throttles=((throttle,), ()))
+    engine = engine_here()
+    for _ in range(50):
+        relayed.client.send(b"message")
+        gevent.sleep(0.001)
+    assert not hasattr(engine, "_throttled") or len(engine._throttled) <= 1  # compiled, it is not seen from outside
+    assert relayed.server.recv(7) == b"message"
+
+
 # Many
 
 
@@ -477,6 +491,31 @@ def test_a_thousand_idle_pairs_hold_nothing_and_work(two: Callable[..., Two]) ->
         each.server.close()
     assert [each.result for each in relays] == [Relayed(1, 0, None)] * 1000
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_engine_ends_with_its_hub() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        (near, client), (far, server) = tcp_pair(), tcp_pair()
+        running = gevent.spawn(relay, near, far)
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+        running.kill()
+        for each in (near, client, far, server):
+            each.close()
+        found.append(len(os.listdir("/proc/self/fd")))
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    before = len(os.listdir("/proc/self/fd"))
+    thread_class = gevent.monkey.get_original("threading", "Thread")
+    for _ in range(5):
+        thread = thread_class(target=work)
+        thread.start()
+        thread.join()
+        gc.collect()
+    assert len(found) == 5
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_the_facts_of_a_connection_say_what_was_relayed(two: Callable[..., Two]) -> None:
