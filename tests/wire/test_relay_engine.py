@@ -104,9 +104,9 @@ KINDS = st.sampled_from([("tcp", "tcp"), ("tcp", "unix"), ("unix", "tcp"), ("uni
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(KINDS, PIECES, PIECES, st.sampled_from([0, 4096]), st.binary(max_size=50), st.integers(1, 70000))
+@given(KINDS, PIECES, PIECES, st.sampled_from([0, 4096]), st.binary(max_size=50), st.integers(1, 70000), st.sampled_from([0.0, 5e6, 5e7]))
 def test_any_bytes_in_any_pieces_arrive_both_ways(
-    kinds: tuple[str, str], from_client: list[bytes], from_server: list[bytes], buffer: int, ahead: bytes, read: int
+    kinds: tuple[str, str], from_client: list[bytes], from_server: list[bytes], buffer: int, ahead: bytes, read: int, rate: float
 ) -> None:
     two = Two.__new__(Two)
     two.left, client = MAKERS[kinds[0]]()
@@ -116,7 +116,8 @@ def test_any_bytes_in_any_pieces_arrive_both_ways(
     for each in (two.left, two.right, two.client, two.server):
         if buffer:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    two.running = gevent.spawn(relay, two.left, two.right)
+    throttles = ((Throttle(rate),), (Throttle(rate), Throttle(2 * rate))) if rate else ((), ())
+    two.running = gevent.spawn(relay, two.left, two.right, throttles=throttles)
     readers = [gevent.spawn(read_all, two.client, read), gevent.spawn(read_all, two.server, read)]
     writers = [gevent.spawn(send_in, two.client, from_client), gevent.spawn(send_in, two.server, from_server)]
     gevent.joinall(writers, raise_error=True)
