@@ -13,6 +13,7 @@ import pytest
 from muxwsgi.proxy.exchange.client_watch import HALF_CLOSED_AT_MOST
 from muxwsgi.proxy.proxy import Proxy
 from muxwsgi.wire.lifeline import sweep
+from muxwsgi.wire.relay_engine import engine_here
 from tests.dial.conftest import open_sockets
 from tests.proxy.conftest import Lab
 from tests.waiting import until
@@ -43,6 +44,7 @@ def frozen_heap() -> None:
 def clean_process(frozen_heap: None) -> Iterator[None]:
     """No descriptor and no greenlet is left of a test."""
     gevent.get_hub().threadpool.apply(int)
+    engine_here()  # its epoll stays
     sockets, greenlets = open_sockets(), _greenlets()
     yield
     with gevent.Timeout(10, False):

@@ -461,18 +461,6 @@ def test_connections_share_the_throttle_of_a_route(two: Callable[..., Two]) -> N
     gevent.killall(running)
 
 
-def test_a_throttled_direction_waits_once_however_many_messages_come(two: Callable[..., Two]) -> None:
-    throttle = Throttle(40_000)
-    throttle.took(throttle.allowed(0))
-    relayed = two(throttles=((throttle,), ()))
-    engine = engine_here()
-    for _ in range(50):
-        relayed.client.send(b"message")
-        gevent.sleep(0.001)
-    assert not hasattr(engine, "_throttled") or len(engine._throttled) <= 1  # compiled, it is not seen from outside
-    assert relayed.server.recv(7) == b"message"
-
-
 # Many
 
 
