@@ -15,6 +15,7 @@ from muxwsgi.dial.guard import Guard
 from muxwsgi.dial.resolve import Resolver, system_resolver
 from muxwsgi.dial.upstream_choice import UpstreamChoice
 from muxwsgi.wire.connection import Connection
+from muxwsgi.wire.relay_engine import engine_here
 from muxwsgi.wire.sweeper import Sweeper
 
 DialerMaker = Callable[..., Dialer]
@@ -37,6 +38,7 @@ def open_sockets() -> set[str]:
 def nothing_left() -> Iterator[None]:
     """What the test opens, it has closed at its end."""
     gevent.get_hub().threadpool  # noqa: B018  # the hub's own descriptors come first
+    engine_here()  # its epoll stays
     before = open_sockets()
     yield
     with gevent.Timeout(10):
