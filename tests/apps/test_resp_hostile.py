@@ -11,6 +11,8 @@ from muxwsgi_resp.store import MAX_GLOB, Store
 
 from muxwsgi.testing import connection_pair
 
+SERVER = muxwsgi_resp.resp(muxwsgi_resp.Options())
+
 
 @pytest.fixture
 def session() -> Session:
@@ -55,7 +57,7 @@ def test_a_pattern_that_takes_long_to_compile_is_refused(session: Session, comma
 def test_commands_that_take_long_leave_others_their_turn(monkeypatch: pytest.MonkeyPatch, turns: Callable[[], int]) -> None:
     monkeypatch.setattr(muxwsgi_resp, "SECONDS_PER_TURN", 0.0)
     server, client = connection_pair()
-    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    serving = gevent.spawn(SERVER, server)
     client.sendall(b"DBSIZE\r\n" * 20)
     gevent.sleep(0)
     before = turns()

@@ -14,10 +14,13 @@ from muxwsgi_resp.protocol import MAX_BULK, CommandReader, Error, ProtocolError,
 from muxwsgi_resp.session import MAX_QUEUED, Hub, Session, execute
 from muxwsgi_resp.store import Refused, Store, pattern, weight
 
+from muxwsgi import OperatorError
 from muxwsgi.mux.hijack import hijacker_of
 from muxwsgi.mux.match import Match
-from muxwsgi.testing import connection_pair
+from muxwsgi.testing import connection_pair, feed
 from muxwsgi.wire.connection import Connection
+
+SERVER = muxwsgi_resp.resp(muxwsgi_resp.Options())
 
 
 def as_array(parts: list[bytes]) -> bytes:
@@ -180,9 +183,9 @@ def test_all_of_mset_or_nothing_and_no_transaction_without_end() -> None:
 
 @pytest.fixture
 def session() -> Iterator[Connection]:
-    muxwsgi_resp._store.clear()
+    SERVER.store.clear()
     server, client = connection_pair()
-    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    serving = gevent.spawn(SERVER, server)
     yield client
     client.close()
     serving.get(timeout=5)
@@ -254,7 +257,7 @@ def test_a_protocol_error_is_told_and_ends_the_connection(session: Connection) -
 
 def test_messages_reach_who_listens() -> None:
     (listener, a), (speaker, b) = connection_pair(), connection_pair()
-    serving = [gevent.spawn(muxwsgi_resp.resp, listener), gevent.spawn(muxwsgi_resp.resp, speaker)]
+    serving = [gevent.spawn(SERVER, listener), gevent.spawn(SERVER, speaker)]
     with gevent.Timeout(5):
         a.sendall(b"SUBSCRIBE news\r\n")
         assert a.recv() == b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
@@ -275,7 +278,7 @@ def test_messages_reach_who_listens() -> None:
 
 def test_a_subscriber_that_does_not_read_is_let_go_and_delays_nobody() -> None:
     (listener, a), (speaker, b) = connection_pair(), connection_pair()
-    serving = [gevent.spawn(muxwsgi_resp.resp, listener), gevent.spawn(muxwsgi_resp.resp, speaker)]
+    serving = [gevent.spawn(SERVER, listener), gevent.spawn(SERVER, speaker)]
     with gevent.Timeout(10):
         a.sendall(b"SUBSCRIBE news\r\n")
         a.recv()
@@ -293,7 +296,7 @@ def test_a_subscriber_that_does_not_read_is_let_go_and_delays_nobody() -> None:
 
 def test_replies_nobody_reads_are_not_piled_up() -> None:
     server, client = connection_pair()
-    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    serving = gevent.spawn(SERVER, server)
     ask(client, "SETRANGE big 1000000 x")
     tracemalloc.start()
     try:
@@ -319,7 +322,7 @@ def test_one_client_s_pipeline_lets_others_have_their_turn() -> None:
 
     server, client = connection_pair()
     counting = gevent.spawn(count)
-    serving = gevent.spawn(muxwsgi_resp.resp, server)
+    serving = gevent.spawn(SERVER, server)
     client.sendall(b"PING\r\n" * 5000)
     received = 0
     with gevent.Timeout(5):
@@ -330,6 +333,16 @@ def test_one_client_s_pipeline_lets_others_have_their_turn() -> None:
     client.close()
     serving.get(timeout=5)
     server.finish()
+
+
+def test_the_operator_bounds_the_memory() -> None:
+    hijacker: Any = hijacker_of(muxwsgi_resp.resp)
+    small = hijacker.made({"max_memory": "2K"}, "the file")
+    commands = as_array([b"SET", b"a", b"x" * 1000]) + as_array([b"SET", b"b", b"x" * 5000]) + as_array([b"GET", b"b"])
+    assert feed(small, commands) == b"+OK\r\n-OOM command not allowed when used memory > 'maxmemory'.\r\n$-1\r\n"
+    for wrong in ("1", "much"):
+        with pytest.raises(OperatorError, match=r"the file: max_memory|max_memory: "):
+            hijacker.made({"max_memory": wrong}, "the file")
 
 
 def test_the_matcher_takes_redis_and_leaves_http() -> None:

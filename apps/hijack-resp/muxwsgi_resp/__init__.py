@@ -2,6 +2,7 @@
 
 import itertools
 from collections import deque
+from dataclasses import dataclass
 from time import monotonic
 
 import gevent
@@ -10,17 +11,14 @@ from gevent.lock import Semaphore
 from muxwsgi import Connection, Match, hijack
 from muxwsgi.mux.matchers import all_of, any_of, not_, regex
 from muxwsgi.protocols.http1 import http1, http1_line
+from muxwsgi.setting import setting
 from muxwsgi.wire.ready import give_turn
 from muxwsgi_resp.commands import COMMANDS
 from muxwsgi_resp.protocol import CommandReader, Error, ProtocolError, Push, encode, encode_into
 from muxwsgi_resp.session import Hub, Session, execute
 from muxwsgi_resp.store import Store
 
-__all__ = ["resp"]
-
-_store = Store()
-_hub = Hub()
-_ids = itertools.count(1)
+__all__ = ["Options", "Server", "resp"]
 
 _array = regex(rb"\*[1-9][0-9]{0,6}\r\n")
 _inline = regex(b"(?i)(?:%s)(?: [^\r\n]*)?\r?\n" % b"|".join(sorted((name.encode() for name in COMMANDS), reverse=True)), 4096)
@@ -37,6 +35,11 @@ SECONDS_PER_TURN = 0.005
 MAX_BEHIND = 8 * 1024 * 1024
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    max_memory: int = setting(256 << 20, "Bytes that the data may have; what would store more is refused.", unit="BYTES", at_least=1024)
+
+
 def redis(data: bytes) -> Match:
     """A command as clients send it, or typed by hand (inline). A typed one may be an HTTP request as well, `GET x HTTP/1.1`: then it
     is that. A function, for its name is what `muxwsgi explain` shows: the expression lists every command.
@@ -48,27 +51,41 @@ def redis(data: bytes) -> Match:
     match=redis,
     alpn=("redis",),
     idle_timeout=3600,
+    options=Options,
     examples=("redis-cli -h {host} -p {port} set greeting hello", "redis-cli --tls --insecure -h {host} -p {port} set greeting hello"),
 )
-def resp(connection: Connection) -> None:
-    """Read commands and answer them until the client quits or ends. Commands that came together are answered together."""
-    output = Output(connection)
-    session = Session(_store, _hub, next(_ids), deliver=lambda push: output.push(encode(push, session.version)))
-    reader = CommandReader()
-    try:
-        while not session.quitting:
-            connection.resting = reader.between_commands  # at shutdown nothing is lost here
-            data = connection.recv()
-            connection.resting = False
-            if not data:
-                return
-            answer(session, reader, data, output)
-    except OSError:
-        if not output.given_up:
-            raise
-    finally:
-        session.leave()
-        output.stop()
+def resp(options: Options) -> "Server":
+    """The handler: one store for all connections of a worker."""
+    return Server(Store(options.max_memory))
+
+
+class Server:
+    """What the connections of a worker share."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._hub = Hub()
+        self._ids = itertools.count(1)
+
+    def __call__(self, connection: Connection) -> None:
+        """Read commands and answer them until the client quits or ends. Commands that came together are answered together."""
+        output = Output(connection)
+        session = Session(self.store, self._hub, next(self._ids), deliver=lambda push: output.push(encode(push, session.version)))
+        reader = CommandReader()
+        try:
+            while not session.quitting:
+                connection.resting = reader.between_commands  # at shutdown nothing is lost here
+                data = connection.recv()
+                connection.resting = False
+                if not data:
+                    return
+                answer(session, reader, data, output)
+        except OSError:
+            if not output.given_up:
+                raise
+        finally:
+            session.leave()
+            output.stop()
 
 
 def answer(session: Session, reader: CommandReader, data: bytes, output: "Output") -> None:
