@@ -237,7 +237,7 @@ class DescriptorReady(Ready):
             return 0
 
     def rest(self) -> None:
-        """Give up the watcher, until the next wait. It is four times as large as the rest."""
+        """Give up the watcher, until the next wait. It takes as much memory as all the rest."""
         if self._watcher is not None and self._waiter is None:
             self._watcher.stop()
             self._watcher.close()
