@@ -1,10 +1,10 @@
 """The messages of a server at its start: a line in the log for each bind, and commands to try on a terminal."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muxwsgi.mux.hijack import Hijacker
@@ -136,5 +136,5 @@ def _ca_file(proxy: "Proxy") -> str | None:
     from muxwsgi.proxy.certificates.authority import default_folder
 
     folder = proxy.settings.ca_folder
-    path = (Path(folder) if folder else default_folder()).absolute() / "ca.pem"
-    return str(path) if path.is_file() else None
+    path = os.path.join(os.path.abspath(folder or default_folder()), "ca.pem")
+    return path if os.path.isfile(path) else None

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muxwsgi.errors import OperatorError
@@ -89,7 +88,8 @@ class Leftovers:
                 "there, or in the hook post_fork",
                 ", ".join(peers),
             )
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            children = file.read().split()
         if children:
             log.warning(
                 "preload_app: the application has started processes while it was loaded (%s): workers cannot wait for them",

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from muxwsgi.cli.option import PREFIX, Option
@@ -69,7 +68,8 @@ def from_toml(path: str, table: Table) -> Found:
     import tomllib
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
         contents = tomllib.loads(text)
     except OSError as error:
         raise OperatorError(f"{path}: {error.strerror}") from error

@@ -3,13 +3,13 @@
 import logging
 from typing import TYPE_CHECKING
 
-from muxwsgi.server.answers import Answers
 from muxwsgi.server.health import Health
 from muxwsgi.server.metrics import ServerMetrics
 from muxwsgi.upstreams.state import Readiness
 
 if TYPE_CHECKING:
     from muxwsgi.cli.workers import Role
+    from muxwsgi.server.answers import Answers
     from muxwsgi.server.server import Server
 
 __all__ = ["Watched", "health_of"]
@@ -33,11 +33,13 @@ class Watched:
         self._board = role.board
         self._server = server
         self._metrics: ServerMetrics | None = None
-        self._answers: Answers | None = None
+        self._answers: "Answers | None" = None
         self._down: dict[str, int] = {}
         if not role.admin.watched:
             role.introductions.close()
             return
+        from muxwsgi.server.answers import Answers
+
         self._metrics = ServerMetrics(server, role.board.row_of, role.board.server_row_of)
         self._answers = Answers(server, role.introductions, _set_level)
         level = role.board.log_level

@@ -27,7 +27,7 @@ NEVER_IN_A_PLAIN_START = frozenset(
         *("muxwsgi.cli.debugger", "muxwsgi.cli.watched", "muxwsgi.admin.application", "muxwsgi.http.static", "muxwsgi.http.client.pool"),
         *("muxwsgi.http.gevent_websocket", "muxwsgi.http.websocket.frame", "muxwsgi.http.spool", "muxwsgi.http.compression"),
         *("muxwsgi.observe.access_log", "muxwsgi.observe.stream_log", "muxwsgi.observe.statsd", "muxwsgi.observe.tracing"),
-        *("muxwsgi.server.routes", "muxwsgi.server.conditions", "muxwsgi.hijackers.forward", "muxwsgi.hijackers.proxy_protocol", "muxwsgi.mux.explain"),
+        *("muxwsgi.server.routes", "muxwsgi.server.conditions", "muxwsgi.hijackers.forward", "muxwsgi.hijackers.proxy_protocol", "muxwsgi.mux.explain", "muxwsgi.server.answers"),
     )
 )
 
@@ -35,7 +35,7 @@ NEVER_IN_A_PLAIN_START = frozenset(
 NEVER_WITHOUT_PLUGINS = frozenset(
     (
         *("importlib.metadata", "importlib.resources", "importlib.abc", "email", "zipfile", "shutil", "tempfile", "random", "hashlib", "hmac", "secrets"),
-        *("pkgutil", "encodings.idna"),
+        *("pkgutil", "pathlib", "encodings.idna"),
     )
 )
 
