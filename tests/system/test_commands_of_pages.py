@@ -99,6 +99,7 @@ NOT_RUN = {
         "muxwsgi run app:application --workers 4 --admin-bind 127.0.0.1:9000 --control-socket /run/muxwsgi/ctl",
     ): "tests/system/test_admin.py runs the same, with sockets of its own",
     ("docs/performance.md", "taskset -c 0 python -m tests.bench.websocket_codec"): MINUTES,
+    ("docs/performance.md", "python -m tests.bench.mqtt"): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--group start --group workers --group reload --rounds 3 --json run.json"'): MINUTES,
 }
