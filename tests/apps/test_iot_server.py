@@ -17,7 +17,7 @@ import paho.mqtt.client as paho
 import pytest
 import requests
 import websocket
-from muxwsgi_iot.mqtt import Connect, Version, encode
+from muxwsgi_iot.mqtt import Connect, Version, Will, encode
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -201,6 +201,19 @@ def test_a_websocket_carries_packets_in_any_cut(open_gateway: Gateway) -> None:
         websocket.create_connection(url, timeout=10)  # [MQTT-6.0.0-3]
 
 
+def test_a_websocket_that_is_gone_leaves_its_will(open_gateway: Gateway) -> None:
+    with open_gateway.subscribed("-t", "ws-will") as watcher:
+        for ends in ("cut", "close"):
+            ws = websocket.create_connection(f"ws://127.0.0.1:{open_gateway.port}/mqtt", subprotocols=["mqtt"], timeout=10)
+            ws.send_binary(encode(Connect("gone", will=Will("ws-will", ends.encode())), V5))
+            assert ws.recv()[:1] == b"\x20"
+            if ends == "close":
+                ws.close()
+            else:
+                ws.shutdown()
+            assert messages(watcher, 1) == [ends]
+
+
 # The page and the API
 
 
@@ -344,13 +357,18 @@ def test_the_web_has_the_same_users_and_access(guarded: Gateway) -> None:
 # The server
 
 
-def test_a_reload_tells_clients_and_publishes_no_wills(iot_packages: Path, tmp_path: Path) -> None:
+def test_a_server_that_stops_tells_clients_and_publishes_no_wills(iot_packages: Path, tmp_path: Path) -> None:
     with gateway(iot_packages, tmp_path, {"allow_anonymous": True}) as served, served.socket() as sock:
         client = Client(sock)
-        client.connect("c")
+        client.connect("c", will=Will("gone", b"c"))
+        ws = websocket.create_connection(f"ws://127.0.0.1:{served.port}/mqtt", subprotocols=["mqtt"], timeout=10)
+        ws.send_binary(encode(Connect("w", will=Will("gone", b"w")), V5))
+        assert ws.recv()[:1] == b"\x20"
+        client.subscribe("gone")
         assert served.process.stop() == 0
-        assert client.receive().reason == 0x8B
+        assert client.receive().reason == 0x8B  # and no will came before
         assert client.receive() is None
+        ws.close()
 
 
 def test_several_workers_are_warned_about_and_wrong_options_are_one_line(iot_packages: Path, tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ class Broker:
         self.on_tick: Callable[[], None] | None = None
 
     def configure(self, options: Options) -> None:
-        """For a broker that has no session yet."""
-        if self.sessions:
-            raise RuntimeError("the broker has sessions already")
+        """Sessions that there are already keep their limits."""
         self.options = options
 
     def start(self) -> None:

@@ -63,6 +63,8 @@ def serve_client(stream: Stream, connection: Connection, broker: Broker, login: 
             data = stream.read()
             stream.set_resting(False)
             if not data:
+                if connection.draining.is_set():  # the server has closed a WebSocket because it stops
+                    client.drained()
                 return
             client.received(decoder, data)
     except MQTTError as error:

@@ -29,9 +29,10 @@ class Gateway:
         self.configure(options or Options())
 
     def configure(self, options: Options) -> None:
-        """Before the first connection."""
+        """Raises `OperatorError` for a file that cannot be used. Clients that have logged in stay."""
         self.login = Login(options)
         self.broker.configure(options)
+        self.broker.on_tick = None
         if self.login.acl is not None:
             self.login.acl.on_change = self.broker.forget_plans
             self.broker.on_tick = self.login.acl.look

@@ -3,7 +3,7 @@
 from socket import MSG_DONTWAIT
 
 from muxwsgi import Connection
-from muxwsgi.websocket import WebSocket
+from muxwsgi.websocket import ConnectionClosed, WebSocket
 
 __all__ = ["ConnectionStream", "WebSocketStream"]
 
@@ -53,8 +53,11 @@ class WebSocketStream:
         self.connection = websocket.connection
 
     def read(self) -> bytes:
-        """Raises `ConnectionClosed`, which is an `OSError`."""
-        message = self._websocket.receive()
+        """A WebSocket that was closed has ended, whether with a Close frame or without."""
+        try:
+            message = self._websocket.receive()
+        except ConnectionClosed:
+            return b""
         if isinstance(message, str):  # [MQTT-6.0.0-1]
             self._websocket.close(1003, "MQTT is binary")
             return b""
