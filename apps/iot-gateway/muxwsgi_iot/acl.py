@@ -1,12 +1,13 @@
 """`Acl`: who may read and write which topics, in the format of mosquitto's `acl_file`.
 
-    topic read public/#             before the first `user`: clients without a name
+    topic read public/#
     user alice
     topic readwrite home/#
     topic deny home/safe
-    pattern write devices/%u/#      for all users; %u is the user name and %c the client identifier
+    pattern write devices/%u/#
 
-What no line allows is denied, and a `deny` that matches wins over all other lines. Levels are compared one by one, so a name that contains
+Lines before the first `user` are for clients without a name. A pattern is for all; %u is the user name and %c the client identifier. What
+no line allows is denied, and a `deny` that matches wins over all other lines. Levels are compared one by one, so a name that contains
 '/', '+' or '#' opens nothing.
 """
 
