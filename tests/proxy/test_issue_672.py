@@ -4,7 +4,7 @@ else to the hijacker. Here it is one test, with TLS and without."""
 from typing import Any
 
 import pytest
-from muxwsgi_resp import resp
+from muxwsgi_resp import Options, resp
 
 from muxwsgi.mux.hijack import hijacker_of
 from muxwsgi.proxy.rules.message import Response
@@ -19,12 +19,13 @@ def test_three_tunnels_to_one_host_and_port_go_three_ways(lab: Lab, tls: bool) -
             sock.sendall(data.upper())
 
     upstream = lab.serve_raw(unknown, tls=tls)
+    serve_redis = resp(Options())
     seen: list[tuple[bool, bytes]] = []
     destinations: list[Any] = []
 
     def redis(connection: Connection) -> None:
         destinations.append((connection.destination, connection.tunnel.user_data["who"]))
-        resp(connection)
+        serve_redis(connection)
 
     described = hijacker_of(resp)
     assert described is not None

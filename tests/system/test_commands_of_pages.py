@@ -100,6 +100,7 @@ NOT_RUN = {
     ): "tests/system/test_admin.py runs the same, with sockets of its own",
     ("docs/performance.md", "taskset -c 0 python -m tests.bench.websocket_codec"): MINUTES,
     ("docs/performance.md", "python -m tests.bench.mqtt"): MINUTES,
+    ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--group relay --rounds 3 --json run.json"'): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--rounds 2 --seconds 2 --minutes 16 --json run.json"'): MINUTES,
     ("docs/performance.md", 'make bench PYTHON=/usr/bin/python3 BENCH="--group start --group workers --group reload --rounds 3 --json run.json"'): MINUTES,
 }
@@ -130,6 +131,7 @@ QUOTED = {
     "pip install muxwsgi[top]": INDEX,
     "htpasswd -B": "test_the_passwords_of_htpasswd_are_asked_for",
     "htpasswd -B -c FILE USER": "test_the_passwords_of_htpasswd_are_asked_for",
+    "htpasswd -B -c passwords ann": "test_the_passwords_of_htpasswd_are_asked_for",
     "curl -x https://proxy.example:8443": "the end of the command is the reader's",
     "curl -x socks5h://127.0.0.1:8080": ELSEWHERE,
     "make clean": "removes the environment that the tests run in",
