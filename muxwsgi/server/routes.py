@@ -59,12 +59,13 @@ class ConfiguredRoute:
         self.route = self._made(served, registered)
 
     def check_binds(self, binds: Sequence[BindSettings]) -> None:
-        """Raises `OperatorError` if it is only for connections inside of TLS that ends here, and TLS ends on none of its `binds`."""
+        """Raises `OperatorError` if it is only for connections inside of TLS that ends here, and TLS ends on none of its `binds`. Where a
+        plain bind has a certificate, a hijacker may do STARTTLS."""
         settings = self._settings
         keys = {"sni": settings.sni, "subject": settings.subject, "san": settings.san, "tls": settings.tls == "yes"}
         key = next((key for key, value in keys.items() if value), None)
         here = [bind for bind in binds if self.is_on(bind)]
-        if key is not None and not self.of_hello and here and all(bind.tls == "off" for bind in here):
+        if key is not None and not self.of_hello and here and all(bind.tls == "off" and not bind.certificates for bind in here):
             raise OperatorError(
                 f"{self._where}: {key}: TLS ends on none of its binds, so it would get nothing (--certfile or --tls-dev; "
                 "to = passthrough:HOST:PORT passes TLS on as it is)"

@@ -21,7 +21,7 @@ from muxwsgi.mux.mux import Reason
 from muxwsgi.observe.metrics import OF_WORKERS
 from muxwsgi.server.conditions import ClientsInFile, TimeOfDay
 from muxwsgi.server.route_match import matcher_of
-from muxwsgi.settings import CertificateFiles, MuxSettings, RouteSettings, ServerSettings, parse_route, short_route
+from muxwsgi.settings import BindSettings, CertificateFiles, MuxSettings, RouteSettings, ServerSettings, parse_route, short_route
 from muxwsgi.wire.throttle import BURST
 from muxwsgi.wire.tls.client_context import ClientContext
 from tests.http.conftest import errors as error_log
@@ -164,6 +164,12 @@ def test_a_match_is_a_protocol_or_a_table(match: Any, takes: bytes, leaves: byte
 def test_a_fault_is_one_line_with_its_place(table: dict[str, Any], message: str) -> None:
     with pytest.raises(OperatorError, match=f"^{re.escape(message)}"):
         muxwsgi.Server(hello, binds=["127.0.0.1:0"], settings=ServerSettings(routes=routes(table)))
+
+
+def test_a_plain_bind_with_a_certificate_has_routes_inside_of_starttls(make_certificate: Callable[[], CertificateFiles]) -> None:
+    bind = BindSettings(host="127.0.0.1", tls="off", certificates=(make_certificate(),))
+    wanted = routes({"match": "ssh", "to": "http", "tls": "yes"})
+    muxwsgi.Server(hello, settings=ServerSettings(routes=wanted, binds=(bind,))).close()
 
 
 def test_the_short_form_is_a_protocol_a_server_name_or_an_alpn_id() -> None:
