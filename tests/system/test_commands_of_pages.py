@@ -136,7 +136,6 @@ QUOTED = {
     "curl -x socks5h://127.0.0.1:8080": ELSEWHERE,
     "make clean": "removes the environment that the tests run in",
     "curl --proxy-http2 -x https://...": "Debian's curl has no --proxy-http2; tests/proxy/test_http2.py sends the same bytes",
-    "make bench": MINUTES,
     "make bench PYTHON=/usr/bin/python3": MINUTES,
 }
 
