@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import gevent
-
 from muxwsgi.events import Events, Refusal, tell
 from muxwsgi.mux.quota import Quota
 from muxwsgi.mux.route import Handler
-from muxwsgi.wire.syscalls import clock
+from muxwsgi.mux.turns import awaited
 
 if TYPE_CHECKING:
     from muxwsgi.wire.connection import Connection
@@ -31,17 +29,15 @@ class ClientQuota:
 
     def __call__(self, connection: "Connection") -> None:
         """Raises the errors of the handler."""
-        taken = self._quota.take(connection.client, clock(), self._wait)
-        if isinstance(taken, str):
-            connection.trace.append(f"{taken}: closed")
+        why = awaited(connection, self._quota, self._wait)
+        if why is not None:
+            connection.trace.append(f"{why}: closed")
             if self._events.refused:
-                tell(self._events.refused, connection, Refusal("limit", taken))
+                tell(self._events.refused, connection, Refusal("limit", why))
             return
         line = connection.lifeline
         client = connection.client  # as it was counted
         try:
-            if taken:
-                gevent.sleep(taken)
             self.handler(connection)
         finally:
             if line.afterwards is None:

@@ -253,16 +253,11 @@ class Mux:
 
                 # 2b. Do they decide?
                 decision = self.decide(seen, final=ended)
-                if prompt is not None:
-                    rest = seen if ended else prompt.without_answer(seen)
-                    if decision is not None and rest is not None:
-                        connection.recv(len(seen))
-                        connection.unread(rest)
-                        return decision
-                elif decision is not None:
+                if decision is None:
+                    if prompt is None and self._prompts:
+                        prompt = self._prompt(connection, seen)
+                elif prompt is None or ended or prompt.without_answer(seen) is not None:
                     return decision
-                elif self._prompts:
-                    prompt = self._prompt(connection, seen)
 
                 # 2c. Is the time up? There is more time where the connection would be closed, or only one protocol is possible.
                 if late or clock() > deadline:
@@ -273,6 +268,9 @@ class Mux:
                     connection.deadline = at_most
         finally:
             connection.settle()
+            if prompt is not None and decision is not None and (rest := prompt.without_answer(seen)) is not None:
+                connection.recv(len(seen))
+                connection.unread(rest)
             connection.deadline = math.inf
             line.resting = False
             if at_most and decision is not None and decision.route is not None and decision.route.takes_late:

@@ -1,5 +1,7 @@
 """Clients that wait for the server before they send the bytes that decide: gRPC, whose clients wait for SETTINGS."""
 
+from collections.abc import Callable
+
 import gevent
 import pytest
 
@@ -68,6 +70,25 @@ def test_the_server_sees_what_the_client_would_have_sent_without_the_prompt(requ
     server.finish()
     client.close()
     assert served.got == [(name, OPENING + request_ + b"more")]
+
+
+def test_a_client_that_acknowledges_and_then_waits_for_long_is_no_different(swept: Callable[..., None]) -> None:
+    """A browser opens connections before it has a request."""
+    served = Server()
+    server, client = connection_pair()
+    swept(server)
+    serving = gevent.spawn(served.mux, server)
+    client.sendall(OPENING)
+    assert client.recv() == PROMPT
+    client.sendall(ACKNOWLEDGED)
+    while not server.trace:  # until the time is up
+        gevent.sleep(0.01)
+    client.sendall(OTHER)
+    client.shutdown(1)
+    serving.get(timeout=5)
+    assert served.got == [("http2", OPENING + OTHER)]
+    server.finish()
+    client.close()
 
 
 def test_a_client_that_never_acknowledges_is_served_when_the_time_is_up() -> None:
