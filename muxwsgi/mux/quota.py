@@ -9,7 +9,7 @@ __all__ = ["Quota", "Rate", "quota_of"]
 #: Clients whose last connections are remembered for a rate. Beyond that the one that came longest ago is forgotten.
 REMEMBERED = 65536
 
-#: Who all connections are counted for.
+#: The name under which the connections of all clients are counted together.
 _EVERYBODY = ""
 
 

@@ -1,4 +1,4 @@
-"""Who a client is, and what it may do: user name and password, client certificate, or anonymous; access by topic."""
+"""The identity of a client, and its rights: user name and password, client certificate, or anonymous; access by topic."""
 
 import logging
 from collections.abc import Callable

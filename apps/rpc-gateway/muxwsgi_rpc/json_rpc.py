@@ -45,7 +45,7 @@ def _one(call: Any, procedures: Procedures) -> bytes | None:
         ident = None
     try:
         if not isinstance(call, dict) or call.get("jsonrpc") != "2.0" or not isinstance(call.get("method"), str):
-            wants_answer = True  # it is no notification, since it is no request
+            wants_answer = True  # only a valid request can be a notification (section 4.1)
             raise CallError(INVALID_REQUEST, "Invalid Request")
         params = call.get("params", [])
         if not isinstance(params, list | dict):

@@ -23,7 +23,7 @@ BLOCK = 65536
 # An array of four that begins with 0, or of three that begins with 2.
 @hijack(match=prefix(b"\x94\x00", b"\x93\x02"), options=Options, idle_timeout=600)
 class MessagePackRPC:
-    """Answers requests in order. What is no message of the protocol ends the connection, because nothing is known of what follows."""
+    """Answers requests in order. Bytes that form another message end the connection, because the next message cannot be found."""
 
     def __init__(self, options: Options) -> None:
         self._procedures = options.load()
