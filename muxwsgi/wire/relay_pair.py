@@ -18,7 +18,7 @@ class Ends(Protocol):
 
 
 class Owner(Protocol):
-    """Who is told of the end of a pair for which no greenlet waits."""
+    """Hears of the end of a pair for which no greenlet waits."""
 
     def end(self, pair: "Pair") -> None:
         """Called in a greenlet. Must not wait."""

@@ -41,7 +41,7 @@ _NEVER = 0xFFFFFFFF
 
 
 class _Plan:
-    """Who gets the messages of one topic.
+    """The subscribers that get the messages of one topic.
 
     batches   subscribers with the same (qos, no_local, retain_as_published, identifiers)
     groups    shared subscriptions, with those of their members that may read the topic
